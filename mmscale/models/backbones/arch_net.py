@@ -1,0 +1,172 @@
+"""ArchNet: the plain static network that one Arch describes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmscale.arch import Arch, Block, Scaling, apply_scaling, get_arch
+from mmscale.models.backbones.blocks import ArchBlock, conv_norm_act, freeze
+from mmscale.registry import MODELS
+
+
+def scaled_arch(arch: str | Path | dict | Arch, scaling: dict | None = None) -> Arch:
+    """The Arch of a config's ``arch`` with ``scaling`` on top.
+
+    Args:
+        arch: See :func:`mmscale.arch.get_arch`.
+        scaling: ``dict(depth=, width=, resolution=, rule='retraining')``, all optional.
+
+    Raises:
+        ValueError: A key or a value is not allowed.
+    """
+    found = get_arch(arch)
+    if scaling is None:
+        return found
+    allowed = ('depth', 'width', 'resolution', 'rule')
+    unknown = [key for key in scaling if key not in allowed]
+    if unknown:
+        raise ValueError(
+            f'scaling: unknown key {", ".join(unknown)}; allowed are {", ".join(allowed)}'
+        )
+    multipliers = dict(scaling)
+    rule = multipliers.pop('rule', 'retraining')
+    return apply_scaling(found, Scaling(**multipliers), rule)
+
+
+@MODELS.register_module()
+class ArchNet(BaseBackbone):
+    """The network of one Arch, as an mmpretrain backbone.
+
+    Args:
+        arch: A preset's name (``scalenet-s0``), a JSON file, its content as a dict, or an Arch.
+        scaling: Multipliers on top, ``dict(depth=, width=, resolution=, rule='retraining')``.
+        out_indices: Which feature maps to return: i is the output of network stage i (from 0),
+            the number of network stages is the head's 1x1 convolution (or, if the Arch has
+            none, the last network stage again). Negative indexes count from the end.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k network
+            stages, one more than the network stages the head's convolution too.
+        norm_eval: Whether BNs stay in eval mode while training.
+        norm_cfg: Config of the norm layers; eps is the Arch's.
+        drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        init_cfg: MMEngine's initialisation config; by default Kaiming for convolutions.
+
+    Attributes:
+        arch: The Arch, with the scaling applied.
+        resolution: Side of the input that the Arch is made for, in pixels.
+
+    Raises:
+        ValueError: The Arch, the scaling or an index is not allowed.
+    """
+
+    def __init__(
+        self,
+        arch: str | Path | dict | Arch,
+        scaling: dict | None = None,
+        out_indices: int | Sequence[int] = -1,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: dict | None = None,
+        drop_path_rate: float = 0.0,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        if init_cfg is None:
+            init_cfg = [
+                dict(type='Kaiming', layer='Conv2d'),
+                dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
+            ]
+        super().__init__(init_cfg)
+        self.arch = scaled_arch(arch, scaling)
+        self.resolution = self.arch.resolution
+        self.norm_eval = norm_eval
+        self.norm_cfg = dict(type='BN') if norm_cfg is None else dict(norm_cfg)
+        self.out_indices = self._checked_indices(out_indices)
+        outputs = len(self.arch.stages) + 1
+        if not -1 <= frozen_stages <= outputs:
+            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..{outputs}')
+        self.frozen_stages = frozen_stages
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate={drop_path_rate} must lie in 0..1, below 1')
+
+        stem, head = self.arch.stem, self.arch.head
+        self.stem = conv_norm_act(
+            stem.in_channels,
+            stem.out_channels,
+            stem.kernel,
+            self.norm_cfg,
+            stem.eps,
+            stem.act,
+            stride=stem.stride,
+            padding=stem.padding,
+        )
+        self.max_pool = nn.MaxPool2d(3, 2, 1) if stem.max_pool else None
+        last = max(1, len(self.arch.blocks) - 1)
+        position = 0
+        self.stages = nn.ModuleList()
+        for index, stage in enumerate(self.arch.stages):
+            blocks = nn.ModuleList()
+            for block in stage:
+                blocks.append(self._make_block(index, block, drop_path_rate * position / last))
+                position += 1
+            self.stages.append(blocks)
+        self.conv_head = None
+        if head.channels:
+            self.conv_head = conv_norm_act(
+                self.arch.widths[-1], head.channels, 1, self.norm_cfg, head.eps, head.act
+            )
+
+    def _make_block(self, stage: int, block: Block, drop_path_rate: float) -> nn.Module:
+        del stage  # a super-supernet's slots depend on it
+        return ArchBlock(block, self.norm_cfg, drop_path_rate)
+
+    def _checked_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
+        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        outputs = len(self.arch.stages) + 1
+        for index in indices:
+            if not isinstance(index, int) or not -outputs <= index < outputs:
+                raise ValueError(
+                    f'out_indices={out_indices!r}: {index!r} must lie in {-outputs}..{outputs - 1}'
+                )
+        return tuple(sorted(index % outputs for index in indices))
+
+    def init_weights(self) -> None:
+        """Initialises the weights, then freezes what has to be frozen."""
+        super().init_weights()
+        self._freeze_stages()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Maps images (N, channels, H, W) to the feature maps of ``out_indices``."""
+        x = self.stem(x)
+        if self.max_pool is not None:
+            x = self.max_pool(x)
+        outputs = []
+        for index, stage in enumerate(self.stages):
+            for block in stage:
+                x = block(x)
+            if index in self.out_indices:
+                outputs.append(x)
+        if len(self.stages) in self.out_indices:
+            outputs.append(x if self.conv_head is None else self.conv_head(x))
+        return tuple(outputs)
+
+    def _freeze_stages(self) -> None:
+        parts = [self.stem, *self.stages]
+        if self.conv_head is not None:
+            parts.append(self.conv_head)
+        for part in parts[: self.frozen_stages + 1]:
+            freeze(part)
+
+    def train(self, mode: bool = True) -> ArchNet:
+        """Sets the mode; frozen stages, and with ``norm_eval`` all BNs, stay in eval mode."""
+        nn.Module.train(self, mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self

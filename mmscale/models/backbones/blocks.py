@@ -1,0 +1,132 @@
+"""The layers one Block describes."""
+
+from __future__ import annotations
+
+import torch
+from mmcv.cnn import ConvModule, build_activation_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from mmpretrain.models.utils import SELayer
+from torch import nn
+
+from mmscale.arch import Block
+
+_LAYERS = {
+    'relu': 'ReLU',
+    'relu6': 'ReLU6',
+    'hswish': 'HSwish',
+    'silu': 'SiLU',
+    'sigmoid': 'Sigmoid',
+    'hsigmoid': 'HSigmoid',
+}
+
+
+def activation_cfg(name: str | None) -> dict | None:
+    """The mmcv config of an activation that an Arch names."""
+    return None if name is None else dict(type=_LAYERS[name])
+
+
+def conv_norm_act(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    norm_cfg: dict,
+    eps: float,
+    act: str | None,
+    stride: int = 1,
+    groups: int = 1,
+    padding: str = 'half',
+) -> ConvModule:
+    """A convolution without bias, its norm layer and an optional activation."""
+    same = padding == 'same'
+    return ConvModule(
+        in_channels,
+        out_channels,
+        kernel,
+        stride=stride,
+        padding=0 if same else kernel // 2,
+        groups=groups,
+        conv_cfg=dict(type='Conv2dAdaptivePadding') if same else None,
+        norm_cfg=dict(norm_cfg, eps=eps),
+        act_cfg=activation_cfg(act),
+    )
+
+
+class ArchBlock(BaseModule):
+    """One block of an Arch: ``expand``, ``spatial``, ``se``, ``project``, ``shortcut``.
+
+    Args:
+        block: What to build.
+        norm_cfg: Config of the norm layers, without eps.
+        drop_path_rate: Probability of dropping the residual branch of a sample.
+    """
+
+    def __init__(self, block: Block, norm_cfg: dict, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.block = block
+        common = dict(norm_cfg=norm_cfg, eps=block.eps)
+        hidden = block.hidden_channels
+        self.expand = None
+        if block.kind in ('mbconv', 'bottleneck'):
+            self.expand = conv_norm_act(block.in_channels, hidden, 1, act=block.act, **common)
+        spatial_in, spatial_out = block.grouped_widths
+        self.spatial = conv_norm_act(
+            spatial_in,
+            spatial_out,
+            block.kernel,
+            act=block.act,
+            stride=block.stride,
+            groups=block.groups,
+            padding=block.padding,
+            **common,
+        )
+        self.se = None
+        if block.se is not None:
+            self.se = SELayer(
+                hidden,
+                squeeze_channels=block.se.channels,
+                act_cfg=(activation_cfg(block.se.act), activation_cfg(block.se.gate)),
+            )
+        self.project = conv_norm_act(
+            hidden,
+            block.out_channels,
+            block.kernel if block.kind == 'basic' else 1,
+            act=None,
+            padding=block.padding,
+            **common,
+        )
+        self.shortcut = None
+        if block.residual == 'projection':
+            self.shortcut = conv_norm_act(
+                block.in_channels,
+                block.out_channels,
+                1,
+                act=None,
+                stride=block.stride,
+                padding=block.padding,
+                **common,
+            )
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else None
+        self.last_act = None
+        if block.kind in ('bottleneck', 'basic'):
+            self.last_act = build_activation_layer(activation_cfg(block.act))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
+        out = x if self.expand is None else self.expand(x)
+        out = self.spatial(out)
+        if self.se is not None:
+            out = self.se(out)
+        out = self.project(out)
+        if self.block.residual != 'none':
+            if self.drop_path is not None:
+                out = self.drop_path(out)
+            out = out + (x if self.shortcut is None else self.shortcut(x))
+        return out if self.last_act is None else self.last_act(out)
+
+
+def freeze(module: nn.Module) -> None:
+    """Puts a module into eval mode and stops its gradients."""
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad = False
