@@ -43,7 +43,7 @@ $(STAMP): requirements/runtime.txt requirements/tests.txt requirements/constrain
 # mmcv asks for opencv-python, which needs libGL; the headless build is the same module without.
 	$(PIP) uninstall --yes --quiet opencv-python
 	$(PIP_INSTALL) --no-deps --force-reinstall opencv-python-headless
-	$(PIP_INSTALL) --no-deps --editable .
+	$(PIP_INSTALL) --quiet --no-deps --editable .
 	@touch $@
 
 quickstart: $(STAMP)

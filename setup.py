@@ -37,8 +37,6 @@ setup(
     packages=find_packages(include=['mmscale', 'mmscale.*']),
     package_data={'mmscale': ['py.typed']},
     install_requires=read_requirements('runtime'),
-    extras_require={
-        name: read_requirements(name) for name in ('detection', 'tests', 'optional')
-    },
+    extras_require={name: read_requirements(name) for name in ('detection', 'tests', 'optional')},
     zip_safe=False,
 )

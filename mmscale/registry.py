@@ -9,9 +9,7 @@ from mmengine.registry import Registry
 
 
 def _child(parent: Registry, package: str) -> Registry:
-    return Registry(
-        parent.name, parent=parent, scope='mmscale', locations=[f'mmscale.{package}']
-    )
+    return Registry(parent.name, parent=parent, scope='mmscale', locations=[f'mmscale.{package}'])
 
 
 MODELS = _child(mmengine_registry.MODELS, 'models')

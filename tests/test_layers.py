@@ -1,0 +1,193 @@
+"""Holds the arrows between the packages of mmscale: a lower one never imports a higher one."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / 'mmscale'
+
+# What each package (or module beside them) may import of mmscale, itself and `version` apart.
+BESIDE = {'arch', 'registry'}
+MAY_IMPORT = {
+    'version': set(),
+    'quiet': set(),
+    'registry': set(),
+    'arch': set(),
+    'cost': {'arch'},
+    'search': {'arch', 'cost'},
+    'models': {'arch', 'cost', 'registry'},
+    'datasets': BESIDE,
+    'evaluation': BESIDE,
+    'visualization': BESIDE,
+}
+MAY_IMPORT['engine'] = set(MAY_IMPORT)
+MAY_IMPORT['apis'] = set(MAY_IMPORT)
+
+# What mmscale may import where a module is loaded; anything else (mmdet, transformers, ONNX,
+# Torch-Pruning, ...) is optional and imported in the function that uses it.
+REQUIRED = {
+    'cv2',
+    'matplotlib',
+    'mmcv',
+    'mmengine',
+    'mmpretrain',
+    'numpy',
+    'rich',
+    'sklearn',
+    'torch',
+    'torchvision',
+}
+FRAMEWORKS = {'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'torch', 'torchvision'}
+LIGHT_PACKAGES = ('arch', 'cost', 'search')
+
+
+def top_name(module: str) -> str:
+    return module.partition('.')[0]
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith('TYPE_CHECKING')
+
+
+def imports_of(tree: ast.AST, lazy: bool) -> Iterator[str]:
+    """Yields the modules a tree imports; without lazy only those that loading it imports."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # A relative import would hide which package it reaches, so mmscale has none.
+            assert node.level == 0, f'line {node.lineno}: relative import'
+            if node.module == 'mmscale':
+                yield from (f'mmscale.{alias.name}' for alias in node.names)
+            else:
+                yield node.module
+        elif lazy:
+            yield from imports_of(node, lazy)
+        elif is_type_checking(node):
+            for other in node.orelse:
+                yield from imports_of(ast.Module([other], []), lazy)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imports_of(node, lazy)
+
+
+def violations(room: str, source: str) -> list[str]:
+    """Says what a module of a package (room) of mmscale imports and must not."""
+    tree = ast.parse(source)
+    found = []
+    for module in imports_of(tree, lazy=True):
+        name = top_name(module)
+        if name == 'mmscale':
+            target = top_name(module.removeprefix('mmscale').lstrip('.'))
+            if target not in MAY_IMPORT[room] | {room, 'version', '__version__'}:
+                found.append(f'{room} imports {module}')
+        elif name in sys.stdlib_module_names:
+            continue
+        elif room == 'arch' and name != 'numpy':
+            found.append(f'arch is standard library and NumPy, imports {module}')
+        elif room == 'search' and name in FRAMEWORKS:
+            found.append(f'search is free of frameworks, imports {module}')
+    for module in imports_of(tree, lazy=False):
+        name = top_name(module)
+        if name in sys.stdlib_module_names or name == 'mmscale':
+            continue
+        if name not in REQUIRED:
+            found.append(f'{module} is optional: import it in the function that uses it')
+        elif room in LIGHT_PACKAGES and name in FRAMEWORKS:
+            found.append(f'{room} loads without frameworks, imports {module}')
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+
+
+SOURCES = sorted(path for path in PACKAGE.rglob('*.py') if path != PACKAGE / '__init__.py')
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=relative)
+def test_module_imports_only_what_its_package_may(path):
+    room = room_of(path)
+    assert room in MAY_IMPORT, f'{room} is not in the picture of mmscale: place it in MAY_IMPORT'
+    assert violations(room, path.read_text(encoding='utf-8')) == []
+
+
+def test_root_package_imports_only_its_version():
+    tree = ast.parse((PACKAGE / '__init__.py').read_text(encoding='utf-8'))
+    assert set(imports_of(tree, lazy=True)) == {'mmscale.version'}
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'tools').glob('*.py')), ids=relative)
+def test_tool_loads_nothing_slow(path):
+    # `--help` answers at once: frameworks, and what imports them, wait until a tool's work starts.
+    allowed = {'arch', 'cost', 'quiet', 'search', 'version', '__version__'}
+    for module in imports_of(ast.parse(path.read_text(encoding='utf-8')), lazy=False):
+        if top_name(module) == 'mmscale':
+            assert top_name(module.removeprefix('mmscale').lstrip('.')) in allowed, module
+        else:
+            assert top_name(module) in sys.stdlib_module_names | {'numpy', 'rich'}, module
+
+
+@pytest.mark.parametrize(
+    ('room', 'source'),
+    [
+        ('arch', 'import torch'),
+        ('arch', 'def f():\n    import scipy.stats'),
+        ('arch', 'from mmscale.cost import count'),
+        ('cost', 'from mmscale import search'),
+        ('cost', 'class A:\n    import torch'),
+        ('search', 'def f():\n    from mmengine.dist import get_rank'),
+        ('search', 'import mmscale.models.backbones'),
+        ('models', 'from mmscale.engine import hooks'),
+        ('models', 'try:\n    import onnx\nexcept ImportError:\n    onnx = None'),
+        ('datasets', 'if True:\n    from mmdet.datasets import CocoDataset'),
+        ('datasets', 'from mmscale.engine import hooks'),
+        ('engine', 'from mmscale.apis import search'),
+        ('engine', 'import torch_pruning as tp'),
+        ('version', 'import mmscale.arch'),
+    ],
+)
+def test_violation_is_found(room, source):
+    assert violations(room, source)
+
+
+@pytest.mark.parametrize(
+    ('room', 'source'),
+    [
+        ('arch', 'import json\nimport numpy as np\nfrom mmscale.arch.scaling import Scaling'),
+        ('cost', 'def f():\n    import torch'),
+        ('cost', 'if TYPE_CHECKING:\n    from torch import nn'),
+        ('models', 'import torch\nfrom mmscale.arch import Arch\ndef f():\n    import onnx'),
+        ('engine', 'from mmscale import __version__, models, search'),
+        ('apis', 'from mmscale.engine import hooks'),
+    ],
+)
+def test_allowed_import_passes(room, source):
+    assert violations(room, source) == []
+
+
+def test_light_packages_load_without_frameworks():
+    # The same from the other side: what really gets imported, through whatever is in between.
+    modules = [
+        '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+        for path in SOURCES
+        if room_of(path) in LIGHT_PACKAGES
+    ]
+    assert modules
+    program = (
+        f'import importlib, sys\n'
+        f'for name in {modules!r}: importlib.import_module(name)\n'
+        f'print(sorted({FRAMEWORKS!r} & set(sys.modules)))'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == '[]'
