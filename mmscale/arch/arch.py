@@ -1,0 +1,440 @@
+"""Arch: one concrete convolutional network as immutable, hashable data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+KINDS = ('mbconv', 'dsconv', 'fused_mbconv', 'bottleneck', 'basic')
+ACTS = ('relu', 'relu6', 'hswish', 'silu')
+GATES = ('sigmoid', 'hsigmoid')
+PADDINGS = ('half', 'same')
+RESIDUALS = ('none', 'identity', 'projection')
+
+_LARGEST_INTEGER = 2**20
+_MOST_BLOCKS = 4096
+
+
+def _check_integer(owner: str, key: str, value: object, smallest: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f'{owner}: {key}={value!r} must be an integer')
+    if not smallest <= value <= _LARGEST_INTEGER:
+        raise ValueError(f'{owner}: {key}={value} must lie in {smallest}..{_LARGEST_INTEGER}')
+
+
+def _check_choice(owner: str, key: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f'{owner}: {key}={value!r} is not one of {", ".join(allowed)}')
+
+
+def _check_kernel(owner: str, kernel: object) -> None:
+    _check_integer(owner, 'kernel', kernel)
+    if kernel % 2 == 0:
+        raise ValueError(f'{owner}: kernel={kernel} must be odd')
+
+
+def _check_eps(owner: str, eps: object) -> None:
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
+        raise ValueError(f'{owner}: eps={eps!r} must be a number between 0 and 1')
+
+
+def _check_object(owner: str, value: object, cls: type) -> None:
+    if not isinstance(value, cls):
+        raise ValueError(f'{owner}: expected a {cls.__name__}, got {value!r}')
+
+
+def _check_keys(owner: str, data: object, allowed: list[str], required: list[str]) -> None:
+    if not isinstance(data, dict):
+        raise ValueError(f'{owner}: expected an object, got {type(data).__name__} {data!r:.40}')
+    unknown = sorted(str(key) for key in data if key not in allowed)
+    if unknown:
+        raise ValueError(
+            f'{owner}: unknown key {", ".join(unknown)}; allowed are {", ".join(allowed)}'
+        )
+    missing = [key for key in required if key not in data]
+    if missing:
+        raise ValueError(f'{owner}: missing key {", ".join(missing)}')
+
+
+def _from_mapping(cls: type, owner: str, data: object) -> Any:
+    """Builds a flat dataclass from a mapping, refusing unknown and missing keys."""
+    allowed = [field.name for field in fields(cls)]
+    required = [field.name for field in fields(cls) if field.default is MISSING]
+    _check_keys(owner, data, allowed, required)
+    try:
+        return cls(**data)
+    except ValueError as error:
+        raise ValueError(f'{owner}: {error}') from None
+
+
+def _without_defaults(part: Any) -> dict[str, Any]:
+    return {
+        field.name: getattr(part, field.name)
+        for field in fields(part)
+        if getattr(part, field.name) != field.default
+    }
+
+
+@dataclass(frozen=True)
+class SqueezeExcite:
+    """Squeeze-and-excitation inside a block, on its hidden channels.
+
+    Attributes:
+        channels: Squeeze width, an explicit number: papers derive it from the hidden
+            channels (ScaleNet's search) or from the block's input (its retraining).
+        act: Activation between the two 1x1 convolutions.
+        gate: Activation that makes the gate.
+    """
+
+    channels: int
+    act: str = 'relu'
+    gate: str = 'hsigmoid'
+
+    def __post_init__(self) -> None:
+        _check_integer('se', 'channels', self.channels)
+        _check_choice('se', 'act', self.act, ACTS)
+        _check_choice('se', 'gate', self.gate, GATES)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a network stage.
+
+    The kinds, in order of their layers (every convolution is followed by a BN):
+
+    * ``mbconv``: 1x1 to hidden, k x k grouped, SE, linear 1x1 (MobileNetV2/V3, EfficientNet,
+      ScaleNet; with wider groups the RegNetZ block).
+    * ``dsconv``: an mbconv without the first 1x1, hidden equals in.
+    * ``fused_mbconv``: k x k to hidden, SE, linear 1x1 (EfficientNet-EdgeTPU).
+    * ``bottleneck``: 1x1 to hidden, k x k grouped, SE, 1x1, activation after the addition
+      (ResNet-50, ResNeXt, RegNetX/Y).
+    * ``basic``: k x k to hidden, k x k, activation after the addition (ResNet-18).
+
+    Attributes:
+        kind: One of the kinds above.
+        kernel: Size of the k x k convolutions, odd.
+        stride: Stride of the (first) k x k convolution.
+        in_channels: Input width.
+        hidden_channels: Width between the convolutions, explicit.
+        out_channels: Output width.
+        groups: Groups of the (first) k x k convolution; equal to hidden for depthwise.
+        se: Squeeze-and-excitation, or None.
+        act: Activation.
+        residual: ``none``, ``identity`` (needs stride 1 and equal widths) or ``projection``
+            (1x1 convolution and BN on the shortcut).
+        padding: ``half`` pads kernel // 2 on both sides; ``same`` is TensorFlow's.
+        eps: Epsilon of the BNs.
+        grouped_channels: Output width of the k x k convolution of an mbconv or bottleneck where
+            it is another than `hidden_channels` (pruned networks); None where it is not.
+    """
+
+    kind: str
+    kernel: int
+    stride: int
+    in_channels: int
+    hidden_channels: int
+    out_channels: int
+    groups: int
+    se: SqueezeExcite | None = None
+    act: str = 'hswish'
+    residual: str = 'none'
+    padding: str = 'half'
+    eps: float = 1e-5
+    grouped_channels: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice('block', 'kind', self.kind, KINDS)
+        _check_kernel('block', self.kernel)
+        for key in ('stride', 'in_channels', 'hidden_channels', 'out_channels', 'groups'):
+            _check_integer('block', key, getattr(self, key))
+        _check_choice('block', 'act', self.act, ACTS)
+        _check_choice('block', 'residual', self.residual, RESIDUALS)
+        _check_choice('block', 'padding', self.padding, PADDINGS)
+        _check_eps('block', self.eps)
+        if isinstance(self.se, dict):
+            object.__setattr__(self, 'se', _from_mapping(SqueezeExcite, 'se', self.se))
+        elif self.se is not None and not isinstance(self.se, SqueezeExcite):
+            raise ValueError(f'block: se={self.se!r} must be an object or null')
+        if self.se is not None and self.kind == 'basic':
+            raise ValueError('block: se is not available for kind=basic')
+        if self.grouped_channels is not None:
+            _check_integer('block', 'grouped_channels', self.grouped_channels)
+            if self.kind not in ('mbconv', 'bottleneck'):
+                raise ValueError(
+                    f'block: grouped_channels={self.grouped_channels} is not available for '
+                    f'kind={self.kind}'
+                )
+            # Equal networks are equal data: one way only to say that both widths are the same.
+            if self.grouped_channels == self.hidden_channels:
+                object.__setattr__(self, 'grouped_channels', None)
+        if self.kind == 'dsconv' and self.hidden_channels != self.in_channels:
+            raise ValueError(
+                f'block: hidden_channels={self.hidden_channels} must equal '
+                f'in_channels={self.in_channels} for kind=dsconv'
+            )
+        for width in self.grouped_widths:
+            if width % self.groups:
+                raise ValueError(f'block: groups={self.groups} does not divide width {width}')
+        if self.residual == 'identity' and (
+            self.stride != 1 or self.in_channels != self.out_channels
+        ):
+            raise ValueError(
+                f'block: residual=identity needs stride 1 and equal widths, got stride '
+                f'{self.stride}, {self.in_channels} -> {self.out_channels}'
+            )
+
+    @property
+    def grouped_widths(self) -> tuple[int, int]:
+        """Input and output width of the (first) k x k convolution, which has the groups."""
+        if self.kind in ('fused_mbconv', 'basic'):
+            return self.in_channels, self.hidden_channels
+        return self.hidden_channels, self.grouped_channels or self.hidden_channels
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether the k x k convolution has one channel per group."""
+        return self.grouped_widths == (self.groups, self.groups)
+
+
+@dataclass(frozen=True)
+class Stem:
+    """First convolution of a network, with an optional 3x3 stride-2 max-pool behind it.
+
+    Attributes:
+        out_channels: Width.
+        in_channels: Image channels, 3 for RGB and 1 for gray.
+        kernel: Kernel size, odd.
+        stride: Stride of the convolution.
+        act: Activation.
+        max_pool: Whether a 3x3 stride-2 max-pool follows (ResNet).
+        padding: As in :class:`Block`.
+        eps: Epsilon of the BN.
+    """
+
+    out_channels: int
+    in_channels: int = 3
+    kernel: int = 3
+    stride: int = 2
+    act: str = 'hswish'
+    max_pool: bool = False
+    padding: str = 'half'
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for key in ('out_channels', 'in_channels', 'stride'):
+            _check_integer('stem', key, getattr(self, key))
+        _check_kernel('stem', self.kernel)
+        _check_choice('stem', 'act', self.act, ACTS)
+        _check_choice('stem', 'padding', self.padding, PADDINGS)
+        _check_eps('stem', self.eps)
+        if not isinstance(self.max_pool, bool):
+            raise ValueError(f'stem: max_pool={self.max_pool!r} must be true or false')
+
+
+@dataclass(frozen=True)
+class Head:
+    """What follows the last network stage: 1x1 convolution, global pooling, classifier.
+
+    Attributes:
+        channels: Width of the 1x1 convolution, 0 for none.
+        hidden_channels: Width of a linear layer between pooling and classifier, 0 for none.
+        num_classes: Outputs of the classifier, 0 for none.
+        act: Activation of the convolution and of the hidden linear layer.
+        eps: Epsilon of the BN.
+    """
+
+    channels: int = 0
+    hidden_channels: int = 0
+    num_classes: int = 0
+    act: str = 'hswish'
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for key in ('channels', 'hidden_channels', 'num_classes'):
+            _check_integer('head', key, getattr(self, key), smallest=0)
+        _check_choice('head', 'act', self.act, ACTS)
+        _check_eps('head', self.eps)
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One concrete network as data: immutable, hashable, JSON in and out.
+
+    Attributes:
+        resolution: Side of the square input, in pixels.
+        stem: First convolution.
+        stages: Network stages, each a non-empty tuple of blocks.
+        head: What follows the last network stage.
+        schema: Version of this format.
+
+    Raises:
+        ValueError: A value is not allowed or two neighbouring widths differ; the message
+            names the place, the key and the value.
+    """
+
+    resolution: int
+    stem: Stem
+    stages: tuple[tuple[Block, ...], ...]
+    head: Head
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        self._check_schema('arch', self.schema)
+        _check_integer('arch', 'resolution', self.resolution)
+        _check_object('arch: stem', self.stem, Stem)
+        _check_object('arch: head', self.head, Head)
+        if not isinstance(self.stages, (list, tuple)) or not all(
+            stage and isinstance(stage, (list, tuple)) for stage in self.stages or [None]
+        ):
+            raise ValueError('arch: stages must be a non-empty list of non-empty lists of blocks')
+        object.__setattr__(self, 'stages', tuple(tuple(stage) for stage in self.stages))
+        if sum(map(len, self.stages)) > _MOST_BLOCKS:
+            raise ValueError(f'arch: stages hold more than {_MOST_BLOCKS} blocks')
+        channels = self.stem.out_channels
+        for i, stage in enumerate(self.stages):
+            for j, block in enumerate(stage):
+                _check_object(f'arch: stages[{i}][{j}]', block, Block)
+                if block.in_channels != channels:
+                    raise ValueError(
+                        f'arch: stages[{i}][{j}]: in_channels={block.in_channels} but the '
+                        f'layer before has {channels} outputs'
+                    )
+                channels = block.out_channels
+
+    @staticmethod
+    def _check_schema(owner: str, schema: object) -> None:
+        if type(schema) is not int or schema != SCHEMA:
+            raise ValueError(f'{owner}: schema={schema!r} is not supported, expected {SCHEMA}')
+
+    @classmethod
+    def from_json(cls, source: str | Path | dict) -> Arch:
+        """Reads an Arch from a JSON file or from the object in one.
+
+        Args:
+            source: A file's path, or the mapping that :meth:`to_json` returns.
+
+        Raises:
+            ValueError: The file is not JSON, or a key is unknown, missing or out of range.
+            FileNotFoundError: There is no such file.
+        """
+        owner = 'arch'
+        if isinstance(source, (str, os.PathLike)):
+            owner = str(source)
+            try:
+                source = json.loads(Path(source).read_text(encoding='utf-8'))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f'{owner}: not a JSON file ({error})') from None
+        names = [field.name for field in fields(cls)]
+        # The schema comes first: a file of another one may well have other keys.
+        if isinstance(source, dict) and 'schema' in source:
+            cls._check_schema(owner, source['schema'])
+        _check_keys(owner, source, names, names)
+        stages = source['stages']
+        lists = (list, tuple)
+        if not isinstance(stages, lists) or not all(isinstance(stage, lists) for stage in stages):
+            raise ValueError(f'{owner}: stages must be a list of lists of blocks')
+        blocks = tuple(
+            tuple(
+                _from_mapping(Block, f'{owner}: stages[{i}][{j}]', block)
+                for j, block in enumerate(stage)
+            )
+            for i, stage in enumerate(stages)
+        )
+        stem = _from_mapping(Stem, f'{owner}: stem', source['stem'])
+        head = _from_mapping(Head, f'{owner}: head', source['head'])
+        data = {**source, 'stem': stem, 'stages': blocks, 'head': head}
+        return _from_mapping(cls, owner, data)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the Arch as a mapping of plain lists, numbers, strings, booleans and None."""
+        return {
+            'schema': self.schema,
+            'resolution': self.resolution,
+            'stem': asdict(self.stem),
+            'stages': [[asdict(block) for block in stage] for stage in self.stages],
+            'head': asdict(self.head),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Writes the Arch as a JSON file that :meth:`from_json` reads."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=1) + '\n', encoding='utf-8')
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: equal for equal networks, on every machine.
+
+        Keys at their default are left out of it, so that a key that a later version adds, with
+        a default, does not change the digest of any network written before.
+        """
+        data = {
+            'schema': self.schema,
+            'resolution': self.resolution,
+            'stem': _without_defaults(self.stem),
+            'stages': [[_without_defaults(block) for block in stage] for stage in self.stages],
+            'head': _without_defaults(self.head),
+        }
+        text = json.dumps(data, sort_keys=True, separators=(',', ':'), default=_without_defaults)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        # Of the digest alone: what is cached may be pickled into a process with other seeds
+        # for the hashes of strings.
+        return hash(self.digest)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """All blocks, in order."""
+        return tuple(block for stage in self.stages for block in stage)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Number of blocks of each network stage."""
+        return tuple(len(stage) for stage in self.stages)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Output channels of each network stage."""
+        return tuple(stage[-1].out_channels for stage in self.stages)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Total stride of each network stage's output relative to the input."""
+        total = self.stem.stride * (2 if self.stem.max_pool else 1)
+        strides = []
+        for stage in self.stages:
+            for block in stage:
+                total *= block.stride
+            strides.append(total)
+        return tuple(strides)
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the feature map that the global pooling sees."""
+        return self.head.channels or self.widths[-1]
+
+    def __str__(self) -> str:
+        lines = [
+            f'Arch {self.digest[:10]}: {self.resolution} px, {len(self.blocks)} blocks in '
+            f'{len(self.stages)} network stages',
+            f'  stem    {self.stem.in_channels} -> {self.stem.out_channels}, '
+            f'kernel {self.stem.kernel}, stride {self.stem.stride}',
+        ]
+        for i, stage in enumerate(self.stages):
+            first = stage[0]
+            kernels = ' '.join(str(block.kernel) for block in stage)
+            lines.append(
+                f'  stage {i + 1} {first.in_channels} -> {first.out_channels}, '
+                f'stride {first.stride}, {len(stage)} x {first.kind}, kernels {kernels}, '
+                f'hidden {stage[-1].hidden_channels}'
+            )
+        lines.append(
+            f'  head    conv {self.head.channels or "none"}, {self.head.num_classes} classes'
+        )
+        return '\n'.join(lines)

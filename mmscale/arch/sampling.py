@@ -1,0 +1,106 @@
+"""Hierarchical sampling of subnets (ScaleNet, section 3.2): a pure function of (seed, iteration)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmscale.arch.arch import Arch
+from mmscale.arch.scaling import Scaling
+from mmscale.arch.space import Genotype, SearchSpace
+
+SIDES = ('left', 'right')
+DISTRIBUTIONS = ('choices', 'uniform', 'inverse_budget')
+
+
+@dataclass(frozen=True)
+class SubnetDraw:
+    """The subnet of one training iteration.
+
+    Attributes:
+        scaling_stage: Index of the drawn scaling stage.
+        scaling: The drawn multipliers.
+        genotype: The drawn base model.
+        arch: The scaled network.
+        side: Side of the channel coupling, ``left`` or ``right``.
+    """
+
+    scaling_stage: int
+    scaling: Scaling
+    genotype: Genotype
+    arch: Arch
+    side: str
+
+
+class HierarchicalSampler:
+    """Draws a scaling stage, then a scaling inside it, then a base model.
+
+    Depth multiplier, width multiplier and resolution are independent and uniform inside the
+    scaling stage; the base model's depths are uniform per network stage, then its kernels.
+
+    Args:
+        space: The search space.
+        seed: Seed of all draws.
+        distribution: Probability of scaling stage j: ``choices`` is proportional to its number
+            of width multipliers (the released code; every width of the space is then equally
+            likely, which the fairness of the left/right coupling needs), ``uniform``, or
+            ``inverse_budget``, proportional to 2^-j.
+        sides: Sides to draw from, uniformly.
+
+    Raises:
+        ValueError: The distribution or a side is unknown.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        seed: int = 0,
+        distribution: str = 'choices',
+        sides: tuple[str, ...] | list[str] = SIDES,
+    ) -> None:
+        if distribution not in DISTRIBUTIONS:
+            raise ValueError(
+                f'distribution={distribution!r} is not one of {", ".join(DISTRIBUTIONS)}'
+            )
+        if not sides or any(side not in SIDES for side in sides):
+            raise ValueError(f'sides={sides!r} must be a non-empty part of {", ".join(SIDES)}')
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f'seed={seed!r} must be an integer of 0 or more')
+        self.space = space
+        self.seed = seed
+        self.distribution = distribution
+        self.sides = tuple(sides)
+        weights = {
+            'choices': [len(stage.width) for stage in space.scaling_stages],
+            'uniform': [1.0 for _ in space.scaling_stages],
+            'inverse_budget': [2.0**-j for j in range(len(space.scaling_stages))],
+        }[distribution]
+        self.probabilities = np.asarray(weights) / np.sum(weights)
+
+    def draw(self, iteration: int) -> SubnetDraw:
+        """The subnet of an iteration: equal on every rank and after every resume."""
+        rng, stage, resolution = self._stage_and_resolution(iteration)
+        choices = self.space.scaling_stages[stage]
+        depth = choices.depth[rng.integers(len(choices.depth))]
+        width = choices.width[rng.integers(len(choices.width))]
+        side = self.sides[rng.integers(len(self.sides))]
+        genes = self.space.sample(rng, 1)[0]
+        scaling = self.space.scaling(depth, width, resolution)
+        return SubnetDraw(
+            scaling_stage=stage,
+            scaling=scaling,
+            genotype=self.space.genotype(genes),
+            arch=self.space.decode(genes, scaling),
+            side=side,
+        )
+
+    def resolution(self, iteration: int) -> int:
+        """The resolution of :meth:`draw`, in pixels, without building the Arch."""
+        return self._stage_and_resolution(iteration)[2]
+
+    def _stage_and_resolution(self, iteration: int) -> tuple[np.random.Generator, int, int]:
+        rng = np.random.default_rng([self.seed, iteration])
+        stage = int(rng.choice(len(self.probabilities), p=self.probabilities))
+        choices = self.space.scaling_stages[stage].resolution
+        return rng, stage, choices[rng.integers(len(choices))]

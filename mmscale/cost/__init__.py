@@ -1,0 +1,6 @@
+"""Cost of networks: params, flops (multiply-adds) and acts, in closed form."""
+
+from mmscale.cost.count import CONVENTIONS, Cost, PartCost, count, count_parts
+from mmscale.cost.table import Costs, CostTable
+
+__all__ = ['CONVENTIONS', 'Cost', 'CostTable', 'Costs', 'PartCost', 'count', 'count_parts']

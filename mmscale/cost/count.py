@@ -1,0 +1,161 @@
+"""Closed-form cost of an Arch: multiply-adds, parameters and activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmscale.arch.arch import Arch, Block, Head, Stem
+
+CONVENTIONS = ('mmscale', 'pycls')
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a network for one image.
+
+    Attributes:
+        flops: Multiply-adds of convolutions and linear layers.
+        params: Trainable numbers: weights, biases, affine BN parameters.
+        acts: Elements that convolutions and linear layers output.
+    """
+
+    flops: int = 0
+    params: int = 0
+    acts: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.flops + other.flops, self.params + other.params, self.acts + other.acts)
+
+
+def output_size(size: int, stride: int) -> int:
+    """Side of the output of an odd kernel with ``half`` or ``same`` padding: ceil(size / stride)."""
+    return (size - 1) // stride + 1
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    size: int,
+    groups: int = 1,
+    bias: int = 0,
+    norm: bool = True,
+    bias_flops: bool = False,
+) -> Cost:
+    weights = kernel * kernel * in_channels * out_channels // groups
+    area = size * size
+    return Cost(
+        flops=weights * area + (out_channels * area if bias and bias_flops else 0),
+        params=weights + out_channels * (bias + (2 if norm else 0)),
+        acts=out_channels * area,
+    )
+
+
+def _linear(in_channels: int, out_channels: int, bias_flops: bool) -> Cost:
+    return _conv(in_channels, out_channels, 1, 1, bias=1, norm=False, bias_flops=bias_flops)
+
+
+def stem_cost(stem: Stem, size: int, convention: str) -> tuple[Cost, int]:
+    """Cost of the stem on a `size` x `size` input, and the side of its output."""
+    size = output_size(size, stem.stride)
+    cost = _conv(stem.in_channels, stem.out_channels, stem.kernel, size)
+    if stem.max_pool:
+        size = output_size(size, 2)
+        if convention == 'pycls':
+            cost += Cost(acts=stem.out_channels * size * size)
+    return cost, size
+
+
+def block_cost(block: Block, size: int, convention: str) -> tuple[Cost, int]:
+    """Cost of a block on a `size` x `size` input, and the side of its output."""
+    out_size = output_size(size, block.stride)
+    cost = Cost()
+    grouped_in, grouped_out = block.grouped_widths
+    if block.kind in ('mbconv', 'bottleneck'):
+        cost += _conv(block.in_channels, grouped_in, 1, size)
+    cost += _conv(grouped_in, grouped_out, block.kernel, out_size, block.groups)
+    if block.se is not None:
+        biased = convention == 'pycls'
+        cost += _linear(grouped_out, block.se.channels, biased)
+        cost += _linear(block.se.channels, grouped_out, biased)
+    last_kernel = block.kernel if block.kind == 'basic' else 1
+    cost += _conv(grouped_out, block.out_channels, last_kernel, out_size)
+    if block.residual == 'projection':
+        cost += _conv(block.in_channels, block.out_channels, 1, out_size)
+    return cost, out_size
+
+
+def head_cost(head: Head, in_channels: int, size: int, convention: str) -> Cost:
+    """Cost of the head behind a feature map of `in_channels` x `size` x `size`."""
+    cost = Cost()
+    biased = convention == 'pycls'
+    channels = in_channels
+    if head.channels:
+        cost += _conv(channels, head.channels, 1, size)
+        channels = head.channels
+    for width in (head.hidden_channels, head.num_classes):
+        if width:
+            cost += _linear(channels, width, biased)
+            channels = width
+    return cost
+
+
+def check_convention(convention: str) -> None:
+    """Raises ValueError for an unknown counting convention."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f'convention={convention!r} is not one of {", ".join(CONVENTIONS)}')
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """Cost of the stem, of a network stage or of the head.
+
+    Attributes:
+        name: ``stem``, ``stage 1`` ... or ``head``.
+        blocks: Number of blocks, 0 for stem and head.
+        channels: Output width.
+        size: Side of the output, in pixels.
+        cost: The part's cost.
+    """
+
+    name: str
+    blocks: int
+    channels: int
+    size: int
+    cost: Cost
+
+
+def count_parts(arch: Arch, convention: str = 'mmscale') -> tuple[PartCost, ...]:
+    """Counts the stem, every network stage and the head of an Arch; see :func:`count`.
+
+    Raises:
+        ValueError: The convention is unknown.
+    """
+    check_convention(convention)
+    cost, size = stem_cost(arch.stem, arch.resolution, convention)
+    parts = [PartCost('stem', 0, arch.stem.out_channels, size, cost)]
+    for i, stage in enumerate(arch.stages):
+        total = Cost()
+        for block in stage:
+            cost, size = block_cost(block, size, convention)
+            total += cost
+        parts.append(PartCost(f'stage {i + 1}', len(stage), arch.widths[i], size, total))
+    cost = head_cost(arch.head, arch.widths[-1], size, convention)
+    channels = arch.head.num_classes or arch.head.hidden_channels or arch.feature_channels
+    linear = arch.head.num_classes or arch.head.hidden_channels
+    parts.append(PartCost('head', 0, channels, 1 if linear else size, cost))
+    return tuple(parts)
+
+
+def count(arch: Arch, convention: str = 'mmscale') -> Cost:
+    """Counts an Arch at its resolution, exactly, without building it.
+
+    Args:
+        arch: The network.
+        convention: ``mmscale`` counts multiply-adds of convolutions and linear layers alone;
+            ``pycls`` adds bias additions to flops and max-pool outputs to acts.
+
+    Raises:
+        ValueError: The convention is unknown.
+    """
+    return sum((part.cost for part in count_parts(arch, convention)), Cost())
