@@ -1,0 +1,24 @@
+"""Data: the embedded digit images, and loading at a drawn resolution and seed."""
+
+from mmscale.datasets.cluttered_digits import ClutteredDigits
+from mmscale.datasets.composer import Composite, Composition, compose_image
+from mmscale.datasets.samplers import Draw, ResolutionSampler
+from mmscale.datasets.seeded_dataset import SeededDataset
+from mmscale.datasets.transforms import (
+    CenterCropToResolution,
+    RandomResizedCropToResolution,
+    ResizeToResolution,
+)
+
+__all__ = [
+    'CenterCropToResolution',
+    'ClutteredDigits',
+    'Composite',
+    'Composition',
+    'Draw',
+    'RandomResizedCropToResolution',
+    'ResizeToResolution',
+    'ResolutionSampler',
+    'SeededDataset',
+    'compose_image',
+]

@@ -1,0 +1,190 @@
+"""The embedded default data set: one handwritten digit somewhere among fragments of others."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import uuid
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+from mmpretrain.datasets import BaseDataset
+from rich.progress import track
+
+from mmscale.datasets.composer import (
+    CLASSES,
+    COMPOSER_VERSION,
+    SPLITS,
+    Composition,
+    compose_image,
+    load_originals,
+)
+from mmscale.registry import DATASETS
+
+DEFAULT_NUM_IMAGES = {'train': 20_000, 'search': 3_000, 'test': 4_000}
+
+# More images than this take seconds to compose, so that progress is worth showing.
+_SILENT_IMAGES = 5_000
+
+
+@DATASETS.register_module()
+class ClutteredDigits(BaseDataset):
+    """Composed images of one handwritten digit among clutter; ten classes, gray, uint8.
+
+    Images are made on first use in seconds (see :mod:`mmscale.datasets.composer`) and cached in
+    one file. Image ``i`` of a split depends on (seed, split, i) alone, so a smaller
+    ``num_images`` is a prefix of a larger one. The splits share no handwritten original.
+
+    An item has ``img`` (H, W), ``img_shape``, ``ori_shape``, ``gt_label`` and ``sample_idx``.
+
+    Args:
+        split: ``'train'``, ``'search'`` (scores candidates during a search) or ``'test'``.
+        num_images: Number of images; by default 20,000 / 3,000 / 4,000.
+        seed: Seed of the composition. The originals of a split do not depend on it.
+        data_root: Folder of the cache file, made if missing.
+        composition: Fields of :class:`~mmscale.datasets.composer.Composition` that differ from
+            its defaults; an image must show exactly one digit.
+        **kwargs: Arguments of :class:`mmpretrain.datasets.BaseDataset`: ``pipeline``,
+            ``metainfo``, ``test_mode``, ``indices``, ...
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    METAINFO = {'classes': CLASSES}
+
+    def __init__(
+        self,
+        split: str,
+        num_images: int | None = None,
+        seed: int = 0,
+        data_root: str = 'data/cluttered_digits',
+        composition: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f'ClutteredDigits: split={split!r} is unknown; allowed are {SPLITS}')
+        if num_images is None:
+            num_images = DEFAULT_NUM_IMAGES[split]
+        if not _is_integer(num_images) or num_images < 1:
+            raise ValueError(f'ClutteredDigits: num_images={num_images!r} must be an integer >= 1')
+        if not _is_integer(seed) or seed < 0:
+            raise ValueError(f'ClutteredDigits: seed={seed!r} must be an integer >= 0')
+        self.split = split
+        self.num_images = num_images
+        self.seed = seed
+        self.composition = Composition(**(composition or {}))
+        if self.composition.digits != (1, 1):
+            raise ValueError(
+                f'ClutteredDigits: composition digits={self.composition.digits} must be (1, 1): '
+                'an image has one label'
+            )
+        self.images: np.ndarray
+        super().__init__(ann_file='', data_root=str(data_root), **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Load the cached images, composing them first where there is no valid cache."""
+        self.images, labels = self._load_cache() or self._compose()
+        return [{'image_index': i, 'gt_label': label} for i, label in enumerate(labels.tolist())]
+
+    def get_data_info(self, idx: int) -> dict:
+        """Image and label of one item, the image being the caller's own copy."""
+        info = super().get_data_info(idx)
+        img = self.images[info.pop('image_index')].copy()
+        return {**info, 'img': img, 'img_shape': img.shape, 'ori_shape': img.shape}
+
+    def extra_repr(self) -> list[str]:
+        """Lines that ``repr`` adds."""
+        return [f'Split: \t{self.split}', f'Seed: \t{self.seed}', f'Cache: \t{self.cache_file}']
+
+    @property
+    def cache_file(self) -> Path:
+        """File of the composed images; its name says all that they depend on."""
+        name = (
+            f'{self.split}-seed{self.seed}-{self.num_images}x{self.composition.canvas}px'
+            f'-v{COMPOSER_VERSION}-{self._fingerprint()[:12]}.npz'
+        )
+        return Path(self.data_root).expanduser() / name
+
+    def _fingerprint(self) -> str:
+        contents = {
+            'version': COMPOSER_VERSION,
+            'split': self.split,
+            'seed': self.seed,
+            'num_images': self.num_images,
+            'composition': dataclasses.asdict(self.composition),
+        }
+        return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
+    def _load_cache(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Images and labels of the cache file, or None if it is missing, damaged or stale."""
+        try:
+            # Reading a member checks its CRC-32, so damage anywhere in the arrays is noticed.
+            with np.load(self.cache_file, allow_pickle=False) as cache:
+                images, labels = cache['images'], cache['labels']
+                fingerprint = str(cache['fingerprint'])
+        except FileNotFoundError:
+            return None
+        except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+            problem = f'it is damaged ({error})'
+        else:
+            problem = self._staleness(images, labels, fingerprint)
+        if problem is None:
+            return images, labels
+        print_log(f'{self.cache_file} is composed anew: {problem}', 'current', logging.WARNING)
+        return None
+
+    def _staleness(self, images: np.ndarray, labels: np.ndarray, fingerprint: str) -> str | None:
+        """Why the arrays of a readable cache file are not those that composing would give."""
+        canvas = self.composition.canvas
+        if fingerprint != self._fingerprint():
+            return 'it was made with other settings'
+        if images.shape != (self.num_images, canvas, canvas) or images.dtype != np.uint8:
+            return f'its images have shape {images.shape} and type {images.dtype}'
+        if labels.shape != (self.num_images,):
+            return f'its labels have shape {labels.shape}'
+        # A few images are composed again: this notices changed code and libraries as well.
+        for index in {0, self.num_images // 2, self.num_images - 1}:
+            expected = compose_image(self.seed, self.split, index, self.composition)
+            if labels[index] != expected.labels[0] or not np.array_equal(
+                images[index], expected.image
+            ):
+                return f'its image {index} is not what the composer makes now'
+        return None
+
+    def _compose(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compose all images and write the cache file in one atomic step."""
+        load_originals(self.split)
+        canvas = self.composition.canvas
+        images = np.empty((self.num_images, canvas, canvas), np.uint8)
+        labels = np.empty(self.num_images, np.int64)
+        for i in track(
+            range(self.num_images),
+            description=f'Composing {self.num_images} {self.split} images',
+            disable=self.num_images <= _SILENT_IMAGES or not is_main_process(),
+            transient=True,
+        ):
+            composite = compose_image(self.seed, self.split, i, self.composition)
+            images[i], labels[i] = composite.image, composite.labels[0]
+
+        self.cache_file.parent.mkdir(parents=True, exist_ok=True)
+        # Another process may build the same file: each writes its own, and the last rename wins.
+        temporary = self.cache_file.with_name(f'.{uuid.uuid4().hex}.npz')
+        try:
+            with temporary.open('xb') as file:
+                np.savez(file, images=images, labels=labels, fingerprint=self._fingerprint())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.cache_file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return images, labels
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,144 @@
+"""Transforms whose output size is the resolution drawn by the sampler.
+
+Each reads ``results['resolution']``, which :class:`~mmscale.datasets.SeededDataset` puts there,
+and else uses its own ``resolution``, which may also be set as an attribute later: so the same
+pipeline serves supernet training, where every batch has another resolution, and everything else.
+"""
+
+import math
+from typing import Any
+
+import mmcv
+from mmcv.transforms import BaseTransform, CenterCrop
+from mmpretrain.datasets.transforms import RandomResizedCrop, ResizeEdge
+
+from mmscale.registry import TRANSFORMS
+
+
+def _resolution_of(transform: BaseTransform, results: dict) -> int:
+    resolution = results.get('resolution', transform.resolution)
+    if resolution is None:
+        raise ValueError(
+            f'{type(transform).__name__}: resolution is neither in the results nor an argument; '
+            'give resolution=... or wrap the dataset in a SeededDataset'
+        )
+    _check(transform, resolution)
+    return resolution
+
+
+def _check(transform: BaseTransform, resolution: int | None) -> None:
+    if resolution is not None and resolution < 1:
+        raise ValueError(f'{type(transform).__name__}: resolution={resolution} must be >= 1')
+
+
+@TRANSFORMS.register_module()
+class ResizeToResolution(BaseTransform):
+    """Resize the whole image to a square of the resolution, whatever its aspect ratio.
+
+    Args:
+        resolution: Side in pixels where the results name none.
+        interpolation: 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'.
+        backend: 'cv2' or 'pillow'.
+    """
+
+    def __init__(
+        self,
+        resolution: int | None = None,
+        interpolation: str = 'bilinear',
+        backend: str = 'cv2',
+    ) -> None:
+        _check(self, resolution)
+        self.resolution = resolution
+        self.interpolation = interpolation
+        self.backend = backend
+
+    def transform(self, results: dict) -> dict:
+        """Resize ``img``; sets ``img_shape`` and ``scale_factor`` (width, height)."""
+        resolution = _resolution_of(self, results)
+        results['img'], width_scale, height_scale = mmcv.imresize(
+            results['img'],
+            (resolution, resolution),
+            return_scale=True,
+            interpolation=self.interpolation,
+            backend=self.backend,
+        )
+        results['img_shape'] = (resolution, resolution)
+        results['scale_factor'] = (width_scale, height_scale)
+        return results
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(resolution={self.resolution}, '
+            f'interpolation={self.interpolation!r}, backend={self.backend!r})'
+        )
+
+
+@TRANSFORMS.register_module()
+class RandomResizedCropToResolution(RandomResizedCrop):
+    """mmpretrain's ``RandomResizedCrop``, resized to the resolution.
+
+    The crop itself does not depend on the resolution: only its size after resizing does.
+
+    Args:
+        resolution: Side in pixels where the results name none.
+        **kwargs: Arguments of ``RandomResizedCrop`` other than ``scale``.
+    """
+
+    def __init__(self, resolution: int | None = None, **kwargs: Any) -> None:
+        _check(self, resolution)
+        super().__init__(scale=resolution or 1, **kwargs)
+        self.resolution = resolution
+
+    def transform(self, results: dict) -> dict:
+        """Crop and resize ``img``; sets ``img_shape``."""
+        resolution = _resolution_of(self, results)
+        self.scale = (resolution, resolution)
+        return super().transform(results)
+
+
+@TRANSFORMS.register_module()
+class CenterCropToResolution(BaseTransform):
+    """Resize the short edge to floor(resolution / crop_ratio), then crop the centre square.
+
+    This is the usual evaluation on ImageNet: 256, then 224 pixels.
+
+    Args:
+        resolution: Side in pixels where the results name none.
+        crop_ratio: Side of the crop relative to the short edge, in (0, 1].
+        interpolation: 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'.
+        backend: 'cv2' or 'pillow'.
+
+    Raises:
+        ValueError: If ``crop_ratio`` is out of its range.
+    """
+
+    def __init__(
+        self,
+        resolution: int | None = None,
+        crop_ratio: float = 224 / 256,
+        interpolation: str = 'bilinear',
+        backend: str = 'cv2',
+    ) -> None:
+        _check(self, resolution)
+        if not 0 < crop_ratio <= 1:
+            raise ValueError(f'CenterCropToResolution: crop_ratio={crop_ratio} must be in (0, 1]')
+        self.resolution = resolution
+        self.crop_ratio = crop_ratio
+        self.interpolation = interpolation
+        self.backend = backend
+
+    def transform(self, results: dict) -> dict:
+        """Resize and crop ``img``; sets ``img_shape`` and ``scale_factor`` (width, height)."""
+        resolution = _resolution_of(self, results)
+        resize = ResizeEdge(
+            math.floor(resolution / self.crop_ratio),
+            backend=self.backend,
+            interpolation=self.interpolation,
+        )
+        return CenterCrop(resolution)(resize(results))
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(resolution={self.resolution}, crop_ratio={self.crop_ratio}, '
+            f'interpolation={self.interpolation!r}, backend={self.backend!r})'
+        )
