@@ -8,8 +8,9 @@ from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
 
-def _child(parent: Registry, package: str) -> Registry:
-    return Registry(parent.name, parent=parent, scope='mmscale', locations=[f'mmscale.{package}'])
+def _child(parent: Registry, *packages: str) -> Registry:
+    locations = [f'mmscale.{package}' for package in packages]
+    return Registry(parent.name, parent=parent, scope='mmscale', locations=locations)
 
 
 MODELS = _child(mmengine_registry.MODELS, 'models')
@@ -24,5 +25,6 @@ DATASETS = _child(mmengine_registry.DATASETS, 'datasets')
 DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, 'datasets')
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, 'datasets')
 
-METRICS = _child(mmengine_registry.METRICS, 'evaluation')
-VISUALIZERS = _child(mmengine_registry.VISUALIZERS, 'visualization')
+# A package goes here with the first part it registers.
+METRICS = _child(mmengine_registry.METRICS)
+VISUALIZERS = _child(mmengine_registry.VISUALIZERS)
