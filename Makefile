@@ -14,8 +14,8 @@ PIP := $(VENV)/bin/python -m pip
 PIP_INSTALL := $(PIP) install --no-input --disable-pip-version-check \
 	--constraint requirements/constraints.txt --build-constraint requirements/constraints.txt
 
-# One thread a process that sleeps when it waits: two spinning OpenMP threads on two busy cores
-# made a training step 15 times slower.
+# One thread a process that sleeps when it waits: spinning OpenMP threads on busy cores slow
+# training down many times.
 OMP_NUM_THREADS ?= 1
 OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS OMP_WAIT_POLICY
