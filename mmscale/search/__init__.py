@@ -1,0 +1,37 @@
+"""The search itself: archive, scoring, budgets, evolution. No torch and no MMEngine in it."""
+
+from mmscale.search.archive import Archive, Entry, Score
+from mmscale.search.evolution import BaseEvolution, Evolved
+from mmscale.search.family import Candidate, FamilyFitness
+from mmscale.search.feasibility import Feasibility, Strategy
+from mmscale.search.mcea import MCEA, EvolutionSearch, ScalingSearch
+from mmscale.search.result import ChainStep, FamilyMember, SearchResult
+from mmscale.search.schedule import most_evaluations
+from mmscale.search.scoring import Communicator, Evaluator, Progress, Scorer, SingleProcess
+from mmscale.search.strategy import InitialStrategy, StrategySearch
+
+__all__ = [
+    'MCEA',
+    'Archive',
+    'BaseEvolution',
+    'Candidate',
+    'ChainStep',
+    'Communicator',
+    'Entry',
+    'Evaluator',
+    'EvolutionSearch',
+    'Evolved',
+    'FamilyFitness',
+    'FamilyMember',
+    'Feasibility',
+    'InitialStrategy',
+    'Progress',
+    'ScalingSearch',
+    'Score',
+    'Scorer',
+    'SearchResult',
+    'SingleProcess',
+    'Strategy',
+    'StrategySearch',
+    'most_evaluations',
+]

@@ -1,0 +1,106 @@
+"""Fitness of a base model: how good the networks are that a scaling strategy makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mmscale.arch import Genotype
+from mmscale.arch.space import Genes
+from mmscale.search.archive import Score
+from mmscale.search.feasibility import Feasibility, Strategy
+from mmscale.search.scoring import Scorer
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A base model with its fitness under some strategy.
+
+    Attributes:
+        genotype: Canonical.
+        fitness: Weighted mean of the scores over the scaling stages.
+        cost: Cost of the base model, in units of the budget.
+    """
+
+    genotype: Genotype
+    fitness: Fraction
+    cost: int
+
+    @property
+    def order(self) -> tuple[Fraction, int, tuple[int, ...]]:
+        """Sorts the best first: higher fitness, then lower cost, then smaller genes."""
+        return -self.fitness, self.cost, self.genotype.genes
+
+
+class FamilyFitness:
+    """Scores base models by the family of scaled networks that a strategy makes of them.
+
+    Args:
+        scorer: Scores Archs.
+        feasibility: The budgets.
+        weights: Weight of every scaling stage's score in the fitness; a scaling stage of weight
+            0 is not evaluated. The default counts the scaled networks alone: 0 for scaling stage
+            0 and 1 for the others.
+
+    Raises:
+        ValueError: The weights are not one non-negative number per scaling stage of the space.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        feasibility: Feasibility,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        self.scorer = scorer
+        self.feasibility = feasibility
+        self.space = feasibility.space
+        stages = len(self.space.scaling_stages)
+        if weights is None:
+            weights = (0, *[1] * (stages - 1)) if stages > 1 else (1,)
+        if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != stages:
+            raise ValueError(f'weights={weights!r} must be a list of {stages} numbers')
+        for weight in weights:
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0:
+                raise ValueError(f'weights: {weight!r} must be a number of 0 or more')
+        # A decimal of the config is meant as written: 0.1 is one tenth.
+        self.weights = tuple(Fraction(str(weight)) for weight in weights)
+        if not sum(self.weights):
+            raise ValueError(f'weights={list(weights)!r}: at least one must be above 0')
+
+    @property
+    def scored_stages(self) -> tuple[int, ...]:
+        """Scaling stages whose weight is above 0."""
+        return tuple(j for j, weight in enumerate(self.weights) if weight)
+
+    def mean(self, scores: Sequence[Score]) -> Fraction:
+        """Weighted mean of the scores of :attr:`scored_stages`."""
+        weights = [self.weights[j] for j in self.scored_stages]
+        total = sum(w * score.value for w, score in zip(weights, scores, strict=True))
+        return Fraction(total, sum(weights))
+
+    def candidates(self, genes: Genes, strategy: Strategy) -> list[Candidate]:
+        """Scores base models under a strategy.
+
+        Args:
+            genes: Canonical genotypes, shape (n, genes).
+            strategy: One Scaling per scaling stage of the space.
+
+        Returns:
+            The candidates, in the order of `genes`.
+
+        Raises:
+            ValueError: A base model does not meet the budgets.
+        """
+        if not self.feasibility.feasible(genes, strategy).all():
+            raise ValueError('a base model that does not meet the budgets must not be scored')
+        stages = self.scored_stages
+        archs = [self.space.decode(row, strategy[j]) for row in genes for j in stages]
+        scores = self.scorer.score(archs)
+        costs = self.feasibility.cost(genes)
+        candidates = []
+        for i, row in enumerate(genes):
+            fitness = self.mean(scores[i * len(stages) : (i + 1) * len(stages)])
+            candidates.append(Candidate(self.space.genotype(row), fitness, int(costs[i])))
+        return candidates

@@ -1,0 +1,339 @@
+"""Budgets: which base models and scalings meet them, by table, before anything is evaluated."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmscale.arch import Arch, Scaling
+from mmscale.arch.space import Genes
+from mmscale.cost import Costs, CostTable, count
+from mmscale.search.operators import randomise_dead, take_new
+
+Strategy = tuple[Scaling, ...]
+"""One Scaling per scaling stage, from 0 on; ``(Scaling(),)`` is the base model alone."""
+
+_SAMPLE = 4096
+_SAMPLES = 8
+_REPAIR = 256
+_REPAIRS = 8
+
+
+class Feasibility:
+    """The budgets of a family of scaled networks.
+
+    The budget of the base model is nominal; the budget of scaling stage j is 2^j times the actual
+    cost of the base model. A cost meets a budget if it deviates by at most `tolerance` times the
+    budget, the same tolerance everywhere.
+
+    Args:
+        table: Costs of the space.
+        budget: Budget of the base model, in units of `metric`.
+        metric: Column of the table, ``flops``, ``params`` or ``acts``.
+        tolerance: Largest relative deviation from a budget.
+
+    Raises:
+        ValueError: A setting is not allowed, or no base model can come near the budget; the
+            message names the reachable range.
+    """
+
+    def __init__(
+        self,
+        table: CostTable,
+        budget: float,
+        metric: str = 'flops',
+        tolerance: float = 0.05,
+    ) -> None:
+        if metric not in Costs._fields:
+            raise ValueError(f'metric={metric!r} is not one of {", ".join(Costs._fields)}')
+        for key, value in (('budget', budget), ('tolerance', tolerance)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ValueError(f'{key}={value!r} must be a positive number')
+        if not tolerance < 1:
+            raise ValueError(f'tolerance={tolerance} must be below 1')
+        self.table = table
+        self.space = table.space
+        self.budget = budget
+        self.metric = metric
+        self.tolerance = tolerance
+        self._distinct: dict[int, tuple[Scaling, ...]] = {}
+        low, high = self.base_range
+        if high < budget * (1 - tolerance) or low > budget * (1 + tolerance):
+            raise ValueError(
+                f'budget={budget:,} {metric} is out of reach: base models of this space have '
+                f'{low:,} to {high:,} {metric} (tolerance {tolerance:.3g})'
+            )
+
+    @property
+    def base_range(self) -> tuple[int, int]:
+        """Cost of the smallest and of the largest base model."""
+        low, high = (
+            getattr(count(arch, self.table.convention), self.metric)
+            for arch in (self.space.smallest(0), self.space.largest(0))
+        )
+        return low, high
+
+    # ------------------------------------------------------------------ masks
+
+    def cost(self, genes: Genes, scaling: Scaling = Scaling()) -> NDArray[np.int64]:  # noqa: B008
+        """Cost of base models under a scaling, in units of the metric.
+
+        Args:
+            genes: Shape (n, genes).
+            scaling: The multipliers.
+
+        Returns:
+            Shape (n,).
+        """
+        return getattr(self.table.costs(genes, scaling), self.metric)
+
+    def deviations(self, genes: Genes, strategy: Strategy) -> NDArray[np.float64]:
+        """Relative deviation from the budget of every scaling stage of a strategy, signed.
+
+        Args:
+            genes: Shape (n, genes).
+            strategy: Its first Scaling is the base model's.
+
+        Returns:
+            Shape (n, scaling stages).
+        """
+        base = self.cost(genes)
+        columns = [base / self.budget - 1]
+        columns += [
+            self.cost(genes, scaling) / (base * 2**j) - 1
+            for j, scaling in enumerate(strategy[1:], start=1)
+        ]
+        return np.stack(columns, axis=1)
+
+    def base_feasible(self, genes: Genes) -> NDArray[np.bool_]:
+        """Which base models meet the base budget, shape (n,)."""
+        return self.feasible(genes, (Scaling(),))
+
+    def scaled_feasible(
+        self, genes: Genes, scaling_stage: int, scaling: Scaling
+    ) -> NDArray[np.bool_]:
+        """Which base models, scaled, meet the budget of a scaling stage.
+
+        The base budget is not asked for.
+
+        Args:
+            genes: Shape (n, genes).
+            scaling_stage: From 1 on.
+            scaling: The multipliers.
+
+        Returns:
+            Shape (n,).
+        """
+        return np.abs(self._scaled_deviation(genes, scaling_stage, scaling)) <= self.tolerance
+
+    def _scaled_deviation(
+        self, genes: Genes, scaling_stage: int, scaling: Scaling
+    ) -> NDArray[np.float64]:
+        return self.cost(genes, scaling) / (self.cost(genes) * 2**scaling_stage) - 1
+
+    def feasible(self, genes: Genes, strategy: Strategy) -> NDArray[np.bool_]:
+        """Which base models meet all budgets of a strategy, shape (n,)."""
+        return self._excess(genes, strategy) == 0
+
+    def _excess(self, genes: Genes, strategy: Strategy) -> NDArray[np.float64]:
+        """Sum over the scaling stages of what deviates more than allowed, shape (n,)."""
+        over = np.abs(self.deviations(genes, strategy)) - self.tolerance
+        return np.maximum(over, 0).sum(axis=1)
+
+    # ------------------------------------------------------------------ scalings
+
+    def distinct_scalings(self, scaling_stage: int) -> tuple[Scaling, ...]:
+        """Scalings of a scaling stage that differ for some base model.
+
+        Many nominal depth and width multipliers round to the same networks; the first of them
+        in the order of the config stands for all.
+        """
+        if scaling_stage not in self._distinct:
+            space = self.space
+            depths = sorted({n for stage in space.stages for n in stage.depths})
+            deepest = np.where(space.gene_slot < 0, space.num_choices - 1, 0)
+            representatives: dict[tuple[Arch, tuple[int, ...]], Scaling] = {}
+            for scaling in space.scalings(scaling_stage):
+                scaled_depths = tuple(space.rounding.depth(n, scaling.depth) for n in depths)
+                key = space.decode(deepest, scaling), scaled_depths
+                representatives.setdefault(key, scaling)
+            self._distinct[scaling_stage] = tuple(representatives.values())
+        return self._distinct[scaling_stage]
+
+    def scalings_of(
+        self, genes: Genes, scaling_stage: int, present: Scaling | None = None
+    ) -> list[tuple[Scaling, Arch]]:
+        """The distinct feasible scalings of one base model.
+
+        Args:
+            genes: Shape (genes,).
+            scaling_stage: From 1 on.
+            present: If feasible it comes first, and stands for all that mean the same Arch.
+
+        Returns:
+            Pairs of a Scaling and the scaled Arch.
+
+        Raises:
+            ValueError: There is none; the message names the scaling stage, the tolerance and
+                the nearest costs within reach.
+        """
+        row = np.atleast_2d(genes)
+        scalings = self.distinct_scalings(scaling_stage)
+        if present is not None:
+            scalings = (present, *scalings)
+        deviations = [self._scaled_deviation(row, scaling_stage, s)[0] for s in scalings]
+        archs: dict[Arch, Scaling] = {}
+        for scaling, deviation in zip(scalings, deviations, strict=True):
+            if abs(deviation) <= self.tolerance:
+                archs.setdefault(self.space.decode(genes, scaling), scaling)
+        if not archs:
+            raise ValueError(
+                f'scaling stage {scaling_stage}: no scaling brings this base model to its budget: '
+                + self._nearest(np.array(deviations), scaling_stage)
+            )
+        return [(scaling, arch) for arch, scaling in archs.items()]
+
+    # ------------------------------------------------------------------ base models
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        limit: int,
+        strategy: Strategy = (Scaling(),),  # noqa: B008
+        seen: set[bytes] | None = None,
+    ) -> Genes:
+        """Draws distinct base models that meet all budgets of a strategy.
+
+        Samples of the space are filtered; if too few remain, more are moved towards the budgets,
+        gene by gene. The effort is bounded, so that fewer may come back, or none.
+
+        Args:
+            rng: Source of randomness.
+            limit: Largest number to draw.
+            strategy: The budgets to meet.
+            seen: Bytes of genotypes that are not drawn; what is drawn is added.
+
+        Returns:
+            Canonical genotypes, shape (at most limit, genes).
+        """
+        seen = set() if seen is None else seen
+        found = np.empty((0, self.space.num_genes), dtype=np.int64)
+        for _ in range(_SAMPLES):
+            if len(found) >= limit:
+                return found
+            genes = self.space.sample(rng, _SAMPLE)
+            genes = genes[self.feasible(genes, strategy)]
+            found = np.concatenate([found, take_new(genes, seen, limit - len(found))])
+        for _ in range(_REPAIRS):
+            before = len(found)
+            if before >= limit:
+                break
+            genes = self.repair(self.space.sample(rng, _REPAIR), strategy, rng)
+            found = np.concatenate([found, take_new(genes, seen, limit - before)])
+            if len(found) == before:
+                break
+        return found
+
+    def repair(self, genes: Genes, strategy: Strategy, rng: np.random.Generator) -> Genes:
+        """Moves base models to the budgets of a strategy by changing single genes.
+
+        Each step takes the single change that lessens what deviates too much the most, or a
+        random one of those that meet all budgets.
+
+        Args:
+            genes: Shape (n, genes).
+            strategy: The budgets to meet.
+            rng: Source of randomness.
+
+        Returns:
+            Those that meet the budgets in the end, in their order; feasible ones unchanged.
+        """
+        genes = self._descend(genes, strategy, rng)
+        return genes[self.feasible(genes, strategy)]
+
+    def _descend(self, genes: Genes, strategy: Strategy, rng: np.random.Generator) -> Genes:
+        genes = self.space.canonicalise(genes)
+        excess = self._excess(genes, strategy)
+        rows = np.flatnonzero(excess)
+        for _ in range(self.space.num_genes):
+            if not len(rows):
+                break
+            neighbours = self._neighbours(genes[rows], rng)
+            moves = neighbours.shape[1]
+            reached = self._excess(neighbours.reshape(-1, genes.shape[1]), strategy)
+            reached = reached.reshape(len(rows), moves)
+            lots = np.where(reached == 0, -rng.random(reached.shape), reached)
+            best = lots.argmin(axis=1)
+            least = reached[np.arange(len(rows)), best]
+            better = least < excess[rows]
+            genes[rows[better]] = neighbours[np.flatnonzero(better), best[better]]
+            excess[rows[better]] = least[better]
+            rows = rows[better & (least > 0)]
+        return genes
+
+    def _neighbours(self, genes: Genes, rng: np.random.Generator) -> Genes:
+        """All changes of one gene (none, if it is dead), shape (n, changes, genes)."""
+        choices = self.space.num_choices
+        gene = np.repeat(np.arange(len(choices)), choices - 1)
+        shift = np.concatenate([np.arange(1, n) for n in choices])
+        changes = np.arange(len(gene))
+        neighbours = np.repeat(randomise_dead(self.space, genes, rng)[:, None], len(gene), axis=1)
+        neighbours[:, changes, gene] = (neighbours[:, changes, gene] + shift) % choices[gene]
+        canonical = self.space.canonicalise(neighbours.reshape(-1, len(choices)))
+        return canonical.reshape(neighbours.shape)
+
+    # ------------------------------------------------------------------ messages
+
+    def _nearest(self, deviations: NDArray[np.float64], scaling_stage: int) -> str:
+        target = 2.0**scaling_stage
+        unit = f"x the base model's {self.metric}" if scaling_stage else f'x {self.budget:,}'
+        below, above = deviations[deviations < 0], deviations[deviations >= 0]
+        reached = [
+            f'{(1 + deviation) * target:.4g}'
+            for deviation in ([below.max()] if len(below) else [])
+            + ([above.min()] if len(above) else [])
+        ]
+        return (
+            f'wanted {target:g} {unit} within a tolerance of {self.tolerance:.3g}, '
+            f'nearest within reach {" and ".join(reached)}'
+        )
+
+    def explain_empty(self, strategy: Strategy, rng: np.random.Generator) -> str:
+        """Says which budget of a strategy no base model was found to meet, and what is near."""
+        genes = self.space.sample(rng, _SAMPLE)
+        genes = np.concatenate([genes, self._descend(genes[:_REPAIR], (Scaling(),), rng)])
+        on_budget = genes[self.base_feasible(genes)]
+        if not len(on_budget):
+            nearest = self._nearest(self.deviations(genes, strategy)[:, 0], 0)
+            return f'scaling stage 0: no base model meets the budget: {nearest}'
+        deviations = self.deviations(on_budget, strategy)
+        for j in range(1, len(strategy)):
+            if (np.abs(deviations[:, j]) > self.tolerance).all():
+                return (
+                    f'scaling stage {j}: {strategy[j]} brings no base model to its budget: '
+                    + self._nearest(deviations[:, j], j)
+                )
+        return (
+            f'no base model meets the budgets of all {len(strategy)} scaling stages at once '
+            f'within a tolerance of {self.tolerance:.3g}'
+        )
+
+    def explain_unscalable(self, genes: Genes) -> str:
+        """Says which scaling stage none of these base models can be scaled to.
+
+        Args:
+            genes: Base models, shape (n, genes), none of which can be scaled to all of them.
+        """
+        for j in range(1, len(self.space.scaling_stages)):
+            scalings = self.distinct_scalings(j)
+            deviations = np.stack([self._scaled_deviation(genes, j, s) for s in scalings])
+            if (np.abs(deviations) > self.tolerance).all():
+                return (
+                    f'scaling stage {j}: none of its {len(scalings)} distinct scalings brings a '
+                    f'base model to its budget: ' + self._nearest(deviations.ravel(), j)
+                )
+        return (
+            f'none of {len(genes)} base models within the budget can be scaled to all '
+            f'{len(self.space.scaling_stages)} scaling stages within a tolerance of '
+            f'{self.tolerance:.3g}'
+        )

@@ -1,0 +1,303 @@
+"""The searches: Markov-chain evolution (MCEA), base evolution alone, scaling search alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from mmscale.arch import Genotype, Scaling
+from mmscale.cost import count
+from mmscale.search.evolution import BaseEvolution
+from mmscale.search.family import FamilyFitness
+from mmscale.search.feasibility import Strategy
+from mmscale.search.result import ChainStep, FamilyMember, SearchResult
+from mmscale.search.schedule import check_integer, most_evaluations
+from mmscale.search.strategy import StrategySearch
+
+_PHASES = ('initial strategy', 'base evolution', 'scaling search')
+
+
+class _Chain:
+    """The states a search went through, the present one, and what is derived from (seed, step)."""
+
+    def __init__(
+        self,
+        family: FamilyFitness,
+        seed: int | None,
+        on_step: Callable[[ChainStep], None] | None,
+        most_evaluations: int,
+    ) -> None:
+        self.family = family
+        self.seed = seed
+        self.on_step = on_step
+        self.steps: list[ChainStep] = []
+        self.fitness: Fraction | None = None
+        family.scorer.best = None
+        family.scorer.most_evaluations = most_evaluations
+
+    def rng(self, round_number: int, phase: str) -> np.random.Generator:
+        """A generator of its own for every phase of every round."""
+        return np.random.default_rng([self.seed or 0, round_number, _PHASES.index(phase)])
+
+    def record(
+        self,
+        kind: str,
+        round_number: int,
+        base: Genotype | None,
+        strategy: Strategy,
+        history: tuple[Fraction, ...] = (),
+    ) -> None:
+        """Appends a step. The state's fitness never falls."""
+        fitness, cost = None, None
+        if base is not None:
+            row = np.array([base.genes], dtype=np.int64)
+            candidate = self.family.candidates(row, strategy)[0]
+            fitness, cost = candidate.fitness, candidate.cost
+            assert self.fitness is None or fitness >= self.fitness, 'the chain got worse'
+            self.fitness = fitness
+            self.family.scorer.best = fitness
+        evaluations = self.family.scorer.evaluations
+        step = ChainStep(kind, round_number, base, strategy, fitness, cost, evaluations, history)
+        self.steps.append(step)
+        if self.on_step is not None:
+            self.on_step(step)
+
+    def result(self, settings: dict[str, object]) -> SearchResult:
+        """The last state, with a score for every scaling stage."""
+        family, last = self.family, self.steps[-1]
+        if last.base is None or last.fitness is None:
+            raise RuntimeError('the chain has no base model yet')
+        family.scorer.step = 'result'
+        archs = [family.space.decode(last.base, scaling) for scaling in last.strategy]
+        scores = family.scorer.score(archs)
+        convention = family.feasibility.table.convention
+        return SearchResult(
+            base=last.base,
+            family=tuple(
+                FamilyMember(j, scaling, arch, count(arch, convention), score)
+                for j, (scaling, arch, score) in enumerate(
+                    zip(last.strategy, archs, scores, strict=True)
+                )
+            ),
+            fitness=last.fitness,
+            chain=tuple(self.steps),
+            evaluations=family.scorer.evaluations,
+            seed=self.seed,
+            settings={
+                'budget': family.feasibility.budget,
+                'metric': family.feasibility.metric,
+                'tolerance': family.feasibility.tolerance,
+                'weights': [float(weight) for weight in family.weights],
+                **settings,
+            },
+        )
+
+
+class MCEA:
+    """Markov-chain evolution of (base model, scaling strategy), ScaleNet's search.
+
+    It starts from a strategy that was compared on one fixed set of base models. Then each round
+    evolves the base model under the strategy, from the survivors of the round before, and
+    chooses the strategy anew for the best base model, the present one included. So the fitness
+    of the state never falls. Everything is determined by the settings, the seed and the scores.
+
+    Args:
+        family: Scores base models under a strategy; holds the budgets and the weights.
+        population: Base models of a generation, at least 2.
+        generations: Generations of each base evolution, the initial population included.
+        rounds: Rounds of base evolution and scaling search.
+        num_base_models: Size of the fixed set of base models behind the initial strategy.
+        mutations: Expected number of gene changes of a child.
+        seed: Seed of all randomness.
+        on_step: Called with every chain step.
+
+    Raises:
+        ValueError: A setting is not allowed.
+    """
+
+    def __init__(
+        self,
+        family: FamilyFitness,
+        population: int = 64,
+        generations: int = 40,
+        rounds: int = 8,
+        num_base_models: int = 20,
+        mutations: float = 1.0,
+        seed: int = 0,
+        on_step: Callable[[ChainStep], None] | None = None,
+    ) -> None:
+        check_integer('rounds', rounds, 1)
+        check_integer('seed', seed, 0)
+        self.family = family
+        self.rounds = rounds
+        self.seed = seed
+        self.on_step = on_step
+        self.evolution = BaseEvolution(family, population, generations, mutations)
+        self.strategy_search = StrategySearch(family, num_base_models)
+
+    @property
+    def most_evaluations(self) -> int:
+        """Upper bound of the distinct Archs that :meth:`run` evaluates."""
+        return most_evaluations(
+            self.family.feasibility,
+            self.family.scored_stages,
+            population=self.evolution.population,
+            generations=self.evolution.generations,
+            rounds=self.rounds,
+            num_base_models=self.strategy_search.num_base_models,
+        )
+
+    def run(self) -> SearchResult:
+        """Searches from the start; what the archive knows is not evaluated again.
+
+        Raises:
+            ValueError: The budgets leave no base model or no scaling; the message names the
+                scaling stage, the tolerance and the nearest costs within reach.
+        """
+        evolution, scorer = self.evolution, self.family.scorer
+        chain = _Chain(self.family, self.seed, self.on_step, self.most_evaluations)
+        scorer.step = 'initial strategy'
+        start = self.strategy_search.initial(
+            chain.rng(0, 'initial strategy'), evolution.population
+        )
+        strategy, elites = start.strategy, start.base_models
+        chain.record('initial strategy', 0, None, strategy)
+        for number in range(1, self.rounds + 1):
+            title = f'round {number} of {self.rounds}'
+            rng = chain.rng(number, 'base evolution')
+            evolved = evolution.run(strategy, rng, elites, f'{title}, base evolution')
+            elites = np.array([c.genotype.genes for c in evolved.population], dtype=np.int64)
+            base = evolved.population[0].genotype
+            chain.record('base evolution', number, base, strategy, evolved.history)
+            scorer.step = f'{title}, scaling search'
+            strategy = self.strategy_search.given_base(elites[0], strategy)
+            chain.record('scaling search', number, base, strategy)
+        return chain.result(
+            {
+                'population': evolution.population,
+                'generations': evolution.generations,
+                'rounds': self.rounds,
+                'num_base_models': self.strategy_search.num_base_models,
+                'mutations': evolution.mutations,
+            }
+        )
+
+
+class EvolutionSearch:
+    """Search of the base model for a given strategy.
+
+    Args:
+        family: As for :class:`MCEA`.
+        strategy: One Scaling per scaling stage of the space; the first must be (1, 1, 1).
+        population: As for :class:`MCEA`.
+        generations: As for :class:`MCEA`.
+        mutations: As for :class:`MCEA`.
+        seed: As for :class:`MCEA`.
+        on_step: As for :class:`MCEA`.
+
+    Raises:
+        ValueError: A setting is not allowed.
+    """
+
+    def __init__(
+        self,
+        family: FamilyFitness,
+        strategy: Sequence[Scaling],
+        population: int = 64,
+        generations: int = 40,
+        mutations: float = 1.0,
+        seed: int = 0,
+        on_step: Callable[[ChainStep], None] | None = None,
+    ) -> None:
+        check_integer('seed', seed, 0)
+        stages = len(family.space.scaling_stages)
+        if len(strategy) != stages or strategy[0] != Scaling():
+            raise ValueError(
+                f'strategy={list(strategy)!r} must be {stages} scalings, one per scaling stage, '
+                f'and the first {Scaling()!r}'
+            )
+        self.family = family
+        self.strategy = tuple(strategy)
+        self.seed = seed
+        self.on_step = on_step
+        self.evolution = BaseEvolution(family, population, generations, mutations)
+
+    @property
+    def most_evaluations(self) -> int:
+        """Upper bound of the distinct Archs that :meth:`run` evaluates."""
+        return most_evaluations(
+            self.family.feasibility,
+            self.family.scored_stages,
+            population=self.evolution.population,
+            generations=self.evolution.generations,
+            scaling_searches=0,
+        )
+
+    def run(self) -> SearchResult:
+        """Evolves base models under the strategy.
+
+        Raises:
+            ValueError: No base model was found that meets the budgets.
+        """
+        evolution = self.evolution
+        chain = _Chain(self.family, self.seed, self.on_step, self.most_evaluations)
+        evolved = evolution.run(self.strategy, chain.rng(1, 'base evolution'))
+        base = evolved.population[0].genotype
+        chain.record('base evolution', 1, base, self.strategy, evolved.history)
+        return chain.result(
+            {
+                'population': evolution.population,
+                'generations': evolution.generations,
+                'mutations': evolution.mutations,
+            }
+        )
+
+
+class ScalingSearch:
+    """Search of the strategy for a given base model: all distinct feasible scalings are scored.
+
+    Args:
+        family: As for :class:`MCEA`.
+        base: The base model.
+        on_step: As for :class:`MCEA`.
+
+    Raises:
+        ValueError: The base model does not meet the base budget.
+    """
+
+    def __init__(
+        self,
+        family: FamilyFitness,
+        base: Genotype,
+        on_step: Callable[[ChainStep], None] | None = None,
+    ) -> None:
+        self.family = family
+        self.base = family.space.genotype(np.array(base.genes, dtype=np.int64))
+        self.on_step = on_step
+        row = np.array([self.base.genes], dtype=np.int64)
+        feasibility = family.feasibility
+        if not feasibility.base_feasible(row)[0]:
+            raise ValueError(
+                f'base has {feasibility.cost(row)[0]:,} {feasibility.metric}, not '
+                f'{feasibility.budget:,} within a tolerance of {feasibility.tolerance:.3g}'
+            )
+
+    @property
+    def most_evaluations(self) -> int:
+        """Upper bound of the distinct Archs that :meth:`run` evaluates."""
+        return most_evaluations(self.family.feasibility, self.family.scored_stages)
+
+    def run(self) -> SearchResult:
+        """Scores the scalings of every scaling stage and takes the best of each.
+
+        Raises:
+            ValueError: A scaling stage has no feasible scaling of the base model.
+        """
+        chain = _Chain(self.family, None, self.on_step, self.most_evaluations)
+        self.family.scorer.step = 'scaling search'
+        genes = np.array(self.base.genes, dtype=np.int64)
+        strategy = StrategySearch(self.family).given_base(genes)
+        chain.record('scaling search', 1, self.base, strategy)
+        return chain.result({})

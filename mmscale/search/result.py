@@ -1,0 +1,128 @@
+"""What a search returns: the family it found, and the chain of states on the way."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+from mmscale.arch import Arch, Genotype, Scaling
+from mmscale.cost import Cost
+from mmscale.search.archive import Score
+from mmscale.search.feasibility import Strategy
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ChainStep:
+    """One step of the Markov chain.
+
+    Attributes:
+        kind: ``initial strategy``, ``base evolution`` or ``scaling search``.
+        round: From 1 on; 0 is the initial strategy.
+        base: The base model behind the step, or None if there is none yet.
+        strategy: The strategy behind the step.
+        fitness: Fitness of base and strategy, or None without a base.
+        cost: Cost of the base model, in units of the budget, or None without a base.
+        evaluations: Distinct Archs of the search so far.
+        history: Best fitness of each generation of a base evolution.
+    """
+
+    kind: str
+    round: int
+    base: Genotype | None
+    strategy: Strategy
+    fitness: Fraction | None
+    cost: int | None
+    evaluations: int
+    history: tuple[Fraction, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the step as plain JSON data."""
+        return {
+            'kind': self.kind,
+            'round': self.round,
+            'base': None if self.base is None else list(self.base.genes),
+            'strategy': [asdict(scaling) for scaling in self.strategy],
+            'fitness': None if self.fitness is None else float(self.fitness),
+            'cost': self.cost,
+            'evaluations': self.evaluations,
+            'history': [float(fitness) for fitness in self.history],
+        }
+
+
+@dataclass(frozen=True)
+class FamilyMember:
+    """The network of one scaling stage."""
+
+    scaling_stage: int
+    scaling: Scaling
+    arch: Arch
+    cost: Cost
+    score: Score
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the network as plain JSON data."""
+        return {
+            'scaling_stage': self.scaling_stage,
+            'scaling': asdict(self.scaling),
+            'cost': asdict(self.cost),
+            'score': asdict(self.score),
+            'arch': self.arch.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Outcome of a search: equal for equal settings, seed and scores, however it was run.
+
+    Attributes:
+        base: The base model.
+        family: The networks of all scaling stages, the base model's first.
+        fitness: Weighted mean of their scores.
+        chain: The steps that led here.
+        evaluations: Distinct Archs that were scored.
+        seed: Seed of the search, or None if it has no randomness.
+        settings: Budget, schedule and weights, plain JSON data.
+    """
+
+    base: Genotype
+    family: tuple[FamilyMember, ...]
+    fitness: Fraction
+    chain: tuple[ChainStep, ...]
+    evaluations: int
+    seed: int | None
+    settings: dict[str, Any]
+
+    @property
+    def strategy(self) -> Strategy:
+        """One Scaling per scaling stage."""
+        return tuple(member.scaling for member in self.family)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as plain JSON data, without times, hosts and paths."""
+        return {
+            'schema': SCHEMA,
+            'base': {'genes': list(self.base.genes), 'arch': self.family[0].arch.to_json()},
+            'scaling_stages': [member.to_json() for member in self.family],
+            'fitness': float(self.fitness),
+            'evaluations': self.evaluations,
+            'chain': [step.to_json() for step in self.chain],
+            'seed': self.seed,
+            'settings': self.settings,
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f'Search result: fitness {float(self.fitness):.4f} after {self.evaluations} '
+            f'evaluations in {len(self.chain)} chain steps, seed {self.seed}'
+        ]
+        for member in self.family:
+            scaling = member.scaling
+            lines.append(
+                f'  scaling stage {member.scaling_stage}: depth x {scaling.depth:g}, width x '
+                f'{scaling.width:g}, {member.arch.resolution} px, {member.cost.flops:,} flops, '
+                f'{member.cost.params:,} params, score {member.score}'
+            )
+        return '\n'.join(lines)

@@ -1,0 +1,41 @@
+"""Checks of schedule settings, and how many evaluations a schedule needs at most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmscale.search.feasibility import Feasibility
+
+
+def check_integer(key: str, value: object, smallest: int) -> None:
+    """Raises ValueError unless the setting `key` is an integer of at least `smallest`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+        raise ValueError(f'{key}={value!r} must be an integer of {smallest} or more')
+
+
+def most_evaluations(
+    feasibility: Feasibility,
+    scored_stages: Sequence[int],
+    population: int = 0,
+    generations: int = 0,
+    rounds: int = 1,
+    scaling_searches: int | None = None,
+    num_base_models: int = 0,
+) -> int:
+    """Upper bound of the distinct Archs that a search evaluates.
+
+    Args:
+        feasibility: Knows the distinct scalings of every scaling stage.
+        scored_stages: Scaling stages that the fitness counts.
+        population: As for the search; 0 for a search of the strategy alone.
+        generations: As for the search.
+        rounds: As for the search.
+        scaling_searches: Number of scaling searches, by default one per round.
+        num_base_models: As for the search; 0 without an initial strategy.
+    """
+    scalings = sum(len(feasibility.distinct_scalings(j)) for j in scored_stages if j)
+    evolution = population * generations * len(scored_stages)
+    # In the end every network of the family has a score, also those the fitness leaves out.
+    family = len(feasibility.space.scaling_stages)
+    grids = num_base_models + (rounds if scaling_searches is None else scaling_searches)
+    return rounds * evolution + grids * scalings + family
