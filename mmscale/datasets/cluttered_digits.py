@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import tokenize
 import uuid
 import zipfile
 from pathlib import Path
@@ -30,6 +31,18 @@ DEFAULT_NUM_IMAGES = {'train': 20_000, 'search': 3_000, 'test': 4_000}
 
 # More images than this take seconds to compose, so that progress is worth showing.
 _SILENT_IMAGES = 5_000
+
+# What np.load raises for damaged files, found by flipping every bit of the headers.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tokenize.TokenError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+)
 
 
 @DATASETS.register_module()
@@ -130,7 +143,7 @@ class ClutteredDigits(BaseDataset):
                 fingerprint = str(cache['fingerprint'])
         except FileNotFoundError:
             return None
-        except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+        except _DAMAGE as error:
             problem = f'it is damaged ({error})'
         else:
             problem = self._staleness(images, labels, fingerprint)

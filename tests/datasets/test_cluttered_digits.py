@@ -104,6 +104,16 @@ def test_a_flipped_bit_is_noticed(tmp_path, warnings):
     assert 'CRC' in warnings[0][1]
 
 
+@pytest.mark.parametrize('position', [-184, -131, -6, 60, 110])
+def test_damaged_headers_are_noticed(tmp_path, warnings, position):
+    first = make(tmp_path)
+    content = bytearray(first.cache_file.read_bytes())
+    content[position] ^= 0x21
+    first.cache_file.write_bytes(content)
+    np.testing.assert_array_equal(make(tmp_path).images, first.images)
+    assert 'damaged' in warnings[0][1]
+
+
 def test_a_foreign_cache_under_the_right_name_is_rebuilt(tmp_path, warnings):
     first, other = make(tmp_path), make(tmp_path, seed=1)
     other.cache_file.replace(first.cache_file)
