@@ -1,4 +1,4 @@
-"""Hierarchical sampling of subnets (ScaleNet, section 3.2): a pure function of (seed, iteration)."""
+"""ScaleNet's hierarchical sampling of subnets: a pure function of (seed, iteration)."""
 
 from __future__ import annotations
 

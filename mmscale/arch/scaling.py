@@ -166,9 +166,9 @@ def apply_scaling(
     base: Arch,
     scaling: Scaling,
     rule: str = 'search',
-    rounding: Rounding = Rounding(),  # noqa: B008 - immutable
+    rounding: Rounding = Rounding(),
 ) -> Arch:
-    """Scales a base Arch (ScaleNet, section 3, and the released search code).
+    """Scales a base Arch as ScaleNet does (arXiv 2207.07267 and its released code).
 
     Every network stage of n blocks gets ceil(n * depth) blocks; the extra ones repeat the kernel
     of the stage's last block. The stem and all stages are widened, the head's convolution is not.

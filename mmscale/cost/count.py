@@ -28,7 +28,7 @@ class Cost:
 
 
 def output_size(size: int, stride: int) -> int:
-    """Side of the output of an odd kernel with ``half`` or ``same`` padding: ceil(size / stride)."""
+    """Side of the output of an odd kernel, ``half`` or ``same`` padding: ceil(size / stride)."""
     return (size - 1) // stride + 1
 
 

@@ -1,0 +1,119 @@
+"""Scaling and rounding: decimals stay decimals, shapes grow with the multipliers."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmscale.arch import Rounding, Scaling, apply_scaling, get_arch
+from mmscale.arch.arch import Block
+
+HUNDREDTHS = st.integers(100, 400)
+
+
+@settings(max_examples=500)
+@given(st.integers(1, 4096), HUNDREDTHS)
+def test_ceil_of_decimals_is_exact(channels, hundredths):
+    exact = math.ceil(Fraction(channels * hundredths, 100))
+    assert Rounding().width(channels, hundredths / 100) == exact
+    assert Rounding().depth(channels, hundredths / 100) == exact
+    assert Rounding().resolution(channels, hundredths / 100) == exact
+
+
+def test_known_binary_errors_do_not_show():
+    assert math.ceil(100 * 1.1) == 111  # what plain floats do
+    assert Rounding().width(100, 1.1) == 110
+    assert Rounding().width(40, 1.2) == 48  # 49 in the released training code, in float32
+    assert Rounding().width(320, 1.6) == 512
+    assert Rounding().depth(3, 1.36) == 5
+    assert Rounding().resolution(224, 2.042) == 458
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 4096), HUNDREDTHS, st.sampled_from([1, 2, 8, 16, 32]))
+def test_divisors(channels, hundredths, divisor):
+    exact = Fraction(channels * hundredths, 100)
+    up = Rounding('ceil', width_divisor=divisor, resolution_divisor=divisor)
+    near = Rounding('nearest', width_divisor=divisor)
+    width = up.width(channels, hundredths / 100)
+    assert width % divisor == 0
+    assert 0 <= width - exact < divisor
+    assert up.resolution(channels, hundredths / 100) == width
+    assert up.depth(3, 1.0) == 3
+    nearest = near.width(channels, hundredths / 100)
+    assert nearest % divisor == 0
+    assert nearest == divisor or abs(nearest - exact) <= Fraction(divisor, 2)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(HUNDREDTHS, HUNDREDTHS, HUNDREDTHS), min_size=2, max_size=2),
+    st.sampled_from(['search', 'retraining']),
+)
+def test_every_shape_grows_with_its_multiplier(triples, rule):
+    base = get_arch('scalenet-s0-search')
+    small = [min(pair) / 100 for pair in zip(*triples, strict=True)]
+    large = [max(pair) / 100 for pair in zip(*triples, strict=True)]
+    one, other = (
+        apply_scaling(base, Scaling(*small), rule),
+        apply_scaling(base, Scaling(*large), rule),
+    )
+    assert one.resolution <= other.resolution
+    assert one.stem.out_channels <= other.stem.out_channels
+    assert one.head == other.head == base.head
+    for few, many in zip(one.stages, other.stages, strict=True):
+        assert len(few) <= len(many)
+        # Blocks of one slot, so that extra blocks are compared with extra blocks.
+        for narrow, wide in zip(few, many, strict=False):
+            assert narrow.out_channels <= wide.out_channels
+            assert narrow.hidden_channels <= wide.hidden_channels
+            assert narrow.se.channels <= wide.se.channels
+            assert (narrow.kernel, narrow.stride) == (wide.kernel, wide.stride)
+
+
+@pytest.mark.parametrize('depth', [1, 1.04, 1.2, 1.36, 1.4, 1.64, 2, 3.3])
+def test_depth_is_rounded_up_in_every_network_stage(depth):
+    base = get_arch('scalenet-s0')
+    arch = apply_scaling(base, Scaling(depth=depth), 'retraining')
+    exact = [math.ceil(Fraction(str(depth)) * blocks) for blocks in base.depths]
+    assert list(arch.depths) == exact
+
+
+def test_dense_blocks_scale_and_pruned_widths_with_them():
+    arch = get_arch('scalenet-s0')
+    pruned = Block('bottleneck', 3, 1, 320, 20, 320, 1, residual='identity', grouped_channels=30)
+    base = type(arch)(224, arch.stem, (*arch.stages, (pruned,)), arch.head)
+    block = apply_scaling(base, Scaling(width=1.5, depth=2), 'search').stages[-1][1]
+    assert (block.in_channels, *block.grouped_widths, block.out_channels) == (480, 30, 45, 480)
+
+
+def test_groups_that_the_rule_cannot_scale_are_named():
+    arch = get_arch('scalenet-s0')
+    grouped = Block('mbconv', 3, 1, 320, 32, 320, groups=4)
+    base = type(arch)(224, arch.stem, (*arch.stages, (grouped,)), arch.head)
+    with pytest.raises(ValueError, match='groups=4 of a mbconv block'):
+        apply_scaling(base, Scaling(width=1.5))
+
+
+@pytest.mark.parametrize('key', ['depth', 'width', 'resolution'])
+@pytest.mark.parametrize('value', [0, -1, float('nan'), float('inf'), True, '1', None])
+def test_bad_multipliers(key, value):
+    with pytest.raises(ValueError, match=f'scaling: {key}='):
+        Scaling(**{key: value})
+
+
+def test_whole_multipliers_are_stored_as_they_are_written():
+    assert repr(Scaling(1, 2, 3)) == repr(Scaling(1.0, 2.0, 3.0))
+
+
+def test_bad_rounding_and_rule():
+    with pytest.raises(ValueError, match="mode='floor' is not one of ceil, nearest"):
+        Rounding('floor')
+    with pytest.raises(ValueError, match='width_divisor=0 must be an integer of 1 or more'):
+        Rounding(width_divisor=0)
+    with pytest.raises(ValueError, match='resolution_divisor=True must be an integer'):
+        Rounding(resolution_divisor=True)
+    with pytest.raises(ValueError, match="rule='timm' is not one of search, retraining"):
+        apply_scaling(get_arch('scalenet-s0'), Scaling(), 'timm')

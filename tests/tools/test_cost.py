@@ -1,0 +1,94 @@
+"""tools/cost.py as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmscale.arch import get_arch
+from mmscale.cost import count
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'tools/cost.py'), *map(str, arguments)],
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'COLUMNS': '120', **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_json_of_a_preset():
+    result = run('ScaleNet-S1', '--json')
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    parts = report.pop('parts')
+    assert report == {
+        'name': 'scalenet-s1',
+        'resolution': 256,
+        'flops': 800_296_060,
+        'params': 7_432_166,
+        'acts': count(get_arch('scalenet-s1')).acts,
+        'convention': 'mmscale',
+    }
+    for key in ('flops', 'params', 'acts'):
+        assert sum(part[key] for part in parts) == report[key]
+    assert [part['blocks'] for part in parts] == [0, 2, 2, 5, 3, 3, 4, 2, 0]
+
+
+def test_json_of_a_file_at_another_resolution(tmp_path):
+    path = tmp_path / 'mine.json'
+    get_arch('scalenet-s0-search').save(path)
+    report = json.loads(run(path, '--json', '--convention', 'pycls').stdout)
+    assert (report['name'], report['convention']) == ('mine', 'pycls')
+    assert report['flops'] == 354_943_448
+    larger = json.loads(run(path, '--json', '--resolution', 225).stdout)
+    assert larger['resolution'] == 225
+    assert larger['flops'] > report['flops']
+    assert larger['params'] == report['params']
+
+
+def test_table():
+    result = run('scalenet-s0')
+    assert result.returncode == 0, result.stderr
+    for text in ('scalenet-s0 at 224 px', 'stage 7', '352,691,328', '4,442,700', 'total'):
+        assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['resnet-5000'], "arch='resnet-5000' is neither a file nor a preset; presets are scale"),
+        (['scalenet-s0', '--resolution', '0'], 'resolution=0 must lie in 1..'),
+        (['cut.json'], 'cut.json: not a JSON file'),
+        (['list.json'], 'list.json: expected an object, got list'),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('cut.json').write_text('{"schema": 1,', encoding='utf-8')
+    Path('list.json').write_text('[]', encoding='utf-8')
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ''
+    assert message in result.stderr
+    assert result.stderr.count('\n') == 1
+
+
+def test_bad_options_exit_with_2():
+    assert run('scalenet-s0', '--convention', 'timm').returncode == 2
+    assert run().returncode == 2
+
+
+def test_help_and_counting_import_neither_torch_nor_mmengine(tmp_path):
+    for package in ('torch', 'mmengine'):
+        (tmp_path / f'{package}.py').write_text('raise SystemExit(3)', encoding='utf-8')
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    for arguments in (['--help'], ['scalenet-s0'], ['scalenet-s0', '--json']):
+        assert run(*arguments, PYTHONPATH=path).returncode == 0
