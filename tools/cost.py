@@ -28,20 +28,22 @@ def parse_args() -> argparse.Namespace:
 
 
 def print_table(report: dict) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     title = f'{report["name"]} at {report["resolution"]} px, convention {report["convention"]}'
-    table = Table(title=title)
+    # Without vertical lines, 14 digits fit into the 80 columns of a pipe.
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column('part')
-    for column in ('blocks', 'channels', 'output', 'flops', 'params', 'acts'):
-        table.add_column(column, justify='right')
+    for column in ('blocks', 'channels', 'size', 'flops', 'params', 'acts'):
+        table.add_column(column, justify='right', overflow='fold')
     for part in report['parts']:
         table.add_row(
             part['name'],
             str(part['blocks'] or ''),
             str(part['channels']),
-            f'{part["size"]} x {part["size"]}',
+            str(part['size']),
             *(f'{part[key]:,}' for key in ('flops', 'params', 'acts')),
         )
     table.add_section()

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def run(*arguments, **environment):
     return subprocess.run(
         [sys.executable, str(ROOT / 'tools/cost.py'), *map(str, arguments)],
-        env={**os.environ, 'PYTHONPATH': str(ROOT), 'COLUMNS': '120', **environment},
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'COLUMNS': '80', **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -55,9 +55,9 @@ def test_json_of_a_file_at_another_resolution(tmp_path):
 
 
 def test_table():
-    result = run('scalenet-s0')
+    result = run('scalenet-s5')
     assert result.returncode == 0, result.stderr
-    for text in ('scalenet-s0 at 224 px', 'stage 7', '352,691,328', '4,442,700', 'total'):
+    for text in ('scalenet-s5 at 533 px', 'stage 7', '10,889,469,914', '20,948,913', 'total'):
         assert text in result.stdout
 
 
