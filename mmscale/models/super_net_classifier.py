@@ -75,9 +75,7 @@ class SuperNetClassifier(ImageClassifier):
         stage = draw.scaling_stage if self.teacher == 'scaling_stage' else -1
         return replace(space.largest(stage), resolution=draw.arch.resolution)
 
-    def _features(
-        self, inputs: torch.Tensor, arch: Arch, side: str
-    ) -> tuple[torch.Tensor, ...]:
+    def _features(self, inputs: torch.Tensor, arch: Arch, side: str) -> tuple[torch.Tensor, ...]:
         self.backbone.set_arch(arch, side)
         return self.extract_feat(inputs)
 

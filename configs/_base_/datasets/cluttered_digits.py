@@ -1,0 +1,38 @@
+# Digits among clutter, made from scikit-learn's handwriting; gray, 48 x 48, 10 classes.
+data_preprocessor = dict(num_classes=10, mean=[64.0], std=[64.0])
+
+train_pipeline = [
+    dict(type='mmscale.ResizeToResolution'),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='mmscale.ResizeToResolution'),
+    dict(type='PackInputs'),
+]
+
+train_dataloader = dict(
+    batch_size=96,
+    num_workers=0,
+    sampler=dict(type='mmscale.ResolutionSampler', seed=0),
+    dataset=dict(
+        type='mmscale.SeededDataset',
+        dataset=dict(type='mmscale.ClutteredDigits', split='train', pipeline=train_pipeline),
+    ),
+    collate_fn=dict(type='default_collate'),
+)
+val_dataloader = dict(
+    batch_size=250,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='mmscale.ClutteredDigits', split='search', pipeline=test_pipeline),
+    collate_fn=dict(type='default_collate'),
+)
+val_evaluator = dict(type='Accuracy', topk=(1,))
+test_dataloader = dict(
+    batch_size=250,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='mmscale.ClutteredDigits', split='test', pipeline=test_pipeline),
+    collate_fn=dict(type='default_collate'),
+)
+test_evaluator = val_evaluator

@@ -1,0 +1,50 @@
+# Joint search of base model and scaling strategy on the digit data.
+_base_ = './supernet_digits.py'
+
+load_from = 'work_dirs/supernet_digits/last.pth'
+
+train_cfg = None
+train_dataloader = None
+optim_wrapper = None
+param_scheduler = None
+custom_hooks = [dict(type='mmscale.StrictLoadHook')]
+
+test_cfg = dict(
+    type='mmscale.MCEALoop',
+    budget=0.7e6,
+    tolerance=0.05,
+    weights=[1, 1, 1, 1, 0],
+    population=8,
+    generations=3,
+    rounds=2,
+    num_base_models=2,
+    calibration_dataloader=dict(
+        batch_size=256,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(
+            type='mmscale.SeededDataset',
+            dataset=dict(
+                type='mmscale.ClutteredDigits',
+                split='train',
+                pipeline={{_base_.test_pipeline}},
+            ),
+        ),
+        collate_fn=dict(type='default_collate'),
+    ),
+    subnet_evaluator=dict(calibration_images=1024, max_images=3000, side='left', threads=1),
+)
+test_dataloader = dict(
+    batch_size=250,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        _delete_=True,
+        type='mmscale.SeededDataset',
+        dataset=dict(
+            type='mmscale.ClutteredDigits', split='search', pipeline={{_base_.test_pipeline}}
+        ),
+    ),
+    collate_fn=dict(type='default_collate'),
+)
+test_evaluator = []

@@ -1,0 +1,39 @@
+# The super-supernet of the digit space: shared kernels, warm-up, sandwich with distillation.
+_base_ = [
+    '../_base_/search_spaces/digits.py',
+    '../_base_/datasets/cluttered_digits.py',
+    '../_base_/default_runtime.py',
+]
+
+model = dict(
+    type='mmscale.SuperNetClassifier',
+    mode='sandwich',
+    warmup_iters=200,
+    teacher='scaling_stage',
+    backbone=dict(type='mmscale.SuperNet', space={{_base_.space}}, kernels='shared'),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=10,
+        in_channels=96,
+        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
+        cal_acc=True,
+    ),
+)
+
+custom_hooks = [
+    dict(type='mmscale.HierarchicalSamplerHook', distribution='inverse_budget', sides=('left',)),
+    dict(type='mmscale.IterationSeedHook'),
+    dict(type='mmscale.StrictLoadHook'),
+]
+model_wrapper_cfg = dict(type='mmscale.SliceParallel')
+
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-5),
+    clip_grad=dict(max_norm=5.0),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=50, end=1500),
+]
+train_cfg = dict(by_epoch=False, max_iters=1500)

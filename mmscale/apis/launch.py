@@ -1,0 +1,141 @@
+"""From a command line to a runner: what tools/train.py, test.py and search.py share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmscale.quiet import quiet_imports
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+
+class UsageError(Exception):
+    """A mistake in what the user asked for; its message is all that the user needs to see."""
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that OpenMMLab users expect of every tool that runs a config."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir', help='folder of logs and results (default: work_dirs/<config name>)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='override settings of the config, as in train_cfg.max_iters=10 '
+        '"key=[a,b]" key.sub="(1,2)"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default='none',
+        help='how the processes were started (tools/dist_*.sh and slurm_*.sh set it)',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def set_environment() -> None:
+    """Sets what has to be set before torch is imported.
+
+    Files that are read are data: torch refuses to unpickle anything but tensors and plain
+    values. Waiting OpenMP threads sleep, or they starve whatever else runs on the cores.
+    """
+    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    warnings.filterwarnings('ignore', message='In MMCV v1.4.4')
+    warnings.filterwarnings('ignore', message='torch.meshgrid')
+
+
+def load_config(arguments: argparse.Namespace) -> Config:
+    """Reads the config that the common arguments name, with their overrides.
+
+    Raises:
+        UsageError: There is no such file, it does not parse, or an override is malformed.
+    """
+    path = Path(arguments.config)
+    if not path.is_file():
+        raise UsageError(f'config={arguments.config} is not a file')
+    from mmengine.config import Config, DictAction
+
+    options = argparse.Namespace(cfg_options=None)
+    try:
+        DictAction(['--cfg-options'], 'cfg_options', nargs='+')(
+            argparse.ArgumentParser(), options, arguments.cfg_options
+        )
+    except ValueError:
+        raise UsageError(
+            f'--cfg-options {" ".join(arguments.cfg_options)}: expected KEY=VALUE'
+        ) from None
+    os.environ.setdefault('LOCAL_RANK', str(arguments.local_rank))
+    try:
+        with quiet_imports():
+            config = Config.fromfile(path)
+            config.merge_from_dict(options.cfg_options)
+    except (KeyError, TypeError, ValueError, SyntaxError, OSError, ImportError) as error:
+        raise UsageError(f'config={path}: {type(error).__name__}: {error}') from error
+    config.launcher = arguments.launcher
+    if arguments.work_dir is not None:
+        config.work_dir = arguments.work_dir
+    elif config.get('work_dir') is None:
+        config.work_dir = str(Path('work_dirs') / path.stem)
+    return config
+
+
+def build_runner(config: Config, phase: str) -> Runner:
+    """Builds the runner of a config, on GPUs or, where there is none, on CPUs with gloo.
+
+    Data and loop are built here too, so that a mistake in them shows before any work starts.
+
+    Args:
+        config: The config.
+        phase: ``train`` or ``test``; a search is a test loop.
+
+    Raises:
+        UsageError: A part of the config is unknown or not allowed.
+    """
+    load_from = config.get('load_from')
+    if load_from and '://' not in load_from and not Path(load_from).is_file():
+        raise UsageError(f'load_from={load_from} is not a file; it must name a checkpoint')
+    with quiet_imports():
+        import mmpretrain.models  # noqa: F401
+        from mmengine.registry import RUNNERS
+        from mmengine.runner import Runner
+        from torch import cuda, distributed
+
+        import mmscale.engine  # noqa: F401
+    if config.launcher != 'none' and not cuda.is_available():
+        # MMEngine's launcher insists on a GPU unless the process group is there already.
+        if not distributed.is_initialized():
+            distributed.init_process_group('gloo')
+        if config.get('model_wrapper_cfg') is None:
+            config.model_wrapper_cfg = dict(type='MMDistributedDataParallel')
+    try:
+        runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
+        if getattr(runner, f'{phase}_loop') is None:
+            raise UsageError(f'the config has no {phase}_cfg')
+        if phase == 'train':
+            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
+        message = ' '.join(str(error).split())
+        raise UsageError(f'{type(error).__name__}: {message}') from error
+    return runner
+
+
+def run_tool(main: Callable[[], Any]) -> None:
+    """Runs a tool's main function; a usage error becomes one line and exit code 2."""
+    set_environment()
+    try:
+        main()
+    except UsageError as error:
+        sys.stderr.write(f'error: {error}\n')
+        sys.exit(2)

@@ -1,0 +1,23 @@
+"""MMEngine parts: importing this package registers them."""
+
+from mmscale.engine.distributed import SliceParallel
+from mmscale.engine.evaluator import SubnetEvaluator
+from mmscale.engine.hooks import (
+    HierarchicalSamplerHook,
+    InputResolutionHook,
+    IterationSeedHook,
+    StrictLoadHook,
+)
+from mmscale.engine.search_loops import EvolutionLoop, MCEALoop, ScalingLoop
+
+__all__ = [
+    'EvolutionLoop',
+    'HierarchicalSamplerHook',
+    'InputResolutionHook',
+    'IterationSeedHook',
+    'MCEALoop',
+    'ScalingLoop',
+    'SliceParallel',
+    'StrictLoadHook',
+    'SubnetEvaluator',
+]

@@ -1,0 +1,95 @@
+"""SliceParallel: data-parallel training that reduces only what a step used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import distributed, nn
+
+from mmscale.models import SuperNetClassifier
+from mmscale.models.backbones import index_of
+from mmscale.registry import MODEL_WRAPPERS
+
+
+@MODEL_WRAPPERS.register_module()
+class SliceParallel(nn.Module):
+    """Wraps a super-supernet's model for training on several processes.
+
+    DistributedDataParallel fails when the subnet changes, and reduces every gradient whole with
+    ``find_unused_parameters``. All ranks train the same subnet, so this wrapper packs the
+    gradients of the used slices and averages them in one all-reduce per optimizer step. It needs
+    no device ids and works with gloo and NCCL.
+
+    Args:
+        module: A :class:`mmscale.models.SuperNetClassifier`.
+
+    Raises:
+        TypeError: The module is of another kind.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(module, SuperNetClassifier):
+            raise TypeError(
+                f'SliceParallel wraps a SuperNetClassifier, got {type(module).__name__}'
+            )
+        self.module = module
+        self._synchronised = False
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        """Calls the module."""
+        return self.module(*args, **kwargs)
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
+        """Trains the subnets of one iteration, on a batch of its own per rank."""
+        if not self._synchronised:
+            for tensor in self.module.state_dict().values():
+                distributed.broadcast(tensor, 0)
+            self._synchronised = True
+        log_vars = self.module.backward_step(data, optim_wrapper)
+        if optim_wrapper.should_update():
+            self.reduce_gradients()
+        self.module.update_step(optim_wrapper)
+        return log_vars
+
+    def val_step(self, data: dict) -> list:
+        """Predicts on a batch."""
+        return self.module.val_step(data)
+
+    def test_step(self, data: dict) -> list:
+        """Predicts on a batch."""
+        return self.module.test_step(data)
+
+    def _used_gradients(self) -> Iterator[torch.Tensor]:
+        """The used part of every gradient, in an order that all ranks share."""
+        prefix = 'backbone.'
+        used = self.module.backbone.used_regions
+        for name, parameter in self.module.named_parameters():
+            if parameter.grad is None:
+                continue
+            regions = used.get(name.removeprefix(prefix)) if name.startswith(prefix) else None
+            if regions is None:
+                yield parameter.grad
+                continue
+            for region in sorted(regions):
+                yield parameter.grad[index_of(region)]
+
+    @torch.no_grad()
+    def reduce_gradients(self) -> int:
+        """Averages the used gradients over all ranks.
+
+        Returns:
+            Number of elements that were reduced.
+        """
+        gradients = list(self._used_gradients())
+        packed = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        distributed.all_reduce(packed)
+        packed /= distributed.get_world_size()
+        # Regions of one gradient may overlap: all were read before the first is written.
+        for gradient, part in zip(
+            gradients, packed.split([gradient.numel() for gradient in gradients]), strict=True
+        ):
+            gradient.copy_(part.view_as(gradient))
+        return packed.numel()

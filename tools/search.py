@@ -1,0 +1,50 @@
+"""Searches base model and scaling strategy in a trained super-supernet; writes result.json."""
+
+import argparse
+from pathlib import Path
+
+from mmscale.apis.launch import (
+    UsageError,
+    add_common_arguments,
+    build_runner,
+    load_config,
+    run_tool,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='The super-supernet is the checkpoint that load_from in the config names.',
+    )
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='continue the search in the work dir: what its archive knows is not evaluated again',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Builds the runner and searches."""
+    args = parse_args()
+    config = load_config(args)
+    if 'Loop' not in config.get('test_cfg', {}).get('type', ''):
+        raise UsageError(
+            f'config={args.config} has no search: test_cfg.type must be mmscale.MCEALoop, '
+            f'mmscale.EvolutionLoop or mmscale.ScalingLoop'
+        )
+    if not config.get('load_from'):
+        raise UsageError(
+            'load_from is not set: name the checkpoint of a trained super-supernet with '
+            '--cfg-options load_from=PATH'
+        )
+    config.test_cfg.resume = args.resume
+    Path(config.work_dir).mkdir(parents=True, exist_ok=True)
+    build_runner(config, 'test').test()
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,45 @@
+"""Trains the model of a config: a super-supernet, or any network of mmpretrain or mmscale."""
+
+import argparse
+
+from mmscale.apis.launch import add_common_arguments, build_runner, load_config, run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='resume from a checkpoint, or from the latest one in the work dir',
+    )
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (GPU)')
+    parser.add_argument('--no-validate', action='store_true', help='no validation while training')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Builds the runner and trains."""
+    args = parse_args()
+    config = load_config(args)
+    if args.resume is not None:
+        config.resume = True
+        config.load_from = None if args.resume == 'auto' else args.resume
+    if args.no_validate:
+        config.val_cfg = config.val_dataloader = config.val_evaluator = None
+    if args.amp:
+        config.optim_wrapper.type = 'AmpOptimWrapper'
+        config.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        config.auto_scale_lr.enable = True
+    build_runner(config, 'train').train()
+
+
+if __name__ == '__main__':
+    run_tool(main)
