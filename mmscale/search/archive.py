@@ -121,15 +121,28 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def _flat(data: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """A nested mapping with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f'{prefix}{key}.')
+        else:
+            flat[f'{prefix}{key}'] = value
+    return flat
+
+
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    absent = object()
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key, absent), new.get(key, absent)
-        if before != after:
-            shown = ['absent' if value is absent else repr(value) for value in (before, after)]
-            lines.append(f'{key}: {shown[0]} in the archive, {shown[1]} now')
-    return '; '.join(lines)
+    flat_old, flat_new = _flat(old), _flat(new)
+
+    def shown(data: Mapping[str, Any], key: str) -> str:
+        return repr(data[key]) if key in data else 'absent'
+
+    return '; '.join(
+        f'{key}: {shown(flat_old, key)} in the archive, {shown(flat_new, key)} now'
+        for key in sorted(flat_old.keys() | flat_new.keys())
+        if shown(flat_old, key) != shown(flat_new, key)
+    )
 
 
 class Archive:
@@ -276,21 +289,25 @@ class Archive:
 
     # ------------------------------------------------------------------ writing
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: Entry) -> str:
         """Writes an entry to this rank's file and returns when it is on the disk.
 
         An entry that is known already is not written again.
+
+        Returns:
+            The entry's line, for other ranks to :meth:`merge`.
 
         Raises:
             ValueError: The Arch is known with another score.
             OSError: The disk is full or the directory cannot be written; the file is unchanged.
         """
-        digest = entry.arch.digest
+        digest, line = entry.arch.digest, entry.to_line()
         if digest not in self._scores:
             if self._descriptor is None:
                 self._descriptor = self._open()
-            self._write(self._descriptor, entry.to_line())
+            self._write(self._descriptor, line)
         self._add(digest, entry.score, (self.path, 0))
+        return line
 
     def _open(self) -> int:
         missing = [p for p in (self.directory, *self.directory.parents) if not p.exists()]

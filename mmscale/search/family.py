@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -62,7 +63,8 @@ class FamilyFitness:
         if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != stages:
             raise ValueError(f'weights={weights!r} must be a list of {stages} numbers')
         for weight in weights:
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0:
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+            if not number or not 0 <= weight < math.inf:
                 raise ValueError(f'weights: {weight!r} must be a number of 0 or more')
         # A decimal of the config is meant as written: 0.1 is one tenth.
         self.weights = tuple(Fraction(str(weight)) for weight in weights)

@@ -172,8 +172,7 @@ class Scorer:
         lines = []
         for index in shares[self.communicator.rank]:
             entry = Entry(pending[index], costs[index], self.evaluator.evaluate(pending[index]))
-            self.archive.append(entry)
-            lines.append(entry.to_line())
+            lines.append(self.archive.append(entry))
             self._requested.add(entry.arch.digest)
             self.fresh += 1
             self._report()

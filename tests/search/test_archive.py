@@ -1,0 +1,241 @@
+"""The archive: durable, self-contained, and honest about what is damaged."""
+
+import errno
+import json
+import os
+import shutil
+import warnings
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from analytic_problem import all_genotypes, analytic_score, small_space
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmscale.cost import count
+from mmscale.search import Archive, Entry, Score
+from mmscale.search import archive as archive_module
+
+FINGERPRINT = {'checkpoint': 'abc', 'evaluator': {'batch_size': 64, 'side': 'left'}}
+
+
+def make_entries(number):
+    space = small_space()
+    archs = [space.decode(genes) for genes in all_genotypes(space)[:number]]
+    return [Entry(arch, count(arch), analytic_score(arch)) for arch in archs]
+
+
+def fill(directory, entries, rank=0):
+    with Archive(directory, FINGERPRINT, rank) as archive:
+        for entry in entries:
+            archive.append(entry)
+    return archive.path
+
+
+def scores(archive, entries):
+    return [archive.score(entry.arch) for entry in entries]
+
+
+def test_score_is_an_exact_fraction():
+    assert Score(1, 3).value == Fraction(1, 3)
+    assert Score(3334, 10000).value > Score(1, 3).value
+
+
+@pytest.mark.parametrize('score', [(-1, 3), (4, 3), (0, 0), (0.5, 1), (True, 1)])
+def test_score_refuses(score):
+    with pytest.raises(ValueError, match='score'):
+        Score(*score)
+
+
+def test_round_trip_is_self_contained_and_readable(tmp_path):
+    entries = make_entries(5)
+    path = fill(tmp_path / 'new' / 'folder', entries)
+    archive = Archive(path.parent, FINGERPRINT)
+    assert len(archive) == 5
+    assert list(archive.entries()) == entries
+    assert scores(archive, entries) == [entry.score for entry in entries]
+    header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert header['header'] == {'schema': 1, 'fingerprint': FINGERPRINT}
+    assert lines[2]['entry']['arch'] == entries[2].arch.to_json()
+    assert make_entries(6)[5].arch not in archive
+
+
+def test_opening_writes_nothing(tmp_path):
+    with Archive(tmp_path / 'absent', FINGERPRINT) as archive:
+        assert len(archive) == 0
+    assert not (tmp_path / 'absent').exists()
+
+
+def test_ranks_are_merged_whatever_rank_reads(tmp_path):
+    entries = make_entries(6)
+    fill(tmp_path, entries[:2], rank=0)
+    fill(tmp_path, entries[2:], rank=3)
+    for rank in (0, 1, 3):
+        archive = Archive(tmp_path, FINGERPRINT, rank)
+        assert scores(archive, entries) == [entry.score for entry in entries]
+
+
+@pytest.fixture(scope='module')
+def filled(tmp_path_factory):
+    directory = tmp_path_factory.mktemp('filled')
+    entries = make_entries(6)
+    fill(directory, entries[:2], rank=0)
+    return directory, entries, fill(directory, entries[2:5], rank=1).read_bytes()
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.one_of(st.integers(0, 7000), st.integers(-40, -1)))
+def test_every_prefix_opens_and_is_repaired(filled, tmp_path, cut):
+    source, entries, content = filled
+    content = content[:cut]
+    directory = tmp_path / 'cut'
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(source, directory)
+    path = directory / 'rank0001.jsonl'
+    path.write_bytes(content)
+    complete = max(content.count(b'\n') - 1, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        with Archive(directory, FINGERPRINT, rank=1) as archive:
+            assert list(archive.entries()) == entries[: 2 + complete]
+            assert path.read_bytes() == content
+            archive.append(entries[5])
+        archive = Archive(directory, FINGERPRINT)
+    assert list(archive.entries()) == [*entries[: 2 + complete], entries[5]]
+    assert path.read_bytes().count(b'\n') == complete + 2
+
+
+def test_a_long_cut_off_line_is_repaired(tmp_path):
+    entries = make_entries(2)
+    path = fill(tmp_path, entries[:1])
+    with path.open('ab') as file:
+        file.write(b'{"checksum":"' + b'x' * 200_000)
+    fill(tmp_path, entries[1:])
+    assert list(Archive(tmp_path, FINGERPRINT).entries()) == entries
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_flipped_bit_costs_at_most_the_lines_it_touches(filled, tmp_path, data):
+    _, entries, content = filled
+    start = content.index(b'\n') + 1
+    position = data.draw(st.integers(start, len(content) - 1))
+    flipped = bytearray(content)
+    flipped[position] ^= 1 << data.draw(st.integers(0, 7))
+    (tmp_path / 'rank0001.jsonl').write_bytes(flipped)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        kept = list(Archive(tmp_path, FINGERPRINT).entries())
+    lost = 2 if content[position] == ord('\n') else 1
+    assert len(kept) >= 3 - lost
+    assert [entry for entry in entries[2:5] if entry in kept] == kept
+    assert len(kept) < 3
+
+
+def test_a_damaged_middle_line_is_named_and_the_rest_kept(tmp_path):
+    entries = make_entries(4)
+    path = fill(tmp_path, entries)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b'"correct":', b'"correct":1')
+    path.write_bytes(b''.join(lines))
+    with pytest.warns(UserWarning, match=r'rank0000\.jsonl, line 3: dropped, .*checksum'):
+        archive = Archive(tmp_path, FINGERPRINT)
+    assert archive.score(entries[1].arch) is None
+    with archive:
+        archive.append(entries[1])
+    with pytest.warns(UserWarning, match='line 3'):
+        archive = Archive(tmp_path, FINGERPRINT)
+    assert scores(archive, entries) == [entry.score for entry in entries]
+
+
+def test_another_fingerprint_shows_the_difference_and_touches_nothing(tmp_path):
+    path = fill(tmp_path, make_entries(2))
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    other = {'evaluator': {'batch_size': 32, 'side': 'left'}, 'seed': 1}
+    with pytest.raises(ValueError) as error:
+        Archive(tmp_path, other)
+    message = str(error.value)
+    assert "checkpoint: 'abc' in the archive, absent now" in message
+    assert 'evaluator.batch_size: 64 in the archive, 32 now' in message
+    assert 'seed: absent in the archive, 1 now' in message
+    assert 'side' not in message
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize(
+    'content',
+    [b'accuracy,arch\n0.5,a\n', b'notes', b'\x00' * 50, b'{"a":1}\n', b'[]\n', b'\xff\n'],
+)
+def test_a_foreign_file_is_refused(tmp_path, content):
+    path = tmp_path / 'rank0000.jsonl'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'rank0000\.jsonl, line 1.*no archive'):
+        Archive(tmp_path, FINGERPRINT)
+    assert path.read_bytes() == content
+
+
+def test_another_schema_is_refused(tmp_path, monkeypatch):
+    fill(tmp_path, make_entries(1))
+    monkeypatch.setattr(archive_module, 'SCHEMA', 2)
+    with pytest.raises(ValueError, match='schema=1 is not supported, expected 2'):
+        Archive(tmp_path, FINGERPRINT)
+
+
+def test_two_scores_for_one_arch_name_both_lines(tmp_path):
+    entry = make_entries(1)[0]
+    fill(tmp_path, [entry], rank=0)
+    other = Entry(entry.arch, entry.cost, Score(1, 100_000))
+    shutil.move(tmp_path / 'rank0000.jsonl', tmp_path / 'kept')
+    fill(tmp_path, [other], rank=1)
+    shutil.move(tmp_path / 'kept', tmp_path / 'rank0000.jsonl')
+    with pytest.raises(ValueError) as error:
+        Archive(tmp_path, FINGERPRINT)
+    assert 'rank0000.jsonl, line 2' in str(error.value)
+    assert 'rank0001.jsonl, line 2' in str(error.value)
+    assert '1/100000' in str(error.value)
+
+
+def test_two_equal_scores_for_one_arch_are_fine(tmp_path):
+    entries = make_entries(2)
+    path = fill(tmp_path, entries)
+    shutil.copy(path, tmp_path / 'rank0001.jsonl')
+    archive = Archive(tmp_path, FINGERPRINT)
+    assert list(archive.entries()) == entries
+    with archive:
+        archive.append(entries[0])
+    assert path.read_text().count('\n') == 3
+
+
+def test_append_is_one_write_and_synced(tmp_path, monkeypatch):
+    calls = []
+    write, fsync = os.write, os.fsync
+    with Archive(tmp_path, FINGERPRINT) as archive:
+        archive.append(make_entries(1)[0])
+        monkeypatch.setattr(os, 'write', lambda *a: calls.append('write') or write(*a))
+        monkeypatch.setattr(os, 'fsync', lambda *a: calls.append('fsync') or fsync(*a))
+        archive.append(make_entries(2)[1])
+    assert calls == ['write', 'fsync']
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    entries = make_entries(2)
+    path = fill(tmp_path, entries[:1])
+    before = path.read_bytes()
+    write = os.write
+    with Archive(tmp_path, FINGERPRINT) as archive:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, 'write', lambda fd, data: write(fd, data[:100]))
+            with pytest.raises(OSError) as error:
+                archive.append(entries[1])
+        assert error.value.errno == errno.ENOSPC
+        assert path.read_bytes() == before
+        assert entries[1].arch not in archive
+        archive.append(entries[1])
+    assert list(Archive(tmp_path, FINGERPRINT).entries()) == entries
+
+
+def test_paths_with_spaces_and_unicode(tmp_path):
+    directory = tmp_path / 'ein Ordner' / 'größer 2×'
+    fill(directory, make_entries(2))
+    assert len(Archive(Path(directory), FINGERPRINT)) == 2
