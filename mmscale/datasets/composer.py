@@ -160,6 +160,9 @@ def compose_image(
 ) -> Composite:
     """Compose image ``index`` of a split: a pure function of its arguments.
 
+    Versions of OpenCV interpolate differently: gray values change then, and a digit may move by
+    a pixel, but the originals stay the same.
+
     Raises:
         ValueError: If the split is unknown, or the seed or index is negative.
     """
