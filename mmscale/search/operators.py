@@ -76,8 +76,9 @@ def crossover(space: SearchSpace, first: Genes, second: Genes, rng: np.random.Ge
         rng: Source of randomness.
 
     Returns:
-        Canonical genotypes, shape (n, genes): some neighbouring network stages, never none and
-        never all, come from `second`; a space of one network stage returns `first`.
+        Canonical genotypes, shape (n, genes): one or more neighbouring network stages, but not
+        the last one, come from `second`, so that both parents take part; a space of one network
+        stage returns `first`.
     """
     stages = len(space.stages)
     if stages < 2:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,23 @@ class ThreadCommunicator:
         gathered = list(self.board)
         self.barrier.wait()
         return gathered
+
+
+def run_ranks(size, work):
+    """Runs work(communicator) in a thread per rank and returns what each rank returned."""
+
+    def guarded(communicator):
+        failed = True
+        try:
+            result = work(communicator)
+            failed = False
+            return result
+        finally:
+            if failed:
+                communicator.barrier.abort()
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(guarded, ThreadCommunicator.world(size)))
 
 
 class PipeCommunicator:

@@ -1,0 +1,172 @@
+"""Base evolution under a fixed strategy, and the fitness it follows."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from analytic_problem import (
+    AnalyticEvaluator,
+    all_genotypes,
+    analytic_score,
+    make_family,
+    small_feasibility,
+    small_space,
+)
+
+from mmscale.arch import Genotype, Scaling
+from mmscale.search import BaseEvolution, Candidate, EvolutionSearch, StrategySearch
+
+# 193 base models meet the budgets under it.
+STRATEGY = (Scaling(), Scaling(1.2, 1.2, 1.0), Scaling(1.4, 1.1, 1.5))
+
+
+class CheckingEvaluator(AnalyticEvaluator):
+    """Refuses every Arch that does not come from a feasible base model under STRATEGY."""
+
+    def __init__(self):
+        super().__init__()
+        space, feasibility = small_space(), small_feasibility()
+        genotypes = all_genotypes(space)
+        self.feasible = genotypes[feasibility.feasible(genotypes, STRATEGY)]
+        assert len(self.feasible) == 193
+        self.allowed = {space.decode(row, s) for row in self.feasible for s in STRATEGY}
+
+    def evaluate(self, arch):
+        assert arch in self.allowed
+        return super().evaluate(arch)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_candidates_sort_by_fitness_then_cost_then_genes():
+    def candidate(fitness, cost, *genes):
+        return Candidate(Genotype(genes), Fraction(fitness), cost)
+
+    ordered = [
+        candidate(3, 9, 0, 1),
+        candidate(2, 4, 7, 7),
+        candidate(2, 5, 0, 2),
+        candidate(2, 5, 1, 0),
+    ]
+    assert sorted(ordered[::-1], key=lambda c: c.order) == ordered
+
+
+def test_fitness_is_the_exact_weighted_mean(tmp_path):
+    evaluator = CheckingEvaluator()
+    genes = evaluator.feasible[:3]
+    for weights in ([0.1, 1, 2], [0, 1, 0.2]):
+        family = make_family(tmp_path / str(weights), evaluator, weights=weights)
+        exact = [Fraction(str(w)) for w in weights]
+        for row, candidate in zip(genes, family.candidates(genes, STRATEGY), strict=True):
+            archs = [small_space().decode(row, s) for s in STRATEGY]
+            total = sum(w * analytic_score(a).value for w, a in zip(exact, archs, strict=True))
+            assert candidate.fitness == total / sum(exact)
+            assert candidate.genotype.genes == tuple(row)
+
+
+def test_a_scaling_stage_of_weight_0_is_not_evaluated(tmp_path):
+    evaluator = CheckingEvaluator()
+    family = make_family(tmp_path, evaluator, weights=[0, 1, 0])
+    family.candidates(evaluator.feasible[:4], STRATEGY)
+    expected = [small_space().decode(row, STRATEGY[1]).digest for row in evaluator.feasible[:4]]
+    assert sorted(evaluator.digests) == sorted(expected)
+
+
+def test_infeasible_base_models_cannot_be_scored(tmp_path):
+    family = make_family(tmp_path)
+    with pytest.raises(ValueError, match='must not be scored'):
+        family.candidates(all_genotypes(small_space())[:4], STRATEGY)
+
+
+@pytest.mark.parametrize('weights', [[1, 1], [1, 1, -1], [0, 0, 0], [1, 1, float('inf')], 'abc'])
+def test_weights_are_checked(tmp_path, weights):
+    with pytest.raises(ValueError, match='weights'):
+        make_family(tmp_path, weights=weights)
+
+
+def test_no_infeasible_or_repeated_candidate_is_scored_and_elites_survive(tmp_path):
+    evaluator = CheckingEvaluator()
+    family = make_family(tmp_path, evaluator)
+    evolved = BaseEvolution(family, population=8, generations=6).run(STRATEGY, rng())
+    assert len({c.genotype for c in evolved.population}) == 8
+    assert list(evolved.population) == sorted(evolved.population, key=lambda c: c.order)
+    assert list(evolved.history) == sorted(evolved.history) and len(evolved.history) == 6
+    assert len(evaluator.digests) == len(set(evaluator.digests)) == 6 * 8 * 2
+
+
+def test_it_beats_random_draws_of_the_same_number(tmp_path):
+    wins = 0
+    for seed in range(8):
+        family = make_family(tmp_path / str(seed))
+        evolved = BaseEvolution(family, population=8, generations=5).run(STRATEGY, rng(seed))
+        drawn = small_feasibility().draw(rng(100 + seed), 40, STRATEGY)
+        random_best = min(family.candidates(drawn, STRATEGY), key=lambda c: c.order)
+        wins += evolved.population[0].fitness >= random_best.fitness
+    assert wins >= 6
+
+
+def test_elites_are_in_the_first_population(tmp_path):
+    evaluator = CheckingEvaluator()
+    family = make_family(tmp_path, evaluator)
+    best = max(evaluator.feasible, key=lambda g: family.candidates(g[None], STRATEGY)[0].fitness)
+    infeasible = all_genotypes(small_space())[0]
+    before = len(evaluator.digests)
+    evolution = BaseEvolution(family, population=4, generations=1)
+    evolved = evolution.run(STRATEGY, rng(), elites=np.stack([infeasible, best, best]))
+    assert evolved.population[0].genotype.genes == tuple(best)
+    assert len(evolved.population) == 4
+    assert tuple(infeasible) not in {c.genotype.genes for c in evolved.population}
+    assert len(evaluator.digests) == before  # All known: nothing is evaluated again.
+
+
+def test_an_exhausted_space_ends_the_evolution(tmp_path):
+    evaluator = CheckingEvaluator()
+    family = make_family(tmp_path, evaluator)
+    number = len(evaluator.feasible)
+    evolved = BaseEvolution(family, population=number + 5, generations=9).run(STRATEGY, rng())
+    assert {c.genotype.genes for c in evolved.population} == set(map(tuple, evaluator.feasible))
+    assert len(evolved.history) < 9
+    assert len(evaluator.digests) == 2 * number
+
+
+def test_a_strategy_without_base_models_says_so(tmp_path):
+    evolution = BaseEvolution(make_family(tmp_path), population=4, generations=2)
+    with pytest.raises(ValueError, match=r'scaling stage 1: .*tolerance of 0\.1'):
+        evolution.run((Scaling(), Scaling(), Scaling()), rng())
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'population': 1}, 'population=1 must be an integer of 2 or more'),
+        ({'generations': 0}, 'generations=0 must be an integer of 1 or more'),
+        ({'generations': 2.0}, 'generations=2.0'),
+        ({'mutations': 0}, 'mutations=0 must be above 0'),
+    ],
+)
+def test_settings_are_checked(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        BaseEvolution(make_family(tmp_path), **settings)
+
+
+def test_evolution_search_keeps_the_strategy(tmp_path):
+    family = make_family(tmp_path, weights=[1, 1, 1])
+    search = EvolutionSearch(family, STRATEGY, population=8, generations=4, seed=3)
+    result = search.run()
+    assert result.strategy == STRATEGY
+    assert [step.kind for step in result.chain] == ['base evolution']
+    assert result.evaluations == 3 * 8 * 4 <= search.most_evaluations
+    assert result.fitness == family.mean([member.score for member in result.family])
+
+
+@pytest.mark.parametrize('strategy', [STRATEGY[:2], STRATEGY[1:] + STRATEGY[:1]])
+def test_evolution_search_checks_the_strategy(tmp_path, strategy):
+    with pytest.raises(ValueError, match=r'strategy=.* must be 3 scalings'):
+        EvolutionSearch(make_family(tmp_path), strategy)
+
+
+def test_strategy_search_settings_are_checked(tmp_path):
+    with pytest.raises(ValueError, match='num_base_models=0'):
+        StrategySearch(make_family(tmp_path), num_base_models=0)

@@ -1,0 +1,185 @@
+"""The Markov chain from end to end on a problem whose optimum is known."""
+
+import json
+
+import numpy as np
+import pytest
+from analytic_problem import (
+    AnalyticEvaluator,
+    all_genotypes,
+    make_family,
+    optimum,
+    run_ranks,
+    small_feasibility,
+    small_space,
+)
+
+from mmscale.arch import Arch
+from mmscale.cost import count
+from mmscale.search import MCEA, BaseEvolution, FamilyFitness
+
+SCHEDULE = dict(population=8, generations=5, rounds=2, num_base_models=4)
+
+
+def run(directory, seed=0, **settings):
+    return MCEA(make_family(directory), **{**SCHEDULE, **settings}, seed=seed).run()
+
+
+def as_bytes(result):
+    return json.dumps(result.to_json()).encode()
+
+
+@pytest.fixture(scope='module')
+def result(tmp_path_factory):
+    return run(tmp_path_factory.mktemp('search'))
+
+
+def test_the_chain_alternates_and_never_gets_worse(result):
+    kinds = [(step.round, step.kind) for step in result.chain]
+    assert kinds == [
+        (0, 'initial strategy'),
+        (1, 'base evolution'),
+        (1, 'scaling search'),
+        (2, 'base evolution'),
+        (2, 'scaling search'),
+    ]
+    fitness = [step.fitness for step in result.chain[1:]]
+    assert fitness == sorted(fitness)
+    evaluations = [step.evaluations for step in result.chain]
+    assert evaluations == sorted(evaluations) and evaluations[0] > 0
+    for step in result.chain:
+        if step.kind == 'base evolution':
+            assert len(step.history) == 5 and step.history[-1] == step.fitness
+
+
+def test_a_step_that_got_worse_would_be_noticed(tmp_path, monkeypatch):
+    def forgetful(self, genes, present=None):
+        options = [self.family.feasibility.scalings_of(genes, j) for j in (1, 2)]
+        scores = [self.family.scorer.score([arch for _, arch in o]) for o in options]
+        worst = [min(range(len(s)), key=lambda i: s[i].value) for s in scores]
+        return (present[0], *(o[i][0] for o, i in zip(options, worst, strict=True)))
+
+    monkeypatch.setattr('mmscale.search.strategy.StrategySearch.given_base', forgetful)
+    with pytest.raises(AssertionError, match='the chain got worse'):
+        run(tmp_path)
+
+
+def test_the_result_is_consistent(result):
+    space, feasibility = small_space(), small_feasibility()
+    assert feasibility.feasible(np.array([result.base.genes]), result.strategy).all()
+    for member in result.family:
+        assert member.arch == space.decode(result.base, member.scaling)
+        assert member.cost == count(member.arch)
+    assert result.fitness == sum(m.score.value for m in result.family[1:]) / 2
+    data = json.loads(as_bytes(result))
+    assert Arch.from_json(data['base']['arch']) == result.family[0].arch
+    assert [s['scaling_stage'] for s in data['scaling_stages']] == [0, 1, 2]
+    assert data['seed'] == 0 and data['settings']['population'] == 8
+    assert 'after' in str(result) and 'scaling stage 2' in str(result)
+
+
+def test_it_reaches_the_optimums_neighbourhood(tmp_path):
+    reached = [
+        run(tmp_path / str(seed), seed, generations=8, rounds=3).fitness for seed in range(5)
+    ]
+    assert max(reached) <= optimum()
+    assert sum(fitness >= optimum() * 98 / 100 for fitness in reached) >= 4
+
+
+def test_no_arch_is_evaluated_twice_and_the_bound_holds(tmp_path):
+    evaluator = AnalyticEvaluator()
+    search = MCEA(make_family(tmp_path, evaluator), **SCHEDULE)
+    result = search.run()
+    assert len(evaluator.digests) == len(set(evaluator.digests)) == result.evaluations
+    assert result.evaluations <= search.most_evaluations
+    assert search.most_evaluations == 4 * 80 + 2 * (8 * 5 * 2 + 80) + 3
+
+
+def test_equal_seeds_give_equal_bytes_and_another_seed_does_not(tmp_path, result):
+    assert as_bytes(run(tmp_path / 'a')) == as_bytes(result)
+    other = run(tmp_path / 'b', seed=1)
+    assert other.chain[1].history != result.chain[1].history
+    assert as_bytes(other) != as_bytes(result)
+
+
+def test_what_the_archive_knows_besides_changes_nothing(tmp_path, result):
+    run(tmp_path, seed=5)
+    assert as_bytes(run(tmp_path)) == as_bytes(result)
+
+
+@pytest.mark.parametrize('size', [2, 3])
+def test_ranks_find_the_same_as_one_process(tmp_path, result, size):
+    def work(communicator):
+        family = make_family(tmp_path, communicator=communicator)
+        return as_bytes(MCEA(family, **SCHEDULE).run())
+
+    assert run_ranks(size, work) == [as_bytes(result)] * size
+
+
+def test_elites_are_carried_over(tmp_path, monkeypatch):
+    handed = []
+    original = BaseEvolution.run
+
+    def spying(self, strategy, rng, elites=None, title=''):
+        evolved = original(self, strategy, rng, elites, title)
+        handed.append((elites, evolved))
+        return evolved
+
+    monkeypatch.setattr(BaseEvolution, 'run', spying)
+    run(tmp_path)
+    (first_elites, first), (second_elites, second) = handed
+    assert len(first_elites)
+    assert [tuple(row) for row in second_elites] == [c.genotype.genes for c in first.population]
+    assert second.population[0].fitness >= first.population[0].fitness
+
+
+def test_only_feasible_candidates_are_scored(tmp_path, monkeypatch):
+    asked = []
+    original = FamilyFitness.candidates
+
+    def spying(self, genes, strategy):
+        asked.append(small_feasibility().feasible(genes, strategy).all())
+        return original(self, genes, strategy)
+
+    monkeypatch.setattr(FamilyFitness, 'candidates', spying)
+    space, feasibility = small_space(), small_feasibility()
+    genotypes = all_genotypes(space)
+    genotypes = genotypes[feasibility.base_feasible(genotypes)]
+    allowed = {space.decode(genes).digest for genes in genotypes}
+    for j in (1, 2):
+        for scaling in feasibility.distinct_scalings(j):
+            feasible = genotypes[feasibility.scaled_feasible(genotypes, j, scaling)]
+            allowed |= {space.decode(genes, scaling).digest for genes in feasible}
+    evaluator = AnalyticEvaluator()
+    MCEA(make_family(tmp_path, evaluator), **SCHEDULE).run()
+    assert asked and all(asked)
+    assert set(evaluator.digests) <= allowed
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'rounds': 0}, 'rounds=0 must be an integer of 1 or more'),
+        ({'population': 1}, 'population=1'),
+        ({'num_base_models': 0}, 'num_base_models=0'),
+        ({'seed': -1}, 'seed=-1 must be an integer of 0 or more'),
+    ],
+)
+def test_settings_are_checked(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        MCEA(make_family(tmp_path), **settings)
+
+
+def test_steps_and_progress_are_reported(tmp_path):
+    reports, steps = [], []
+    family = make_family(tmp_path, progress=reports.append)
+    result = MCEA(family, **SCHEDULE, on_step=steps.append).run()
+    assert tuple(steps) == result.chain
+    assert reports[0].step == 'initial strategy' and reports[0].best is None
+    names = {report.step for report in reports}
+    assert 'round 2 of 2, base evolution, generation 5 of 5' in names
+    assert 'round 1 of 2, scaling search' in names
+    assert reports[-1].evaluations == result.evaluations
+    assert reports[-1].best == result.fitness
+    best = [report.best for report in reports if report.best is not None]
+    assert best == sorted(best)

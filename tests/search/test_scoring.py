@@ -1,0 +1,115 @@
+"""Scoring: no Arch twice, one process or several."""
+
+import pytest
+from analytic_problem import (
+    AnalyticEvaluator,
+    all_genotypes,
+    analytic_score,
+    run_ranks,
+    small_space,
+)
+
+from mmscale.cost import count
+from mmscale.search import Archive, Entry, Scorer
+from mmscale.search.scoring import split_by_cost
+
+
+def archs(number):
+    return [small_space().decode(genes) for genes in all_genotypes(small_space())[:number]]
+
+
+def test_longest_first_onto_the_least_loaded():
+    assert split_by_cost([3, 9, 3, 5, 1], 2) == [[1, 4], [3, 0, 2]]
+    assert split_by_cost([1, 1, 1], 2) == [[0, 2], [1]]
+    assert split_by_cost([4], 3) == [[0], [], []]
+    assert split_by_cost([], 2) == [[], []]
+
+
+def test_nothing_is_evaluated_twice(tmp_path):
+    evaluator = AnalyticEvaluator()
+    batch = archs(4)
+    with Archive(tmp_path, evaluator.fingerprint) as archive:
+        scorer = Scorer(archive, evaluator)
+        scores = scorer.score([batch[0], batch[1], batch[0]])
+        assert scores == [analytic_score(arch) for arch in (batch[0], batch[1], batch[0])]
+        scorer.score(batch)
+        assert sorted(evaluator.digests) == sorted(arch.digest for arch in batch)
+        assert scorer.evaluations == scorer.fresh == 4
+    resumed = Scorer(Archive(tmp_path, evaluator.fingerprint), evaluator)
+    assert resumed.score(batch[:3]) == [analytic_score(arch) for arch in batch[:3]]
+    assert len(evaluator.digests) == 4
+    # The count of a replay is that of the run it repeats, whatever else the archive knows.
+    assert (resumed.evaluations, resumed.fresh) == (3, 0)
+
+
+def test_every_score_is_on_disk_before_the_next_evaluation(tmp_path):
+    seen = []
+
+    class LookingEvaluator(AnalyticEvaluator):
+        def evaluate(self, arch):
+            seen.append(len(Archive(tmp_path, self.fingerprint)))
+            return super().evaluate(arch)
+
+    evaluator = LookingEvaluator()
+    with Archive(tmp_path, evaluator.fingerprint) as archive:
+        Scorer(archive, evaluator).score(archs(4))
+    assert seen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize('size', [2, 3])
+def test_ranks_share_the_work_and_know_the_same(tmp_path, size):
+    batch = archs(7)
+
+    def work(communicator):
+        evaluator = AnalyticEvaluator()
+        with Archive(tmp_path, evaluator.fingerprint, communicator.rank) as archive:
+            scorer = Scorer(archive, evaluator, communicator)
+            assert scorer.score(batch[:1]) == [analytic_score(batch[0])]
+            scores = scorer.score(batch)
+            return scores, scorer.evaluations, archive.digests(), evaluator.digests
+
+    results = run_ranks(size, work)
+    assert all(result[:3] == results[0][:3] for result in results)
+    assert results[0][0] == [analytic_score(arch) for arch in batch]
+    evaluated = [digest for result in results for digest in result[3]]
+    assert sorted(evaluated) == sorted(arch.digest for arch in batch)
+    assert all(result[3] for result in results)
+    assert len(Archive(tmp_path, AnalyticEvaluator.fingerprint)) == 7
+
+
+def test_ranks_that_read_the_archive_at_different_times_agree(tmp_path):
+    batch = archs(5)
+    entries = [Entry(arch, count(arch), analytic_score(arch)) for arch in batch]
+    fingerprint = AnalyticEvaluator.fingerprint
+    archives = [Archive(tmp_path, fingerprint, rank) for rank in range(2)]
+    with Archive(tmp_path, fingerprint, 5) as other:
+        for entry in entries[:3]:
+            other.append(entry)
+    archives[1] = Archive(tmp_path, fingerprint, 1)  # Read three entries more than rank 0.
+
+    def work(communicator):
+        evaluator = AnalyticEvaluator()
+        scorer = Scorer(archives[communicator.rank], evaluator, communicator)
+        scorer.score(batch)
+        return evaluator.digests
+
+    evaluated = [digest for digests in run_ranks(2, work) for digest in digests]
+    assert sorted(evaluated) == sorted(arch.digest for arch in batch[3:])
+
+
+def test_the_archive_must_belong_to_evaluator_and_rank(tmp_path):
+    with pytest.raises(ValueError, match='evaluator=None'):
+        Scorer(Archive(tmp_path, {'checkpoint': 'a'}), AnalyticEvaluator())
+    with pytest.raises(ValueError, match='rank 1'):
+        Scorer(Archive(tmp_path, AnalyticEvaluator.fingerprint, rank=1), AnalyticEvaluator())
+
+
+def test_progress_is_reported_after_every_evaluation(tmp_path):
+    reports = []
+    evaluator = AnalyticEvaluator()
+    with Archive(tmp_path, evaluator.fingerprint) as archive:
+        scorer = Scorer(archive, evaluator, progress=reports.append)
+        scorer.step, scorer.most_evaluations = 'warm-up', 9
+        scorer.score(archs(3))
+    assert [r.evaluations for r in reports] == [1, 2, 3, 3]
+    assert {(r.step, r.most_evaluations) for r in reports} == {('warm-up', 9)}

@@ -1,0 +1,184 @@
+"""Choice of the scaling strategy, without and with a base model."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from analytic_problem import (
+    BUDGET,
+    AnalyticEvaluator,
+    all_genotypes,
+    analytic_score,
+    make_family,
+    small_feasibility,
+    small_space,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmscale.arch import Scaling
+from mmscale.cost import CostTable
+from mmscale.search import (
+    Archive,
+    FamilyFitness,
+    Feasibility,
+    ScalingSearch,
+    Scorer,
+    StrategySearch,
+)
+from mmscale.search.strategy import _best_combination, _Option
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_initial_strategy_leaves_a_population_and_uses_one_set_of_bases(tmp_path):
+    space, feasibility = small_space(), small_feasibility()
+
+    class BaseEvaluator(AnalyticEvaluator):
+        def evaluate(self, arch):
+            asked.append(arch)
+            return super().evaluate(arch)
+
+    asked = []
+    family = make_family(tmp_path, BaseEvaluator())
+    initial = StrategySearch(family, num_base_models=5).initial(rng(), population=20)
+    assert initial.strategy[0] == Scaling()
+    assert len(initial.base_models) >= 20
+    assert feasibility.feasible(initial.base_models, initial.strategy).all()
+    # Whatever was asked for is a scaled form of one of five base models.
+    genotypes = all_genotypes(space)
+    genotypes = genotypes[feasibility.base_feasible(genotypes)]
+    owners = {}
+    for j in (1, 2):
+        for scaling in feasibility.distinct_scalings(j):
+            for i in np.flatnonzero(feasibility.scaled_feasible(genotypes, j, scaling)):
+                owners.setdefault(space.decode(genotypes[i], scaling), set()).add(i)
+    assert set(asked) <= owners.keys()
+    used = set.union(*(owners[arch] for arch in asked if len(owners[arch]) == 1))
+    assert len(used) == 5
+    expected = {arch for arch, bases in owners.items() if bases & used}
+    assert set(asked) == expected
+
+
+def test_easy_base_models_do_not_favour_the_scalings_they_admit(tmp_path):
+    class BaseDependentEvaluator(AnalyticEvaluator):
+        """The score depends on the base model and, a little, on the resolution."""
+
+        def evaluate(self, arch):
+            kernels = sum(block.kernel for block in arch.blocks) % 7
+            return type(analytic_score(arch))(10_000 * kernels + arch.resolution, 100_000)
+
+    family = make_family(tmp_path, BaseDependentEvaluator())
+    search = StrategySearch(family, num_base_models=1)
+    strategy = search.initial(rng(3), population=1).strategy
+    options = family.feasibility.scalings_of(
+        family.feasibility.draw(rng(3), 4096)[0], 1
+    )  # The one base model is the first of the pool.
+    best = max(
+        (arch for _, arch in options), key=lambda a: BaseDependentEvaluator().evaluate(a).value
+    )
+    assert strategy[1].resolution * 32 == best.resolution
+
+
+def option(effect, admitted):
+    return _Option(Fraction(effect), Scaling(), np.array(admitted, dtype=bool))
+
+
+def test_the_best_combination_leaves_enough_base_models():
+    first = [option(5, [1, 0, 0, 0]), option(4, [1, 1, 1, 0])]
+    second = [option(3, [0, 1, 1, 1]), option(1, [1, 1, 1, 0])]
+    assert _best_combination([first, second], 4, 2) == [first[1], second[0]]
+    assert _best_combination([first, second], 4, 3) == [first[1], second[1]]
+    # Eight are not to be had, four neither, two are.
+    assert _best_combination([first, second], 4, 8) == [first[1], second[0]]
+    assert _best_combination([first, second], 4, 1) == [first[1], second[0]]
+
+
+@given(data=st.data())
+def test_the_best_combination_equals_brute_force(data):
+    masks = st.lists(st.booleans(), min_size=5, max_size=5)
+    stages = []
+    for _ in range(3):
+        drawn = data.draw(st.lists(st.tuples(st.integers(-5, 5), masks), min_size=1, max_size=4))
+        drawn = [(effect, [True, *mask]) for effect, mask in drawn]
+        stages.append([option(e, m) for e, m in sorted(drawn, key=lambda d: -d[0])])
+    wanted = data.draw(st.integers(1, 6))
+    chosen = _best_combination(stages, 6, wanted)
+
+    def left(options):
+        return np.logical_and.reduce([o.admitted for o in options]).sum()
+
+    everything = [(a, b, c) for a in stages[0] for b in stages[1] for c in stages[2]]
+    while not any(left(options) >= wanted for options in everything):
+        wanted //= 2
+    best = max(sum(o.effect for o in options) for options in everything if left(options) >= wanted)
+    assert sum(o.effect for o in chosen) == best
+    assert left(chosen) >= wanted
+
+
+def test_scaling_search_is_exhaustive_per_scaling_stage(tmp_path):
+    space, feasibility = small_space(), small_feasibility()
+    family = make_family(tmp_path)
+    base = space.genotype(feasibility.draw(rng(2), 1)[0])
+    result = ScalingSearch(family, base).run()
+    genes = np.array([base.genes])
+    for j in (1, 2):
+        options = [s for s in space.scalings(j) if feasibility.scaled_feasible(genes, j, s)[0]]
+        best = max(analytic_score(space.decode(base, s)).value for s in options)
+        assert result.family[j].score.value == best
+    assert result.family[0].score == analytic_score(space.decode(base))
+    assert result.evaluations <= ScalingSearch(family, base).most_evaluations
+
+
+def test_equal_scores_go_to_the_lower_cost(tmp_path):
+    class FlatEvaluator(AnalyticEvaluator):
+        def evaluate(self, arch):
+            return type(analytic_score(arch))(1, 2)
+
+    feasibility = small_feasibility()
+    base = feasibility.draw(rng(2), 1)
+    strategy = StrategySearch(make_family(tmp_path, FlatEvaluator())).given_base(base[0])
+    for j in (1, 2):
+        costs = [feasibility.cost(base, s)[0] for s, _ in feasibility.scalings_of(base[0], j)]
+        assert feasibility.cost(base, strategy[j])[0] == min(costs)
+
+
+def test_a_scaling_stage_of_weight_0_keeps_its_scaling_unevaluated(tmp_path):
+    feasibility = small_feasibility()
+    evaluator = AnalyticEvaluator()
+    family = make_family(tmp_path, evaluator, weights=[0, 0, 1])
+    base = feasibility.draw(rng(2), 1)[0]
+    present = feasibility.scalings_of(base, 1)[-1][0]
+    strategy = StrategySearch(family).given_base(base, (Scaling(), present, Scaling()))
+    assert strategy[1] == present
+    assert len(evaluator.digests) == len(feasibility.scalings_of(base, 2))
+
+
+def test_scaling_search_checks_the_base(tmp_path):
+    smallest = small_space().genotype(all_genotypes(small_space())[0])
+    with pytest.raises(ValueError, match=f'base has .* flops, not {BUDGET:,}'):
+        ScalingSearch(make_family(tmp_path), smallest)
+
+
+def narrow_family(directory, tolerance):
+    evaluator = AnalyticEvaluator()
+    feasibility = Feasibility(CostTable(small_space()), BUDGET, tolerance=tolerance)
+    return FamilyFitness(Scorer(Archive(directory, evaluator.fingerprint), evaluator), feasibility)
+
+
+def test_a_scaling_stage_out_of_reach_is_named(tmp_path):
+    family = narrow_family(tmp_path, 2e-3)
+    with pytest.raises(ValueError) as error:
+        StrategySearch(family).initial(rng(), population=8)
+    message = str(error.value)
+    assert 'scaling stage' in message and 'tolerance of 0.002' in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_initial_falls_back_to_few_base_models(tmp_path):
+    family = narrow_family(tmp_path, 0.02)
+    initial = StrategySearch(family, num_base_models=3).initial(rng(), population=64)
+    assert 1 <= len(initial.base_models) < 64
+    assert family.feasibility.feasible(initial.base_models, initial.strategy).all()
