@@ -12,12 +12,12 @@ custom_hooks = [
 ]
 
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=0.004, weight_decay=0.02),
+    optimizer=dict(type='SGD', lr=0.2, momentum=0.9, nesterov=True, weight_decay=1e-4),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=50, end=600),
+    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=60),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=60, end=600),
 ]
 train_cfg = dict(by_epoch=False, max_iters=600, val_interval=600)
 val_cfg = dict()

@@ -39,7 +39,6 @@ test_dataloader = dict(
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        _delete_=True,
         type='mmscale.SeededDataset',
         dataset=dict(
             type='mmscale.ClutteredDigits', split='search', pipeline={{_base_.test_pipeline}}

@@ -28,12 +28,18 @@ custom_hooks = [
 ]
 model_wrapper_cfg = dict(type='mmscale.SliceParallel')
 
+# Running BN statistics fit no single subnet: a super-supernet is judged by search, not in training.
+val_dataloader = None
+val_evaluator = None
+test_dataloader = None
+test_evaluator = None
+
 optim_wrapper = dict(
-    optimizer=dict(type='SGD', lr=0.2, momentum=0.9, nesterov=True, weight_decay=5e-5),
+    optimizer=dict(type='SGD', lr=0.2, momentum=0.9, nesterov=True, weight_decay=1e-4),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=50, end=1500),
+    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=150),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=150, end=1500),
 ]
 train_cfg = dict(by_epoch=False, max_iters=1500)

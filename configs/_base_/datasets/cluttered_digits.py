@@ -1,12 +1,12 @@
 # Digits among clutter, made from scikit-learn's handwriting; gray, 48 x 48, 10 classes.
-data_preprocessor = dict(num_classes=10, mean=[64.0], std=[64.0])
+data_preprocessor = dict(num_classes=10, mean=[52.7], std=[53.6])
 
 train_pipeline = [
-    dict(type='mmscale.ResizeToResolution'),
+    dict(type='mmscale.ResizeToResolution', interpolation='area'),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
-    dict(type='mmscale.ResizeToResolution'),
+    dict(type='mmscale.ResizeToResolution', interpolation='area'),
     dict(type='PackInputs'),
 ]
 
