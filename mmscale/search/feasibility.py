@@ -99,10 +99,8 @@ class Feasibility:
         """
         base = self.cost(genes)
         columns = [base / self.budget - 1]
-        columns += [
-            self.cost(genes, scaling) / (base * 2**j) - 1
-            for j, scaling in enumerate(strategy[1:], start=1)
-        ]
+        for j, scaling in enumerate(strategy[1:], start=1):
+            columns.append(self._scaled_deviation(genes, j, scaling, base))
         return np.stack(columns, axis=1)
 
     def base_feasible(self, genes: Genes) -> NDArray[np.bool_]:
@@ -127,9 +125,14 @@ class Feasibility:
         return np.abs(self._scaled_deviation(genes, scaling_stage, scaling)) <= self.tolerance
 
     def _scaled_deviation(
-        self, genes: Genes, scaling_stage: int, scaling: Scaling
+        self,
+        genes: Genes,
+        scaling_stage: int,
+        scaling: Scaling,
+        base_cost: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float64]:
-        return self.cost(genes, scaling) / (self.cost(genes) * 2**scaling_stage) - 1
+        base_cost = self.cost(genes) if base_cost is None else base_cost
+        return self.cost(genes, scaling) / (base_cost * 2**scaling_stage) - 1
 
     def feasible(self, genes: Genes, strategy: Strategy) -> NDArray[np.bool_]:
         """Which base models meet all budgets of a strategy, shape (n,)."""

@@ -23,6 +23,7 @@ from mmscale.search import (
     FamilyFitness,
     Feasibility,
     ScalingSearch,
+    Score,
     Scorer,
     StrategySearch,
 )
@@ -62,24 +63,31 @@ def test_initial_strategy_leaves_a_population_and_uses_one_set_of_bases(tmp_path
     assert set(asked) == expected
 
 
-def test_easy_base_models_do_not_favour_the_scalings_they_admit(tmp_path):
-    class BaseDependentEvaluator(AnalyticEvaluator):
-        """The score depends on the base model and, a little, on the resolution."""
+def test_an_effect_is_relative_to_the_other_scalings_of_the_same_base(tmp_path):
+    """A scaling that only the good base model admits must not win by that."""
+    quality = {}
 
+    class TableEvaluator(AnalyticEvaluator):
         def evaluate(self, arch):
-            kernels = sum(block.kernel for block in arch.blocks) % 7
-            return type(analytic_score(arch))(10_000 * kernels + arch.resolution, 100_000)
+            return Score(quality[arch], 100)
 
-    family = make_family(tmp_path, BaseDependentEvaluator())
-    search = StrategySearch(family, num_base_models=1)
-    strategy = search.initial(rng(3), population=1).strategy
-    options = family.feasibility.scalings_of(
-        family.feasibility.draw(rng(3), 4096)[0], 1
-    )  # The one base model is the first of the pool.
-    best = max(
-        (arch for _, arch in options), key=lambda a: BaseDependentEvaluator().evaluate(a).value
-    )
-    assert strategy[1].resolution * 32 == best.resolution
+    space = small_space()
+    family = make_family(tmp_path, TableEvaluator())
+    scalings = family.feasibility.distinct_scalings(1)
+    good, poor = family.feasibility.draw(rng(), 2)
+    admitted = np.zeros((len(scalings), 2), dtype=bool)
+    admitted[[0, 1], 0] = True
+    admitted[[1, 2], 1] = True
+    for genes, values in ((good, {0: 90, 1: 92}), (poor, {1: 12, 2: 8})):
+        quality |= {space.decode(genes, scalings[s]): value for s, value in values.items()}
+    search = StrategySearch(family, num_base_models=2)
+    options = search._options(1, np.stack([good, poor]), admitted)
+    # Of base means 91 and 10: -1, then +1 and +2, then -2, each divided by two base models.
+    assert [(o.scaling, o.effect) for o in options] == [
+        (scalings[1], Fraction(3, 200)),
+        (scalings[0], Fraction(-1, 200)),
+        (scalings[2], Fraction(-2, 200)),
+    ]
 
 
 def option(effect, admitted):
@@ -135,7 +143,7 @@ def test_scaling_search_is_exhaustive_per_scaling_stage(tmp_path):
 def test_equal_scores_go_to_the_lower_cost(tmp_path):
     class FlatEvaluator(AnalyticEvaluator):
         def evaluate(self, arch):
-            return type(analytic_score(arch))(1, 2)
+            return Score(1, 2)
 
     feasibility = small_feasibility()
     base = feasibility.draw(rng(2), 1)
