@@ -23,9 +23,7 @@ custom_hooks = [
 
 # 450 epochs of 1,281,167 images in batches of 1,024; timm's 0.048 at 384 scaled to 1,024.
 optim_wrapper = dict(
-    optimizer=dict(
-        type='RMSprop', lr=0.128, alpha=0.9, momentum=0.9, eps=1e-3, weight_decay=1e-5
-    ),
+    optimizer=dict(type='RMSprop', lr=0.128, alpha=0.9, momentum=0.9, eps=1e-3, weight_decay=1e-5),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [

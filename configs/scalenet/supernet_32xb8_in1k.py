@@ -40,9 +40,7 @@ test_dataloader = None
 test_evaluator = None
 
 custom_hooks = [
-    dict(
-        type='mmscale.HierarchicalSamplerHook', distribution='choices', sides=('left', 'right')
-    ),
+    dict(type='mmscale.HierarchicalSamplerHook', distribution='choices', sides=('left', 'right')),
     dict(type='mmscale.IterationSeedHook'),
     dict(type='mmscale.StrictLoadHook'),
 ]
@@ -57,7 +55,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1 / 375, by_epoch=False, begin=0, end=375),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=0, end=750000),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=375, end=750000),
 ]
 train_cfg = dict(by_epoch=False, max_iters=750000)
 default_hooks = dict(checkpoint=dict(interval=5000))

@@ -9,6 +9,7 @@ from mmscale.arch.scaling import (
     Scaling,
     WidthRule,
     apply_scaling,
+    compound_scaling,
     width_rule,
 )
 from mmscale.arch.space import Genotype, SearchSpace
@@ -28,6 +29,7 @@ __all__ = [
     'SubnetDraw',
     'WidthRule',
     'apply_scaling',
+    'compound_scaling',
     'get_arch',
     'preset_names',
     'width_rule',

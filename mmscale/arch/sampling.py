@@ -47,6 +47,8 @@ class HierarchicalSampler:
             likely, which the fairness of the left/right coupling needs), ``uniform``, or
             ``inverse_budget``, proportional to 2^-j.
         sides: Sides to draw from, uniformly.
+        warmup_iters: Number of first iterations that draw from one scaling stage alone.
+        warmup_scaling_stage: That scaling stage.
 
     Raises:
         ValueError: The distribution or a side is unknown.
@@ -58,6 +60,8 @@ class HierarchicalSampler:
         seed: int = 0,
         distribution: str = 'choices',
         sides: tuple[str, ...] | list[str] = SIDES,
+        warmup_iters: int = 0,
+        warmup_scaling_stage: int = 0,
     ) -> None:
         if distribution not in DISTRIBUTIONS:
             raise ValueError(
@@ -67,8 +71,15 @@ class HierarchicalSampler:
             raise ValueError(f'sides={sides!r} must be a non-empty part of {", ".join(SIDES)}')
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f'seed={seed!r} must be an integer of 0 or more')
+        if not 0 <= warmup_scaling_stage < len(space.scaling_stages):
+            raise ValueError(
+                f'warmup_scaling_stage={warmup_scaling_stage} must lie in '
+                f'0..{len(space.scaling_stages) - 1}'
+            )
         self.space = space
         self.seed = seed
+        self.warmup_iters = warmup_iters
+        self.warmup_scaling_stage = warmup_scaling_stage
         self.distribution = distribution
         self.sides = tuple(sides)
         weights = {
@@ -102,5 +113,7 @@ class HierarchicalSampler:
     def _stage_and_resolution(self, iteration: int) -> tuple[np.random.Generator, int, int]:
         rng = np.random.default_rng([self.seed, iteration])
         stage = int(rng.choice(len(self.probabilities), p=self.probabilities))
+        if iteration < self.warmup_iters:
+            stage = self.warmup_scaling_stage
         choices = self.space.scaling_stages[stage].resolution
         return rng, stage, choices[rng.integers(len(choices))]

@@ -1,6 +1,16 @@
 """Cost of networks: params, flops (multiply-adds) and acts, in closed form."""
 
 from mmscale.cost.count import CONVENTIONS, Cost, PartCost, count, count_parts
+from mmscale.cost.matching import match_scaling
 from mmscale.cost.table import Costs, CostTable
 
-__all__ = ['CONVENTIONS', 'Cost', 'CostTable', 'Costs', 'PartCost', 'count', 'count_parts']
+__all__ = [
+    'CONVENTIONS',
+    'Cost',
+    'CostTable',
+    'Costs',
+    'PartCost',
+    'count',
+    'count_parts',
+    'match_scaling',
+]

@@ -8,14 +8,22 @@ from mmscale.engine.hooks import (
     IterationSeedHook,
     StrictLoadHook,
 )
-from mmscale.engine.search_loops import EvolutionLoop, MCEALoop, ScalingLoop
+from mmscale.engine.search_loops import (
+    EvolutionLoop,
+    FamilyLoop,
+    MCEALoop,
+    RandomSearchLoop,
+    ScalingLoop,
+)
 
 __all__ = [
     'EvolutionLoop',
+    'FamilyLoop',
     'HierarchicalSamplerHook',
     'InputResolutionHook',
     'IterationSeedHook',
     'MCEALoop',
+    'RandomSearchLoop',
     'ScalingLoop',
     'SliceParallel',
     'StrictLoadHook',

@@ -9,21 +9,30 @@ import socket
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mmengine
+import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
-import mmscale
-from mmscale.arch import Genotype, Scaling, get_arch
-from mmscale.cost import CostTable
+from mmscale.arch import (
+    Genotype,
+    Rounding,
+    Scaling,
+    SearchSpace,
+    apply_scaling,
+    compound_scaling,
+    get_arch,
+)
+from mmscale.cost import CostTable, count, match_scaling
 from mmscale.engine.evaluator import SubnetEvaluator
 from mmscale.models import SuperNetClassifier
 from mmscale.registry import LOOPS
@@ -33,12 +42,15 @@ from mmscale.search import (
     ChainStep,
     EvolutionSearch,
     FamilyFitness,
+    FamilyMember,
     Feasibility,
     Progress,
+    RandomSearch,
     ScalingSearch,
     Scorer,
     SearchResult,
 )
+from mmscale.version import __version__
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -207,7 +219,7 @@ class SearchLoop(BaseLoop):
                 **result.to_json(),
                 'config_hash': hashlib.sha256(text.encode()).hexdigest(),
                 'versions': {
-                    'mmscale': mmscale.__version__,
+                    'mmscale': __version__,
                     'torch': torch.__version__,
                     'mmengine': mmengine.__version__,
                     'numpy': version('numpy'),
@@ -302,6 +314,13 @@ class EvolutionLoop(SearchLoop):
         ).run()
 
 
+def _find_base(space: SearchSpace, base: str | dict | Sequence[int]) -> Genotype:
+    """The base model that a config names: an Arch in any form, or genes."""
+    if isinstance(base, (list, tuple)):
+        return space.genotype(np.array(base))
+    return space.encode(get_arch(base))
+
+
 @LOOPS.register_module()
 class ScalingLoop(SearchLoop):
     """Search of the strategy for a given base model.
@@ -313,11 +332,88 @@ class ScalingLoop(SearchLoop):
 
     def __init__(self, *args: Any, base: str | dict | Sequence[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if isinstance(base, (list, tuple)):
-            self.base = Genotype(tuple(base))
-        else:
-            self.base = self.space.encode(get_arch(base))
+        self.base = _find_base(self.space, base)
 
     def search(self, family: FamilyFitness) -> SearchResult:
         """Scores the feasible scalings."""
         return ScalingSearch(family, self.base, on_step=self.log_step).run()
+
+
+@LOOPS.register_module()
+class RandomSearchLoop(SearchLoop):
+    """Random search at a given number of evaluations, the baseline of the other searches.
+
+    Args:
+        evaluations: Distinct Archs to evaluate.
+        **kwargs: As for :class:`SearchLoop`.
+    """
+
+    def __init__(self, *args: Any, evaluations: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.evaluations = evaluations
+
+    def search(self, family: FamilyFitness) -> SearchResult:
+        """Draws families and keeps the best."""
+        return RandomSearch(family, self.evaluations, self.seed, self.log_step).run()
+
+
+@LOOPS.register_module()
+class FamilyLoop(SearchLoop):
+    """Scores one given family: a base model under a strategy that is not searched.
+
+    Args:
+        base: The base model, as for :class:`ScalingLoop`.
+        strategy: Per scaling stage ``dict(depth=, width=, resolution=)`` multipliers; or
+            ``compound``: depth, width and resolution take equal shares of every budget.
+        **kwargs: As for :class:`SearchLoop`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        base: str | dict | Sequence[int],
+        strategy: str | Sequence[dict[str, float]],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.base = _find_base(self.space, base)
+        arch = self.space.decode(self.base)
+        rounding = self.space.rounding
+        if strategy == 'compound':
+            # Rounding up would turn one block of a stage into two at any factor.
+            rounding = Rounding('nearest')
+            self.strategy = tuple(
+                match_scaling(
+                    arch,
+                    compound_scaling,
+                    2.0**j,
+                    self.space.rule,
+                    self.feasibility.metric,
+                    rounding,
+                )
+                for j in range(len(self.space.scaling_stages))
+            )
+        else:
+            self.strategy = tuple(Scaling(**scaling) for scaling in strategy)
+        self.archs = [
+            apply_scaling(arch, scaling, self.space.rule, rounding) for scaling in self.strategy
+        ]
+
+    def search(self, family: FamilyFitness) -> SearchResult:
+        """Scores the family."""
+        family.scorer.step = 'given family'
+        scores = family.scorer.score(self.archs)
+        return SearchResult(
+            base=self.base,
+            family=tuple(
+                FamilyMember(j, scaling, arch, count(arch), score)
+                for j, (scaling, arch, score) in enumerate(
+                    zip(self.strategy, self.archs, scores, strict=True)
+                )
+            ),
+            fitness=family.mean([scores[j] for j in family.scored_stages]),
+            chain=(),
+            evaluations=family.scorer.evaluations,
+            seed=None,
+            settings={'strategy': [asdict(scaling) for scaling in self.strategy]},
+        )

@@ -30,6 +30,8 @@ class SuperNetClassifier(ImageClassifier):
             on the largest one's predictions (in-place distillation), after a warm-up on the
             largest alone; what small data needs.
         warmup_iters: Iterations of the sandwich's warm-up.
+        warmup_scaling_stage: Scaling stage of the warm-up: features form soonest where the
+            images are neither tiny nor dear.
         teacher: The sandwich's largest subnet: of the drawn ``scaling_stage`` or of the whole
             ``space``; at the drawn resolution either way.
         distill_weight: Weight of the distillation loss.
@@ -45,6 +47,7 @@ class SuperNetClassifier(ImageClassifier):
         backbone: dict | SuperNet,
         mode: str = 'single',
         warmup_iters: int = 0,
+        warmup_scaling_stage: int = 0,
         teacher: str = 'scaling_stage',
         distill_weight: float = 1.0,
         **kwargs: object,
@@ -60,6 +63,7 @@ class SuperNetClassifier(ImageClassifier):
             raise TypeError(f'backbone must be a SuperNet, got {type(self.backbone).__name__}')
         self.mode = mode
         self.warmup_iters = warmup_iters
+        self.warmup_scaling_stage = warmup_scaling_stage
         self.teacher = teacher
         self.distill_weight = distill_weight
         self._draw: SubnetDraw | None = None

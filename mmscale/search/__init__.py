@@ -5,6 +5,7 @@ from mmscale.search.evolution import BaseEvolution, Evolved
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Feasibility, Strategy
 from mmscale.search.mcea import MCEA, EvolutionSearch, ScalingSearch
+from mmscale.search.random_search import RandomSearch
 from mmscale.search.result import ChainStep, FamilyMember, SearchResult
 from mmscale.search.schedule import most_evaluations
 from mmscale.search.scoring import Communicator, Evaluator, Progress, Scorer, SingleProcess
@@ -26,6 +27,7 @@ __all__ = [
     'Feasibility',
     'InitialStrategy',
     'Progress',
+    'RandomSearch',
     'ScalingSearch',
     'Score',
     'Scorer',

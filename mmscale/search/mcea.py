@@ -3,96 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
 import numpy as np
 
 from mmscale.arch import Genotype, Scaling
-from mmscale.cost import count
+from mmscale.search.chain import Chain
 from mmscale.search.evolution import BaseEvolution
 from mmscale.search.family import FamilyFitness
-from mmscale.search.feasibility import Strategy
-from mmscale.search.result import ChainStep, FamilyMember, SearchResult
+from mmscale.search.result import ChainStep, SearchResult
 from mmscale.search.schedule import check_integer, most_evaluations
 from mmscale.search.strategy import StrategySearch
-
-_PHASES = ('initial strategy', 'base evolution', 'scaling search')
-
-
-class _Chain:
-    """The states a search went through, the present one, and what is derived from (seed, step)."""
-
-    def __init__(
-        self,
-        family: FamilyFitness,
-        seed: int | None,
-        on_step: Callable[[ChainStep], None] | None,
-        most_evaluations: int,
-    ) -> None:
-        self.family = family
-        self.seed = seed
-        self.on_step = on_step
-        self.steps: list[ChainStep] = []
-        self.fitness: Fraction | None = None
-        family.scorer.best = None
-        family.scorer.most_evaluations = most_evaluations
-
-    def rng(self, round_number: int, phase: str) -> np.random.Generator:
-        """A generator of its own for every phase of every round."""
-        return np.random.default_rng([self.seed or 0, round_number, _PHASES.index(phase)])
-
-    def record(
-        self,
-        kind: str,
-        round_number: int,
-        base: Genotype | None,
-        strategy: Strategy,
-        history: tuple[Fraction, ...] = (),
-    ) -> None:
-        """Appends a step. The state's fitness never falls."""
-        fitness, cost = None, None
-        if base is not None:
-            row = np.array([base.genes], dtype=np.int64)
-            candidate = self.family.candidates(row, strategy)[0]
-            fitness, cost = candidate.fitness, candidate.cost
-            assert self.fitness is None or fitness >= self.fitness, 'the chain got worse'
-            self.fitness = fitness
-            self.family.scorer.best = fitness
-        evaluations = self.family.scorer.evaluations
-        step = ChainStep(kind, round_number, base, strategy, fitness, cost, evaluations, history)
-        self.steps.append(step)
-        if self.on_step is not None:
-            self.on_step(step)
-
-    def result(self, settings: dict[str, object]) -> SearchResult:
-        """The last state, with a score for every scaling stage."""
-        family, last = self.family, self.steps[-1]
-        if last.base is None or last.fitness is None:
-            raise RuntimeError('the chain has no base model yet')
-        family.scorer.step = 'result'
-        archs = [family.space.decode(last.base, scaling) for scaling in last.strategy]
-        scores = family.scorer.score(archs)
-        convention = family.feasibility.table.convention
-        return SearchResult(
-            base=last.base,
-            family=tuple(
-                FamilyMember(j, scaling, arch, count(arch, convention), score)
-                for j, (scaling, arch, score) in enumerate(
-                    zip(last.strategy, archs, scores, strict=True)
-                )
-            ),
-            fitness=last.fitness,
-            chain=tuple(self.steps),
-            evaluations=family.scorer.evaluations,
-            seed=self.seed,
-            settings={
-                'budget': family.feasibility.budget,
-                'metric': family.feasibility.metric,
-                'tolerance': family.feasibility.tolerance,
-                'weights': [float(weight) for weight in family.weights],
-                **settings,
-            },
-        )
 
 
 class MCEA:
@@ -157,7 +77,7 @@ class MCEA:
                 scaling stage, the tolerance and the nearest costs within reach.
         """
         evolution, scorer = self.evolution, self.family.scorer
-        chain = _Chain(self.family, self.seed, self.on_step, self.most_evaluations)
+        chain = Chain(self.family, self.seed, self.on_step, self.most_evaluations)
         scorer.step = 'initial strategy'
         start = self.strategy_search.initial(
             chain.rng(0, 'initial strategy'), evolution.population
@@ -242,7 +162,7 @@ class EvolutionSearch:
             ValueError: No base model was found that meets the budgets.
         """
         evolution = self.evolution
-        chain = _Chain(self.family, self.seed, self.on_step, self.most_evaluations)
+        chain = Chain(self.family, self.seed, self.on_step, self.most_evaluations)
         evolved = evolution.run(self.strategy, chain.rng(1, 'base evolution'))
         base = evolved.population[0].genotype
         chain.record('base evolution', 1, base, self.strategy, evolved.history)
@@ -295,7 +215,7 @@ class ScalingSearch:
         Raises:
             ValueError: A scaling stage has no feasible scaling of the base model.
         """
-        chain = _Chain(self.family, None, self.on_step, self.most_evaluations)
+        chain = Chain(self.family, None, self.on_step, self.most_evaluations)
         self.family.scorer.step = 'scaling search'
         genes = np.array(self.base.genes, dtype=np.int64)
         strategy = StrategySearch(self.family).given_base(genes)

@@ -66,6 +66,8 @@ class HierarchicalSamplerHook(Hook):
             seed=runner.seed if self.seed is None else self.seed,
             distribution=self.distribution,
             sides=self.sides,
+            warmup_iters=model.warmup_iters,
+            warmup_scaling_stage=model.warmup_scaling_stage,
         )
         self._model = model
         data_sampler.batch_size = runner.train_dataloader.batch_size

@@ -1,0 +1,102 @@
+"""Random search: the baseline that every other search has to beat at equal evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import numpy as np
+
+from mmscale.arch import Scaling
+from mmscale.arch.space import Genes
+from mmscale.search.chain import Chain
+from mmscale.search.family import Candidate, FamilyFitness
+from mmscale.search.feasibility import Strategy
+from mmscale.search.result import ChainStep, SearchResult
+from mmscale.search.schedule import check_integer
+
+_POOL = 4096
+_FAMILIES_AT_ONCE = 8
+
+
+class RandomSearch:
+    """Draws families, a base model and a feasible scaling per scaling stage, and keeps the best.
+
+    Args:
+        family: Scores base models under a strategy.
+        evaluations: Distinct Archs to evaluate at most, besides those of scaling stages of
+            weight 0 in the result.
+        seed: Seed of all randomness.
+        on_step: Called with every family that is better than those before.
+
+    Raises:
+        ValueError: A setting is not allowed.
+    """
+
+    def __init__(
+        self,
+        family: FamilyFitness,
+        evaluations: int,
+        seed: int = 0,
+        on_step: Callable[[ChainStep], None] | None = None,
+    ) -> None:
+        check_integer('seed', seed, 0)
+        check_integer('evaluations', evaluations, len(family.scored_stages))
+        self.family = family
+        self.evaluations = evaluations
+        self.seed = seed
+        self.on_step = on_step
+
+    def _families(self, rng: np.random.Generator) -> Iterator[tuple[Genes, Strategy]]:
+        """Random base models with a random feasible scaling per scaling stage."""
+        feasibility = self.family.feasibility
+        stages = range(1, len(self.family.space.scaling_stages))
+        for genes in rng.permutation(feasibility.draw(rng, _POOL)):
+            strategy = [Scaling()]
+            for stage in stages:
+                try:
+                    options = feasibility.scalings_of(genes, stage)
+                except ValueError:
+                    break  # This base model cannot be scaled to this budget.
+                strategy.append(options[rng.integers(len(options))][0])
+            else:
+                yield genes, tuple(strategy)
+
+    def run(self) -> SearchResult:
+        """Searches until the evaluations are used up or the draws are exhausted.
+
+        Raises:
+            ValueError: No family meets the budgets.
+        """
+        family = self.family
+        chain = Chain(family, self.seed, self.on_step, self.evaluations)
+        family.scorer.step = 'random families'
+        best: Candidate | None = None
+        families = self._families(chain.rng(0, 'random families'))
+        stages = family.scored_stages
+        number = 0
+        while left := (self.evaluations - family.scorer.evaluations) // len(stages):
+            # Several at once, so that more than one process has something to do.
+            batch = list(islice(families, min(left, _FAMILIES_AT_ONCE)))
+            if not batch:
+                break
+            family.scorer.score(
+                [
+                    family.space.decode(genes, strategy[j])
+                    for genes, strategy in batch
+                    for j in stages
+                ]
+            )
+            for genes, strategy in batch:
+                number += 1
+                candidate = family.candidates(genes[None], strategy)[0]
+                if best is None or candidate.order < best.order:
+                    best = candidate
+                    chain.record('random family', number, candidate.genotype, strategy)
+        if best is None:
+            raise ValueError(
+                f'no family of the space meets the budget {family.feasibility.budget:,} '
+                f'{family.feasibility.metric} and its multiples within a tolerance of '
+                f'{family.feasibility.tolerance:.3g}'
+            )
+        return chain.result({'evaluations': self.evaluations})
