@@ -1,0 +1,128 @@
+"""Puts families of networks side by side: rows, a table, a plot."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FAMILIES = {
+    'searched': 'searched',
+    'random': 'best of as many random',
+    'compound': 'compound scaling of searched S0',
+}
+
+
+def standard_error(percent: float, images: int) -> float:
+    """Standard error of an accuracy in percent that was measured on a number of images."""
+    share = percent / 100
+    return 100 * math.sqrt(share * (1 - share) / images)
+
+
+def collect(work_dir: Path, tested: Mapping[str, Mapping]) -> list[dict]:
+    """One row per family and scaling stage, from the families' result.json and test results.
+
+    Args:
+        work_dir: Holds ``<family>/result.json``.
+        tested: ``accuracy`` in percent and number of ``images`` by ``<family> S<stage>``.
+    """
+    rows = []
+    for family in FAMILIES:
+        result = json.loads((work_dir / family / 'result.json').read_text(encoding='utf-8'))
+        for member in result['scaling_stages']:
+            stage = member['scaling_stage']
+            test = tested.get(f'{family} S{stage}')
+            score = member['score']
+            rows.append(
+                {
+                    'family': family,
+                    'scaling_stage': stage,
+                    'resolution': member['arch']['resolution'],
+                    'depth': member['scaling']['depth'],
+                    'width': member['scaling']['width'],
+                    'blocks': sum(len(blocks) for blocks in member['arch']['stages']),
+                    **member['cost'],
+                    'supernet_score': 100 * score['correct'] / score['total'],
+                    'supernet_images': score['total'],
+                    'test_accuracy': test and test['accuracy'],
+                    'test_images': test and test['images'],
+                }
+            )
+    return rows
+
+
+def _with_error(percent: float | None, images: int | None) -> str:
+    if percent is None or images is None:
+        return '-'
+    return f'{percent:.1f} ± {1.96 * standard_error(percent, images):.1f}'
+
+
+def table(rows: Sequence[Mapping]) -> Table:
+    """A rich table of the rows; accuracies with 1.96 standard errors."""
+    from rich.table import Table
+
+    shown = Table(title='Families of networks; accuracies in percent ± 1.96 standard errors')
+    shown.add_column('family')
+    for column in ('S', 'px', 'depth', 'width', 'blocks', 'M flops', 'k params', 'k acts'):
+        shown.add_column(column, justify='right')
+    shown.add_column('supernet', justify='right')
+    shown.add_column('test', justify='right')
+    family = None
+    for row in rows:
+        if family not in (None, row['family']):
+            shown.add_section()
+        first, family = row['family'] != family, row['family']
+        shown.add_row(
+            FAMILIES[family] if first else '',
+            str(row['scaling_stage']),
+            str(row['resolution']),
+            f'{row["depth"]:.2f}',
+            f'{row["width"]:.2f}',
+            str(row['blocks']),
+            f'{row["flops"] / 1e6:.2f}',
+            f'{row["params"] / 1e3:.0f}',
+            f'{row["acts"] / 1e3:.0f}',
+            _with_error(row['supernet_score'], row['supernet_images']),
+            _with_error(row['test_accuracy'], row['test_images']),
+        )
+    return shown
+
+
+def plot(rows: Sequence[Mapping], path: Path) -> None:
+    """Draws test accuracy and super-supernet score against flops, a line per family."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), sharex=True)
+    for axis, kind, title in (
+        (axes[0], 'test', 'trained from random weights: test accuracy'),
+        (axes[1], 'supernet', 'in the super-supernet: score of the search'),
+    ):
+        value = 'test_accuracy' if kind == 'test' else 'supernet_score'
+        for family, label in FAMILIES.items():
+            points = [r for r in rows if r['family'] == family and r[value] is not None]
+            errors = [1.96 * standard_error(r[value], r[f'{kind}_images']) for r in points]
+            axis.errorbar(
+                [r['flops'] / 1e6 for r in points],
+                [r[value] for r in points],
+                errors,
+                marker='o',
+                capsize=3,
+                label=label,
+            )
+        axis.set_xscale('log', base=2)
+        axis.set_xlabel('million multiply-adds')
+        axis.set_ylabel('percent')
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

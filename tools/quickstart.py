@@ -1,0 +1,246 @@
+"""Searches, trains and compares families of networks on real handwriting, in minutes of 2 cores.
+
+Trains a super-supernet, searches base model and scaling strategy in it, then trains and tests the
+networks of three families: the searched one, the best of equally many random ones, and uniform
+compound scaling of the searched base model. What is finished is not done again: after an
+interruption, the same command goes on.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mmscale.apis.families import FAMILIES, collect, plot, table
+from mmscale.apis.launch import run_tool, set_environment
+from mmscale.apis.retrain import RetrainJob, run_jobs
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / 'configs' / 'scalenet'
+SCALING_STAGES = 5
+# Lines of the tools' logs that are worth showing while they run.
+SHOWN = ('Iter(train)', 'evaluations', 'error:', 'Error')
+
+console = Console()
+
+
+def parse_args() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--full', action='store_true', help='train S0 to S4 of every family, not S0 to S2'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of everything (default: 0)')
+    parser.add_argument(
+        '--work-dir', type=Path, help='default: work_dirs/quickstart, with the seed unless 0'
+    )
+    parser.add_argument(
+        '--processes',
+        type=int,
+        default=min(2, os.cpu_count() or 1),
+        help='processes that work at the same time, one CPU thread each (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--smoke', action='store_true', help='a minute of everything, to see whether it runs'
+    )
+    return parser.parse_args()
+
+
+def run(tool: str, config: str, work_dir: Path, processes: int, arguments: list[str]) -> None:
+    """Runs a tool of this folder in several processes; its log goes to the work dir.
+
+    Raises:
+        SystemExit: The tool failed.
+    """
+    script, config_file = f'tools/dist_{tool}.sh', f'configs/scalenet/{config}'
+    rest = [str(processes), '--work-dir', str(work_dir), *arguments]
+    console.print(f'[dim]$ {shlex.join([script, config_file, *rest])}[/]', highlight=False)
+    command = [str(ROOT / script), str(ROOT / config_file), *rest]
+    work_dir.mkdir(parents=True, exist_ok=True)
+    log = work_dir / 'console.log'
+    environment = {**os.environ, 'PYTHON': sys.executable}
+    with (
+        log.open('a', encoding='utf-8') as file,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors='replace',
+            env=environment,
+        ) as process,
+    ):
+        for line in process.stdout:
+            file.write(line)
+            if any(word in line for word in SHOWN):
+                shown = line.strip().partition(' - INFO - ')[2] or line.strip()
+                console.print(f'  {shown}', markup=False, highlight=False)
+    if process.returncode:
+        console.print(f'[red]failed, exit code {process.returncode}; the log is {log}[/]')
+        sys.exit(1)
+
+
+def heading(text: str, start: float) -> None:
+    """Prints what comes next and how long it took so far."""
+    minutes, seconds = divmod(round(time.monotonic() - start), 60)
+    console.print(f'\n[bold]{text}[/] [dim]({minutes}:{seconds:02d} so far)[/]')
+
+
+def options_of(args: argparse.Namespace) -> tuple[list[str], dict[str, object], list[str]]:
+    """Config overrides for super-supernet, retraining and search."""
+    supernet = [f'randomness.seed={args.seed}', f'train_dataloader.sampler.seed={args.seed}']
+    retrain = {'randomness.seed': args.seed, 'train_dataloader.sampler.seed': args.seed}
+    search = [f'randomness.seed={args.seed}']
+    if args.smoke:
+        supernet += ['train_cfg.max_iters=20', 'model.warmup_iters=10']
+        retrain |= {'train_cfg.max_iters': 20, 'train_cfg.val_interval': 20}
+        search += [
+            'test_cfg.subnet_evaluator.max_images=250',
+            'test_cfg.subnet_evaluator.calibration_images=256',
+        ]
+    return supernet, retrain, search
+
+
+def train_supernet(args: argparse.Namespace, work_dir: Path, options: list[str]) -> Path:
+    """Trains the super-supernet unless its last checkpoint is there; returns that."""
+    from mmengine.config import Config
+
+    iterations = Config.fromfile(CONFIGS / 'supernet_digits.py').train_cfg.max_iters
+    iterations = 20 if args.smoke else iterations
+    checkpoint = work_dir / f'iter_{iterations}.pth'
+    if not checkpoint.is_file():
+        run(
+            'train',
+            'supernet_digits.py',
+            work_dir,
+            args.processes,
+            ['--resume', '--cfg-options', *options],
+        )
+    return checkpoint
+
+
+def search(
+    args: argparse.Namespace, config: str, work_dir: Path, options: list[str]
+) -> dict[str, object]:
+    """Runs one of the searches unless its result is there; returns the result."""
+    result = work_dir / 'result.json'
+    if not result.is_file():
+        run('search', config, work_dir, args.processes, ['--resume', '--cfg-options', *options])
+    return json.loads(result.read_text(encoding='utf-8'))
+
+
+def retrain(
+    args: argparse.Namespace, work_dir: Path, options: dict[str, object]
+) -> dict[str, dict]:
+    """Trains the networks of all families that have to be trained, the dearest first."""
+    from mmengine.config import Config
+
+    config = CONFIGS / 'retrain_digits.py'
+    iterations = options.get('train_cfg.max_iters')
+    iterations = iterations or Config.fromfile(config).train_cfg.max_iters
+    jobs: dict[str, RetrainJob] = {}
+    stages = range(SCALING_STAGES) if args.full else range(3)
+    for stage in reversed(stages):
+        for family in FAMILIES:
+            arch = work_dir / family / 'archs' / f'scaling_stage_{stage}.json'
+            job = RetrainJob(
+                f'{family} S{stage}',
+                str(config),
+                str(arch),
+                str(work_dir / 'retrain' / f'{family}_s{stage}'),
+                options,
+            )
+            jobs[job.name] = job
+    # Compound scaling starts from the searched base model: one training serves both.
+    jobs.pop('compound S0')
+    columns = (
+        TextColumn('  {task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        total = progress.add_task('iterations of all networks', total=iterations * len(jobs))
+        done = dict.fromkeys(jobs, 0)
+
+        def on_progress(job: RetrainJob, count: int) -> None:
+            done[job.name] = count
+            progress.update(total, completed=sum(done.values()))
+
+        for job in jobs.values():
+            if job.result() is not None:
+                on_progress(job, iterations)
+        results = run_jobs(list(jobs.values()), args.processes, on_progress)
+        progress.update(total, completed=iterations * len(jobs))
+    results['compound S0'] = results['searched S0']
+    return results
+
+
+def main() -> None:
+    """Runs all steps and shows what came out."""
+    args = parse_args()
+    set_environment()
+    start = time.monotonic()
+    name = 'quickstart' + ('-smoke' if args.smoke else '')
+    name += f'-seed{args.seed}' if args.seed else ''
+    work_dir = args.work_dir or Path('work_dirs') / name
+    supernet_options, retrain_options, search_options = options_of(args)
+
+    heading('1. Super-supernet: one set of weights for every network of the space', start)
+    checkpoint = train_supernet(args, work_dir / 'supernet', supernet_options)
+    search_options.append(f'load_from={checkpoint}')
+
+    heading('2. Search of base model and scaling strategy', start)
+    schedule = ['test_cfg.population=4', 'test_cfg.generations=2', 'test_cfg.rounds=1']
+    found = search(
+        args,
+        'search_digits.py',
+        work_dir / 'searched',
+        search_options + (schedule if args.smoke else []),
+    )
+
+    heading('3. Baselines: as many random networks, and uniform compound scaling', start)
+    search(
+        args,
+        'random_digits.py',
+        work_dir / 'random',
+        [*search_options, f'test_cfg.evaluations={found["evaluations"]}'],
+    )
+    base = work_dir / 'searched' / 'archs' / 'scaling_stage_0.json'
+    search(
+        args,
+        'compound_digits.py',
+        work_dir / 'compound',
+        [*search_options, f'test_cfg.base={base}'],
+    )
+
+    heading('4. Training of the networks from random weights', start)
+    results = retrain(args, work_dir, retrain_options)
+
+    rows = collect(work_dir, results)
+    console.print()
+    console.print(table(rows))
+    (work_dir / 'families.json').write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
+    plot(rows, work_dir / 'families.png')
+    heading(f'Done: {work_dir}/families.json, families.png and searched/result.json', start)
+
+
+if __name__ == '__main__':
+    run_tool(main)
