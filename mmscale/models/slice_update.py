@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch.optim import Optimizer
 
-from mmscale.models.backbones import SuperNet, index_of
+from mmscale.models.backbones import Region, SuperNet, index_of
 
 
 class SliceUpdate:
@@ -42,8 +44,8 @@ class SliceUpdate:
 
     def _save(self, optimizer: Optimizer, *_: object) -> None:
         self._before = {}
-        for name, regions in self._super_net.used_regions.items():
-            parameter = self._parameters[name]
+        for name, parameter in self._parameters.items():
+            regions = self._super_net.used_regions.get(name, ())
             whole = tuple((0, size) for size in parameter.shape)
             if parameter.grad is None or whole in regions:
                 continue
@@ -58,7 +60,7 @@ class SliceUpdate:
     def _restore(self, optimizer: Optimizer, *_: object) -> None:
         for name, (weights, state) in self._before.items():
             parameter = self._parameters[name]
-            regions = self._super_net.used_regions[name]
+            regions = self._super_net.used_regions.get(name, ())
             self._keep_outside(parameter, weights, regions)
             for key, value in optimizer.state.get(parameter, {}).items():
                 if torch.is_tensor(value) and value.shape == parameter.shape:
@@ -69,7 +71,9 @@ class SliceUpdate:
         self._before = {}
 
     @staticmethod
-    def _keep_outside(tensor: torch.Tensor, before: torch.Tensor, regions: set) -> None:
+    def _keep_outside(
+        tensor: torch.Tensor, before: torch.Tensor, regions: Iterable[Region]
+    ) -> None:
         for region in regions:
             index = index_of(region)
             before[index] = tensor[index]

@@ -83,12 +83,12 @@ class ArchBlock(BaseModule):
         self.se = None
         if block.se is not None:
             self.se = SELayer(
-                hidden,
+                spatial_out,
                 squeeze_channels=block.se.channels,
                 act_cfg=(activation_cfg(block.se.act), activation_cfg(block.se.gate)),
             )
         self.project = conv_norm_act(
-            hidden,
+            spatial_out,
             block.out_channels,
             block.kernel if block.kind == 'basic' else 1,
             act=None,

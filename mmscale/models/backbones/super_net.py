@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from mmscale.arch import Arch, Block, SearchSpace
+from mmscale.arch import Arch, Block, Head, SearchSpace, Stem
 from mmscale.arch.sampling import SIDES
-from mmscale.models.backbones.arch_net import ArchNet
+from mmscale.models.backbones.arch_net import ArchNet, Layer
 from mmscale.models.backbones.blocks import ArchBlock
 from mmscale.registry import MODELS
 
@@ -40,26 +39,14 @@ def slice_region(allocated: Sequence[int], wanted: Sequence[int], side: str) -> 
     """
     region = []
     for dimension, (size, part) in enumerate(zip(allocated, wanted, strict=True)):
-        if dimension >= 2:
-            start = (size - part) // 2
-        else:
-            start = 0 if side == 'left' else size - part
+        offsets = {'left': 0, 'right': size - part}
+        start = offsets[side] if dimension < 2 else (size - part) // 2
         region.append((start, start + part))
     return tuple(region)
 
 
-@dataclass(frozen=True)
-class _Subnet:
-    """A subnet without weights, and where its tensors lie in the super-supernet."""
-
-    net: ArchNet
-    names: dict[str, str]
-    regions: dict[str, dict[str, Region]]
-
-
-def _tensors_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
+def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def _fits(block: Block, slot: Block) -> bool:
@@ -93,10 +80,10 @@ class SuperNet(ArchNet):
     """Holds one set of weights for all Archs of a space; a forward pass uses one subnet of them.
 
     The weights are those of an ArchNet of the space's :attr:`~SearchSpace.allocation`. The
-    subnet is a function of (Arch, side) alone: :meth:`regions` says which part of every tensor
-    it uses, and the forward pass runs the subnet's own ArchNet on those parts, so that the
-    super-supernet and an extracted subnet cannot differ. Network stage i, block j of an Arch
-    always uses the weights of slot (i, j).
+    subnet is a function of (Arch, side) alone: :func:`slice_region` says which part of every
+    tensor it uses, and the forward pass runs the very layers of the Arch's own ArchNet on those
+    parts, so that the super-supernet and an extracted subnet cannot differ. Network stage i,
+    block j of an Arch always uses the weights of slot (i, j).
 
     Args:
         space: Config of the :class:`SearchSpace`, or the space.
@@ -106,6 +93,7 @@ class SuperNet(ArchNet):
         frozen_stages: As in :class:`ArchNet`.
         norm_eval: As in :class:`ArchNet`.
         norm_cfg: As in :class:`ArchNet`.
+        channels_last: As in :class:`ArchNet`.
         init_cfg: As in :class:`ArchNet`.
 
     Attributes:
@@ -121,6 +109,7 @@ class SuperNet(ArchNet):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         norm_cfg: dict | None = None,
+        channels_last: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
         if kernels not in KERNEL_SHARING:
@@ -135,10 +124,11 @@ class SuperNet(ArchNet):
             frozen_stages=frozen_stages,
             norm_eval=norm_eval,
             norm_cfg=norm_cfg,
+            channels_last=channels_last,
             init_cfg=init_cfg,
         )
         self.used_regions: dict[str, set[Region]] = {}
-        self._subnet = lru_cache(maxsize=256)(self._make_subnet)
+        self._templates: dict[Stem | Block | tuple[int, Head], nn.Module] = {}
         self.set_arch(space.largest())
 
     def _make_block(self, stage: int, block: Block, drop_path_rate: float) -> nn.Module:
@@ -151,8 +141,10 @@ class SuperNet(ArchNet):
             }
         )
 
-    def _check(self, arch: Arch) -> None:
+    def _check(self, arch: Arch, side: str) -> None:
         """Raises ValueError if the Arch is no subnet of this super-supernet."""
+        if side not in SIDES:
+            raise ValueError(f'side={side!r} is not one of {", ".join(SIDES)}')
         whole = self.arch
         problem = None
         if len(arch.stages) != len(whole.stages):
@@ -176,39 +168,22 @@ class SuperNet(ArchNet):
         if problem is not None:
             raise ValueError(f'arch {arch.digest[:10]} is not in this search space: {problem}')
 
-    def _make_subnet(self, arch: Arch) -> _Subnet:
-        self._check(arch)
-        with torch.device('meta'):
-            net = ArchNet(
-                arch,
-                out_indices=self.out_indices,
-                frozen_stages=self.frozen_stages,
-                norm_eval=self.norm_eval,
-                norm_cfg=self.norm_cfg,
-            )
-        names = {}
-        allocated = dict(self._tensors())
-        for name, tensor in _tensors_of(net):
-            parts = name.split('.')
-            if self.kernels == 'separate' and parts[0] == 'stages':
-                block = arch.stages[int(parts[1])][int(parts[2])]
-                parts.insert(3, f'kernel{block.kernel}')
-            shared_name = '.'.join(parts)
-            names[name] = shared_name
-            if len(allocated[shared_name].shape) != len(tensor.shape):
-                raise ValueError(f'{name} has another number of dimensions than {shared_name}')
-        shapes = {name: tuple(tensor.shape) for name, tensor in _tensors_of(net)}
-        regions = {
-            side: {
-                name: slice_region(allocated[names[name]].shape, shape, side)
-                for name, shape in shapes.items()
-            }
-            for side in SIDES
-        }
-        return _Subnet(net, names, regions)
+    def _template(self, part: Stem | Block | tuple[int, Head]) -> nn.Module:
+        """A layer of a subnet without weights, built once: few differ within a space."""
+        if part not in self._templates:
+            with torch.device('meta'):
+                if isinstance(part, Stem):
+                    template = self._make_stem(part)
+                elif isinstance(part, Block):
+                    template = ArchBlock(part, self.norm_cfg)
+                else:
+                    template = self._make_conv_head(*part)
+            self._templates[part] = template
+        return self._templates[part]
 
-    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return _tensors_of(self)
+    def _block_name(self, stage: int, slot: int, block: Block) -> str:
+        name = f'stages.{stage}.{slot}'
+        return name if self.kernels == 'shared' else f'{name}.kernel{block.kernel}'
 
     def set_arch(self, arch: Arch, side: str = 'left') -> None:
         """Chooses the subnet that :meth:`forward` runs.
@@ -216,33 +191,50 @@ class SuperNet(ArchNet):
         Raises:
             ValueError: The Arch is not in the space, or the side is unknown.
         """
-        if side not in SIDES:
-            raise ValueError(f'side={side!r} is not one of {", ".join(SIDES)}')
-        self._check(arch)
+        self._check(arch, side)
         self._active = arch, side
 
-    def _cut(self, arch: Arch, side: str) -> Iterator[tuple[str, str, Region, torch.Tensor]]:
-        """Names in the subnet and here, region, and the part of every tensor of a subnet."""
-        subnet = self._subnet(arch)
-        allocated = dict(self._tensors())
-        for name, region in subnet.regions[side].items():
-            shared_name = subnet.names[name]
-            tensor = allocated[shared_name]
-            whole = all(stop - start == size for (start, stop), size in zip(region, tensor.shape))
-            yield name, shared_name, region, tensor if whole else tensor[index_of(region)]
+    def _cut(
+        self, name: str, template: nn.Module, side: str
+    ) -> Iterator[tuple[str, Region, torch.Tensor]]:
+        """Name in the template, region, and the part that it uses, of a layer's every tensor."""
+        allocated = _tensors_of(self.get_submodule(name))
+        for key, wanted in _tensors_of(template).items():
+            tensor = allocated[key]
+            region = slice_region(tensor.shape, wanted.shape, side)
+            yield key, region, tensor if tensor.shape == wanted.shape else tensor[index_of(region)]
+
+    def _layer(self, name: str, part: Stem | Block | tuple[int, Head], side: str) -> Layer:
+        """The layer of that name, cut to what a subnet's part needs."""
+        template = self._template(part)
+        record = self.training and torch.is_grad_enabled()
+        tensors = {}
+        for key, region, tensor in self._cut(name, template, side):
+            tensors[key] = tensor
+            if record and tensor.requires_grad:
+                self.used_regions.setdefault(f'{name}.{key}', set()).add(region)
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            # What is frozen, or in eval mode, is so in this network's own modules.
+            modules = self.get_submodule(name).modules()
+            for module, own in zip(template.modules(), modules, strict=True):
+                module.training = own.training
+            return functional_call(template, tensors, (x,))
+
+        return run
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Runs the active subnet on images (N, channels, H, W)."""
         arch, side = self._active
-        net = self._subnet(arch).net
-        net.train(self.training)
-        record = self.training and torch.is_grad_enabled()
-        tensors = {}
-        for name, shared_name, region, tensor in self._cut(arch, side):
-            tensors[name] = tensor
-            if record and tensor.requires_grad:
-                self.used_regions.setdefault(shared_name, set()).add(region)
-        return functional_call(net, tensors, (x,))
+        stages = [
+            [
+                self._layer(self._block_name(i, j, block), block, side)
+                for j, block in enumerate(stage)
+            ]
+            for i, stage in enumerate(arch.stages)
+        ]
+        conv_head = self._layer('conv_head', (arch.widths[-1], arch.head), side)
+        return self._run(x, self._layer('stem', arch.stem, side), stages, conv_head)
 
     def forget_used_regions(self) -> None:
         """Starts a new record of what forward passes use."""
@@ -254,13 +246,24 @@ class SuperNet(ArchNet):
         Raises:
             ValueError: The Arch is not in the space, or the side is unknown.
         """
-        self.set_arch(arch, side)
-        net = ArchNet(arch, out_indices=self.out_indices, norm_cfg=self.norm_cfg)
-        reference = next(self.parameters())
-        net.to(device=reference.device, dtype=reference.dtype)
+        self._check(arch, side)
+        # Without weights at first: drawing some would cost time and random numbers.
+        with torch.device('meta'):
+            net = ArchNet(
+                arch,
+                out_indices=self.out_indices,
+                norm_cfg=self.norm_cfg,
+                channels_last=self.channels_last,
+            )
+        names = {'stem': 'stem', 'conv_head': 'conv_head'}
+        for i, stage in enumerate(arch.stages):
+            for j, block in enumerate(stage):
+                names[f'stages.{i}.{j}'] = self._block_name(i, j, block)
         state = {
-            name: tensor.detach().clone(memory_format=torch.contiguous_format)
-            for name, _, _, tensor in self._cut(arch, side)
+            f'{name}.{key}': tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, own_name in names.items()
+            for key, _, tensor in self._cut(own_name, net.get_submodule(name), side)
         }
-        net.load_state_dict(state)
+        net.load_state_dict(state, assign=True)
+        net.is_init = True
         return net
