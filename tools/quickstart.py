@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -117,11 +118,16 @@ def options_of(args: argparse.Namespace) -> tuple[list[str], dict[str, object], 
     return supernet, retrain, search
 
 
-def train_supernet(args: argparse.Namespace, work_dir: Path, options: list[str]) -> Path:
-    """Trains the super-supernet unless its last checkpoint is there; returns that."""
+def read_config(name: str) -> Any:
+    """A config of the digit data, without importing what it needs to run."""
     from mmengine.config import Config
 
-    iterations = Config.fromfile(CONFIGS / 'supernet_digits.py').train_cfg.max_iters
+    return Config.fromfile(CONFIGS / name, import_custom_modules=False)
+
+
+def train_supernet(args: argparse.Namespace, work_dir: Path, options: list[str]) -> Path:
+    """Trains the super-supernet unless its last checkpoint is there; returns that."""
+    iterations = read_config('supernet_digits.py').train_cfg.max_iters
     iterations = 20 if args.smoke else iterations
     checkpoint = work_dir / f'iter_{iterations}.pth'
     if not checkpoint.is_file():
@@ -149,11 +155,9 @@ def retrain(
     args: argparse.Namespace, work_dir: Path, options: dict[str, object]
 ) -> dict[str, dict]:
     """Trains the networks of all families that have to be trained, the dearest first."""
-    from mmengine.config import Config
-
     config = CONFIGS / 'retrain_digits.py'
     iterations = options.get('train_cfg.max_iters')
-    iterations = iterations or Config.fromfile(config).train_cfg.max_iters
+    iterations = iterations or read_config('retrain_digits.py').train_cfg.max_iters
     jobs: dict[str, RetrainJob] = {}
     stages = range(SCALING_STAGES) if args.full else range(3)
     for stage in reversed(stages):

@@ -1,7 +1,7 @@
 # Joint search of base model and scaling strategy on the digit data.
 _base_ = './supernet_digits.py'
 
-load_from = 'work_dirs/supernet_digits/last.pth'
+load_from = 'work_dirs/supernet_digits/iter_1400.pth'
 
 train_cfg = None
 train_dataloader = None
@@ -32,9 +32,10 @@ test_cfg = dict(
         ),
         collate_fn=dict(type='default_collate'),
     ),
-    subnet_evaluator=dict(calibration_images=1024, max_images=3000, side='left', threads=1),
+    subnet_evaluator=dict(calibration_images=768, max_images=2000, side='left', threads=1),
 )
 test_dataloader = dict(
+    _delete_=True,
     batch_size=250,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),

@@ -39,6 +39,7 @@ test_cfg = dict(
     subnet_evaluator=dict(calibration_images=4096, cache=False),
 )
 test_dataloader = dict(
+    _delete_=True,
     batch_size=128,
     num_workers=8,
     sampler=dict(type='DefaultSampler', shuffle=False),

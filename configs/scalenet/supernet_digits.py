@@ -9,8 +9,11 @@ model = dict(
     type='mmscale.SuperNetClassifier',
     mode='sandwich',
     warmup_iters=200,
+    warmup_scaling_stage=2,
     teacher='scaling_stage',
-    backbone=dict(type='mmscale.SuperNet', space={{_base_.space}}, kernels='shared'),
+    backbone=dict(
+        type='mmscale.SuperNet', space={{_base_.space}}, kernels='shared', channels_last=True
+    ),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
         type='LinearClsHead',
@@ -39,7 +42,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=150),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=150, end=1500),
+    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=140),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=140, end=1400),
 ]
-train_cfg = dict(by_epoch=False, max_iters=1500)
+train_cfg = dict(by_epoch=False, max_iters=1400)

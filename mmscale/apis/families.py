@@ -56,29 +56,48 @@ def collect(work_dir: Path, tested: Mapping[str, Mapping]) -> list[dict]:
     return rows
 
 
+_COLUMNS = (
+    'S',
+    'px',
+    'depth',
+    'width',
+    'blocks',
+    'Mflop',
+    'kparam',
+    'kact',
+    'supernet',
+    'test',
+)
+
+
 def _with_error(percent: float | None, images: int | None) -> str:
     if percent is None or images is None:
         return '-'
-    return f'{percent:.1f} ± {1.96 * standard_error(percent, images):.1f}'
+    return f'{percent:.1f}±{1.96 * standard_error(percent, images):.1f}'
 
 
 def table(rows: Sequence[Mapping]) -> Table:
     """A rich table of the rows; accuracies with 1.96 standard errors."""
+    from rich import box
     from rich.table import Table
 
-    shown = Table(title='Families of networks; accuracies in percent ± 1.96 standard errors')
-    shown.add_column('family')
-    for column in ('S', 'px', 'depth', 'width', 'blocks', 'M flops', 'k params', 'k acts'):
-        shown.add_column(column, justify='right')
-    shown.add_column('supernet', justify='right')
-    shown.add_column('test', justify='right')
+    shown = Table(
+        title='Scaling stages S of three families, percent right ± 1.96 standard errors',
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    shown.add_column('family', no_wrap=True)
+    for column in _COLUMNS:
+        shown.add_column(column, justify='right', no_wrap=True)
     family = None
     for row in rows:
         if family not in (None, row['family']):
             shown.add_section()
         first, family = row['family'] != family, row['family']
         shown.add_row(
-            FAMILIES[family] if first else '',
+            family if first else '',
             str(row['scaling_stage']),
             str(row['resolution']),
             f'{row["depth"]:.2f}',

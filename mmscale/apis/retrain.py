@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -60,22 +61,27 @@ def run_job(job: RetrainJob) -> dict:
         ``accuracy`` in percent, number of test ``images``, ``settings``.
     """
     set_environment()
-    from mmengine.config import Config
+    Path(job.work_dir).mkdir(parents=True, exist_ok=True)
+    with (
+        (Path(job.work_dir) / 'console.log').open('a', encoding='utf-8') as log,
+        redirect_stdout(log),
+        redirect_stderr(log),
+    ):
+        from mmengine.config import Config
 
-    from mmscale.apis.launch import build_runner
-    from mmscale.engine.search_loops import write_json
+        from mmscale.apis.launch import build_runner
+        from mmscale.engine.search_loops import write_json
 
-    config = Config.fromfile(job.config)
-    config.merge_from_dict({**job.options, 'model.backbone.arch': job.arch})
-    config.work_dir = job.work_dir
-    config.launcher = 'none'
-    config.resume = True
-    # Runners are known by name, and several jobs share a process.
-    config.experiment_name = f'{job.name}-{time.time_ns()}'
-    config.log_level = 'WARNING'
-    runner = build_runner(config, 'train')
-    runner.train()
-    metrics = runner.test()
+        config = Config.fromfile(job.config)
+        config.merge_from_dict({**job.options, 'model.backbone.arch': job.arch})
+        config.work_dir = job.work_dir
+        config.launcher = 'none'
+        config.resume = True
+        # Runners are known by name, and several jobs share a process.
+        config.experiment_name = f'{job.name}-{time.time_ns()}'
+        runner = build_runner(config, 'train')
+        runner.train()
+        metrics = runner.test()
     result = {
         'accuracy': metrics['accuracy/top1'],
         'images': len(runner.test_dataloader.dataset),

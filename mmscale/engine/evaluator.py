@@ -18,27 +18,39 @@ from mmscale.models import SuperNetClassifier
 from mmscale.registry import TASK_UTILS
 from mmscale.search import Score
 
+Batch = tuple[torch.Tensor, torch.Tensor]
+
 
 class _Images:
-    """The first images of a dataset, decoded once per resolution.
+    """Images of a dataset as the network sees them, prepared once per resolution.
 
     Args:
         dataloader: Config of a data loader whose dataset is a SeededDataset with a pipeline
             without randomness; batch size and workers are taken from it.
-        count: Number of images; None for all.
-        cache: Whether to keep the decoded images of every resolution in memory.
+        prepare: The model's data preprocessor.
+        count: Number of images, evenly spread over the dataset; None for all.
+        cache: Whether to keep the images of every resolution in memory.
     """
 
-    def __init__(self, dataloader: dict[str, Any], count: int | None, cache: bool) -> None:
-        self.loader = Runner.build_dataloader(dict(dataloader))
-        size = len(self.loader.dataset)
+    def __init__(
+        self,
+        dataloader: dict[str, Any],
+        prepare: torch.nn.Module,
+        count: int | None,
+        cache: bool,
+    ) -> None:
+        self._loader = Runner.build_dataloader(dict(dataloader))
+        self._prepare = prepare
+        size = len(self._loader.dataset)
         if count is not None and not 1 <= count <= size:
             raise ValueError(f'number of images={count} must lie in 1..{size}')
-        self.count = size if count is None else count
-        self._cache: dict[int, list[dict]] | None = {} if cache else None
+        count = size if count is None else count
+        # Datasets are often sorted by class.
+        self._indices = [i * size // count for i in range(count)]
+        self._cache: dict[int, list[Batch]] | None = {} if cache else None
 
-    def batches(self, resolution: int) -> Iterator[dict]:
-        """Batches of ``inputs`` (N, channels, resolution, resolution) and ``data_samples``."""
+    def batches(self, resolution: int) -> Iterator[Batch]:
+        """Normalised images (N, channels, resolution, resolution) and labels (N,)."""
         if self._cache is None:
             yield from self._load(resolution)
             return
@@ -46,16 +58,18 @@ class _Images:
             self._cache[resolution] = list(self._load(resolution))
         yield from self._cache[resolution]
 
-    def _load(self, resolution: int) -> Iterator[dict]:
-        draws = [Draw(index, resolution, index) for index in range(self.count)]
-        loader = self.loader
-        yield from DataLoader(
+    def _load(self, resolution: int) -> Iterator[Batch]:
+        loader = self._loader
+        for batch in DataLoader(
             loader.dataset,
             batch_size=loader.batch_size,
-            sampler=draws,
+            sampler=[Draw(index, resolution, index) for index in self._indices],
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
-        )
+        ):
+            data = self._prepare(batch, training=False)
+            labels = torch.cat([sample.gt_label for sample in data['data_samples']])
+            yield data['inputs'], labels
 
 
 def weights_digest(model: torch.nn.Module) -> str:
@@ -114,8 +128,10 @@ class SubnetEvaluator:
             'side': side,
             'threads': threads,
         }
-        self._images = _Images(dataloader, max_images, cache)
-        self._calibration = _Images(calibration_dataloader, calibration_images, cache)
+        self._images = _Images(dataloader, model.data_preprocessor, max_images, cache)
+        self._calibration = _Images(
+            calibration_dataloader, model.data_preprocessor, calibration_images, cache
+        )
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -135,22 +151,12 @@ class SubnetEvaluator:
         """
         torch.set_num_threads(self.threads)
         net = self.model.extract(arch, self.side)
-        net.to(next(self.model.parameters()).device)
-        prepare = net.data_preprocessor
-        update_bn(
-            (
-                prepare(batch, training=False)['inputs']
-                for batch in self._calibration.batches(arch.resolution)
-            ),
-            net.backbone,
-        )
+        calibration = self._calibration.batches(arch.resolution)
+        update_bn((inputs for inputs, _ in calibration), net.backbone)
         net.eval()
         correct = total = 0
         with torch.inference_mode():
-            for batch in self._images.batches(arch.resolution):
-                data = prepare(batch, training=False)
-                labels = torch.cat([sample.gt_label for sample in data['data_samples']])
-                predicted = net(data['inputs']).argmax(dim=1)
-                correct += int((predicted == labels).sum())
+            for inputs, labels in self._images.batches(arch.resolution):
+                correct += int((net(inputs).argmax(dim=1) == labels).sum())
                 total += len(labels)
         return Score(correct, total)

@@ -1,7 +1,7 @@
 # A classifier for the digit data around one Arch; children set backbone.arch.
 model = dict(
     type='ImageClassifier',
-    backbone=dict(type='mmscale.ArchNet', arch=None, drop_path_rate=0.0),
+    backbone=dict(type='mmscale.ArchNet', arch=None, channels_last=True),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
         type='LinearClsHead',
