@@ -31,7 +31,7 @@ custom_hooks = [
 ]
 model_wrapper_cfg = dict(type='mmscale.SliceParallel')
 
-# Running BN statistics fit no single subnet: a super-supernet is judged by search, not in training.
+# Running BN statistics fit no single subnet: the search judges a super-supernet, not training.
 val_dataloader = None
 val_evaluator = None
 test_dataloader = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.runner import Runner
+from mmpretrain.models import ImageClassifier
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
@@ -143,17 +144,26 @@ class SubnetEvaluator:
             'torch': torch.__version__,
         }
 
-    def evaluate(self, arch: Arch) -> Score:
-        """Counts the images that a subnet gets right.
+    def extract(self, arch: Arch) -> ImageClassifier:
+        """The stand-alone network that is scored: own weights, BN statistics of its own.
 
         Raises:
             ValueError: The Arch is not in the super-supernet's space.
         """
         torch.set_num_threads(self.threads)
         net = self.model.extract(arch, self.side)
+        net.to(next(self.model.parameters()).device)
         calibration = self._calibration.batches(arch.resolution)
         update_bn((inputs for inputs, _ in calibration), net.backbone)
-        net.eval()
+        return net.eval()
+
+    def evaluate(self, arch: Arch) -> Score:
+        """Counts the images that a subnet gets right.
+
+        Raises:
+            ValueError: The Arch is not in the super-supernet's space.
+        """
+        net = self.extract(arch)
         correct = total = 0
         with torch.inference_mode():
             for inputs, labels in self._images.batches(arch.resolution):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import os
 import socket
 import time
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import Runner, save_checkpoint
 from mmengine.runner.base_loop import BaseLoop
 
 from mmscale.arch import (
@@ -69,14 +71,16 @@ class _Ranks:
 class _ProgressLog:
     """Logs how far a search is, with an estimate of the time that is left at most."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._logger = runner.logger
-        self._start = time.monotonic()
-        self._last = self._start
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._start: tuple[float, int] | None = None
+        self._last = -math.inf
         self._step = ''
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
+        if self._start is None:
+            self._start = now, progress.fresh
         if progress.step == self._step and now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._step, self._last = progress.step, now
@@ -85,10 +89,10 @@ class _ProgressLog:
             line += f' of at most {progress.most_evaluations}'
         if progress.best is not None:
             line += f', best fitness {float(progress.best):.4f}'
-        if progress.fresh and progress.most_evaluations:
-            ranks = get_dist_info()[1]
+        fresh = progress.fresh - self._start[1]
+        if fresh and progress.most_evaluations:
             left = progress.most_evaluations - progress.evaluations
-            seconds = (now - self._start) / progress.fresh * left / ranks
+            seconds = (now - self._start[0]) / fresh * left / get_dist_info()[1]
             line += f', eta at most {timedelta(seconds=round(seconds))}'
         self._logger.info(line)
 
@@ -109,7 +113,9 @@ class SearchLoop(BaseLoop):
 
     The loop writes into the runner's work dir: ``archive/`` while it searches and ``result.json``
     and ``archs/scaling_stage_<j>.json`` at the end, which depend on config, seed and weights
-    alone, and ``timing.json`` with times and hosts. Resuming replays the search from the archive.
+    alone, ``weights/scaling_stage_<j>.pth`` with the weights each network was scored with, to
+    start training from or to ship, and ``timing.json`` with times and hosts. Resuming replays
+    the search from the archive.
 
     Args:
         runner: The runner; its model is a SuperNetClassifier.
@@ -194,7 +200,7 @@ class SearchLoop(BaseLoop):
         if len(archive):
             self._runner.logger.info(f'replaying {len(archive)} evaluations of {self.archive_dir}')
         try:
-            scorer = Scorer(archive, self.evaluator, ranks, _ProgressLog(self._runner))
+            scorer = Scorer(archive, self.evaluator, ranks, _ProgressLog(self._runner.logger))
             result = self.search(FamilyFitness(scorer, self.feasibility, self.weights))
             if ranks.rank == 0:
                 self._write(result, fingerprint, scorer.fresh, time.monotonic() - start)
@@ -227,11 +233,12 @@ class SearchLoop(BaseLoop):
             },
         )
         (work_dir / 'archs').mkdir(exist_ok=True)
+        (work_dir / 'weights').mkdir(exist_ok=True)
         for member in result.family:
-            write_json(
-                work_dir / 'archs' / f'scaling_stage_{member.scaling_stage}.json',
-                member.arch.to_json(),
-            )
+            name = f'scaling_stage_{member.scaling_stage}'
+            write_json(work_dir / 'archs' / f'{name}.json', member.arch.to_json())
+            net = self.evaluator.extract(member.arch)
+            save_checkpoint({'state_dict': net.state_dict()}, work_dir / 'weights' / f'{name}.pth')
         timing = work_dir / 'timing.json'
         runs = json.loads(timing.read_text()) if timing.is_file() and self.resume else []
         runs.append(
