@@ -147,9 +147,12 @@ class SuperNetClassifier(ImageClassifier):
         Raises:
             ValueError: The Arch is not in the space, or the side is unknown.
         """
-        return ImageClassifier(
+        classifier = ImageClassifier(
             backbone=self.backbone.extract(arch, side),
             neck=deepcopy(self.neck),
             head=deepcopy(self.head),
             data_preprocessor=deepcopy(self.data_preprocessor),
         )
+        # A runner that trains it must not draw new weights.
+        classifier.is_init = True
+        return classifier

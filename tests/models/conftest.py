@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmpretrain.structures import DataSample
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscale.arch import SearchSpace
+from mmscale.models import SuperNetClassifier
 
 
 @pytest.fixture(scope='session')
@@ -32,11 +35,66 @@ def digit_space():
     return SearchSpace(**runpy.run_path(str(path))['space'])
 
 
+@pytest.fixture(scope='session')
+def tiny_space():
+    """Ten blocks at most, of everything that slices differently."""
+    return SearchSpace(
+        in_channels=1,
+        num_classes=4,
+        se=dict(),
+        stem=dict(channels=3),
+        stages=[
+            dict(channels=3, stride=1, expand=1, depths=[1, 2], kernels=[3, 5]),
+            dict(channels=5, stride=2, expand=2, depths=[1, 2, 3], kernels=[3, 5, 7]),
+        ],
+        head=dict(channels=8),
+        scaling_stages=[
+            dict(depth=[1], width=[1], resolution=[9]),
+            dict(depth=[1.2, 1.6], width=[1.3, 1.7, 2.1], resolution=[9, 12]),
+        ],
+    )
+
+
+@pytest.fixture
+def make_classifier(tiny_space):
+    """A function that makes a SuperNetClassifier of the tiny space from further settings."""
+
+    def make(kernels='shared', **kwargs):
+        torch.manual_seed(0)
+        backbone = dict(type='mmscale.SuperNet', space=tiny_space, kernels=kernels)
+        head = dict(type='mmpretrain.LinearClsHead', num_classes=4, in_channels=8, topk=(1,))
+        neck = dict(type='mmpretrain.GlobalAveragePooling')
+        kwargs = {'backbone': backbone, 'neck': neck, 'head': head, **kwargs}
+        return SuperNetClassifier(**kwargs)
+
+    return make
+
+
+@pytest.fixture
+def make_batch():
+    """A function that makes a batch of random images and labels for a draw."""
+
+    def make(draw, seed, count=4):
+        generator = torch.Generator().manual_seed(seed)
+        side = draw.arch.resolution
+        labels = torch.randint(4, (count,), generator=generator)
+        return dict(
+            inputs=torch.randn(count, 1, side, side, generator=generator),
+            data_samples=[DataSample().set_gt_label(int(label)) for label in labels],
+        )
+
+    return make
+
+
 @pytest.fixture
 def randomise():
-    """A function that gives every norm layer random statistics and affine parameters."""
+    """A function that gives every norm layer random statistics and affine parameters.
 
-    def apply(model, seed=0):
+    With `weights` also convolutions random weights, large enough for a signal to pass through
+    slices of them.
+    """
+
+    def apply(model, weights=False, seed=0):
         generator = torch.Generator().manual_seed(seed)
         for module in model.modules():
             if isinstance(module, _BatchNorm):
@@ -44,6 +102,10 @@ def randomise():
                     tensor.data.uniform_(0.5, 1.5, generator=generator)
                 for tensor in (module.bias, module.running_mean):
                     tensor.data.normal_(0, 0.3, generator=generator)
+            elif weights and isinstance(module, nn.Conv2d):
+                dense = module.groups == 1
+                scale = (5 / module.weight[0].numel()) ** 0.5 if dense else 0.5
+                module.weight.data.normal_(0, scale, generator=generator)
         return model
 
     return apply
