@@ -13,6 +13,7 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=96,
     num_workers=0,
+    persistent_workers=False,
     sampler=dict(type='mmscale.ResolutionSampler', seed=0),
     dataset=dict(
         type='mmscale.SeededDataset',
@@ -23,6 +24,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=250,
     num_workers=0,
+    persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='mmscale.ClutteredDigits', split='search', pipeline=test_pipeline),
     collate_fn=dict(type='default_collate'),
@@ -31,6 +33,7 @@ val_evaluator = dict(type='Accuracy', topk=(1,))
 test_dataloader = dict(
     batch_size=250,
     num_workers=0,
+    persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='mmscale.ClutteredDigits', split='test', pipeline=test_pipeline),
     collate_fn=dict(type='default_collate'),

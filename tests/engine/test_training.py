@@ -1,0 +1,242 @@
+"""Training through MMEngine's Runner: resolutions, resume, kills, wrong parts."""
+
+import copy
+import json
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import CheckpointLoader, Runner
+from small_setups import AUGMENT, KILL_IN_CHECKPOINT, ROOT, SPACE
+
+from mmscale.arch import HierarchicalSampler, SearchSpace
+
+
+def runner_of(config, **changes):
+    config = Config(copy.deepcopy(config))
+    config.experiment_name = uuid.uuid4().hex
+    config.merge_from_dict(changes)
+    return Runner.from_cfg(config)
+
+
+def checkpoint(work_dir, iteration=8):
+    return CheckpointLoader.load_checkpoint(f'{work_dir}/iter_{iteration}.pth', 'cpu')
+
+
+def flat(value, prefix=''):
+    """Every leaf of a nested state dict by its path."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from flat(part, f'{prefix}/{key}')
+    elif isinstance(value, (list, tuple)):
+        for index, part in enumerate(value):
+            yield from flat(part, f'{prefix}/{index}')
+    else:
+        yield prefix, value
+
+
+def assert_equal_states(one, other):
+    for key in ('state_dict', 'optimizer', 'param_schedulers'):
+        left, right = dict(flat(one[key])), dict(flat(other[key]))
+        assert left.keys() == right.keys()
+        for name, value in left.items():
+            if torch.is_tensor(value):
+                assert torch.equal(value, right[name]), name
+            else:
+                assert value == right[name], name
+
+
+class Recorder(Hook):
+    """Records side and sum of every batch, and the draw it is for."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self):
+        self.seen = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        inputs = data_batch['inputs']
+        draw = getattr(runner.model, '_draw', None)
+        self.seen.append((tuple(inputs.shape[2:]), int(inputs.sum()), draw))
+
+
+def recorded(config, **changes):
+    runner, recorder = runner_of(config, **changes), Recorder()
+    runner.register_hook(recorder)
+    runner.train()
+    return recorder.seen
+
+
+# ------------------------------------------------------------------ draws
+
+
+def test_every_batch_has_the_resolution_of_its_draw(supernet_config):
+    seen = recorded(supernet_config, train_cfg=dict(max_iters=12))
+    sampler = HierarchicalSampler(SearchSpace(**SPACE), 3, 'uniform', warmup_iters=2)
+    for iteration, (size, _, draw) in enumerate(seen):
+        assert draw.arch == sampler.draw(iteration).arch
+        assert size == (draw.arch.resolution,) * 2
+    assert len(seen) == 12
+    assert len({size for size, *_ in seen}) == 3
+
+
+def test_draws_follow_the_seed_alone(supernet_config, tmp_path):
+    first = recorded(supernet_config)
+    again = recorded(supernet_config, work_dir=str(tmp_path / 'again'))
+    other = recorded(supernet_config, work_dir=str(tmp_path / 'other'), randomness=dict(seed=4))
+    assert first == again
+    assert [draw for *_, draw in first] != [draw for *_, draw in other]
+
+
+def test_sampler_hook_refuses_another_data_sampler(supernet_config):
+    supernet_config['train_dataloader']['sampler'] = dict(type='InfiniteSampler')
+    with pytest.raises(TypeError, match=r'mmscale.ResolutionSampler, got InfiniteSampler'):
+        runner_of(supernet_config).train()
+
+
+def test_sampler_hook_refuses_another_model(retrain_config):
+    retrain_config['custom_hooks'] = [dict(type='mmscale.HierarchicalSamplerHook')]
+    with pytest.raises(TypeError, match='SuperNetClassifier, got ImageClassifier'):
+        runner_of(retrain_config).train()
+
+
+def test_resolution_hook_refuses_a_backbone_without_an_arch(retrain_config):
+    backbone = dict(type='ResNet', depth=18, in_channels=1)
+    retrain_config['model']['backbone'] = backbone
+    with pytest.raises(TypeError, match=r'model.backbone.type=mmscale.ArchNet, got ResNet'):
+        runner_of(retrain_config).train()
+
+
+# ------------------------------------------------------------------ resume
+
+
+@pytest.mark.parametrize(
+    ('kind', 'num_workers'), [('supernet', 0), ('supernet', 2), ('retrain', 0)]
+)
+def test_resumed_training_equals_uninterrupted(kind, num_workers, tmp_path, request):
+    config = request.getfixturevalue(f'{kind}_config')
+    config['train_dataloader']['num_workers'] = num_workers
+    straight, resumed = tmp_path / 'straight', tmp_path / 'resumed'
+    whole = recorded(config, work_dir=str(straight))
+    # It stops in the middle of the schedule: the same config, ended early by an exception.
+    runner, stopper = runner_of(config, work_dir=str(resumed)), Stopper()
+    runner.register_hook(stopper)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert not (resumed / 'iter_6.pth').exists()
+    rest = recorded(config, work_dir=str(resumed), resume=True)
+    assert rest == whole[4:]
+    assert_equal_states(checkpoint(straight), checkpoint(resumed))
+    # Training did something, and its randomness matters.
+    start, end = checkpoint(straight, 2)['state_dict'], checkpoint(straight)['state_dict']
+    assert not torch.equal(start['head.fc.weight'], end['head.fc.weight'])
+    other = tmp_path / 'other'
+    runner_of(config, work_dir=str(other), randomness=dict(seed=5)).train()
+    assert not torch.equal(
+        checkpoint(other)['state_dict']['head.fc.weight'], end['head.fc.weight']
+    )
+
+
+class Stopper(Hook):
+    """Interrupts training after five iterations, one behind the last checkpoint."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 4:
+            raise KeyboardInterrupt
+
+
+def test_training_killed_while_it_writes_a_checkpoint(
+    supernet_config, write_config, run_tool, call_tool, tmp_path
+):
+    work_dir = Path(supernet_config['work_dir'])
+    kill = KILL_IN_CHECKPOINT.format(name='iter_6.pth')
+    killed = run_tool(ROOT / 'tools/train.py', write_config(supernet_config, kill=kill))
+    assert killed.returncode == -9, killed.stderr
+    assert (work_dir / 'last_checkpoint').read_text().endswith('iter_4.pth')
+    with pytest.raises(RuntimeError):
+        checkpoint(work_dir, 6)  # cut off in the middle
+    code, errors = call_tool('train.py', write_config(supernet_config), '--resume')
+    assert code == 0, errors
+    straight = tmp_path / 'straight'
+    runner_of(supernet_config, work_dir=str(straight)).train()
+    assert_equal_states(checkpoint(straight), checkpoint(work_dir))
+
+
+# ------------------------------------------------------------------ input resolution
+
+
+def test_input_size_follows_the_backbones_arch(retrain_config, tmp_path):
+    runner, sizes = runner_of(retrain_config), Sizes()
+    runner.register_hook(sizes)
+    runner.train()
+    runner.test()
+    assert sizes.seen == {'train': {12}, 'val': {12}, 'test': {12}}
+    scaled = {'model.backbone.scaling': dict(width=1.5, resolution=1.25)}
+    runner, sizes = runner_of(retrain_config, work_dir=str(tmp_path / 'b'), **scaled), Sizes()
+    runner.register_hook(sizes)
+    runner.train()
+    runner.test()
+    assert sizes.seen == {'train': {15}, 'val': {15}, 'test': {15}}
+
+
+class Sizes(Hook):
+    """Records the sides of the images of each phase."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def _before_iter(self, runner, batch_idx, data_batch=None, mode='train'):
+        self.seen.setdefault(mode, set()).update(data_batch['inputs'].shape[2:])
+
+
+def test_a_resolution_that_the_config_sets_is_kept(retrain_config):
+    pipeline = [dict(step) for step in AUGMENT]
+    pipeline[0]['resolution'] = 9
+    config = copy.deepcopy(retrain_config)
+    config['train_dataloader']['dataset']['dataset']['pipeline'][0] = pipeline[0]
+    assert {size for size, *_ in recorded(config, train_cfg=dict(max_iters=2))} == {(9, 9)}
+
+
+def test_child_config_trains_under_mmpretrains_own_tool(run_tool, data_root, tmp_path):
+    """A child of our config that changes the backbone alone, stock train.py."""
+    import mmpretrain
+
+    space = SearchSpace(**SPACE)
+    arch = replace(space.largest(0), resolution=10)
+    arch.save(tmp_path / 'arch.json')
+    (tmp_path / 'record_sizes.py').write_text(RECORD_SIZES)
+    (tmp_path / 'child.py').write_text(
+        f"_base_ = '{ROOT}/configs/scalenet/retrain_digits.py'\n"
+        f"model = dict(backbone=dict(arch='arch.json', scaling=dict(resolution=1.4)),\n"
+        f'             head=dict(in_channels=12))\n'
+        "custom_imports = dict(imports=['mmscale.models', 'mmscale.datasets', 'mmscale.engine',\n"
+        "                               'record_sizes'])\n"
+    )
+    options = ['train_cfg.max_iters=3', 'train_cfg.val_interval=3', 'param_scheduler=None']
+    for phase in ('train', 'val'):
+        inner = 'dataset.dataset' if phase == 'train' else 'dataset'
+        options += [
+            f'{phase}_dataloader.batch_size=8',
+            f'{phase}_dataloader.{inner}.num_images=48',
+            f'{phase}_dataloader.{inner}.data_root={data_root}',
+        ]
+    tool = Path(mmpretrain.__file__).parent / '.mim/tools/train.py'
+    result = run_tool(tool, 'child.py', '--work-dir', 'out', '--cfg-options', *options)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / 'sizes.json').read_text()) == {'train': [14], 'val': [14]}
+
+
+RECORD_SIZES = """
+import json
+from mmscale.engine import InputResolutionHook
+seen = {}
+def _before_iter(self, runner, batch_idx, data_batch=None, mode='train'):
+    seen.setdefault(mode, set()).update(data_batch['inputs'].shape[2:])
+    with open('sizes.json', 'w') as file:
+        json.dump({mode: sorted(sides) for mode, sides in seen.items()}, file)
+InputResolutionHook._before_iter = _before_iter
+"""
