@@ -213,12 +213,21 @@ class SearchLoop(BaseLoop):
         self, result: SearchResult, fingerprint: dict, evaluated: int, seconds: float
     ) -> None:
         work_dir = Path(self._runner.work_dir)
+        (work_dir / 'archs').mkdir(exist_ok=True)
+        (work_dir / 'weights').mkdir(exist_ok=True)
+        for member in result.family:
+            name = f'scaling_stage_{member.scaling_stage}'
+            write_json(work_dir / 'archs' / f'{name}.json', member.arch.to_json())
+            net = self.evaluator.extract(member.arch)
+            weights = work_dir / 'weights' / f'{name}.pth'
+            save_checkpoint({'state_dict': net.state_dict()}, str(weights))
         config = {
             'evaluator': fingerprint,
             'space': self._runner.cfg.model.backbone.space,
             'search': {**result.settings, 'loop': type(self).__name__, 'seed': self.seed},
         }
         text = json.dumps(config, sort_keys=True, default=str)
+        # Last of what others build on: where it lies, the search is complete.
         write_json(
             work_dir / 'result.json',
             {
@@ -232,13 +241,6 @@ class SearchLoop(BaseLoop):
                 },
             },
         )
-        (work_dir / 'archs').mkdir(exist_ok=True)
-        (work_dir / 'weights').mkdir(exist_ok=True)
-        for member in result.family:
-            name = f'scaling_stage_{member.scaling_stage}'
-            write_json(work_dir / 'archs' / f'{name}.json', member.arch.to_json())
-            net = self.evaluator.extract(member.arch)
-            save_checkpoint({'state_dict': net.state_dict()}, work_dir / 'weights' / f'{name}.pth')
         timing = work_dir / 'timing.json'
         runs = json.loads(timing.read_text()) if timing.is_file() and self.resume else []
         runs.append(
