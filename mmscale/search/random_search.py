@@ -15,7 +15,8 @@ from mmscale.search.feasibility import Strategy
 from mmscale.search.result import ChainStep, SearchResult
 from mmscale.search.schedule import check_integer
 
-_POOL = 4096
+# Base models drawn at a time.
+_POOL = 512
 _FAMILIES_AT_ONCE = 8
 
 
@@ -48,22 +49,30 @@ class RandomSearch:
         self.on_step = on_step
 
     def _families(self, rng: np.random.Generator) -> Iterator[tuple[Genes, Strategy]]:
-        """Random base models with a random feasible scaling per scaling stage."""
+        """Random base models, none twice, with a random feasible scaling per scaling stage."""
         feasibility = self.family.feasibility
-        stages = range(1, len(self.family.space.scaling_stages))
-        for genes in rng.permutation(feasibility.draw(rng, _POOL)):
-            strategy = [Scaling()]
-            for stage in stages:
-                try:
-                    options = feasibility.scalings_of(genes, stage)
-                except ValueError:
-                    break  # This base model cannot be scaled to this budget.
-                strategy.append(options[rng.integers(len(options))][0])
-            else:
-                yield genes, tuple(strategy)
+        scalings = [
+            feasibility.distinct_scalings(j)
+            for j in range(1, len(self.family.space.scaling_stages))
+        ]
+        seen: set[bytes] = set()
+        while len(pool := rng.permutation(feasibility.draw(rng, _POOL, seen=seen))):
+            # Per scaling stage which scalings a base model admits, shape (scalings, pool).
+            admitted = [
+                np.stack([feasibility.scaled_feasible(pool, j, s) for s in stage])
+                for j, stage in enumerate(scalings, start=1)
+            ]
+            for i, genes in enumerate(pool):
+                options = [np.flatnonzero(masks[:, i]) for masks in admitted]
+                if all(map(len, options)):
+                    chosen = [
+                        stage[rng.choice(indices)]
+                        for stage, indices in zip(scalings, options, strict=True)
+                    ]
+                    yield genes, (Scaling(), *chosen)
 
     def run(self) -> SearchResult:
-        """Searches until the evaluations are used up or the draws are exhausted.
+        """Searches until the evaluations are used up or no new base model is found.
 
         Raises:
             ValueError: No family meets the budgets.
