@@ -1,7 +1,7 @@
 # Joint search of base model and scaling strategy on the digit data.
 _base_ = './supernet_digits.py'
 
-load_from = 'work_dirs/supernet_digits/iter_1400.pth'
+load_from = 'work_dirs/supernet_digits/iter_1000.pth'
 
 train_cfg = None
 train_dataloader = None
@@ -13,8 +13,8 @@ test_cfg = dict(
     type='mmscale.MCEALoop',
     budget=0.7e6,
     tolerance=0.05,
-    weights=[1, 1, 1, 1, 0],
-    population=8,
+    weights=[1, 1, 1, 1, 1],
+    population=6,
     generations=3,
     rounds=2,
     num_base_models=2,
@@ -32,7 +32,7 @@ test_cfg = dict(
         ),
         collate_fn=dict(type='default_collate'),
     ),
-    subnet_evaluator=dict(calibration_images=768, max_images=2000, side='left', threads=1),
+    subnet_evaluator=dict(calibration_images=768, max_images=1500, side='left', threads=1),
 )
 test_dataloader = dict(
     _delete_=True,

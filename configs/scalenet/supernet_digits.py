@@ -8,7 +8,7 @@ _base_ = [
 model = dict(
     type='mmscale.SuperNetClassifier',
     mode='sandwich',
-    warmup_iters=200,
+    warmup_iters=150,
     warmup_scaling_stage=2,
     teacher='scaling_stage',
     backbone=dict(
@@ -42,7 +42,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=140),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=140, end=1400),
+    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=1000),
 ]
-train_cfg = dict(by_epoch=False, max_iters=1400)
+train_cfg = dict(by_epoch=False, max_iters=1000)

@@ -16,9 +16,9 @@ space = dict(
     head=dict(channels=96),
     scaling_stages=[
         dict(depth=[1.0], width=[1.0], resolution=[24]),
-        dict(depth=[1.0, 1.2, 1.4], width=[1.0, 1.1, 1.2, 1.3], resolution=[24, 28, 32]),
-        dict(depth=[1.2, 1.4, 1.6], width=[1.1, 1.2, 1.3, 1.4], resolution=[32, 36, 40]),
-        dict(depth=[1.4, 1.6, 2.0], width=[1.2, 1.3, 1.4, 1.5, 1.6], resolution=[36, 40, 44]),
-        dict(depth=[1.6, 2.0, 2.6], width=[1.4, 1.5, 1.6, 1.7, 1.8], resolution=[40, 44, 48]),
+        dict(depth=[1.0, 1.4], width=[1.0, 1.1, 1.2, 1.3], resolution=[24, 26, 28, 30, 32]),
+        dict(depth=[1.3, 1.6], width=[1.1, 1.2, 1.3, 1.4], resolution=[28, 30, 32, 34, 36]),
+        dict(depth=[1.6, 2.0], width=[1.2, 1.3, 1.4, 1.5, 1.6], resolution=[34, 36, 40, 42, 44]),
+        dict(depth=[2.0, 2.6], width=[1.4, 1.5, 1.6, 1.7, 1.8], resolution=[38, 40, 44, 46, 48]),
     ],
 )
