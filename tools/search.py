@@ -7,6 +7,7 @@ from mmscale.apis.launch import (
     UsageError,
     add_common_arguments,
     build_runner,
+    load_checkpoint,
     load_config,
     run_tool,
 )
@@ -31,7 +32,7 @@ def main() -> None:
     """Builds the runner and searches."""
     args = parse_args()
     config = load_config(args)
-    if 'Loop' not in config.get('test_cfg', {}).get('type', ''):
+    if 'Loop' not in (config.get('test_cfg') or {}).get('type', ''):
         raise UsageError(
             f'config={args.config} has no search: test_cfg.type must be mmscale.MCEALoop, '
             f'mmscale.EvolutionLoop or mmscale.ScalingLoop'
@@ -43,7 +44,13 @@ def main() -> None:
         )
     config.test_cfg.resume = args.resume
     Path(config.work_dir).mkdir(parents=True, exist_ok=True)
-    build_runner(config, 'test').test()
+    runner = build_runner(config, 'test')
+    load_checkpoint(runner)
+    try:
+        runner.test()
+    except ValueError as error:
+        # Of archive, budgets or schedule: it says what does not fit, and nothing was lost.
+        raise UsageError(' '.join(str(error).split())) from error
 
 
 if __name__ == '__main__':

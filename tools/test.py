@@ -2,7 +2,13 @@
 
 import argparse
 
-from mmscale.apis.launch import add_common_arguments, build_runner, load_config, run_tool
+from mmscale.apis.launch import (
+    add_common_arguments,
+    build_runner,
+    load_checkpoint,
+    load_config,
+    run_tool,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,7 +29,9 @@ def main() -> None:
         evaluator = config.test_evaluator
         evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
         config.test_evaluator = [*evaluators, dict(type='DumpResults', out_file_path=args.out)]
-    build_runner(config, 'test').test()
+    runner = build_runner(config, 'test')
+    load_checkpoint(runner)
+    runner.test()
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from mmscale.quiet import quiet_imports
@@ -129,6 +130,19 @@ def build_runner(config: Config, phase: str) -> Runner:
         message = ' '.join(str(error).split())
         raise UsageError(f'{type(error).__name__}: {message}') from error
     return runner
+
+
+def load_checkpoint(runner: Runner) -> None:
+    """Loads the checkpoint that a test or a search starts from.
+
+    Raises:
+        UsageError: It cannot be read, holds more than data, or does not fit the model.
+    """
+    try:
+        runner.load_or_resume()
+    except (EOFError, OSError, RuntimeError, ValueError, UnpicklingError) as error:
+        message = ' '.join(str(error).split())
+        raise UsageError(f'load_from={runner.cfg.load_from}: {message}') from error
 
 
 def run_tool(main: Callable[[], Any]) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from mmscale.arch import Arch
 from mmscale.arch.sampling import SIDES
+from mmscale.datasets import SeededDataset
 from mmscale.datasets.samplers import Draw
 from mmscale.models import SuperNetClassifier
 from mmscale.registry import TASK_UTILS
@@ -31,6 +32,7 @@ class _Images:
         prepare: The model's data preprocessor.
         count: Number of images, evenly spread over the dataset; None for all.
         cache: Whether to keep the images of every resolution in memory.
+        key: The setting that `count` comes from, for the error.
     """
 
     def __init__(
@@ -39,12 +41,19 @@ class _Images:
         prepare: torch.nn.Module,
         count: int | None,
         cache: bool,
+        key: str,
     ) -> None:
         self._loader = Runner.build_dataloader(dict(dataloader))
         self._prepare = prepare
-        size = len(self._loader.dataset)
+        dataset = self._loader.dataset
+        if not isinstance(dataset, SeededDataset):
+            raise TypeError(
+                f'the images of a search need dataset.type=mmscale.SeededDataset, got '
+                f'{type(dataset).__name__}'
+            )
+        size = len(dataset)
         if count is not None and not 1 <= count <= size:
-            raise ValueError(f'number of images={count} must lie in 1..{size}')
+            raise ValueError(f'{key}={count} must lie in 1..{size}, the images there are')
         count = size if count is None else count
         # Datasets are often sorted by class.
         self._indices = [i * size // count for i in range(count)]
@@ -100,6 +109,7 @@ class SubnetEvaluator:
         cache: Whether to keep decoded images in memory, one set per resolution.
 
     Raises:
+        TypeError: A loader's dataset is no SeededDataset.
         ValueError: A setting is not allowed.
     """
 
@@ -129,9 +139,15 @@ class SubnetEvaluator:
             'side': side,
             'threads': threads,
         }
-        self._images = _Images(dataloader, model.data_preprocessor, max_images, cache)
+        self._images = _Images(
+            dataloader, model.data_preprocessor, max_images, cache, 'max_images'
+        )
         self._calibration = _Images(
-            calibration_dataloader, model.data_preprocessor, calibration_images, cache
+            calibration_dataloader,
+            model.data_preprocessor,
+            calibration_images,
+            cache,
+            'calibration_images',
         )
 
     @property

@@ -31,6 +31,7 @@ def loader(data_root):
             split=split,
             num_images=num_images,
             data_root=data_root,
+            serialize_data=False,
             pipeline=[*pipeline, dict(type='PackInputs')],
         )
         return dict(
@@ -154,6 +155,8 @@ def write_config(tmp_path):
             (tmp_path / 'kill_at_a_moment.py').write_text(kill)
             imports = [*config['custom_imports']['imports'], 'kill_at_a_moment']
             config = dict(config, custom_imports=dict(imports=imports))
+        if isinstance(config, Config):
+            config = config.to_dict()
         path = tmp_path / name
         Config(config).dump(str(path))
         return path

@@ -152,6 +152,21 @@ def test_out_indices_reach_the_subnets(narrow_space):
     assert all(map(torch.equal, outputs, alone(images_of(arch))))
 
 
+def test_channels_last_changes_memory_alone(narrow_space, net):
+    arch = subnets(narrow_space, 1)[-1]
+    last = SuperNet(narrow_space, kernels=net.kernels, channels_last=True).double().eval()
+    last.load_state_dict(net.state_dict())
+    alone = last.extract(arch, 'right').eval()
+    outputs = []
+    for module in (net, last):
+        module.set_arch(arch, 'right')
+        outputs.append(module(images_of(arch))[0])
+    outputs.append(alone(images_of(arch))[0])
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0], rtol=0, atol=1e-10)
+    assert alone.channels_last
+
+
 def test_foreign_archs_are_refused(net, narrow_space, digit_space):
     arch = narrow_space.largest(0)
     wide = narrow_space.decode(

@@ -14,7 +14,7 @@ class StrictLoadHook(Hook):
     """Compares every loaded checkpoint with the model before it is used.
 
     Raises:
-        RuntimeError: Keys are missing or left over, or shapes differ; the message names some.
+        ValueError: Keys are missing or left over, or shapes differ; the message names some.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -37,4 +37,4 @@ class StrictLoadHook(Hook):
             if keys
         ]
         if lines:
-            raise RuntimeError(f'the checkpoint does not fit the model: {"; ".join(lines)}')
+            raise ValueError(f'the checkpoint does not fit the model: {"; ".join(lines)}')

@@ -1,0 +1,129 @@
+"""SliceParallel: two processes with half a batch each are one optimizer step on the mean."""
+
+import os
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from mmpretrain.structures import DataSample
+from small_setups import SPACE
+from torch import distributed, multiprocessing, nn
+
+from mmscale.arch import HierarchicalSampler, SearchSpace
+from mmscale.engine import SliceParallel
+from mmscale.models import SliceUpdate, SuperNetClassifier
+
+STEPS, ACCUMULATED = 3, 2
+SAMPLER = HierarchicalSampler(SearchSpace(**SPACE), 1, 'uniform')
+
+
+def make_model(mode, seed):
+    torch.manual_seed(seed)
+    return SuperNetClassifier(
+        backbone=dict(type='mmscale.SuperNet', space=SPACE),
+        neck=dict(type='mmpretrain.GlobalAveragePooling'),
+        head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=12, topk=(1,)),
+        mode=mode,
+    ).train()
+
+
+def make_wrapper(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    SliceUpdate(optimizer, model.backbone)
+    clip_grad = dict(max_norm=0.5)
+    return OptimWrapper(optimizer, accumulative_counts=ACCUMULATED, clip_grad=clip_grad)
+
+
+def half_batch(iteration, rank):
+    generator = torch.Generator().manual_seed(10 * iteration + rank)
+    side = SAMPLER.draw(iteration).arch.resolution
+    labels = torch.randint(10, (4,), generator=generator).tolist()
+    return dict(
+        inputs=torch.randn(4, 1, side, side, generator=generator),
+        data_samples=[DataSample().set_gt_label(label) for label in labels],
+    )
+
+
+def train_rank(rank, mode, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2
+    )
+    # Ranks that start from different weights: rank 0's count.
+    model = make_model(mode, seed=rank)
+    wrapped, wrapper = SliceParallel(model), make_wrapper(model)
+    reduced = []
+    reduce_gradients = wrapped.reduce_gradients
+    wrapped.reduce_gradients = lambda: reduced.append(reduce_gradients())
+    for iteration in range(STEPS * ACCUMULATED):
+        model.set_draw(SAMPLER.draw(iteration), iteration)
+        wrapped.train_step(half_batch(iteration, rank), wrapper)
+    momentum = {
+        name: wrapper.optimizer.state[p].get('momentum_buffer')
+        for name, p in model.named_parameters()
+    }
+    torch.save(
+        {'weights': dict(model.named_parameters()), 'momentum': momentum, 'reduced': reduced},
+        f'{folder}/rank{rank}.pth',
+    )
+    distributed.destroy_process_group()
+
+
+def train_one_process(mode):
+    """Every step on the mean of the gradients of both halves; a reference of its own."""
+    model = make_model(mode, seed=0)
+    wrapper = make_wrapper(model)
+    used = []
+    for step in range(STEPS):
+        iterations = range(step * ACCUMULATED, (step + 1) * ACCUMULATED)
+        halves = []
+        for rank in range(2):
+            model.zero_grad()
+            for iteration in iterations:
+                model.set_draw(SAMPLER.draw(iteration), iteration)
+                batch = half_batch(iteration, rank)
+                data = model.data_preprocessor(batch, True)
+                losses = model.subnet_losses(data['inputs'], data['data_samples'])
+                (model.parse_losses(losses)[0] / ACCUMULATED).backward()
+            halves.append([p.grad for p in model.parameters()])
+        for parameter, one, other in zip(model.parameters(), *halves, strict=True):
+            parameter.grad = None if one is None else (one + other) / 2
+        used.append(sum(len(regions) for regions in model.backbone.used_regions.values()))
+        wrapper.step()
+        wrapper.zero_grad()
+        model.backbone.forget_used_regions()
+    return model, wrapper, used
+
+
+@pytest.mark.parametrize('mode', ['single', 'both_sides', 'sandwich'])
+def test_two_processes_step_on_the_mean_gradient(mode, tmp_path):
+    multiprocessing.start_processes(
+        train_rank, (mode, str(tmp_path)), nprocs=2, start_method='fork'
+    )
+    ranks = [torch.load(tmp_path / f'rank{rank}.pth', weights_only=True) for rank in range(2)]
+    model, wrapper, _ = train_one_process(mode)
+    total = sum(p.numel() for p in model.parameters())
+    for name, parameter in model.named_parameters():
+        momentum = wrapper.optimizer.state[parameter].get('momentum_buffer')
+        for rank in ranks:
+            assert torch.equal(rank['weights'][name], ranks[0]['weights'][name])
+            torch.testing.assert_close(rank['weights'][name], parameter, rtol=1e-5, atol=1e-6)
+            assert (rank['momentum'][name] is None) == (momentum is None)
+            if momentum is not None:
+                torch.testing.assert_close(rank['momentum'][name], momentum, rtol=1e-4, atol=1e-6)
+    # Once per optimizer step, and only what was used.
+    assert len(ranks[0]['reduced']) == STEPS
+    assert ranks[0]['reduced'] == ranks[1]['reduced']
+    if mode == 'single':
+        assert max(ranks[0]['reduced']) < 0.8 * total
+
+
+def test_only_a_super_supernet_is_wrapped():
+    with pytest.raises(TypeError, match='SliceParallel wraps a SuperNetClassifier, got Linear'):
+        SliceParallel(nn.Linear(1, 1))
+
+
+def test_fork_leaves_this_process_alone():
+    # The processes of these tests are forks: nothing of their group may be left here.
+    assert not distributed.is_initialized()
+    assert 'RANK' not in os.environ

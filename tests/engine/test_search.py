@@ -1,0 +1,421 @@
+"""Searches from a checkpoint to result.json: processes, kills, refusals, and the evaluator."""
+
+import copy
+import hashlib
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner.checkpoint import load_state_dict
+from small_setups import KILL_IN_EVALUATION, ROOT, SPACE
+
+from mmscale.arch import Arch, SearchSpace, get_arch
+from mmscale.cost import count
+from mmscale.engine import SubnetEvaluator
+from mmscale.models import ArchNet
+from mmscale.search import Score
+
+
+def train(config, path):
+    config = Config(copy.deepcopy(config))
+    config.experiment_name = uuid.uuid4().hex
+    Runner.from_cfg(config).train()
+    (Path(config.work_dir) / 'iter_8.pth').rename(path)
+    return path
+
+
+@pytest.fixture
+def trained(supernet_config, data_root):
+    """A super-supernet of eight iterations, trained once."""
+    path = Path(data_root) / 'supernet.pth'
+    return str(path if path.is_file() else train(supernet_config, path))
+
+
+@pytest.fixture
+def searched(search_config, trained, data_root, write_config, call_tool):
+    """Work dir of an uninterrupted search in one process, run once; tests must not change it."""
+    work_dir = Path(data_root) / 'searched'
+    if not (work_dir / 'result.json').is_file():
+        config = dict(search_config, work_dir=str(work_dir), load_from=trained)
+        code, errors = call_tool('search.py', write_config(config, 'searched.py'))
+        assert code == 0, errors
+    return work_dir
+
+
+def contents(folder):
+    """Every file of a folder by its path, as a digest."""
+    files = sorted(path for path in Path(folder).rglob('*') if path.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).digest() for p in files}
+
+
+def results_of(work_dir):
+    """What depends on config, seed and weights alone."""
+    return {
+        name: digest
+        for name, digest in contents(work_dir).items()
+        if name == 'result.json' or name.startswith('archs/')
+    }
+
+
+def entries(work_dir):
+    paths = sorted((Path(work_dir) / 'archive').glob('rank*.jsonl'))
+    return [line for path in paths for line in path.read_text().splitlines()[1:]]
+
+
+# ------------------------------------------------------------------ the result
+
+
+def test_result_is_what_it_says(searched, read_result):
+    result = read_result(searched)
+    space = SearchSpace(**SPACE)
+    assert result['seed'] == 3
+    assert {'mmscale', 'torch', 'mmengine', 'numpy'} <= set(result['versions'])
+    text = (searched / 'result.json').read_text()
+    assert str(searched) not in text
+    assert 'second' not in text
+    base = Arch.from_json(result['base']['arch'])
+    assert space.encode(base).genes == tuple(result['base']['genes'])
+    for j, member in enumerate(result['scaling_stages']):
+        arch = Arch.from_json(member['arch'])
+        assert member['cost']['flops'] == count(arch).flops
+        target = 22_000 if j == 0 else count(base).flops * 2
+        assert abs(count(arch).flops / target - 1) <= 0.3
+        assert get_arch(searched / f'archs/scaling_stage_{j}.json') == arch
+        weights = CheckpointLoader.load_checkpoint(f'{searched}/weights/scaling_stage_{j}.pth')
+        backbone = {
+            key.removeprefix('backbone.'): tensor
+            for key, tensor in weights['state_dict'].items()
+            if key.startswith('backbone.')
+        }
+        load_state_dict(ArchNet(arch), backbone, strict=True)
+    assert len(entries(searched)) == result['evaluations']
+    digests = [json.loads(line)['entry']['digest'] for line in entries(searched)]
+    assert len(set(digests)) == len(digests)  # nothing is evaluated twice
+
+
+def test_seed_and_weights_change_the_result(
+    searched,
+    search_config,
+    trained,
+    supernet_config,
+    write_config,
+    call_tool,
+    read_result,
+    tmp_path,
+):
+    hashes = [read_result(searched)['config_hash']]
+    supernet_config['randomness'] = dict(seed=9)
+    other = train(supernet_config, tmp_path / 'other.pth')
+    path = write_config(dict(search_config, load_from=trained))
+    for number, option in enumerate(('randomness.seed=4', f'load_from={other}')):
+        work_dir = tmp_path / f'search{number}'
+        code, errors = call_tool(
+            'search.py', path, '--work-dir', work_dir, '--cfg-options', option
+        )
+        assert code == 0, errors
+        hashes.append(read_result(work_dir)['config_hash'])
+        assert entries(work_dir) != entries(searched)
+    assert len(set(hashes)) == 3
+
+
+# ------------------------------------------------------------------ processes and kills
+
+
+def test_two_processes_train_and_search_like_one(
+    supernet_config, search_config, write_config, run_tool, call_tool, tmp_path
+):
+    trained = run_tool(ROOT / 'tools/dist_train.sh', write_config(supernet_config), 2)
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    weights = Path(supernet_config['work_dir']) / 'iter_8.pth'
+    state = CheckpointLoader.load_checkpoint(str(weights))['state_dict']
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    path = write_config(dict(search_config, load_from=str(weights)))
+    two = run_tool(ROOT / 'tools/dist_search.sh', path, 2)
+    assert two.returncode == 0, two.stderr[-3000:]
+    work_dir = Path(search_config['work_dir'])
+    assert {p.name for p in (work_dir / 'archive').iterdir()} == {
+        'rank0000.jsonl',
+        'rank0001.jsonl',
+    }
+    code, errors = call_tool('search.py', path, '--work-dir', tmp_path / 'one')
+    assert code == 0, errors
+    assert results_of(work_dir) == results_of(tmp_path / 'one')
+    assert sorted(entries(work_dir)) == sorted(entries(tmp_path / 'one'))
+
+
+def test_search_killed_inside_an_evaluation_goes_on(
+    searched, search_config, trained, write_config, run_tool, call_tool
+):
+    config = dict(search_config, load_from=trained)
+    path = write_config(config, kill=KILL_IN_EVALUATION.format(number=5))
+    killed = run_tool(ROOT / 'tools/search.py', path)
+    assert killed.returncode == -9, killed.stderr
+    work_dir = Path(search_config['work_dir'])
+    known = entries(work_dir)
+    assert len(known) == 4
+    assert not (work_dir / 'result.json').exists()
+    code, errors = call_tool('search.py', write_config(config), '--resume')
+    assert code == 0, errors
+    assert results_of(work_dir) == results_of(searched)
+    assert entries(work_dir)[:4] == known
+    assert entries(work_dir) == entries(searched)
+    (timing,) = json.loads((work_dir / 'timing.json').read_text())
+    assert timing['evaluations_of_rank_0'] == len(entries(searched)) - 4
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def refusal(call_tool, *arguments):
+    """The only line on stderr of a search that has to be refused."""
+    code, errors = call_tool('search.py', *arguments)
+    lines = [line for line in errors.splitlines() if line.strip()]
+    assert code == 2, errors
+    assert len(lines) == 1, errors
+    assert lines[0].startswith('error: ')
+    assert len(lines[0]) < 1200
+    return lines[0]
+
+
+@pytest.fixture
+def refused(searched, search_config, trained, write_config, call_tool):
+    """A function that runs a refused search over the finished one, which must lose nothing."""
+    config = dict(search_config, work_dir=str(searched), load_from=trained)
+
+    def run(*arguments, changes=()):
+        before = results_of(searched), entries(searched)
+        changed = Config(copy.deepcopy(config))
+        changed.merge_from_dict(dict(changes))
+        changed.experiment_name = uuid.uuid4().hex
+        line = refusal(call_tool, write_config(changed), *arguments)
+        assert (results_of(searched), entries(searched)) == before
+        return line
+
+    return run
+
+
+def test_archive_without_resume_is_refused(refused, searched):
+    line = refused()
+    assert f'work_dir={searched} holds the archive of an earlier search' in line
+    assert '--resume' in line
+
+
+@pytest.mark.parametrize(
+    ('changes', 'difference'),
+    [
+        ({'test_cfg.subnet_evaluator.calibration_images': 24}, 'calibration_images: 16 in the'),
+        ({'test_dataloader.batch_size': 16}, 'dataloader.batch_size: 8 in the archive, 16 now'),
+        ({'test_cfg.subnet_evaluator.side': 'right'}, "side: 'left' in the archive, 'right' now"),
+    ],
+)
+def test_archive_of_other_settings_is_refused(refused, changes, difference):
+    line = refused('--resume', changes=changes)
+    assert 'rank0000.jsonl: its scores belong to another setting' in line
+    assert difference in line
+
+
+def test_archive_of_another_checkpoint_is_refused(refused, supernet_config, tmp_path):
+    supernet_config['randomness'] = dict(seed=9)
+    other = train(supernet_config, tmp_path / 'other.pth')
+    line = refused('--resume', changes={'load_from': str(other)})
+    assert "weights: '" in line
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'load_from': None}, 'load_from is not set'),
+        ({'load_from': 'no/such.pth'}, 'load_from=no/such.pth is not a file'),
+        ({'test_cfg': None}, 'has no search: test_cfg.type must be'),
+        ({'test_cfg.type': 'mmscale.MCEALop'}, 'test_cfg.type must be mmscale.MCEALoop'),
+        ({'test_cfg.type': 'mmscale.SearchLoop'}, 'SearchLoop'),
+        (
+            {'test_cfg.budget': 9e9},
+            'flops is out of reach: base models of this space have 6,208 to 21,984 flops',
+        ),
+        ({'test_cfg.tolerance': 2.0}, 'tolerance=2'),
+        ({'test_cfg.metric': 'latency'}, "metric='latency'"),
+        ({'test_cfg.polulation': 4}, "unexpected keyword argument 'polulation'"),
+        ({'test_cfg.population': 1}, 'population=1'),
+        ({'test_cfg.weights': [1]}, 'weights'),
+        ({'test_cfg.subnet_evaluator.image': 4}, "unexpected keyword argument 'image'"),
+        ({'test_cfg.subnet_evaluator.max_images': 49}, 'max_images=49 must lie in 1..48'),
+        ({'test_cfg.subnet_evaluator.max_images': 0}, 'max_images=0 must lie in'),
+        ({'test_cfg.subnet_evaluator.calibration_images': 0}, 'calibration_images=0 must lie'),
+        ({'test_cfg.subnet_evaluator.side': 'both'}, "side='both' is not one of left, right"),
+        ({'test_cfg.subnet_evaluator.threads': 0}, 'threads=0 must be a positive integer'),
+        ({'model.backbone.space.stem.width': 4}, 'space.stem: unknown key width'),
+        ({'model.type': 'ImageClassifier', 'model.mode': None}, 'ImageClassifier'),
+    ],
+)
+def test_bad_settings_are_refused(refused, changes, message):
+    assert message in refused('--resume', changes=changes)
+
+
+def test_strategies_that_fit_no_budget_are_refused(refused, read_result, searched):
+    # The base model meets its budget to the unit, none of its scalings does.
+    flops = read_result(searched)['scaling_stages'][0]['cost']['flops']
+    line = refused('--resume', changes={'test_cfg.budget': flops, 'test_cfg.tolerance': 1e-9})
+    assert 'scaling stage 1' in line
+    assert 'nearest within reach' in line
+
+
+def test_images_of_another_dataset_are_refused(refused, loader):
+    plain = loader('search', [], dict(type='DefaultSampler'), seeded=False)
+    line = refused('--resume', changes={'test_dataloader': {**plain, '_delete_': True}})
+    assert 'dataset.type=mmscale.SeededDataset, got ClutteredDigits' in line
+
+
+def test_foreign_checkpoint_is_refused_by_its_keys(
+    search_config, trained, write_config, call_tool, tmp_path
+):
+    path = write_config(search_config)
+    state = CheckpointLoader.load_checkpoint(trained)['state_dict']
+    wide = {key: torch.cat([t, t]) if t.ndim else t for key, t in state.items()}
+    renamed = {key.replace('stages.1', 'layer1'): tensor for key, tensor in state.items()}
+    for found, problem in [
+        (renamed, 'missing: backbone.stages.1.0'),
+        (renamed, 'not in the model: backbone.layer1.0'),
+        (wide, 'of another shape: backbone.stem.conv.weight'),
+        ({'a': torch.ones(1)}, '1 not in the model: a'),
+    ]:
+        torch.save({'state_dict': found}, tmp_path / 'foreign.pth')
+        options = ('--cfg-options', f'load_from={tmp_path}/foreign.pth')
+        line = refusal(call_tool, path, *options)
+        assert 'the checkpoint does not fit the model' in line
+        assert problem in line
+    (tmp_path / 'foreign.pth').write_bytes(Path(trained).read_bytes()[:5000])
+    assert 'foreign.pth' in refusal(call_tool, path, *options)
+
+
+# ------------------------------------------------------------------ other loops
+
+
+@pytest.mark.parametrize(
+    'loop', ['EvolutionLoop', 'ScalingLoop', 'RandomSearchLoop', 'FamilyLoop']
+)
+def test_other_loops_search_and_resume(
+    loop, searched, search_config, trained, write_config, call_tool, read_result
+):
+    found = read_result(searched)
+    base = found['base']['genes']
+    strategy = [member['scaling'] for member in found['scaling_stages']]
+    settings = {
+        'EvolutionLoop': dict(strategy=strategy, population=3, generations=2),
+        'ScalingLoop': dict(base=base),
+        'RandomSearchLoop': dict(evaluations=8),
+        'FamilyLoop': dict(base=base, strategy=strategy),
+    }
+    search = search_config['test_cfg']
+    for key in ('population', 'generations', 'rounds', 'num_base_models'):
+        del search[key]
+    search.update(type=f'mmscale.{loop}', **settings[loop])
+    config = dict(search_config, load_from=trained)
+    work_dir = Path(search_config['work_dir'])
+    code, errors = call_tool('search.py', write_config(config))
+    assert code == 0, errors
+    result = read_result(work_dir)
+    assert [m['scaling_stage'] for m in result['scaling_stages']] == [0, 1]
+    assert result['evaluations'] == len(entries(work_dir))
+    if loop in ('ScalingLoop', 'FamilyLoop'):
+        assert result['base']['genes'] == base
+    before = results_of(work_dir)
+    config['experiment_name'] = uuid.uuid4().hex
+    code, errors = call_tool('search.py', write_config(config), '--resume')
+    assert code == 0, errors
+    assert results_of(work_dir) == before
+    assert result['evaluations'] == len(entries(work_dir))
+
+
+# ------------------------------------------------------------------ the evaluator
+
+
+@pytest.fixture
+def make_evaluator(search_config, supernet_config, trained):
+    """A function that makes an evaluator of the trained super-supernet, and its model."""
+    from mmpretrain.registry import MODELS
+
+    model = MODELS.build(
+        {**supernet_config['model'], 'data_preprocessor': supernet_config['data_preprocessor']}
+    )
+    model.load_state_dict(CheckpointLoader.load_checkpoint(trained)['state_dict'])
+
+    def make(**settings):
+        return SubnetEvaluator(
+            model,
+            search_config['test_dataloader'],
+            search_config['test_cfg']['calibration_dataloader'],
+            **{'calibration_images': 24, **settings},
+        )
+
+    return make, model
+
+
+def test_scores_depend_on_the_arch_alone(make_evaluator):
+    make, model = make_evaluator
+    space = SearchSpace(**SPACE)
+    archs = [space.smallest(), space.largest(), space.largest(0), space.smallest(1)]
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    first = make()
+    scores = [first.evaluate(arch) for arch in archs]
+    assert all(isinstance(s, Score) and s.total == 48 and type(s.correct) is int for s in scores)
+    assert len(set(scores)) > 1
+    for evaluator, order in [(first, archs), (make(), archs[::-1]), (make(cache=False), archs)]:
+        found = {arch: evaluator.evaluate(arch) for arch in order}
+        assert [found[arch] for arch in archs] == scores
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert {make(max_images=20).evaluate(arch).total for arch in archs} == {20}
+
+
+def test_scored_network_has_statistics_of_its_own(make_evaluator):
+    make, model = make_evaluator
+    arch = SearchSpace(**SPACE).largest(0)
+    raw = model.extract(arch).state_dict()
+    nets = [make(calibration_images=count).extract(arch) for count in (8, 24)]
+    for net in nets:
+        assert not any(module.training for module in net.modules())
+        for key, tensor in net.state_dict().items():
+            statistics = key.endswith(('running_mean', 'running_var'))
+            if not key.endswith('num_batches_tracked'):
+                assert torch.equal(tensor, raw[key]) != statistics, key
+    (one, other) = (net.state_dict()['backbone.stem.bn.running_mean'] for net in nets)
+    assert not torch.equal(one, other)
+
+
+def test_statistics_are_the_means_over_the_calibration_images(make_evaluator):
+    make, _ = make_evaluator
+    arch = SearchSpace(**SPACE).smallest()
+    evaluator = make(calibration_images=24)
+    net = evaluator.extract(arch)
+    batches = [inputs for inputs, _ in evaluator._calibration.batches(arch.resolution)]
+    assert [len(batch) for batch in batches] == [8, 8, 8]
+    outputs = net.backbone.stem.conv(torch.cat(batches))
+    mean = outputs.mean(dim=(0, 2, 3))
+    torch.testing.assert_close(net.backbone.stem.bn.running_mean, mean, rtol=1e-4, atol=1e-5)
+
+
+def test_fingerprint_tells_weights_and_settings_apart(make_evaluator):
+    make, model = make_evaluator
+    fingerprint = make().fingerprint
+    assert json.loads(json.dumps(fingerprint)) == make().fingerprint
+    assert fingerprint == make(cache=False).fingerprint
+    for settings in (dict(side='right'), dict(calibration_images=16), dict(max_images=10)):
+        assert make(**settings).fingerprint != fingerprint
+    with torch.no_grad():
+        model.head.fc.bias[3] += 1e-6
+    assert make().fingerprint['weights'] != fingerprint['weights']
+    assert {k: v for k, v in make().fingerprint.items() if k != 'weights'} == {
+        k: v for k, v in fingerprint.items() if k != 'weights'
+    }
+
+
+def test_sides_have_scores_of_their_own(make_evaluator):
+    make, _ = make_evaluator
+    arch = SearchSpace(**SPACE).smallest()
+    images = next(make()._images.batches(arch.resolution))[0]
+    left, right = (make(side=side).extract(arch)(images) for side in ('left', 'right'))
+    assert not torch.allclose(left, right)
