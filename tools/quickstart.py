@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -87,11 +88,15 @@ def run(tool: str, config: str, work_dir: Path, processes: int, arguments: list[
             env=environment,
         ) as process,
     ):
-        for line in process.stdout:
-            file.write(line)
-            if any(word in line for word in SHOWN):
-                shown = line.strip().partition(' - INFO - ')[2] or line.strip()
-                console.print(f'  {shown}', markup=False, highlight=False)
+        try:
+            for line in process.stdout:
+                file.write(line)
+                if any(word in line for word in SHOWN):
+                    shown = line.strip().partition(' - INFO - ')[2] or line.strip()
+                    console.print(f'  {shown}', markup=False, highlight=False)
+        except BaseException:
+            process.terminate()
+            raise
     if process.returncode:
         console.print(f'[red]failed, exit code {process.returncode}; the log is {log}[/]')
         sys.exit(1)
@@ -200,6 +205,8 @@ def retrain(
 def main() -> None:
     """Runs all steps and shows what came out."""
     args = parse_args()
+    # Ended from outside, it ends what it has started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     set_environment()
     start = time.monotonic()
     name = 'quickstart' + ('-smoke' if args.smoke else '')

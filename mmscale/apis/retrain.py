@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 
 from mmscale.apis.launch import set_environment
 
@@ -91,6 +94,16 @@ def run_job(job: RetrainJob) -> dict:
     return result
 
 
+def _end_with_parent() -> None:
+    """Lets a worker end at once when the process that started it is gone, however it ended."""
+
+    def watch() -> None:
+        wait([parent_process().sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
 def run_jobs(
     jobs: Sequence[RetrainJob],
     processes: int,
@@ -110,7 +123,9 @@ def run_jobs(
     pending = [job for job in jobs if job.name not in results]
     if not pending:
         return results
-    with ProcessPoolExecutor(processes, mp_context=get_context('spawn')) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context('spawn'), initializer=_end_with_parent
+    ) as pool:
         futures: dict[str, Future] = {job.name: pool.submit(run_job, job) for job in pending}
         try:
             while not all(future.done() for future in futures.values()):
@@ -123,6 +138,8 @@ def run_jobs(
                         on_progress(job, iterations_done(job.work_dir))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
             raise
         for job in pending:
             results[job.name] = futures[job.name].result()
