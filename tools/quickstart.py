@@ -7,6 +7,7 @@ interruption, the same command goes on.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shlex
@@ -28,7 +29,7 @@ from rich.progress import (
 )
 
 from mmscale.apis.families import FAMILIES, collect, plot, table
-from mmscale.apis.launch import run_tool, set_environment
+from mmscale.apis.launch import UsageError, run_tool, set_environment
 from mmscale.apis.retrain import RetrainJob, run_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,17 +62,51 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--smoke', action='store_true', help='a minute of everything, to see whether it runs'
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    for key, smallest in (('seed', 0), ('processes', 1)):
+        if getattr(args, key) < smallest:
+            parser.error(f'--{key} {getattr(args, key)} must be {smallest} or more')
+    return args
 
 
-def run(tool: str, config: str, work_dir: Path, processes: int, arguments: list[str]) -> None:
+def take_work_dir(work_dir: Path, settings: dict[str, object]) -> int:
+    """Makes the work dir, or continues one of equal settings that nobody else works in.
+
+    Returns:
+        The lock, a file descriptor: held until this process and all that inherit it end.
+
+    Raises:
+        UsageError: The work dir cannot be written, is in use, or holds another run.
+    """
+    file = work_dir / 'quickstart.json'
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f'work_dir={work_dir} is in use: a quickstart works in it') from None
+    except OSError as error:
+        raise UsageError(f'work_dir={work_dir}: {error.strerror}') from None
+    text = json.dumps(settings)
+    found = file.read_text(encoding='utf-8')
+    if found not in ('', text):
+        raise UsageError(
+            f'work_dir={work_dir} holds a quickstart of {found}, not {text}: take another'
+        )
+    file.write_text(text, encoding='utf-8')
+    return lock
+
+
+def run(
+    tool: str, config: str, work_dir: Path, args: argparse.Namespace, arguments: list[str]
+) -> None:
     """Runs a tool of this folder in several processes; its log goes to the work dir.
 
     Raises:
         SystemExit: The tool failed.
     """
     script, config_file = f'tools/dist_{tool}.sh', f'configs/scalenet/{config}'
-    rest = [str(processes), '--work-dir', str(work_dir), *arguments]
+    rest = [str(args.processes), '--work-dir', str(work_dir), *arguments]
     console.print(f'[dim]$ {shlex.join([script, config_file, *rest])}[/]', highlight=False)
     command = [str(ROOT / script), str(ROOT / config_file), *rest]
     work_dir.mkdir(parents=True, exist_ok=True)
@@ -86,6 +121,7 @@ def run(tool: str, config: str, work_dir: Path, processes: int, arguments: list[
             text=True,
             errors='replace',
             env=environment,
+            pass_fds=(args.lock,),
         ) as process,
     ):
         try:
@@ -95,7 +131,9 @@ def run(tool: str, config: str, work_dir: Path, processes: int, arguments: list[
                     shown = line.strip().partition(' - INFO - ')[2] or line.strip()
                     console.print(f'  {shown}', markup=False, highlight=False)
         except BaseException:
+            # torchrun ends its processes; without this they would go on.
             process.terminate()
+            file.write(process.communicate()[0])
             raise
     if process.returncode:
         console.print(f'[red]failed, exit code {process.returncode}; the log is {log}[/]')
@@ -135,12 +173,15 @@ def train_supernet(args: argparse.Namespace, work_dir: Path, options: list[str])
     iterations = read_config('supernet_digits.py').train_cfg.max_iters
     iterations = 20 if args.smoke else iterations
     checkpoint = work_dir / f'iter_{iterations}.pth'
-    if not checkpoint.is_file():
+    # MMEngine names a checkpoint here when it is whole.
+    last = work_dir / 'last_checkpoint'
+    whole = last.is_file() and Path(last.read_text(encoding='utf-8')).name == checkpoint.name
+    if not (whole and checkpoint.is_file()):
         run(
             'train',
             'supernet_digits.py',
             work_dir,
-            args.processes,
+            args,
             ['--resume', '--cfg-options', *options],
         )
     return checkpoint
@@ -152,7 +193,7 @@ def search(
     """Runs one of the searches unless its result is there; returns the result."""
     result = work_dir / 'result.json'
     if not result.is_file():
-        run('search', config, work_dir, args.processes, ['--resume', '--cfg-options', *options])
+        run('search', config, work_dir, args, ['--resume', '--cfg-options', *options])
     return json.loads(result.read_text(encoding='utf-8'))
 
 
@@ -205,13 +246,15 @@ def retrain(
 def main() -> None:
     """Runs all steps and shows what came out."""
     args = parse_args()
-    # Ended from outside, it ends what it has started, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     set_environment()
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    # Like Ctrl-C: through the code that ends the processes started here.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     start = time.monotonic()
     name = 'quickstart' + ('-smoke' if args.smoke else '')
     name += f'-seed{args.seed}' if args.seed else ''
     work_dir = args.work_dir or Path('work_dirs') / name
+    args.lock = take_work_dir(work_dir, {'seed': args.seed, 'smoke': args.smoke})
     supernet_options, retrain_options, search_options = options_of(args)
 
     heading('1. Super-supernet: one set of weights for every network of the space', start)
@@ -254,4 +297,8 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    try:
+        run_tool(main)
+    except KeyboardInterrupt:
+        console.print('\n[red]interrupted; the same command goes on from here[/]')
+        sys.exit(130)

@@ -1,13 +1,11 @@
 """Searches base model and scaling strategy in a trained super-supernet; writes result.json."""
 
 import argparse
-from pathlib import Path
 
 from mmscale.apis.launch import (
     UsageError,
     add_common_arguments,
     build_runner,
-    load_checkpoint,
     load_config,
     run_tool,
 )
@@ -34,8 +32,8 @@ def main() -> None:
     config = load_config(args)
     if 'Loop' not in (config.get('test_cfg') or {}).get('type', ''):
         raise UsageError(
-            f'config={args.config} has no search: test_cfg.type must be mmscale.MCEALoop, '
-            f'mmscale.EvolutionLoop or mmscale.ScalingLoop'
+            f'config={args.config} has no search: test_cfg.type must be mmscale.MCEALoop '
+            f'or another search loop'
         )
     if not config.get('load_from'):
         raise UsageError(
@@ -43,9 +41,7 @@ def main() -> None:
             '--cfg-options load_from=PATH'
         )
     config.test_cfg.resume = args.resume
-    Path(config.work_dir).mkdir(parents=True, exist_ok=True)
     runner = build_runner(config, 'test')
-    load_checkpoint(runner)
     try:
         runner.test()
     except ValueError as error:

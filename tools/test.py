@@ -2,13 +2,7 @@
 
 import argparse
 
-from mmscale.apis.launch import (
-    add_common_arguments,
-    build_runner,
-    load_checkpoint,
-    load_config,
-    run_tool,
-)
+from mmscale.apis.launch import add_common_arguments, build_runner, load_config, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,9 +23,7 @@ def main() -> None:
         evaluator = config.test_evaluator
         evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
         config.test_evaluator = [*evaluators, dict(type='DumpResults', out_file_path=args.out)]
-    runner = build_runner(config, 'test')
-    load_checkpoint(runner)
-    runner.test()
+    build_runner(config, 'test').test()
 
 
 if __name__ == '__main__':

@@ -2,7 +2,13 @@
 
 import argparse
 
-from mmscale.apis.launch import add_common_arguments, build_runner, load_config, run_tool
+from mmscale.apis.launch import (
+    UsageError,
+    add_common_arguments,
+    build_runner,
+    load_config,
+    run_tool,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,6 +34,8 @@ def main() -> None:
     """Builds the runner and trains."""
     args = parse_args()
     config = load_config(args)
+    if config.get('train_cfg') is None:
+        raise UsageError(f'config={args.config} has no train_cfg')
     if args.resume is not None:
         config.resume = True
         config.load_from = None if args.resume == 'auto' else args.resume
@@ -37,6 +45,10 @@ def main() -> None:
         config.optim_wrapper.type = 'AmpOptimWrapper'
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
+        if config.get('auto_scale_lr') is None:
+            raise UsageError(
+                f'--auto-scale-lr: config={args.config} has no auto_scale_lr.base_batch_size'
+            )
         config.auto_scale_lr.enable = True
     build_runner(config, 'train').train()
 

@@ -57,6 +57,10 @@ def set_environment() -> None:
     warnings.filterwarnings('ignore', message='torch.meshgrid')
 
 
+def _one_line(error: BaseException) -> str:
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'
+
+
 def load_config(arguments: argparse.Namespace) -> Config:
     """Reads the config that the common arguments name, with their overrides.
 
@@ -73,17 +77,33 @@ def load_config(arguments: argparse.Namespace) -> Config:
         DictAction(['--cfg-options'], 'cfg_options', nargs='+')(
             argparse.ArgumentParser(), options, arguments.cfg_options
         )
-    except ValueError:
-        raise UsageError(
-            f'--cfg-options {" ".join(arguments.cfg_options)}: expected KEY=VALUE'
-        ) from None
+    except (AssertionError, ValueError) as error:
+        reason = error if isinstance(error, AssertionError) else 'expected KEY=VALUE'
+        raise UsageError(f'--cfg-options {" ".join(arguments.cfg_options)}: {reason}') from None
+    for option in arguments.cfg_options:
+        key, _, value = option.partition('=')
+        # MMEngine would take the spaces out of a path and split it at commas.
+        if os.path.isfile(value) and set(value) & set(' ,()[]'):
+            options.cfg_options[key] = value
     os.environ.setdefault('LOCAL_RANK', str(arguments.local_rank))
     try:
         with quiet_imports():
             config = Config.fromfile(path)
             config.merge_from_dict(options.cfg_options)
-    except (KeyError, TypeError, ValueError, SyntaxError, OSError, ImportError) as error:
-        raise UsageError(f'config={path}: {type(error).__name__}: {error}') from error
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        NameError,
+        OSError,
+        RuntimeError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise UsageError(f'config={path}: {_one_line(error)}') from error
     config.launcher = arguments.launcher
     if arguments.work_dir is not None:
         config.work_dir = arguments.work_dir
@@ -92,57 +112,77 @@ def load_config(arguments: argparse.Namespace) -> Config:
     return config
 
 
+def _check_checkpoint(runner: Runner, path: str) -> None:
+    """Reads the checkpoint that a run starts from, as the run will.
+
+    Raises:
+        UsageError: The file is damaged, holds code, or does not fit the model.
+    """
+    from mmengine.runner import CheckpointLoader
+
+    from mmscale.engine.hooks import StrictLoadHook
+
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    except (EOFError, OSError, RuntimeError, UnpicklingError, ValueError) as error:
+        raise UsageError(
+            f'{path} is not a checkpoint of tensors and plain values, or it is damaged '
+            f'({_one_line(error):.200})'
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise UsageError(f'{path} is not a checkpoint: it holds a {type(checkpoint).__name__}')
+    for hook in runner.hooks:
+        if isinstance(hook, StrictLoadHook):
+            try:
+                hook.after_load_checkpoint(runner, checkpoint)
+            except ValueError as error:
+                raise UsageError(f'{path}: {error}') from error
+
+
 def build_runner(config: Config, phase: str) -> Runner:
     """Builds the runner of a config, on GPUs or, where there is none, on CPUs with gloo.
 
-    Data and loop are built here too, so that a mistake in them shows before any work starts.
+    Data and loop are built and the checkpoint is read here too, so that a mistake in them shows
+    before any work starts.
 
     Args:
         config: The config.
         phase: ``train`` or ``test``; a search is a test loop.
 
     Raises:
-        UsageError: A part of the config is unknown or not allowed.
+        UsageError: A part of the config is unknown or not allowed, or the checkpoint is no good.
     """
     load_from = config.get('load_from')
-    if load_from and '://' not in load_from and not Path(load_from).is_file():
+    is_url = '://' in (load_from or '')
+    if load_from and not is_url and not Path(load_from).is_file():
         raise UsageError(f'load_from={load_from} is not a file; it must name a checkpoint')
     with quiet_imports():
         import mmpretrain.models  # noqa: F401
         from mmengine.registry import RUNNERS
-        from mmengine.runner import Runner
+        from mmengine.runner import Runner, find_latest_checkpoint
         from torch import cuda, distributed
 
         import mmscale.engine  # noqa: F401
-    if config.launcher != 'none' and not cuda.is_available():
-        # MMEngine's launcher insists on a GPU unless the process group is there already.
-        if not distributed.is_initialized():
-            distributed.init_process_group('gloo')
-        if config.get('model_wrapper_cfg') is None:
-            config.model_wrapper_cfg = dict(type='MMDistributedDataParallel')
     try:
+        if config.launcher != 'none' and not cuda.is_available():
+            # MMEngine's launcher insists on a GPU unless the process group is there already.
+            if not distributed.is_initialized():
+                distributed.init_process_group('gloo')
+            if config.get('model_wrapper_cfg') is None:
+                config.model_wrapper_cfg = dict(type='MMDistributedDataParallel')
         runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
+        if not load_from and config.get('resume'):
+            load_from = find_latest_checkpoint(runner.work_dir)
+        if load_from and not is_url:
+            _check_checkpoint(runner, load_from)
         if getattr(runner, f'{phase}_loop') is None:
             raise UsageError(f'the config has no {phase}_cfg')
         if phase == 'train':
+            _ = runner.val_loop
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
-        message = ' '.join(str(error).split())
-        raise UsageError(f'{type(error).__name__}: {message}') from error
+        raise UsageError(_one_line(error)) from error
     return runner
-
-
-def load_checkpoint(runner: Runner) -> None:
-    """Loads the checkpoint that a test or a search starts from.
-
-    Raises:
-        UsageError: It cannot be read, holds more than data, or does not fit the model.
-    """
-    try:
-        runner.load_or_resume()
-    except (EOFError, OSError, RuntimeError, ValueError, UnpicklingError) as error:
-        message = ' '.join(str(error).split())
-        raise UsageError(f'load_from={runner.cfg.load_from}: {message}') from error
 
 
 def run_tool(main: Callable[[], Any]) -> None:

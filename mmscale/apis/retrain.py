@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Thread
 
 from mmscale.apis.launch import set_environment
 
@@ -42,12 +43,16 @@ class RetrainJob:
 
     @property
     def settings(self) -> dict[str, object]:
-        """What the outcome depends on."""
-        return {
-            'config': self.config,
+        """What the outcome depends on, as plain JSON data."""
+        from mmengine.config import Config
+
+        config = Config.fromfile(self.config, import_custom_modules=False)
+        settings = {
+            'config': config.to_dict(),
             'arch': json.loads(Path(self.arch).read_text(encoding='utf-8')),
             'options': self.options,
         }
+        return json.loads(json.dumps(settings, default=str))
 
     def result(self) -> dict | None:
         """The outcome of an earlier run with equal settings, or None."""
@@ -57,11 +62,27 @@ class RetrainJob:
         return found if found['settings'] == self.settings else None
 
 
+def _forget_other_settings(job: RetrainJob) -> None:
+    """Makes a job start anew where an earlier run in its work dir had other settings."""
+    from mmscale.engine.search_loops import write_json
+
+    file = Path(job.work_dir) / 'settings.json'
+    if not file.is_file() or json.loads(file.read_text(encoding='utf-8')) != job.settings:
+        # First, or a kill between the two would leave a checkpoint of the other settings.
+        (Path(job.work_dir) / 'last_checkpoint').unlink(missing_ok=True)
+        write_json(file, job.settings)
+
+
 def run_job(job: RetrainJob) -> dict:
     """Trains and tests one network, or continues where an earlier run stopped.
 
+    An earlier run with other settings is not continued.
+
     Returns:
         ``accuracy`` in percent, number of test ``images``, ``settings``.
+
+    Raises:
+        UsageError: A part of the config is unknown or not allowed.
     """
     set_environment()
     Path(job.work_dir).mkdir(parents=True, exist_ok=True)
@@ -75,6 +96,7 @@ def run_job(job: RetrainJob) -> dict:
         from mmscale.apis.launch import build_runner
         from mmscale.engine.search_loops import write_json
 
+        _forget_other_settings(job)
         config = Config.fromfile(job.config)
         config.merge_from_dict({**job.options, 'model.backbone.arch': job.arch})
         config.work_dir = job.work_dir
@@ -94,14 +116,18 @@ def run_job(job: RetrainJob) -> dict:
     return result
 
 
-def _end_with_parent() -> None:
-    """Lets a worker end at once when the process that started it is gone, however it ended."""
+def _end_with_parent(parent: Connection) -> None:
+    """Prepares a process that trains: it ends when the other end of a pipe is closed.
 
-    def watch() -> None:
-        wait([parent_process().sentinel])
+    That is when the parent gives up or dies, however it dies. Ctrl-C is for the parent alone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        parent.poll(None)
         os._exit(1)
 
-    Thread(target=watch, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def run_jobs(
@@ -118,29 +144,32 @@ def run_jobs(
 
     Returns:
         Results by the jobs' names, see :func:`run_job`.
+
+    Raises:
+        Exception: What the first job that failed raised; the others are ended.
     """
     results = {job.name: found for job in jobs if (found := job.result()) is not None}
     pending = [job for job in jobs if job.name not in results]
     if not pending:
         return results
-    with ProcessPoolExecutor(
-        processes, mp_context=get_context('spawn'), initializer=_end_with_parent
-    ) as pool:
+    context = get_context('spawn')
+    reader, writer = context.Pipe(duplex=False)
+    # The writer closes first and ends the processes, or leaving the pool would wait for them.
+    with (
+        reader,
+        ProcessPoolExecutor(processes, context, _end_with_parent, (reader,)) as pool,
+        writer,
+    ):
         futures: dict[str, Future] = {job.name: pool.submit(run_job, job) for job in pending}
-        try:
-            while not all(future.done() for future in futures.values()):
-                time.sleep(1)
-                for job in pending:
-                    failed = futures[job.name].done() and futures[job.name].exception()
-                    if failed:
-                        raise failed
-                    if on_progress is not None:
-                        on_progress(job, iterations_done(job.work_dir))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():
-                process.terminate()
-            raise
+        while not all(future.done() for future in futures.values()):
+            time.sleep(1)
+            for job in pending:
+                failed = futures[job.name].done() and futures[job.name].exception()
+                if failed:
+                    failed.add_note(f'{job.name}: the log is {job.work_dir}/console.log')
+                    raise failed
+                if on_progress is not None:
+                    on_progress(job, iterations_done(job.work_dir))
         for job in pending:
             results[job.name] = futures[job.name].result()
     return results

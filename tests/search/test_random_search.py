@@ -178,7 +178,7 @@ def test_it_draws_on_after_the_first_pool(tmp_path, monkeypatch):
     monkeypatch.setattr('mmscale.search.random_search._POOL', 16)
     evaluator = AnalyticEvaluator()
     result = run(tmp_path, 160, evaluator=evaluator)
-    assert 158 < result.evaluations
+    assert result.evaluations > 158
     assert len(evaluator.digests) == len(set(evaluator.digests))
 
 

@@ -1,0 +1,282 @@
+"""From a command line to a runner: every mistake is one line and exit code 2, before any work."""
+
+import argparse
+import os
+import runpy
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmscale.apis.launch import (
+    UsageError,
+    add_common_arguments,
+    build_runner,
+    load_config,
+    run_tool,
+    set_environment,
+)
+from mmscale.arch import SearchSpace
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / 'configs' / 'scalenet'
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch, tmp_path):
+    """Every test in an empty folder, with the process's environment and warnings put back."""
+    monkeypatch.chdir(tmp_path)
+    for key in ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'LOCAL_RANK'):
+        monkeypatch.setenv(key, '')
+        monkeypatch.delenv(key)
+    with warnings.catch_warnings():
+        yield
+
+
+def arguments(*words):
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def write(name, text):
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text(text, encoding='utf-8')
+    return name
+
+
+@pytest.fixture
+def tool(monkeypatch, capfd):
+    """Runs a tool in this process; returns its exit code and what it wrote to stderr."""
+
+    def run(name, *words):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+        return exit_.value.code, capfd.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def small_config(tmp_path):
+    """A config that trains the smallest network of the digit space."""
+    space_file = CONFIGS.parent / '_base_' / 'search_spaces' / 'digits.py'
+    space = SearchSpace(**runpy.run_path(str(space_file))['space'])
+    space.smallest().save('smallest.json')
+    return write(
+        'small.py',
+        f'_base_ = {str(CONFIGS / "retrain_digits.py")!r}\n'
+        "model = dict(backbone=dict(arch='smallest.json'))\n"
+        'train_dataloader = dict(dataset=dict(dataset=dict(num_images=32)))\n'
+        'val_dataloader = test_dataloader = dict(dataset=dict(num_images=16))\n'
+        # MMEngine's runners of one process must have different names.
+        f'experiment_name = {tmp_path.name!r}\n',
+    )
+
+
+# ---------------------------------------------------------------------- configs
+
+
+def test_overrides_and_the_default_work_dir():
+    config = load_config(
+        arguments(
+            CONFIGS / 'retrain_digits.py',
+            '--cfg-options',
+            'train_cfg.max_iters=7',
+            'model.head.topk=(1,2)',
+            'model.backbone.arch=scalenet-s0',
+        )
+    )
+    assert config.train_cfg.max_iters == 7
+    assert tuple(config.model.head.topk) == (1, 2)
+    assert config.model.backbone.arch == 'scalenet-s0'
+    assert config.work_dir == 'work_dirs/retrain_digits'
+    assert config.launcher == 'none'
+
+
+def test_a_work_dir_of_the_config_or_the_command_line_comes_first():
+    write('mine.py', "work_dir = 'here'\n")
+    assert load_config(arguments('mine.py')).work_dir == 'here'
+    assert load_config(arguments('mine.py', '--work-dir', 'there é')).work_dir == 'there é'
+
+
+def test_a_path_may_have_spaces_and_commas():
+    write('a b, c/x (1).pth', '')
+    write('mine é x.py', 'load_from = None\nother = None\n')
+    config = load_config(
+        arguments('mine é x.py', '--cfg-options', 'load_from=a b, c/x (1).pth', 'other=[1, 2]')
+    )
+    assert config.load_from == 'a b, c/x (1).pth'
+    assert config.other == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ('text', 'options', 'message'),
+    [
+        (None, [], 'config=mine.py is not a file'),
+        ('model = dict(', [], 'SyntaxError'),
+        ('lr = rate * 2\n', [], "NameError: name 'rate' is not defined"),
+        ("custom_imports = dict(imports=['no_such_package'])\n", [], 'no_such_package'),
+        ("_base_ = './missing.py'\n", [], 'missing.py'),
+        ('lr = 1 / 0\n', [], 'ZeroDivisionError'),
+        ('raise RuntimeError("two\\nlines")\n', [], 'RuntimeError: two lines'),
+        ('lr = 1\n', ['lr'], '--cfg-options lr: expected KEY=VALUE'),
+        ('lr = 1\n', ['a=1', 'b'], '--cfg-options a=1 b: expected KEY=VALUE'),
+        ('lr = 1\n', ['lr=[1,(2]'], '--cfg-options lr=[1,(2]: Imbalanced brackets'),
+        ('lr = [1]\n', ['lr.5=2'], 'Index 5 exceeds'),
+    ],
+)
+def test_a_bad_config_is_one_line(text, options, message, tool):
+    if text is not None:
+        write('mine.py', text)
+    options = ['--cfg-options', *options] if options else []
+    code, error = tool('train.py', 'mine.py', *options)
+    assert code == 2
+    assert error.startswith('error: ') and error.count('\n') == 1, error
+    assert message in error
+    assert not Path('work_dirs').exists()
+
+
+def test_a_config_of_another_task_is_refused(tool, small_config):
+    code, error = tool('search.py', small_config)
+    assert (code, error.count('\n')) == (2, 1)
+    assert 'has no search' in error and 'mmscale.MCEALoop' in error
+    code, error = tool('train.py', CONFIGS / 'search_digits.py', '--amp')
+    assert (code, error.count('\n')) == (2, 1)
+    assert 'search_digits.py has no train_cfg' in error
+    code, error = tool('train.py', small_config, '--auto-scale-lr')
+    assert (code, error.count('\n')) == (2, 1)
+    assert 'base_batch_size' in error
+
+
+# ---------------------------------------------------------------------- environment
+
+
+def test_files_are_data_unless_the_user_decided_otherwise(monkeypatch):
+    set_environment()
+    assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
+    assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+    monkeypatch.setenv('OMP_WAIT_POLICY', 'ACTIVE')
+    set_environment()
+    assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '0'
+    assert os.environ['OMP_WAIT_POLICY'] == 'ACTIVE'
+
+
+def test_other_errors_than_the_users_are_not_hidden(capsys):
+    def usage():
+        raise UsageError('no such thing')
+
+    def bug():
+        raise ZeroDivisionError
+
+    with pytest.raises(SystemExit) as exit_:
+        run_tool(usage)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == 'error: no such thing\n'
+    with pytest.raises(ZeroDivisionError):
+        run_tool(bug)
+
+
+# ---------------------------------------------------------------------- components
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('model.backbone.archs=scalenet-s0', "unexpected keyword argument 'archs'"),
+        ('model.backbone.arch=scalenet-s9', "arch='scalenet-s9' is neither a file nor a preset"),
+        ('model.backbone.type=mmscale.ArchNets', 'mmscale.ArchNets'),
+        ('train_dataloader.dataset.dataset.splits=train', "unexpected keyword argument 'splits'"),
+        ('train_dataloader.sampler.sed=1', "unexpected keyword argument 'sed'"),
+        ('optim_wrapper.optimizer.momentun=1', "unexpected keyword argument 'momentun'"),
+        ('custom_hooks.0.size=3', 'InputResolutionHook'),
+        ('load_from=missing.pth', 'load_from=missing.pth is not a file'),
+        ('val_dataloader.dataset.num_images=0', 'num_images=0 must be an integer >= 1'),
+    ],
+)
+def test_a_bad_component_is_one_line(option, message, tool, small_config):
+    code, error = tool('train.py', small_config, '--cfg-options', option)
+    assert code == 2
+    lines = [line for line in error.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and error.endswith(lines[0] + '\n')
+    assert message in lines[0]
+    assert 'Traceback' not in error
+    assert not list(Path().rglob('iter_*.pth'))
+
+
+def test_a_work_dir_that_cannot_be_made_is_one_line(tool, small_config):
+    write('occupied', '')
+    code, error = tool('train.py', small_config, '--work-dir', 'occupied/here')
+    assert code == 2
+    assert 'Traceback' not in error and 'occupied' in error.splitlines()[-1]
+
+
+# ---------------------------------------------------------------------- checkpoints
+
+
+class Trap:
+    """What a crafted checkpoint holds: unpickling it creates a file."""
+
+    def __reduce__(self):
+        return Path.touch, (Path('sprung'),)
+
+
+def save_trap(path):
+    torch.save({'state_dict': {}, 'meta': Trap()}, path)
+    # The trap works: who trusts the file runs its code.
+    torch.load(path, weights_only=False)
+    Path('sprung').unlink()
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['train.py', 'small.py', '--resume', 'crafted.pth'],
+        ['train.py', 'small.py', '--cfg-options', 'load_from=crafted.pth'],
+        ['test.py', 'small.py', 'crafted.pth'],
+        ['search.py', CONFIGS / 'search_digits.py', '--cfg-options', 'load_from=crafted.pth'],
+    ],
+    ids=['resume', 'load_from', 'test', 'search'],
+)
+def test_a_crafted_checkpoint_is_refused(words, tool, small_config):
+    save_trap('crafted.pth')
+    code, error = tool(*words)
+    assert code == 2
+    assert not Path('sprung').exists()
+    last = error.splitlines()[-1]
+    assert last.startswith('error: crafted.pth is not a checkpoint of tensors and plain values')
+
+
+def test_automatic_resuming_refuses_a_crafted_checkpoint(tool, small_config):
+    Path('work_dirs/small').mkdir(parents=True)
+    save_trap('work_dirs/small/iter_3.pth')
+    write('work_dirs/small/last_checkpoint', str(Path('work_dirs/small/iter_3.pth').resolve()))
+    code, error = tool('train.py', small_config, '--resume')
+    assert code == 2 and not Path('sprung').exists()
+    assert 'iter_3.pth is not a checkpoint' in error.splitlines()[-1]
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named(small_config):
+    set_environment()
+    for name, content in (('empty.pth', b''), ('text.pth', b'not a checkpoint at all')):
+        Path(name).write_bytes(content)
+    torch.save({'state_dict': {'weight': torch.zeros(1000)}}, 'foreign.pth')
+    Path('cut.pth').write_bytes(Path('foreign.pth').read_bytes()[:-200])
+    torch.save([1, 2], 'list.pth')
+    messages = {
+        'empty.pth': 'empty.pth is not a checkpoint',
+        'text.pth': 'text.pth is not a checkpoint',
+        'cut.pth': 'cut.pth is not a checkpoint',
+        'list.pth': 'list.pth is not a checkpoint',
+        'foreign.pth': 'foreign.pth: the checkpoint does not fit the model: .* missing: ',
+    }
+    for name, message in messages.items():
+        config = load_config(arguments(small_config, '--cfg-options', f'load_from={name}'))
+        config.experiment_name = f'test of {name}'
+        with pytest.raises(UsageError, match=message):
+            build_runner(config, 'train')
