@@ -64,10 +64,20 @@ class Recorder(Hook):
         self.seen.append((tuple(inputs.shape[2:]), int(inputs.sum()), draw))
 
 
+def train(runner):
+    try:
+        runner.train()
+    finally:
+        iterator = runner.train_loop.dataloader_iterator._iterator
+        if hasattr(iterator, '_shutdown_workers'):
+            # Garbage collection would wait five seconds for each of them.
+            iterator._shutdown_workers()
+
+
 def recorded(config, **changes):
     runner, recorder = runner_of(config, **changes), Recorder()
     runner.register_hook(recorder)
-    runner.train()
+    train(runner)
     return recorder.seen
 
 
@@ -126,7 +136,7 @@ def test_resumed_training_equals_uninterrupted(kind, num_workers, tmp_path, requ
     runner, stopper = runner_of(config, work_dir=str(resumed)), Stopper()
     runner.register_hook(stopper)
     with pytest.raises(KeyboardInterrupt):
-        runner.train()
+        train(runner)
     assert not (resumed / 'iter_6.pth').exists()
     rest = recorded(config, work_dir=str(resumed), resume=True)
     assert rest == whole[4:]
