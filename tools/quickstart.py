@@ -122,6 +122,9 @@ def run(
             errors='replace',
             env=environment,
             pass_fds=(args.lock,),
+            # Ctrl-C is for this process alone: a second signal would stop torchrun from ending
+            # its processes.
+            start_new_session=True,
         ) as process,
     ):
         try:
@@ -249,7 +252,9 @@ def main() -> None:
     set_environment()
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     # Like Ctrl-C: through the code that ends the processes started here.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     start = time.monotonic()
     name = 'quickstart' + ('-smoke' if args.smoke else '')
     name += f'-seed{args.seed}' if args.seed else ''
