@@ -22,6 +22,8 @@ from mmscale.search import Score
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
+_HANDLING = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root')
+
 
 class _Images:
     """Images of a dataset as the network sees them, prepared once per resolution.
@@ -82,6 +84,15 @@ class _Images:
             yield data['inputs'], labels
 
 
+def _without_handling(config: Any) -> Any:
+    """A data loader's config without what changes how images are read, but not the images."""
+    if isinstance(config, dict):
+        return {k: _without_handling(v) for k, v in config.items() if k not in _HANDLING}
+    if isinstance(config, (list, tuple)):
+        return [_without_handling(item) for item in config]
+    return config
+
+
 def weights_digest(model: torch.nn.Module) -> str:
     """SHA-256 of a model's parameters and buffers, independent of file formats."""
     digest = hashlib.sha256()
@@ -132,8 +143,8 @@ class SubnetEvaluator:
         self.side = side
         self.threads = threads
         self._settings = {
-            'dataloader': dataloader,
-            'calibration_dataloader': calibration_dataloader,
+            'dataloader': _without_handling(dataloader),
+            'calibration_dataloader': _without_handling(calibration_dataloader),
             'calibration_images': calibration_images,
             'max_images': max_images,
             'side': side,
