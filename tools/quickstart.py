@@ -132,7 +132,13 @@ def run(
                 file.write(line)
                 if any(word in line for word in SHOWN):
                     shown = line.strip().partition(' - INFO - ')[2] or line.strip()
-                    console.print(f'  {shown}', markup=False, highlight=False)
+                    console.print(
+                        f'  {shown}',
+                        markup=False,
+                        highlight=False,
+                        no_wrap='Iter(train)' in shown,
+                        overflow='ellipsis',
+                    )
         except BaseException:
             # torchrun ends its processes; without this they would go on.
             process.terminate()
