@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import inspect
 import os
 import sys
 import warnings
@@ -16,6 +18,18 @@ from mmscale.quiet import quiet_imports
 if TYPE_CHECKING:
     from mmengine.config import Config
     from mmengine.runner import Runner
+
+
+# What MMEngine reads from a config beside the arguments of its Runner.
+_OTHER_CONFIG_KEYS = (
+    'activation_checkpointing',
+    'compile',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn',
+)
 
 
 class UsageError(Exception):
@@ -61,11 +75,33 @@ def _one_line(error: BaseException) -> str:
     return f'{type(error).__name__}: {" ".join(str(error).split())}'
 
 
+def _check_override_names(options: dict[str, Any], config: Config) -> None:
+    """Refuses overrides of settings that nothing reads.
+
+    Raises:
+        UsageError: An override is neither of the config's own keys nor of MMEngine's.
+    """
+    names = {key: key.split('.')[0] for key in options}
+    if all(name in config for name in names.values()):
+        return
+    from mmengine.runner import Runner
+
+    allowed = {*config, *inspect.signature(Runner).parameters, *_OTHER_CONFIG_KEYS} - {'cfg'}
+    for key, name in names.items():
+        if name not in allowed:
+            close = difflib.get_close_matches(name, sorted(allowed), n=1)
+            hint = f'; did you mean {close[0]}?' if close else ''
+            raise UsageError(
+                f'--cfg-options {key}: neither the config nor MMEngine has a setting {name}{hint}'
+            )
+
+
 def load_config(arguments: argparse.Namespace) -> Config:
     """Reads the config that the common arguments name, with their overrides.
 
     Raises:
-        UsageError: There is no such file, it does not parse, or an override is malformed.
+        UsageError: There is no such file, it does not parse, or an override is malformed or of
+            an unknown setting.
     """
     path = Path(arguments.config)
     if not path.is_file():
@@ -89,6 +125,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
     try:
         with quiet_imports():
             config = Config.fromfile(path)
+            _check_override_names(options.cfg_options, config)
             config.merge_from_dict(options.cfg_options)
     except (
         ArithmeticError,

@@ -98,6 +98,16 @@ def test_overrides_and_the_default_work_dir():
     assert config.launcher == 'none'
 
 
+def test_an_override_may_add_what_mmengine_reads():
+    write('mine.py', "model = dict(type='ResNet')\n")
+    options = ['compile=True', 'auto_scale_lr.base_batch_size=8', 'env_cfg.cudnn_benchmark=True']
+    config = load_config(arguments('mine.py', '--cfg-options', 'model.depth=18', *options))
+    assert config.model.depth == 18
+    assert config.compile is True
+    assert config.auto_scale_lr.base_batch_size == 8
+    assert config.env_cfg.cudnn_benchmark is True
+
+
 def test_a_work_dir_of_the_config_or_the_command_line_comes_first():
     write('mine.py', "work_dir = 'here'\n")
     assert load_config(arguments('mine.py')).work_dir == 'here'
@@ -128,6 +138,10 @@ def test_a_path_may_have_spaces_and_commas():
         ('lr = 1\n', ['a=1', 'b'], '--cfg-options a=1 b: expected KEY=VALUE'),
         ('lr = 1\n', ['lr=[1,(2]'], '--cfg-options lr=[1,(2]: Imbalanced brackets'),
         ('lr = [1]\n', ['lr.5=2'], 'Index 5 exceeds'),
+        ('lr = 1\n', ['tolerance=0.3'], '--cfg-options tolerance: neither the config nor'),
+        ('test_cfg = {}\n', ['test_cgf.n=3'], 'setting test_cgf; did you mean test_cfg?'),
+        ('lr = 1\n', ['lr=2', 'lf.max=3'], '--cfg-options lf.max: '),
+        ('lr = 1\n', ['cfg.lr=3'], '--cfg-options cfg.lr: '),
     ],
 )
 def test_a_bad_config_is_one_line(text, options, message, tool):
