@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Counts flops, params and acts of a network: ``tools/cost.py scalenet-s1 --json``."""
 
 import argparse

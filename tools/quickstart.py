@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Searches, trains and compares families of networks on real handwriting, in minutes of 2 cores.
 
 Trains a super-supernet, searches base model and scaling strategy in it, then trains and tests the
@@ -8,6 +9,7 @@ interruption, the same command goes on.
 
 import argparse
 import fcntl
+import hashlib
 import json
 import os
 import shlex
@@ -91,7 +93,8 @@ def take_work_dir(work_dir: Path, settings: dict[str, object]) -> int:
     found = file.read_text(encoding='utf-8')
     if found not in ('', text):
         raise UsageError(
-            f'work_dir={work_dir} holds a quickstart of {found}, not {text}: take another'
+            f'work_dir={work_dir} holds a quickstart of other settings or configs, {found}, not '
+            f'{text}: take another --work-dir or remove it'
         )
     file.write_text(text, encoding='utf-8')
     return lock
@@ -177,6 +180,16 @@ def read_config(name: str) -> Any:
     return Config.fromfile(CONFIGS / name, import_custom_modules=False)
 
 
+def configs_digest() -> str:
+    """SHA-256 of what all configs of the digit data say."""
+    names = [
+        f'{name}_digits.py' for name in ('supernet', 'search', 'random', 'compound', 'retrain')
+    ]
+    contents = [read_config(name).to_dict() for name in names]
+    text = json.dumps(contents, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def train_supernet(args: argparse.Namespace, work_dir: Path, options: list[str]) -> Path:
     """Trains the super-supernet unless its last checkpoint is there; returns that."""
     iterations = read_config('supernet_digits.py').train_cfg.max_iters
@@ -226,8 +239,11 @@ def retrain(
                 options,
             )
             jobs[job.name] = job
-    # Compound scaling starts from the searched base model: one training serves both.
-    jobs.pop('compound S0')
+    # Families share networks, at least S0 of compound scaling: one training serves all.
+    same = {}
+    for job in jobs.values():
+        same.setdefault(Path(job.arch).read_text(encoding='utf-8'), []).append(job.name)
+    jobs = {names[0]: jobs[names[0]] for names in same.values()}
     columns = (
         TextColumn('  {task.description}'),
         BarColumn(),
@@ -248,8 +264,7 @@ def retrain(
                 on_progress(job, iterations)
         results = run_jobs(list(jobs.values()), args.processes, on_progress)
         progress.update(total, completed=iterations * len(jobs))
-    results['compound S0'] = results['searched S0']
-    return results
+    return {name: results[names[0]] for names in same.values() for name in names}
 
 
 def main() -> None:
@@ -265,10 +280,14 @@ def main() -> None:
     name = 'quickstart' + ('-smoke' if args.smoke else '')
     name += f'-seed{args.seed}' if args.seed else ''
     work_dir = args.work_dir or Path('work_dirs') / name
-    args.lock = take_work_dir(work_dir, {'seed': args.seed, 'smoke': args.smoke})
+    settings = {'seed': args.seed, 'smoke': args.smoke, 'configs': configs_digest()}
+    args.lock = take_work_dir(work_dir, settings)
     supernet_options, retrain_options, search_options = options_of(args)
 
     heading('1. Super-supernet: one set of weights for every network of the space', start)
+    console.print(
+        '[dim]The first run composes 27,000 images before, which takes half a minute.[/]'
+    )
     checkpoint = train_supernet(args, work_dir / 'supernet', supernet_options)
     search_options.append(f'load_from={checkpoint}')
 

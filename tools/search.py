@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Searches base model and scaling strategy in a trained super-supernet; writes result.json."""
 
 import argparse

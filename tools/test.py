@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Tests a checkpoint of a config's model on its test data."""
 
 import argparse

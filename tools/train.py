@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Trains the model of a config: a super-supernet, or any network of mmpretrain or mmscale."""
 
 import argparse

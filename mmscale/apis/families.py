@@ -47,6 +47,7 @@ def collect(work_dir: Path, tested: Mapping[str, Mapping]) -> list[dict]:
                     'width': member['scaling']['width'],
                     'blocks': sum(len(blocks) for blocks in member['arch']['stages']),
                     **member['cost'],
+                    'convention': result['convention'],
                     'supernet_score': 100 * score['correct'] / score['total'],
                     'supernet_images': score['total'],
                     'test_accuracy': test and test['accuracy'],

@@ -64,11 +64,17 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
             file, the mapping in one, or an Arch.
 
     Raises:
-        ValueError: There is neither a preset nor a file of that name, or the file's content is
-            not an Arch.
+        ValueError: Nothing is given, there is neither a preset nor a file of that name, or the
+            file's content is not an Arch.
     """
     if isinstance(source, Arch):
         return source
+    if source is None:
+        # What the base configs leave to be set.
+        raise ValueError(
+            'arch=None: set model.backbone.arch to the JSON file of an Arch, to its content or to '
+            f'a preset; presets are {", ".join(preset_names())}'
+        )
     if not isinstance(source, (str, os.PathLike)):
         return Arch.from_json(source)
     name = str(source).lower()

@@ -70,6 +70,14 @@ class _Images:
             self._cache[resolution] = list(self._load(resolution))
         yield from self._cache[resolution]
 
+    def digest(self, resolution: int) -> str:
+        """SHA-256 of the first batch: other pixels, labels or normalisation give another."""
+        inputs, labels = next(self.batches(resolution))
+        digest = hashlib.sha256()
+        for tensor in (inputs, labels):
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
     def _load(self, resolution: int) -> Iterator[Batch]:
         loader = self._loader
         for batch in DataLoader(
@@ -84,12 +92,12 @@ class _Images:
             yield data['inputs'], labels
 
 
-def _without_handling(config: Any) -> Any:
-    """A data loader's config without what changes how images are read, but not the images."""
+def content_of(config: Any) -> Any:
+    """A config without what changes how images are read, but not the images."""
     if isinstance(config, dict):
-        return {k: _without_handling(v) for k, v in config.items() if k not in _HANDLING}
+        return {k: content_of(v) for k, v in config.items() if k not in _HANDLING}
     if isinstance(config, (list, tuple)):
-        return [_without_handling(item) for item in config]
+        return [content_of(item) for item in config]
     return config
 
 
@@ -143,8 +151,8 @@ class SubnetEvaluator:
         self.side = side
         self.threads = threads
         self._settings = {
-            'dataloader': _without_handling(dataloader),
-            'calibration_dataloader': _without_handling(calibration_dataloader),
+            'dataloader': content_of(dataloader),
+            'calibration_dataloader': content_of(calibration_dataloader),
             'calibration_images': calibration_images,
             'max_images': max_images,
             'side': side,
@@ -164,8 +172,13 @@ class SubnetEvaluator:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What the scores depend on: weights, data, settings, kind of device, torch."""
+        backbone = self.model.backbone
+        resolution = backbone.space.resolution
         return {
             **self._settings,
+            'images': self._images.digest(resolution),
+            'calibration': self._calibration.digest(resolution),
+            'channels_last': backbone.channels_last,
             'weights': weights_digest(self.model),
             'device': next(self.model.parameters()).device.type,
             'torch': torch.__version__,

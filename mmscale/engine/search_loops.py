@@ -13,13 +13,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import mmengine
 import numpy as np
-import torch
 from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, save_checkpoint
@@ -35,7 +33,7 @@ from mmscale.arch import (
     get_arch,
 )
 from mmscale.cost import CostTable, count, match_scaling
-from mmscale.engine.evaluator import SubnetEvaluator
+from mmscale.engine.evaluator import SubnetEvaluator, content_of
 from mmscale.models import SuperNetClassifier
 from mmscale.registry import LOOPS
 from mmscale.search import (
@@ -55,6 +53,13 @@ from mmscale.search import (
 from mmscale.version import __version__
 
 _SECONDS_BETWEEN_LINES = 10.0
+
+# What scores depend on, besides mmscale.
+_PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'numpy', 'cv2')
+
+
+def _version_of(package: str) -> str:
+    return import_module(package).__version__
 
 
 class _Ranks:
@@ -209,6 +214,21 @@ class SearchLoop(BaseLoop):
         self._runner.logger.info(str(result))
         return {'fitness': float(result.fitness)}
 
+    def _config_hash(self, fingerprint: dict) -> str:
+        """SHA-256 of what the config says of network, data and search, and of the evaluator."""
+        config = self._runner.cfg
+        search = {key: value for key, value in config.test_cfg.items() if key != 'resume'}
+        parts = {
+            'model': config.model,
+            'data_preprocessor': config.get('data_preprocessor'),
+            'test_dataloader': config.test_dataloader,
+            'search': search,
+            'evaluator': fingerprint,
+            'seed': self.seed,
+        }
+        text = json.dumps(content_of(parts), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def _write(
         self, result: SearchResult, fingerprint: dict, evaluated: int, seconds: float
     ) -> None:
@@ -221,23 +241,16 @@ class SearchLoop(BaseLoop):
             net = self.evaluator.extract(member.arch)
             weights = work_dir / 'weights' / f'{name}.pth'
             save_checkpoint({'state_dict': net.state_dict()}, str(weights))
-        config = {
-            'evaluator': fingerprint,
-            'space': self._runner.cfg.model.backbone.space,
-            'search': {**result.settings, 'loop': type(self).__name__, 'seed': self.seed},
-        }
-        text = json.dumps(config, sort_keys=True, default=str)
         # Last of what others build on: where it lies, the search is complete.
         write_json(
             work_dir / 'result.json',
             {
                 **result.to_json(),
-                'config_hash': hashlib.sha256(text.encode()).hexdigest(),
+                'convention': self.feasibility.table.convention,
+                'config_hash': self._config_hash(fingerprint),
                 'versions': {
                     'mmscale': __version__,
-                    'torch': torch.__version__,
-                    'mmengine': mmengine.__version__,
-                    'numpy': version('numpy'),
+                    **{name: _version_of(name) for name in _PACKAGES},
                 },
             },
         )
@@ -370,6 +383,9 @@ class RandomSearchLoop(SearchLoop):
 class FamilyLoop(SearchLoop):
     """Scores one given family: a base model under a strategy that is not searched.
 
+    The family is for comparison, not a candidate: where rounding makes it miss a budget by more
+    than the tolerance, it is scored all the same, with a warning, and the result says by how much.
+
     Args:
         base: The base model, as for :class:`ScalingLoop`.
         strategy: Per scaling stage ``dict(depth=, width=, resolution=)`` multipliers; or
@@ -410,6 +426,13 @@ class FamilyLoop(SearchLoop):
 
     def search(self, family: FamilyFitness) -> SearchResult:
         """Scores the family."""
+        costs = [getattr(count(arch), self.feasibility.metric) for arch in self.archs]
+        deviations = [cost / (costs[0] * 2**j) - 1 for j, cost in enumerate(costs)]
+        for j, deviation in enumerate(deviations):
+            if abs(deviation) > self.feasibility.tolerance:
+                self._runner.logger.warning(
+                    f'scaling stage {j} of the given family misses its budget by {deviation:+.1%}'
+                )
         family.scorer.step = 'given family'
         scores = family.scorer.score(self.archs)
         return SearchResult(
@@ -424,5 +447,8 @@ class FamilyLoop(SearchLoop):
             chain=(),
             evaluations=family.scorer.evaluations,
             seed=None,
-            settings={'strategy': [asdict(scaling) for scaling in self.strategy]},
+            settings={
+                'strategy': [asdict(scaling) for scaling in self.strategy],
+                'deviations': [round(deviation, 6) for deviation in deviations],
+            },
         )

@@ -33,7 +33,7 @@ def work_dir(tmp_path):
             )
             members.append(member.to_json())
         (tmp_path / family).mkdir()
-        text = json.dumps({'scaling_stages': members})
+        text = json.dumps({'scaling_stages': members, 'convention': 'mmscale'})
         (tmp_path / family / 'result.json').write_text(text, encoding='utf-8')
     return tmp_path
 

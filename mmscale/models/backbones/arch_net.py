@@ -57,7 +57,7 @@ class ArchNet(BaseBackbone):
         norm_cfg: Config of the norm layers; eps is the Arch's.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
         channels_last: Whether to compute with channels as the innermost dimension in memory,
-            which is faster on CPUs (1.4 times in training) and on GPUs in half precision.
+            which is often faster, on CPUs and on GPUs in half precision.
         init_cfg: MMEngine's initialisation config; by default Kaiming for convolutions.
 
     Attributes:
