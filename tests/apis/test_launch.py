@@ -204,6 +204,7 @@ def test_other_errors_than_the_users_are_not_hidden(capsys):
     [
         ('model.backbone.archs=scalenet-s0', "unexpected keyword argument 'archs'"),
         ('model.backbone.arch=scalenet-s9', "arch='scalenet-s9' is neither a file nor a preset"),
+        ('model.backbone.arch=None', 'set model.backbone.arch to the JSON file of an Arch'),
         ('model.backbone.type=mmscale.ArchNets', 'mmscale.ArchNets'),
         ('train_dataloader.dataset.dataset.splits=train', "unexpected keyword argument 'splits'"),
         ('train_dataloader.sampler.sed=1', "unexpected keyword argument 'sed'"),
