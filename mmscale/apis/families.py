@@ -120,7 +120,7 @@ def plot(rows: Sequence[Mapping], path: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), sharex=True)
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2))
     for axis, kind, title in (
         (axes[0], 'test', 'trained from random weights: test accuracy'),
         (axes[1], 'supernet', 'in the super-supernet: score of the search'),
@@ -138,6 +138,7 @@ def plot(rows: Sequence[Mapping], path: Path) -> None:
                 label=label,
             )
         axis.set_xscale('log', base=2)
+        axis.xaxis.set_major_formatter('{x:g}')
         axis.set_xlabel('million multiply-adds')
         axis.set_ylabel('percent')
         axis.set_title(title, fontsize=10)
