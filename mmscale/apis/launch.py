@@ -176,6 +176,50 @@ def _check_checkpoint(runner: Runner, path: str) -> None:
                 raise UsageError(f'{path}: {error}') from error
 
 
+def _check_arch(runner: Runner) -> None:
+    """Checks that an ArchNet fits the images that it gets and the head behind it.
+
+    Raises:
+        UsageError: The channels of one do not fit the other's.
+    """
+    from mmengine.model import is_model_wrapper
+    from mmpretrain.models import GlobalAveragePooling, LinearClsHead
+
+    from mmscale.models import ArchNet
+
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, ArchNet):
+        return
+    arch = backbone.arch
+    mean = getattr(model.data_preprocessor, 'mean', None)
+    if mean is not None and len(mean) != arch.stem.in_channels:
+        raise UsageError(
+            f'model.backbone.arch: the Arch has stem.in_channels={arch.stem.in_channels}, but '
+            f'data_preprocessor.mean has {len(mean)} channels'
+        )
+    head = getattr(model, 'head', None)
+    if not isinstance(head, LinearClsHead):
+        return
+    neck = getattr(model, 'neck', None)
+    is_last = backbone.out_indices == (len(arch.stages),)
+    if (
+        is_last
+        and isinstance(neck, GlobalAveragePooling)
+        and head.in_channels != arch.feature_channels
+    ):
+        raise UsageError(
+            f'model.head.in_channels={head.in_channels} does not fit model.backbone.arch, whose '
+            f'features have {arch.feature_channels} channels'
+        )
+    if arch.head.num_classes not in (0, head.num_classes):
+        runner.logger.warning(
+            'model.head.num_classes=%d replaces head.num_classes=%d of the Arch',
+            head.num_classes,
+            arch.head.num_classes,
+        )
+
+
 def build_runner(config: Config, phase: str) -> Runner:
     """Builds the runner of a config, on GPUs or, where there is none, on CPUs with gloo.
 
@@ -187,7 +231,8 @@ def build_runner(config: Config, phase: str) -> Runner:
         phase: ``train`` or ``test``; a search is a test loop.
 
     Raises:
-        UsageError: A part of the config is unknown or not allowed, or the checkpoint is no good.
+        UsageError: A part of the config is unknown or not allowed, the parts do not fit each
+            other, or the checkpoint is no good.
     """
     load_from = config.get('load_from')
     is_url = '://' in (load_from or '')
@@ -208,6 +253,7 @@ def build_runner(config: Config, phase: str) -> Runner:
             if config.get('model_wrapper_cfg') is None:
                 config.model_wrapper_cfg = dict(type='MMDistributedDataParallel')
         runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
+        _check_arch(runner)
         if not load_from and config.get('resume'):
             load_from = find_latest_checkpoint(runner.work_dir)
         if load_from and not is_url:

@@ -205,6 +205,14 @@ def test_other_errors_than_the_users_are_not_hidden(capsys):
         ('model.backbone.archs=scalenet-s0', "unexpected keyword argument 'archs'"),
         ('model.backbone.arch=scalenet-s9', "arch='scalenet-s9' is neither a file nor a preset"),
         ('model.backbone.arch=None', 'set model.backbone.arch to the JSON file of an Arch'),
+        (
+            'model.backbone.arch=scalenet-s0',
+            'stem.in_channels=3, but data_preprocessor.mean has 1 channels',
+        ),
+        (
+            'model.head.in_channels=1280',
+            'model.head.in_channels=1280 does not fit model.backbone.arch, whose features have 96',
+        ),
         ('model.backbone.type=mmscale.ArchNets', 'mmscale.ArchNets'),
         ('train_dataloader.dataset.dataset.splits=train', "unexpected keyword argument 'splits'"),
         ('train_dataloader.sampler.sed=1', "unexpected keyword argument 'sed'"),
@@ -222,6 +230,27 @@ def test_a_bad_component_is_one_line(option, message, tool, small_config):
     assert message in lines[0]
     assert 'Traceback' not in error
     assert not list(Path().rglob('iter_*.pth'))
+
+
+def test_other_classes_than_the_archs_are_only_a_warning(small_config, capfd):
+    def build(name, *options):
+        words = [small_config, '--cfg-options', f'experiment_name={name}', *options]
+        build_runner(load_config(arguments(*words)), 'train')
+        return ''.join(capfd.readouterr())
+
+    warning = 'model.head.num_classes=7 replaces head.num_classes=10 of the Arch'
+    assert 'replaces' not in build('same_classes')
+    assert warning in build('other_classes', 'model.head.num_classes=7')
+    # What does not see the last feature map, or no mean, is not compared.
+    options = ['model.backbone.out_indices=1', 'model.head.in_channels=5']
+    build('other_features', *options, 'data_preprocessor.mean=None', 'data_preprocessor.std=None')
+
+
+def test_a_supernet_fits_its_head(tmp_path):
+    words = [CONFIGS / 'supernet_digits.py', '--cfg-options', f'experiment_name={tmp_path.name}']
+    with pytest.raises(UsageError, match=r'model\.head\.in_channels=5 does not fit'):
+        build_runner(load_config(arguments(*words, 'model.head.in_channels=5')), 'train')
+    build_runner(load_config(arguments(*words, 'randomness.seed=1')), 'train')
 
 
 def test_a_work_dir_that_cannot_be_made_is_one_line(tool, small_config):
