@@ -6,7 +6,9 @@ import argparse
 import difflib
 import inspect
 import os
+import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,28 @@ _OTHER_CONFIG_KEYS = (
     'runner_type',
     'sync_bn',
 )
+
+# Where each launcher says which of the processes this one is.
+_PLACES = {
+    'pytorch': {'RANK': 'RANK', 'WORLD_SIZE': 'WORLD_SIZE', 'LOCAL_RANK': 'LOCAL_RANK'},
+    'slurm': {
+        'RANK': 'SLURM_PROCID',
+        'WORLD_SIZE': 'SLURM_NTASKS',
+        'LOCAL_RANK': 'SLURM_LOCALID',
+    },
+    'mpi': {
+        'RANK': 'OMPI_COMM_WORLD_RANK',
+        'WORLD_SIZE': 'OMPI_COMM_WORLD_SIZE',
+        'LOCAL_RANK': 'OMPI_COMM_WORLD_LOCAL_RANK',
+    },
+}
+_STARTERS = {
+    'pytorch': 'tools/dist_train.sh, dist_search.sh or dist_test.sh',
+    'slurm': 'tools/slurm_train.sh or slurm_search.sh',
+    'mpi': 'mpirun',
+}
+# Seconds; processes of one run reach the same mistake within them.
+_PATIENCE = 10
 
 
 class UsageError(Exception):
@@ -176,6 +200,57 @@ def _check_checkpoint(runner: Runner, path: str) -> None:
                 raise UsageError(f'{path}: {error}') from error
 
 
+def _first_slurm_host() -> str:
+    """The machine with rank 0, which Slurm names first.
+
+    Raises:
+        UsageError: There are several machines, and scontrol does not tell which.
+    """
+    nodes = os.environ.get('SLURM_NODELIST', '')
+    try:
+        hosts = subprocess.run(
+            ['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True, check=True
+        ).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        hosts = []
+    if hosts:
+        return hosts[0]
+    if set(nodes) & set(',['):
+        raise UsageError(
+            f'--launcher slurm: set MASTER_ADDR to the first host of SLURM_NODELIST={nodes}; '
+            'scontrol does not tell it'
+        )
+    return '127.0.0.1'
+
+
+def _join_processes(launcher: str) -> None:
+    """Joins the processes that a launcher started, with gloo where there is no GPU.
+
+    Raises:
+        UsageError: The launcher did not start this process.
+    """
+    from torch import cuda, distributed
+
+    if distributed.is_initialized():
+        return
+    places = _PLACES[launcher]
+    needed = [*places.values(), *(() if launcher == 'slurm' else ('MASTER_ADDR',))]
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f'--launcher {launcher}: {", ".join(missing)} is not set in the environment; '
+            f'start the processes with {_STARTERS[launcher]}'
+        )
+    if cuda.is_available():
+        return  # MMEngine's launchers insist on a GPU; where there is one they do the rest
+    for name, place in places.items():
+        os.environ[name] = os.environ[place]
+    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
+        os.environ['MASTER_ADDR'] = _first_slurm_host()
+    os.environ.setdefault('MASTER_PORT', '29500')
+    distributed.init_process_group('gloo')
+
+
 def _check_arch(runner: Runner) -> None:
     """Checks that an ArchNet fits the images that it gets and the head behind it.
 
@@ -242,15 +317,13 @@ def build_runner(config: Config, phase: str) -> Runner:
         import mmpretrain.models  # noqa: F401
         from mmengine.registry import RUNNERS
         from mmengine.runner import Runner, find_latest_checkpoint
-        from torch import cuda, distributed
+        from torch import cuda
 
         import mmscale.engine  # noqa: F401
     try:
-        if config.launcher != 'none' and not cuda.is_available():
-            # MMEngine's launcher insists on a GPU unless the process group is there already.
-            if not distributed.is_initialized():
-                distributed.init_process_group('gloo')
-            if config.get('model_wrapper_cfg') is None:
+        if config.launcher != 'none':
+            _join_processes(config.launcher)
+            if not cuda.is_available() and config.get('model_wrapper_cfg') is None:
                 config.model_wrapper_cfg = dict(type='MMDistributedDataParallel')
         runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
         _check_arch(runner)
@@ -269,10 +342,18 @@ def build_runner(config: Config, phase: str) -> Runner:
 
 
 def run_tool(main: Callable[[], Any]) -> None:
-    """Runs a tool's main function; a usage error becomes one line and exit code 2."""
+    """Runs a tool's main function; a usage error becomes one line and exit code 2.
+
+    Of several processes that make the same mistake only the first says so: its end makes the
+    launcher end the others. A mistake of another process alone is its own to tell.
+    """
     set_environment()
     try:
         main()
     except UsageError as error:
-        sys.stderr.write(f'error: {error}\n')
+        ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]
+        rank = next((rank for rank in ranks if rank is not None), '0')
+        if rank != '0':
+            time.sleep(_PATIENCE)
+        sys.stderr.write(f'error: {error}\n' if rank == '0' else f'error: rank {rank}: {error}\n')
         sys.exit(2)

@@ -28,7 +28,9 @@ CONFIGS = ROOT / 'configs' / 'scalenet'
 def own_environment(monkeypatch, tmp_path):
     """Every test in an empty folder, with the process's environment and warnings put back."""
     monkeypatch.chdir(tmp_path)
-    for key in ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'LOCAL_RANK'):
+    process = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
+    slurm = ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID', 'SLURM_NODELIST')
+    for key in ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', *process, *slurm):
         monkeypatch.setenv(key, '')
         monkeypatch.delenv(key)
     with warnings.catch_warnings():
@@ -194,6 +196,109 @@ def test_other_errors_than_the_users_are_not_hidden(capsys):
     assert capsys.readouterr().err == 'error: no such thing\n'
     with pytest.raises(ZeroDivisionError):
         run_tool(bug)
+
+
+# ---------------------------------------------------------------------- several processes
+
+
+@pytest.mark.parametrize('variable', ['RANK', 'SLURM_PROCID'])
+def test_the_first_process_tells_the_mistake_of_all(variable, monkeypatch, capsys):
+    def usage():
+        raise UsageError('no such thing')
+
+    # What the first process's end does to the others: the launcher ends them.
+    def ended(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('mmscale.apis.launch.time.sleep', ended)
+    monkeypatch.setenv(variable, '0')
+    with pytest.raises(SystemExit) as exit_:
+        run_tool(usage)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == 'error: no such thing\n'
+    monkeypatch.setenv(variable, '3')
+    with pytest.raises(KeyboardInterrupt):
+        run_tool(usage)
+    assert capsys.readouterr().err == ''
+    # Nothing ended it: the mistake is this process's own.
+    monkeypatch.setattr('mmscale.apis.launch.time.sleep', lambda seconds: None)
+    with pytest.raises(SystemExit) as exit_:
+        run_tool(usage)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == 'error: rank 3: no such thing\n'
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """What the process group would be made of, on a machine without a GPU."""
+    seen = {}
+
+    def record(backend):
+        names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
+        seen.update({name: os.environ[name] for name in names}, backend=backend)
+        raise ValueError('far enough')
+
+    monkeypatch.setattr('torch.distributed.init_process_group', record)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    return seen
+
+
+SLURM = {'SLURM_PROCID': '5', 'SLURM_NTASKS': '8', 'SLURM_LOCALID': '1'}
+
+
+def launch_slurm(small_config, monkeypatch, **variables):
+    for name, value in (SLURM | variables).items():
+        monkeypatch.setenv(name, value)
+    config = load_config(arguments(small_config, '--launcher', 'slurm'))
+    with pytest.raises(UsageError) as error:
+        build_runner(config, 'train')
+    return str(error.value)
+
+
+def test_slurm_places_processes_on_cpus(joined, small_config, monkeypatch, tmp_path):
+    scontrol = tmp_path / 'scontrol'
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostname n[3-4]" ] && printf "n3\\nn4\\n"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
+    launch_slurm(small_config, monkeypatch, SLURM_NODELIST='n[3-4]')
+    assert joined == {
+        'RANK': '5',
+        'WORLD_SIZE': '8',
+        'LOCAL_RANK': '1',
+        'MASTER_ADDR': 'n3',
+        'MASTER_PORT': '29500',
+        'backend': 'gloo',
+    }
+    places = {'MASTER_ADDR': 'there', 'MASTER_PORT': '29600'}
+    launch_slurm(small_config, monkeypatch, SLURM_NODELIST='n[3-4]', **places)
+    assert joined.items() >= places.items()
+
+
+def test_slurm_without_scontrol(joined, small_config, monkeypatch, tmp_path):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    message = launch_slurm(small_config, monkeypatch, SLURM_NODELIST='n[3-4]')
+    assert 'set MASTER_ADDR to the first host of SLURM_NODELIST=n[3-4]' in message
+    assert not joined
+    launch_slurm(small_config, monkeypatch, SLURM_NODELIST='n3')
+    assert joined['MASTER_ADDR'] == '127.0.0.1'
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'message'),
+    [
+        (
+            'pytorch',
+            'RANK, WORLD_SIZE, MASTER_ADDR is not set .* tools/dist_train.sh, dist_search',
+        ),
+        ('slurm', 'SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID is not set .* tools/slurm_train.sh'),
+        ('mpi', 'OMPI_COMM_WORLD_RANK, .* is not set .* mpirun'),
+    ],
+)
+def test_a_launcher_that_started_nothing_is_one_line(launcher, message, joined, small_config):
+    config = load_config(arguments(small_config, '--launcher', launcher))
+    with pytest.raises(UsageError, match=message):
+        build_runner(config, 'train')
+    assert not joined
 
 
 # ---------------------------------------------------------------------- components
