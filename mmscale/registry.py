@@ -8,9 +8,8 @@ from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
 
-def _child(parent: Registry, *packages: str) -> Registry:
-    locations = [f'mmscale.{package}' for package in packages]
-    return Registry(parent.name, parent=parent, scope='mmscale', locations=locations)
+def _child(parent: Registry, package: str) -> Registry:
+    return Registry(parent.name, parent=parent, scope='mmscale', locations=[f'mmscale.{package}'])
 
 
 MODELS = _child(mmengine_registry.MODELS, 'models')
@@ -18,13 +17,8 @@ MODELS = _child(mmengine_registry.MODELS, 'models')
 HOOKS = _child(mmengine_registry.HOOKS, 'engine')
 LOOPS = _child(mmengine_registry.LOOPS, 'engine')
 MODEL_WRAPPERS = _child(mmengine_registry.MODEL_WRAPPERS, 'engine')
-OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, 'engine')
 TASK_UTILS = _child(mmengine_registry.TASK_UTILS, 'engine')
 
 DATASETS = _child(mmengine_registry.DATASETS, 'datasets')
 DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, 'datasets')
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, 'datasets')
-
-# A package goes here with the first part it registers.
-METRICS = _child(mmengine_registry.METRICS)
-VISUALIZERS = _child(mmengine_registry.VISUALIZERS)
