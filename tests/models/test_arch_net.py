@@ -283,7 +283,7 @@ def test_out_indices_select_feature_maps(out_indices):
         (dict(scaling=dict(width=0)), r'width=0 must be above 0'),
         (dict(scaling=dict(rule='paper')), r"rule='paper' is not one of search, retraining"),
         (dict(arch='scalenet-s9'), r"arch='scalenet-s9' is neither a file nor a preset"),
-        (dict(arch=None), r'expected an object, got NoneType'),
+        (dict(arch=None), r'arch=None: set model\.backbone\.arch'),
     ],
 )
 def test_bad_settings_are_refused(kwargs, message):
