@@ -267,7 +267,7 @@ def _check_arch(runner: Runner) -> None:
     if not isinstance(backbone, ArchNet):
         return
     arch = backbone.arch
-    mean = getattr(model.data_preprocessor, 'mean', None)
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     if mean is not None and len(mean) != arch.stem.in_channels:
         raise UsageError(
             f'model.backbone.arch: the Arch has stem.in_channels={arch.stem.in_channels}, but '
