@@ -16,9 +16,9 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=50, end=500),
+    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=60),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=60, end=600),
 ]
-train_cfg = dict(by_epoch=False, max_iters=500, val_interval=500)
+train_cfg = dict(by_epoch=False, max_iters=600, val_interval=600)
 val_cfg = dict()
 test_cfg = dict()

@@ -1,7 +1,7 @@
 # Joint search of base model and scaling strategy on the digit data.
 _base_ = './supernet_digits.py'
 
-load_from = 'work_dirs/supernet_digits/iter_800.pth'
+load_from = 'work_dirs/supernet_digits/iter_1000.pth'
 
 train_cfg = None
 train_dataloader = None

@@ -42,7 +42,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=80),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=80, end=800),
+    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=1000),
 ]
-train_cfg = dict(by_epoch=False, max_iters=800)
+train_cfg = dict(by_epoch=False, max_iters=1000)

@@ -1,0 +1,3 @@
+_base_ = './retrain_digits.py'
+
+model = dict(backbone=dict(arch='{{ fileDirname }}/archs/digits-s0.json'))
