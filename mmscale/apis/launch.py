@@ -324,7 +324,13 @@ def build_runner(config: Config, phase: str) -> Runner:
         if config.launcher != 'none':
             _join_processes(config.launcher)
             if not cuda.is_available() and config.get('model_wrapper_cfg') is None:
-                config.model_wrapper_cfg = dict(type='MMDistributedDataParallel')
+                # As MMEngine would, but for its device_ids, which only a GPU has.
+                config.model_wrapper_cfg = dict(
+                    type='MMDistributedDataParallel',
+                    device_ids=None,
+                    broadcast_buffers=False,
+                    find_unused_parameters=config.get('find_unused_parameters', False),
+                )
         runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
         _check_arch(runner)
         if not load_from and config.get('resume'):

@@ -1,12 +1,18 @@
-"""SliceParallel: two processes with half a batch each are one optimizer step on the mean."""
+"""SliceParallel: two processes with half a batch each are one optimizer step on the mean.
 
+A network that one Arch describes trains with MMEngine's own wrapper, on CPUs too.
+"""
+
+import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from mmengine.runner import CheckpointLoader
 from mmpretrain.structures import DataSample
-from small_setups import SPACE
+from small_setups import ROOT, SPACE
 from torch import distributed, multiprocessing, nn
 
 from mmscale.arch import HierarchicalSampler, SearchSpace
@@ -114,6 +120,41 @@ def test_two_processes_step_on_the_mean_gradient(mode, tmp_path):
     assert ranks[0]['reduced'] == ranks[1]['reduced']
     if mode == 'single':
         assert max(ranks[0]['reduced']) < 0.8 * total
+
+
+def test_two_processes_train_and_test_one_network(
+    retrain_config, write_config, run_tool, call_tool, tmp_path
+):
+    retrain_config['train_cfg'] = dict(by_epoch=False, max_iters=4, val_interval=4)
+    path = write_config(retrain_config)
+    trained = run_tool(ROOT / 'tools/dist_train.sh', path, 2)
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    weights = Path(retrain_config['work_dir']) / 'iter_4.pth'
+    checkpoint = CheckpointLoader.load_checkpoint(str(weights))
+    assert checkpoint['meta']['iter'] == 4
+    # No prefix of the wrapper: one process reads it as well.
+    assert {name.split('.')[0] for name in checkpoint['state_dict']} == {'backbone', 'head'}
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint['state_dict'].values())
+
+    def accuracy(work_dir):
+        (log,) = Path(work_dir).glob('*/*.json')
+        return json.loads(log.read_text())['accuracy/top1']
+
+    tested = run_tool(
+        ROOT / 'tools/dist_test.sh', path, weights, 2, '--work-dir', tmp_path / 'two'
+    )
+    assert tested.returncode == 0, tested.stderr[-3000:]
+    code, errors = call_tool('test.py', path, weights, '--work-dir', tmp_path / 'one')
+    assert code == 0, errors
+    assert accuracy(tmp_path / 'two') == accuracy(tmp_path / 'one')
+
+
+def test_two_processes_tell_a_mistake_once(retrain_config, write_config, run_tool):
+    retrain_config['model']['head']['in_channels'] = 5
+    refused = run_tool(ROOT / 'tools/dist_train.sh', write_config(retrain_config), 2)
+    assert refused.returncode != 0
+    assert refused.stderr.count('error: model.head.in_channels=5 does not fit') == 1
+    assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in refused.stderr
 
 
 def test_only_a_super_supernet_is_wrapped():
