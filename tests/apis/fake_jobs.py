@@ -39,6 +39,8 @@ def log_line(folder, name='20260101_000000', **values):
 
 
 if __name__ == '__main__':
+    # A test runner in the background hands down that Ctrl-C is to be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     retrain.run_job = fake_job
     jobs = json.loads(Path(sys.argv[1]).read_text())
     retrain.run_jobs([retrain.RetrainJob(**job) for job in jobs], 2)
