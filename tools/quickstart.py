@@ -62,7 +62,9 @@ def parse_args() -> argparse.Namespace:
         help='processes that work at the same time, one CPU thread each (default: %(default)s)',
     )
     parser.add_argument(
-        '--smoke', action='store_true', help='two minutes of everything, to see whether it runs; the numbers mean nothing'
+        '--smoke',
+        action='store_true',
+        help='two minutes of everything, to see whether it runs; the numbers mean nothing',
     )
     args = parser.parse_args()
     for key, smallest in (('seed', 0), ('processes', 1)):
