@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mmscale.arch import Arch, Scaling
+from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.arch.space import Genes
 from mmscale.cost import Costs, CostTable, count
 from mmscale.search.operators import randomise_dead, take_new
@@ -17,6 +17,22 @@ _SAMPLE = 4096
 _SAMPLES = 8
 _REPAIR = 256
 _REPAIRS = 8
+
+
+def distinct_scalings(space: SearchSpace, scaling_stage: int) -> tuple[Scaling, ...]:
+    """Scalings of a scaling stage that differ for some base model.
+
+    Many nominal depth and width multipliers round to the same networks; the first of them in the
+    order of the config stands for all.
+    """
+    depths = sorted({n for stage in space.stages for n in stage.depths})
+    deepest = np.where(space.gene_slot < 0, space.num_choices - 1, 0)
+    representatives: dict[tuple[Arch, tuple[int, ...]], Scaling] = {}
+    for scaling in space.scalings(scaling_stage):
+        scaled_depths = tuple(space.rounding.depth(n, scaling.depth) for n in depths)
+        key = space.decode(deepest, scaling), scaled_depths
+        representatives.setdefault(key, scaling)
+    return tuple(representatives.values())
 
 
 class Feasibility:
@@ -146,21 +162,9 @@ class Feasibility:
     # ------------------------------------------------------------------ scalings
 
     def distinct_scalings(self, scaling_stage: int) -> tuple[Scaling, ...]:
-        """Scalings of a scaling stage that differ for some base model.
-
-        Many nominal depth and width multipliers round to the same networks; the first of them
-        in the order of the config stands for all.
-        """
+        """Scalings of a scaling stage that differ, see :func:`distinct_scalings`."""
         if scaling_stage not in self._distinct:
-            space = self.space
-            depths = sorted({n for stage in space.stages for n in stage.depths})
-            deepest = np.where(space.gene_slot < 0, space.num_choices - 1, 0)
-            representatives: dict[tuple[Arch, tuple[int, ...]], Scaling] = {}
-            for scaling in space.scalings(scaling_stage):
-                scaled_depths = tuple(space.rounding.depth(n, scaling.depth) for n in depths)
-                key = space.decode(deepest, scaling), scaled_depths
-                representatives.setdefault(key, scaling)
-            self._distinct[scaling_stage] = tuple(representatives.values())
+            self._distinct[scaling_stage] = distinct_scalings(self.space, scaling_stage)
         return self._distinct[scaling_stage]
 
     def scalings_of(
