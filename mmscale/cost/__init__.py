@@ -1,6 +1,14 @@
 """Cost of networks: params, flops (multiply-adds) and acts, in closed form."""
 
 from mmscale.cost.count import CONVENTIONS, Cost, PartCost, count, count_parts
+from mmscale.cost.latency import (
+    Latency,
+    LatencyModel,
+    LatencySetting,
+    MeasuredNetwork,
+    measure_latency,
+    this_device,
+)
 from mmscale.cost.matching import match_scaling
 from mmscale.cost.table import Costs, CostTable
 
@@ -9,8 +17,14 @@ __all__ = [
     'Cost',
     'CostTable',
     'Costs',
+    'Latency',
+    'LatencyModel',
+    'LatencySetting',
+    'MeasuredNetwork',
     'PartCost',
     'count',
     'count_parts',
     'match_scaling',
+    'measure_latency',
+    'this_device',
 ]

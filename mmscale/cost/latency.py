@@ -1,0 +1,405 @@
+"""Latency: measured on this device, and predicted from flops and acts by a fitted model."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEVICES = ('cpu', 'cuda')
+DTYPES = ('float32', 'float16', 'bfloat16')
+LATENCY_SCHEMA = 1
+
+# As many unknowns as the runtime model has.
+_FEWEST_NETWORKS = 3
+_METRICS = ('flops', 'params', 'acts')
+
+
+class HasCost(Protocol):
+    """A cost as of :func:`mmscale.cost.count`, or arrays of them as of a CostTable."""
+
+    flops: Any
+    params: Any
+    acts: Any
+
+
+@dataclass(frozen=True)
+class LatencySetting:
+    """What a time depends on beside the network.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        device_name: The processor's or the GPU's own name.
+        threads: Threads that torch computes with on a CPU.
+        batch: Images that are computed together.
+        dtype: ``float32``, ``float16`` or ``bfloat16``.
+        train: Whether a forward and a backward pass are timed, not a forward pass alone.
+    """
+
+    device: str = 'cpu'
+    device_name: str = ''
+    threads: int = 1
+    batch: int = 1
+    dtype: str = 'float32'
+    train: bool = False
+
+    def __post_init__(self) -> None:
+        for key, allowed in (('device', DEVICES), ('dtype', DTYPES)):
+            if getattr(self, key) not in allowed:
+                raise ValueError(
+                    f'latency: {key}={getattr(self, key)!r} is not one of {", ".join(allowed)}'
+                )
+        for key in ('threads', 'batch'):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f'latency: {key}={value!r} must be an integer of 1 or more')
+        for key, expected in (('device_name', str), ('train', bool)):
+            if not isinstance(getattr(self, key), expected):
+                raise ValueError(
+                    f'latency: {key}={getattr(self, key)!r} must be a {expected.__name__}'
+                )
+
+    def __str__(self) -> str:
+        threads = f', {self.threads} threads' if self.device == 'cpu' else ''
+        step = 'forward and backward' if self.train else 'forward'
+        return f'{step}, batch {self.batch}, {self.dtype}, {self.device_name}{threads}'
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Measured time of one batch.
+
+    Attributes:
+        median_ms: Median of the repeats, in milliseconds.
+        low_ms: First quartile.
+        high_ms: Third quartile.
+        repeats: Timed runs, after the warm-up.
+        setting: What was measured on.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    repeats: int
+    setting: LatencySetting
+
+
+def this_device(
+    device: str = 'cpu', batch: int = 1, dtype: str = 'float32', train: bool = False
+) -> LatencySetting:
+    """The setting that :func:`measure_latency` would measure on here.
+
+    Raises:
+        ValueError: A value is not allowed, or there is no such device.
+    """
+    setting = LatencySetting(device, '', 1, batch, dtype, train)  # checks them
+    import torch
+
+    if device == 'cuda':
+        if not torch.cuda.is_available():
+            raise ValueError('latency: device=cuda: torch finds no GPU here')
+        name = torch.cuda.get_device_name()
+    else:
+        name = platform.processor() or platform.machine()
+        with contextlib.suppress(OSError):
+            lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+            models = [line.partition(':')[2].strip() for line in lines if 'model name' in line]
+            name = models[0] if models else name
+    return replace(setting, device_name=name, threads=torch.get_num_threads())
+
+
+def measure_latency(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    device: str = 'cpu',
+    batch: int = 1,
+    dtype: str = 'float32',
+    train: bool = False,
+    warmup: int = 3,
+    repeats: int = 30,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:
+    """Times a network on a batch of random images; a GPU is waited for before the clock is read.
+
+    The protocol is that of pycls: 3 runs to warm up, 30 timed ones. The module itself is left as
+    it is, a copy is measured. A forward pass runs in inference mode with weights and images of
+    `dtype`; a training step keeps weights in float32 and uses autocast, as trainings do.
+
+    Args:
+        module: Maps one tensor to tensors (in any nesting); an OpenMMLab model does so too.
+        input_shape: Shape of one image, such as (3, 224, 224).
+        device: ``cpu`` or ``cuda``.
+        batch: Images in the batch.
+        dtype: ``float32``, ``float16`` or ``bfloat16``.
+        train: Time forward and backward pass (without the optimiser's step) in training mode.
+        warmup: Runs that are not timed.
+        repeats: Timed runs.
+        clock: Tells the time, in seconds.
+
+    Raises:
+        ValueError: A setting is not allowed, or there is no such device.
+    """
+    setting = this_device(device, batch, dtype, train)
+    for key, value, least in (('warmup', warmup, 0), ('repeats', repeats, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f'latency: {key}={value!r} must be an integer of {least} or more')
+    import torch
+
+    computed = getattr(torch, dtype)
+    network = copy.deepcopy(module).to(device, torch.float32 if train else computed).train(train)
+    images = torch.randn(batch, *input_shape, device=device, dtype=torch.float32)
+
+    def infer() -> None:
+        network(images)
+
+    def step() -> None:
+        network.zero_grad()
+        with torch.autocast(device, computed, enabled=dtype != 'float32'):
+            output = network(images)
+        torch.stack([tensor.float().mean() for tensor in _tensors(output)]).sum().backward()
+
+    if not train:
+        images = images.to(computed)
+    run = step if train else infer
+    seconds = []
+    with torch.inference_mode(not train):
+        for _ in range(warmup):
+            run()
+        for _ in range(repeats):
+            _wait_for(device)
+            start = clock()
+            run()
+            _wait_for(device)
+            seconds.append(clock() - start)
+    low, median, high = (1000 * float(q) for q in np.percentile(seconds, (25, 50, 75)))
+    return Latency(median, low, high, repeats, setting)
+
+
+def _wait_for(device: str) -> None:
+    if device == 'cuda':
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def _tensors(output: object) -> Iterator[Any]:
+    """The tensors in nested lists, tuples and mappings that a gradient can flow back from."""
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        for part in output:
+            yield from _tensors(part)
+    elif getattr(output, 'requires_grad', False):
+        yield output
+
+
+@dataclass(frozen=True)
+class MeasuredNetwork:
+    """A network that a runtime model was fitted on: its cost for one image, its time for a batch.
+
+    Attributes:
+        name: The network.
+        flops: Multiply-adds.
+        params: Parameters.
+        acts: Activations.
+        ms: Milliseconds of a batch.
+    """
+
+    name: str
+    flops: int
+    params: int
+    acts: int
+    ms: float
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Runtime model of one device: milliseconds = a + b * acts + c * flops, none negative.
+
+    Time follows acts more than flops ("Fast and Accurate Model Scaling", arXiv 2103.06877), so
+    that both are needed to compare networks that were scaled in different ways.
+
+    Attributes:
+        a: Milliseconds that a batch takes whatever the network.
+        b: Milliseconds per activation (of one image; the batch is in it).
+        c: Milliseconds per multiply-add (likewise).
+        setting: What was measured on; the model holds for nothing else.
+        networks: The measured networks.
+        pearson: Correlation of time with ``flops``, ``params`` and ``acts``.
+        error: Median of abs(predicted / measured - 1) over the measured networks.
+    """
+
+    a: float
+    b: float
+    c: float
+    setting: LatencySetting
+    networks: tuple[MeasuredNetwork, ...]
+    pearson: Mapping[str, float]
+    error: float
+
+    @classmethod
+    def fit(
+        cls,
+        costs: Sequence[HasCost],
+        milliseconds: Sequence[float],
+        setting: LatencySetting,
+        names: Sequence[str] | None = None,
+    ) -> LatencyModel:
+        """Fits measured times by non-negative least squares of the relative errors.
+
+        Relative, because what is measured spans orders of magnitude and so does its noise.
+
+        Args:
+            costs: Cost of each network for one image.
+            milliseconds: Time of each network for a batch.
+            setting: What was measured on.
+            names: The networks' names, by default their numbers.
+
+        Raises:
+            ValueError: There are fewer than three networks, the lists differ in length, a number
+                is not positive, or all networks cost the same.
+        """
+        if names is None:
+            names = [str(number) for number in range(len(costs))]
+        if not len(costs) == len(milliseconds) == len(names):
+            raise ValueError(
+                f'latency: {len(costs)} costs, {len(milliseconds)} times and {len(names)} names '
+                'must be equally many'
+            )
+        networks = tuple(
+            MeasuredNetwork(name, int(cost.flops), int(cost.params), int(cost.acts), float(ms))
+            for name, cost, ms in zip(names, costs, milliseconds, strict=True)
+        )
+        return _fitted(setting, networks)
+
+    def predict(self, cost: HasCost) -> Any:
+        """Milliseconds of a batch of networks of this cost: a number, or an array of arrays."""
+        return self.a + self.b * cost.acts + self.c * cost.flops
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model as a JSON file that :meth:`load` reads."""
+        data = {'schema': LATENCY_SCHEMA, **asdict(self)}
+        partial = Path(f'{path}.partial')
+        partial.write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyModel:
+        """Reads a saved model.
+
+        Raises:
+            ValueError: The file is not JSON, or a key is unknown, missing or out of range.
+            FileNotFoundError: There is no such file.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise ValueError(f'{path}: not a JSON file ({error})') from error
+        schema = data.get('schema') if isinstance(data, dict) else None
+        if type(schema) is not int or schema != LATENCY_SCHEMA:
+            raise ValueError(
+                f'{path}: schema={schema!r} is not supported, expected {LATENCY_SCHEMA}'
+            )
+        del data['schema']
+        checked = _checked(f'{path}', data, cls)
+        setting = _build(f'{path}: setting', checked['setting'], LatencySetting)
+        if not isinstance(checked['networks'], list):
+            raise ValueError(f'{path}: networks={checked["networks"]!r} must be a list')
+        networks = [
+            _build(f'{path}: networks[{i}]', network, MeasuredNetwork)
+            for i, network in enumerate(checked['networks'])
+        ]
+        try:
+            fitted = _fitted(setting, tuple(networks))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'{path}: {error}') from error
+        for key in ('a', 'b', 'c'):
+            # An edited or mixed-up file would predict nonsense without a word.
+            value = checked[key]
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not math.isclose(
+                value, getattr(fitted, key), rel_tol=1e-6, abs_tol=1e-15
+            ):
+                raise ValueError(
+                    f'{path}: {key}={value!r} is not what its networks fit, '
+                    f'{getattr(fitted, key):.6g}'
+                )
+        return fitted
+
+
+def _fitted(setting: LatencySetting, networks: tuple[MeasuredNetwork, ...]) -> LatencyModel:
+    if len(networks) < _FEWEST_NETWORKS:
+        raise ValueError(
+            f'latency: {len(networks)} networks are measured, a fit needs {_FEWEST_NETWORKS}'
+        )
+    for network in networks:
+        for key in (*_METRICS, 'ms'):
+            value = getattr(network, key)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f'latency: {network.name}: {key}={value!r} must be a number')
+            if not 0 < value < math.inf:
+                raise ValueError(f'latency: {network.name}: {key}={value} must be above 0')
+    if len({(network.flops, network.acts) for network in networks}) < _FEWEST_NETWORKS:
+        raise ValueError(
+            f'latency: a fit needs {_FEWEST_NETWORKS} networks that differ in flops or acts'
+        )
+    from scipy.optimize import nnls
+
+    ms = np.array([network.ms for network in networks])
+    columns = np.array([[1.0, network.acts, network.flops] for network in networks])
+    # Columns of like size, rows divided by the time: the residuals are relative errors.
+    sizes = columns.max(axis=0)
+    solution, _ = nnls(columns / sizes / ms[:, None], np.ones(len(ms)))
+    a, b, c = (float(value) for value in solution / sizes)
+    predicted = columns @ np.array([a, b, c])
+    pearson = {
+        key: _pearson(np.array([getattr(network, key) for network in networks], float), ms)
+        for key in _METRICS
+    }
+    error = float(np.median(np.abs(predicted / ms - 1)))
+    return LatencyModel(a, b, c, setting, networks, pearson, error)
+
+
+def _pearson(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlation of two rows of numbers; 0 where one of them does not vary."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _checked(owner: str, data: object, cls: type) -> dict[str, Any]:
+    """A mapping that has all keys of a dataclass without a default, and no others than its own."""
+    if not isinstance(data, dict):
+        raise ValueError(f'{owner}: expected an object, got {type(data).__name__}')
+    allowed = [field.name for field in fields(cls)]
+    unknown = [key for key in data if key not in allowed]
+    if unknown:
+        raise ValueError(
+            f'{owner}: unknown key {", ".join(unknown)}; allowed are {", ".join(allowed)}'
+        )
+    missing = [field.name for field in fields(cls) if field.default is MISSING]
+    missing = [key for key in missing if key not in data]
+    if missing:
+        raise ValueError(f'{owner}: missing key {", ".join(missing)}')
+    return data
+
+
+def _build(owner: str, data: object, cls: type) -> Any:
+    try:
+        return cls(**_checked(owner, data, cls))
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(message if owner in message else f'{owner}: {message}') from None

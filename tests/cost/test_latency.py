@@ -1,0 +1,216 @@
+"""Latency measured by a fake clock, and the runtime model. No test looks at a real time."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mmscale.cost import Cost, Costs, LatencyModel, LatencySetting, measure_latency
+
+SETTING = LatencySetting('cpu', 'a processor', threads=2, batch=8)
+
+
+class FakeClock:
+    """Each run takes the next of the given times, in milliseconds."""
+
+    def __init__(self, *milliseconds):
+        self.ticks = itertools.chain.from_iterable((0.0, ms / 1000) for ms in milliseconds)
+
+    def __call__(self):
+        return next(self.ticks)
+
+
+class Recorder(nn.Module):
+    """Notes how it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 2, 1)
+        self.norm = nn.BatchNorm2d(2)
+        self.calls = []
+
+    def __deepcopy__(self, memo):
+        twin = Recorder()
+        twin.calls = self.calls
+        return twin
+
+    def forward(self, x):
+        mode = 'inference' if torch.is_inference_mode_enabled() else 'grad'
+        self.calls.append((tuple(x.shape), x.dtype, mode, self.training))
+        return {'features': (self.norm(self.layer(x)),), 'size': 3}
+
+
+def test_median_and_quartiles_of_the_timed_runs():
+    net = Recorder()
+    latency = measure_latency(
+        net, (3, 8, 6), batch=4, warmup=2, repeats=5, clock=FakeClock(50, 10, 20, 1000, 30)
+    )
+    assert latency.median_ms == pytest.approx(30)
+    assert (latency.low_ms, latency.high_ms) == (pytest.approx(20), pytest.approx(50))
+    assert net.calls == [((4, 3, 8, 6), torch.float32, 'inference', False)] * 7
+    setting = latency.setting
+    assert (setting.batch, setting.dtype, setting.device) == (4, 'float32', 'cpu')
+    assert setting.threads == torch.get_num_threads()
+    assert setting.device_name
+
+
+def test_network_is_left_as_it_is():
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    measure_latency(net, (3, 8, 8), dtype='bfloat16', warmup=0, repeats=1)
+    measure_latency(net, (3, 8, 8), train=True, batch=2, warmup=0, repeats=2)
+    assert net.training
+    for key, value in net.state_dict().items():
+        assert value.dtype == before[key].dtype
+        assert torch.equal(value, before[key])
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_training_step_runs_backward_through_nested_outputs():
+    net = Recorder()
+    measure_latency(net, (3, 4, 4), train=True, batch=2, dtype='bfloat16', warmup=1, repeats=1)
+    assert net.calls == [((2, 3, 4, 4), torch.float32, 'grad', True)] * 2
+
+
+def test_half_precision_inference_computes_in_it():
+    net = Recorder()
+    measure_latency(net, (3, 4, 4), dtype='bfloat16', warmup=0, repeats=1)
+    assert net.calls[0][1] == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(device='tpu'), "device='tpu' is not one of cpu, cuda"),
+        (dict(dtype='int8'), "dtype='int8' is not one of float32"),
+        (dict(batch=0), 'batch=0 must be an integer of 1 or more'),
+        (dict(repeats=0), 'repeats=0 must be an integer of 1 or more'),
+        (dict(warmup=-1), 'warmup=-1 must be an integer of 0 or more'),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_runs(kwargs, message):
+    net = Recorder()
+    with pytest.raises(ValueError, match=message):
+        measure_latency(net, (3, 4, 4), **kwargs)
+    assert net.calls == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without a GPU')
+def test_missing_gpu_is_named():
+    with pytest.raises(ValueError, match='device=cuda: torch finds no GPU here'):
+        measure_latency(Recorder(), (3, 4, 4), device='cuda')
+
+
+def costs_of(*flops_and_acts):
+    return [
+        Cost(int(flops), 1000 + i, int(acts)) for i, (flops, acts) in enumerate(flops_and_acts)
+    ]
+
+
+NETWORKS = costs_of((4e8, 7e6), (8e8, 8e6), (1e9, 3e7), (4e9, 1e7), (3e9, 9e7))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    a=st.floats(0, 100),
+    b=st.floats(1e-9, 1e-4),
+    c=st.floats(1e-12, 1e-7),
+)
+def test_fit_recovers_the_model_that_made_the_times(a, b, c):
+    times = [a + b * cost.acts + c * cost.flops for cost in NETWORKS]
+    model = LatencyModel.fit(NETWORKS, times, SETTING)
+    for cost, ms in zip(NETWORKS, times, strict=True):
+        assert model.predict(cost) == pytest.approx(ms, rel=1e-6)
+    assert model.error < 1e-6
+
+
+def test_no_coefficient_is_negative_whatever_was_measured():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        times = generator.uniform(1, 100, len(NETWORKS))
+        model = LatencyModel.fit(NETWORKS, times, SETTING)
+        assert min(model.a, model.b, model.c) >= 0
+    # Time falls as flops rise: the best non-negative slope is none.
+    model = LatencyModel.fit(NETWORKS, [1e10 / cost.flops for cost in NETWORKS], SETTING)
+    assert model.c == 0
+
+
+def test_pearson_is_numpys_and_tells_what_time_follows():
+    times = [cost.acts * 1e-6 for cost in NETWORKS]
+    pearson = LatencyModel.fit(NETWORKS, times, SETTING).pearson
+    assert pearson['acts'] == pytest.approx(1)
+    for key in ('flops', 'params'):
+        values = [getattr(cost, key) for cost in NETWORKS]
+        assert pearson[key] == pytest.approx(np.corrcoef(values, times)[0, 1])
+        assert pearson[key] < 0.95
+    same = [Cost(cost.flops, 5, cost.acts) for cost in NETWORKS]
+    assert LatencyModel.fit(same, times, SETTING).pearson['params'] == 0
+
+
+def test_predicts_populations():
+    model = LatencyModel.fit(NETWORKS, [1, 2, 5, 4, 9], SETTING)
+    flops, params, acts = np.array([(c.flops, c.params, c.acts) for c in NETWORKS]).T
+    assert model.predict(Costs(flops, params, acts)).tolist() == pytest.approx(
+        [model.predict(cost) for cost in NETWORKS]
+    )
+
+
+def test_saved_model_is_read_back(tmp_path):
+    names = ['one', 'two', 'three', 'four', 'five']
+    model = LatencyModel.fit(NETWORKS, [1.25, 2.5, 5.0, 4.0, 9.5], SETTING, names)
+    model.save(tmp_path / 'model.json')
+    assert LatencyModel.load(tmp_path / 'model.json') == model
+    assert [network.name for network in model.networks] == names
+    assert [path.name for path in tmp_path.iterdir()] == ['model.json']
+
+
+@pytest.mark.parametrize(
+    ('costs', 'times', 'message'),
+    [
+        (NETWORKS[:2], [1, 2], '2 networks are measured, a fit needs 3'),
+        (NETWORKS, [1, 2], '5 costs, 2 times and 5 names must be equally many'),
+        (NETWORKS, [1, 2, 0, 4, 5], '2: ms=0.0 must be above 0'),
+        (NETWORKS, [1, 2, float('nan'), 4, 5], '2: ms=nan must be above 0'),
+        ([NETWORKS[0]] * 5, [1, 2, 3, 4, 5], 'needs 3 networks that differ in flops or acts'),
+    ],
+)
+def test_unusable_measurements_are_refused(costs, times, message):
+    with pytest.raises(ValueError, match=message):
+        LatencyModel.fit(costs, times, SETTING)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'schema': 2}, 'schema=2 is not supported, expected 1'),
+        ({'schema': True}, 'schema=True is not supported'),
+        ({'d': 1}, 'unknown key d; allowed are a, b, c'),
+        ({'c': 1.0}, 'c=1.0 is not what its networks fit'),
+        ({'c': 'much'}, "c='much' is not what its networks fit"),
+        ({'networks': {}}, r'networks=\{\} must be a list'),
+        ({'networks': [{'name': 'one'}]}, r'networks\[0\]: missing key flops, params, acts, ms'),
+        ({'networks': []}, '0 networks are measured'),
+        ({'setting': {'device': 'tpu'}}, "setting: latency: device='tpu'"),
+        ({'setting': 5}, 'setting: expected an object, got int'),
+    ],
+)
+def test_bad_files_are_refused(change, message, tmp_path):
+    path = tmp_path / 'model.json'
+    LatencyModel.fit(NETWORKS, [1.25, 2.5, 5.0, 4.0, 9.5], SETTING).save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=message) as error:
+        LatencyModel.load(path)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"schema": 1', '3'])
+def test_files_that_are_no_model_are_refused(text, tmp_path):
+    path = tmp_path / 'model.json'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r'model\.json: '):
+        LatencyModel.load(path)
