@@ -165,7 +165,7 @@ def test_the_digit_search_has_families_to_choose_from(tmp_path):
             return Score(1, 2)
 
     scorer = Scorer(Archive(tmp_path, {}), Constant())
-    family = FamilyFitness(scorer, feasibility_of(config), list(config.test_cfg.weights))
+    family = FamilyFitness(feasibility_of(config), list(config.test_cfg.weights), scorer)
     drawn = RandomSearch(family, 10_000)._families(np.random.default_rng(0))
     families = {(genes.tobytes(), strategy) for genes, strategy in drawn}
     assert len(families) >= 50

@@ -11,11 +11,10 @@ import socket
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from mmengine.dist import all_gather_object, get_dist_info
@@ -23,16 +22,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, save_checkpoint
 from mmengine.runner.base_loop import BaseLoop
 
-from mmscale.arch import (
-    Genotype,
-    Rounding,
-    Scaling,
-    SearchSpace,
-    apply_scaling,
-    compound_scaling,
-    get_arch,
-)
-from mmscale.cost import CostTable, count, match_scaling
+from mmscale.arch import Genotype, Scaling, SearchSpace, get_arch
+from mmscale.cost import CostTable
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
 from mmscale.models import SuperNetClassifier
 from mmscale.registry import LOOPS
@@ -42,12 +33,15 @@ from mmscale.search import (
     ChainStep,
     EvolutionSearch,
     FamilyFitness,
-    FamilyMember,
     Feasibility,
+    Generation,
+    GivenFamily,
+    OnStep,
     Progress,
     RandomSearch,
     ScalingSearch,
     Scorer,
+    Search,
     SearchResult,
 )
 from mmscale.version import __version__
@@ -113,14 +107,39 @@ def write_json(path: Path, data: object) -> None:
     temporary.replace(path)
 
 
+class _History:
+    """The events of a search as a JSON-lines file, a line as soon as there is an event.
+
+    The file is started anew with the first event, so that a search that is refused leaves the
+    one of an earlier search.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+
+    def write(self, event: ChainStep | Generation) -> None:
+        """Appends an event."""
+        if self._file is None:
+            self._file = self._path.open('w', encoding='utf-8')
+        self._file.write(json.dumps(event.to_json()) + '\n')
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
 class SearchLoop(BaseLoop):
     """What the search loops share: evaluator, archive, budgets, result.
 
-    The loop writes into the runner's work dir: ``archive/`` while it searches and ``result.json``
-    and ``archs/scaling_stage_<j>.json`` at the end, which depend on config, seed and weights
-    alone, ``weights/scaling_stage_<j>.pth`` with the weights each network was scored with, to
-    start training from or to ship, and ``timing.json`` with times and hosts. Resuming replays
-    the search from the archive.
+    The loop writes into the runner's work dir: ``archive/`` and ``history.jsonl`` (the events of
+    the search, for a report on the way) while it searches, and ``result.json``
+    and ``archs/scaling_stage_<j>.json`` at the end; these depend on config, seed and weights
+    alone. Beside them lie ``weights/scaling_stage_<j>.pth`` with the weights each network was
+    scored with, to start training from or to ship, and ``timing.json`` with times and hosts.
+    Resuming replays the search from the archive.
 
     Args:
         runner: The runner; its model is a SuperNetClassifier.
@@ -134,9 +153,10 @@ class SearchLoop(BaseLoop):
         seed: Seed of the search; by default the runner's.
         resume: Whether to continue the archive in the work dir.
         subnet_evaluator: Further settings of :class:`SubnetEvaluator`.
+        **settings: Settings of the search itself, see :meth:`make_search`.
 
     Raises:
-        TypeError: The model is of another kind.
+        TypeError: The model is of another kind, or a setting is unknown.
         ValueError: A setting is not allowed or no network meets the budgets.
     """
 
@@ -153,6 +173,7 @@ class SearchLoop(BaseLoop):
         seed: int | None = None,
         resume: bool = False,
         subnet_evaluator: dict[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
         self._runner = runner
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -164,24 +185,44 @@ class SearchLoop(BaseLoop):
         self.space = model.backbone.space
         self.seed = runner.seed if seed is None else seed
         self.resume = resume
-        self.weights = weights
         self.archive_dir = Path(runner.work_dir) / 'archive'
         if not resume and any(self.archive_dir.glob('*.jsonl')):
             raise ValueError(
                 f'work_dir={runner.work_dir} holds the archive of an earlier search: continue it '
                 f'with --resume, or take another work dir'
             )
-        self.feasibility = Feasibility(CostTable(self.space), budget, metric, tolerance)
+        feasibility = Feasibility(CostTable(self.space), budget, metric, tolerance)
+        self.family = FamilyFitness(feasibility, weights)
+        self.history = _History(Path(runner.work_dir) / 'history.jsonl')
+        self.search = self.make_search(self.family, self.seed, self.on_step, **settings)
         self.evaluator = SubnetEvaluator(
             model, dataloader, calibration_dataloader, **(subnet_evaluator or {})
         )
 
+    @staticmethod
     @abstractmethod
-    def search(self, family: FamilyFitness) -> SearchResult:
-        """Runs the search."""
+    def make_search(
+        family: FamilyFitness, seed: int, on_step: OnStep | None = None, **settings: Any
+    ) -> Search:
+        """Builds the search of a config; nothing is evaluated, no model or data is needed.
 
-    def log_step(self, step: ChainStep) -> None:
-        """Logs a step of the chain."""
+        Args:
+            family: Holds the budgets and the weights; its scorer may be set later.
+            seed: Seed of the search.
+            on_step: Called with every event of the search.
+            **settings: Those keys of the config's test_cfg that are the loop's own.
+
+        Raises:
+            TypeError: A setting is unknown or missing.
+            ValueError: A setting is not allowed.
+        """
+
+    def on_step(self, step: ChainStep | Generation) -> None:
+        """Logs a step of the chain, and writes every event to the history."""
+        if get_dist_info()[0] == 0:
+            self.history.write(step)
+        if isinstance(step, Generation):
+            return
         strategy = ', '.join(
             f'({s.depth:g}, {s.width:g}, {round(s.resolution * self.space.resolution)} px)'
             for s in step.strategy
@@ -206,11 +247,13 @@ class SearchLoop(BaseLoop):
             self._runner.logger.info(f'replaying {len(archive)} evaluations of {self.archive_dir}')
         try:
             scorer = Scorer(archive, self.evaluator, ranks, _ProgressLog(self._runner.logger))
-            result = self.search(FamilyFitness(scorer, self.feasibility, self.weights))
+            self.family.scorer = scorer
+            result = self.search.run()
             if ranks.rank == 0:
                 self._write(result, fingerprint, scorer.fresh, time.monotonic() - start)
         finally:
             archive.close()
+            self.history.close()
         self._runner.logger.info(str(result))
         return {'fitness': float(result.fitness)}
 
@@ -246,7 +289,7 @@ class SearchLoop(BaseLoop):
             work_dir / 'result.json',
             {
                 **result.to_json(),
-                'convention': self.feasibility.table.convention,
+                'convention': self.family.feasibility.table.convention,
                 'config_hash': self._config_hash(fingerprint),
                 'versions': {
                     'mmscale': __version__,
@@ -269,71 +312,46 @@ class SearchLoop(BaseLoop):
 
 @LOOPS.register_module()
 class MCEALoop(SearchLoop):
-    """Joint search of base model and scaling strategy, see :class:`mmscale.search.MCEA`.
+    """Joint search of base model and scaling strategy.
 
-    Args:
-        population: Base models of a generation.
-        generations: Generations of each base evolution.
-        rounds: Rounds of base evolution and scaling search.
-        num_base_models: Size of the fixed set of base models behind the initial strategy.
-        mutations: Expected number of gene changes of a child.
-        **kwargs: As for :class:`SearchLoop`.
+    Its own settings: ``population``, ``generations``, ``rounds``, ``num_base_models`` and
+    ``mutations``, see :class:`mmscale.search.MCEA`.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        population: int = 64,
-        generations: int = 40,
-        rounds: int = 8,
-        num_base_models: int = 20,
-        mutations: float = 1.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._settings = dict(
-            population=population,
-            generations=generations,
-            rounds=rounds,
-            num_base_models=num_base_models,
-            mutations=mutations,
-        )
+    @staticmethod
+    def make_search(
+        family: FamilyFitness, seed: int, on_step: OnStep | None = None, **settings: Any
+    ) -> MCEA:
+        """Builds the Markov-chain evolution."""
+        return MCEA(family, seed=seed, on_step=on_step, **settings)
 
-    def search(self, family: FamilyFitness) -> SearchResult:
-        """Runs the Markov-chain evolution."""
-        return MCEA(family, seed=self.seed, on_step=self.log_step, **self._settings).run()
+
+def _scalings(strategy: Sequence[dict[str, float]]) -> tuple[Scaling, ...]:
+    """The strategy that a config spells out."""
+    return tuple(Scaling(**scaling) for scaling in strategy)
 
 
 @LOOPS.register_module()
 class EvolutionLoop(SearchLoop):
     """Search of the base model for a given strategy.
 
-    Args:
-        strategy: Per scaling stage ``dict(depth=, width=, resolution=)`` multipliers.
-        population: Base models of a generation.
-        generations: Generations of the evolution.
-        mutations: Expected number of gene changes of a child.
-        **kwargs: As for :class:`SearchLoop`.
+    Its own settings: ``strategy``, per scaling stage ``dict(depth=, width=, resolution=)``
+    multipliers; ``population``, ``generations`` and ``mutations``, see
+    :class:`mmscale.search.EvolutionSearch`.
     """
 
-    def __init__(
-        self,
-        *args: Any,
+    @staticmethod
+    def make_search(
+        family: FamilyFitness,
+        seed: int,
+        on_step: OnStep | None = None,
+        *,
         strategy: Sequence[dict[str, float]],
-        population: int = 64,
-        generations: int = 40,
-        mutations: float = 1.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.strategy = tuple(Scaling(**scaling) for scaling in strategy)
-        self._settings = dict(population=population, generations=generations, mutations=mutations)
-
-    def search(self, family: FamilyFitness) -> SearchResult:
-        """Runs the evolution."""
-        return EvolutionSearch(
-            family, self.strategy, seed=self.seed, on_step=self.log_step, **self._settings
-        ).run()
+        **settings: Any,
+    ) -> EvolutionSearch:
+        """Builds the evolution."""
+        strategy = _scalings(strategy)
+        return EvolutionSearch(family, strategy, seed=seed, on_step=on_step, **settings)
 
 
 def _find_base(space: SearchSpace, base: str | dict | Sequence[int]) -> Genotype:
@@ -347,108 +365,57 @@ def _find_base(space: SearchSpace, base: str | dict | Sequence[int]) -> Genotype
 class ScalingLoop(SearchLoop):
     """Search of the strategy for a given base model.
 
-    Args:
-        base: The base model: an Arch as :func:`mmscale.arch.get_arch` finds it, or genes.
-        **kwargs: As for :class:`SearchLoop`.
+    Its own setting: ``base``, an Arch as :func:`mmscale.arch.get_arch` finds it, or genes; see
+    :class:`mmscale.search.ScalingSearch`.
     """
 
-    def __init__(self, *args: Any, base: str | dict | Sequence[int], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.base = _find_base(self.space, base)
-
-    def search(self, family: FamilyFitness) -> SearchResult:
-        """Scores the feasible scalings."""
-        return ScalingSearch(family, self.base, on_step=self.log_step).run()
+    @staticmethod
+    def make_search(
+        family: FamilyFitness,
+        seed: int,
+        on_step: OnStep | None = None,
+        *,
+        base: str | dict | Sequence[int],
+        **settings: Any,
+    ) -> ScalingSearch:
+        """Builds the scaling search, which has no randomness."""
+        return ScalingSearch(family, _find_base(family.space, base), on_step=on_step, **settings)
 
 
 @LOOPS.register_module()
 class RandomSearchLoop(SearchLoop):
     """Random search at a given number of evaluations, the baseline of the other searches.
 
-    Args:
-        evaluations: Distinct Archs to evaluate.
-        **kwargs: As for :class:`SearchLoop`.
+    Its own setting: ``evaluations``, see :class:`mmscale.search.RandomSearch`.
     """
 
-    def __init__(self, *args: Any, evaluations: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.evaluations = evaluations
-
-    def search(self, family: FamilyFitness) -> SearchResult:
-        """Draws families and keeps the best."""
-        return RandomSearch(family, self.evaluations, self.seed, self.log_step).run()
+    @staticmethod
+    def make_search(
+        family: FamilyFitness, seed: int, on_step: OnStep | None = None, **settings: Any
+    ) -> RandomSearch:
+        """Builds the random search."""
+        return RandomSearch(family, seed=seed, on_step=on_step, **settings)
 
 
 @LOOPS.register_module()
 class FamilyLoop(SearchLoop):
     """Scores one given family: a base model under a strategy that is not searched.
 
-    The family is for comparison, not a candidate: where rounding makes it miss a budget by more
-    than the tolerance, it is scored all the same, with a warning, and the result says by how much.
-
-    Args:
-        base: The base model, as for :class:`ScalingLoop`.
-        strategy: Per scaling stage ``dict(depth=, width=, resolution=)`` multipliers; or
-            ``compound``: depth, width and resolution take equal shares of every budget.
-        **kwargs: As for :class:`SearchLoop`.
+    Its own settings: ``base`` as for :class:`ScalingLoop`; ``strategy`` as for
+    :class:`EvolutionLoop`, or ``compound``: depth, width and resolution take equal shares of
+    every budget; see :class:`mmscale.search.GivenFamily`.
     """
 
-    def __init__(
-        self,
-        *args: Any,
+    @staticmethod
+    def make_search(
+        family: FamilyFitness,
+        seed: int,
+        on_step: OnStep | None = None,
+        *,
         base: str | dict | Sequence[int],
         strategy: str | Sequence[dict[str, float]],
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.base = _find_base(self.space, base)
-        arch = self.space.decode(self.base)
-        rounding = self.space.rounding
-        if strategy == 'compound':
-            # Rounding up would turn one block of a stage into two at any factor.
-            rounding = Rounding('nearest')
-            self.strategy = tuple(
-                match_scaling(
-                    arch,
-                    compound_scaling,
-                    2.0**j,
-                    self.space.rule,
-                    self.feasibility.metric,
-                    rounding,
-                )
-                for j in range(len(self.space.scaling_stages))
-            )
-        else:
-            self.strategy = tuple(Scaling(**scaling) for scaling in strategy)
-        self.archs = [
-            apply_scaling(arch, scaling, self.space.rule, rounding) for scaling in self.strategy
-        ]
-
-    def search(self, family: FamilyFitness) -> SearchResult:
-        """Scores the family."""
-        costs = [getattr(count(arch), self.feasibility.metric) for arch in self.archs]
-        deviations = [cost / (costs[0] * 2**j) - 1 for j, cost in enumerate(costs)]
-        for j, deviation in enumerate(deviations):
-            if abs(deviation) > self.feasibility.tolerance:
-                self._runner.logger.warning(
-                    f'scaling stage {j} of the given family misses its budget by {deviation:+.1%}'
-                )
-        family.scorer.step = 'given family'
-        scores = family.scorer.score(self.archs)
-        return SearchResult(
-            base=self.base,
-            family=tuple(
-                FamilyMember(j, scaling, arch, count(arch), score)
-                for j, (scaling, arch, score) in enumerate(
-                    zip(self.strategy, self.archs, scores, strict=True)
-                )
-            ),
-            fitness=family.mean([scores[j] for j in family.scored_stages]),
-            chain=(),
-            evaluations=family.scorer.evaluations,
-            seed=None,
-            settings={
-                'strategy': [asdict(scaling) for scaling in self.strategy],
-                'deviations': [round(deviation, 6) for deviation in deviations],
-            },
-        )
+        **settings: Any,
+    ) -> GivenFamily:
+        """Builds the family, which has no steps and no randomness."""
+        given = None if strategy == 'compound' else _scalings(strategy)
+        return GivenFamily(family, _find_base(family.space, base), given, **settings)

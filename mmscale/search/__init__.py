@@ -4,9 +4,17 @@ from mmscale.search.archive import Archive, Entry, Score
 from mmscale.search.evolution import BaseEvolution, Evolved
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Feasibility, Strategy
+from mmscale.search.given_family import GivenFamily
 from mmscale.search.mcea import MCEA, EvolutionSearch, ScalingSearch
 from mmscale.search.random_search import RandomSearch
-from mmscale.search.result import ChainStep, FamilyMember, SearchResult
+from mmscale.search.result import (
+    ChainStep,
+    FamilyMember,
+    Generation,
+    OnStep,
+    Search,
+    SearchResult,
+)
 from mmscale.search.schedule import most_evaluations
 from mmscale.search.scoring import Communicator, Evaluator, Progress, Scorer, SingleProcess
 from mmscale.search.strategy import InitialStrategy, StrategySearch
@@ -25,12 +33,16 @@ __all__ = [
     'FamilyFitness',
     'FamilyMember',
     'Feasibility',
+    'Generation',
+    'GivenFamily',
     'InitialStrategy',
+    'OnStep',
     'Progress',
     'RandomSearch',
     'ScalingSearch',
     'Score',
     'Scorer',
+    'Search',
     'SearchResult',
     'SingleProcess',
     'Strategy',

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +10,7 @@ from mmscale.arch import Genotype
 from mmscale.cost import count
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
-from mmscale.search.result import ChainStep, FamilyMember, SearchResult
+from mmscale.search.result import ChainStep, FamilyMember, OnStep, SearchResult
 
 _PHASES = ('initial strategy', 'base evolution', 'scaling search', 'random families')
 
@@ -23,7 +22,7 @@ class Chain:
         self,
         family: FamilyFitness,
         seed: int | None,
-        on_step: Callable[[ChainStep], None] | None,
+        on_step: OnStep | None,
         most_evaluations: int,
     ) -> None:
         self.family = family

@@ -11,6 +11,7 @@ from mmscale.arch.space import Genes
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.operators import crossover, mutate, take_new, tournament
+from mmscale.search.result import Generation, OnStep
 from mmscale.search.schedule import check_integer
 
 _TOURNAMENT = 2
@@ -72,6 +73,8 @@ class BaseEvolution:
         rng: np.random.Generator,
         elites: Genes | None = None,
         title: str = 'base evolution',
+        round_number: int = 1,
+        on_step: OnStep | None = None,
     ) -> Evolved:
         """Evolves base models under a strategy.
 
@@ -80,7 +83,9 @@ class BaseEvolution:
             rng: Source of randomness.
             elites: Genotypes of the first population, shape (n, genes), the best first; those
                 that do not meet the budgets of this strategy are left out.
-            title: What progress reports call this evolution.
+            title: What progress reports and generations call this evolution.
+            round_number: The round it belongs to.
+            on_step: Called with every generation.
 
         Raises:
             ValueError: No base model was found that meets the budgets.
@@ -109,6 +114,10 @@ class BaseEvolution:
             survivors = sorted(survivors, key=lambda c: c.order)[: self.population]
             history.append(survivors[0].fitness)
             scorer.best = survivors[0].fitness
+            if on_step is not None:
+                population = tuple((c.cost, c.fitness) for c in survivors)
+                number = generation + 1
+                on_step(Generation(title, round_number, number, scorer.evaluations, population))
         return Evolved(tuple(survivors), tuple(history))
 
     def _children(

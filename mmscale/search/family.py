@@ -38,11 +38,11 @@ class FamilyFitness:
     """Scores base models by the family of scaled networks that a strategy makes of them.
 
     Args:
-        scorer: Scores Archs.
         feasibility: The budgets.
         weights: Weight of every scaling stage's score in the fitness; a scaling stage of weight
             0 is not evaluated. The default counts the scaled networks alone: 0 for scaling stage
             0 and 1 for the others.
+        scorer: Scores Archs; may be set later, before the search runs.
 
     Raises:
         ValueError: The weights are not one non-negative number per scaling stage of the space.
@@ -50,11 +50,11 @@ class FamilyFitness:
 
     def __init__(
         self,
-        scorer: Scorer,
         feasibility: Feasibility,
         weights: Sequence[float] | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
-        self.scorer = scorer
+        self._scorer = scorer
         self.feasibility = feasibility
         self.space = feasibility.space
         stages = len(self.space.scaling_stages)
@@ -70,6 +70,17 @@ class FamilyFitness:
         self.weights = tuple(Fraction(str(weight)) for weight in weights)
         if not sum(self.weights):
             raise ValueError(f'weights={list(weights)!r}: at least one must be above 0')
+
+    @property
+    def scorer(self) -> Scorer:
+        """Scores Archs."""
+        if self._scorer is None:
+            raise RuntimeError('the search has no scorer yet: set family.scorer before it runs')
+        return self._scorer
+
+    @scorer.setter
+    def scorer(self, scorer: Scorer) -> None:
+        self._scorer = scorer
 
     @property
     def scored_stages(self) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from mmscale.arch import Genotype, Scaling
 from mmscale.search.chain import Chain
 from mmscale.search.evolution import BaseEvolution
 from mmscale.search.family import FamilyFitness
-from mmscale.search.result import ChainStep, SearchResult
+from mmscale.search.result import OnStep, SearchResult
 from mmscale.search.schedule import check_integer, most_evaluations
 from mmscale.search.strategy import StrategySearch
 
@@ -31,7 +31,7 @@ class MCEA:
         num_base_models: Size of the fixed set of base models behind the initial strategy.
         mutations: Expected number of gene changes of a child.
         seed: Seed of all randomness.
-        on_step: Called with every chain step.
+        on_step: Called with every generation and every chain step.
 
     Raises:
         ValueError: A setting is not allowed.
@@ -46,7 +46,7 @@ class MCEA:
         num_base_models: int = 20,
         mutations: float = 1.0,
         seed: int = 0,
-        on_step: Callable[[ChainStep], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
         check_integer('rounds', rounds, 1)
         check_integer('seed', seed, 0)
@@ -87,7 +87,9 @@ class MCEA:
         for number in range(1, self.rounds + 1):
             title = f'round {number} of {self.rounds}'
             rng = chain.rng(number, 'base evolution')
-            evolved = evolution.run(strategy, rng, elites, f'{title}, base evolution')
+            evolved = evolution.run(
+                strategy, rng, elites, f'{title}, base evolution', number, self.on_step
+            )
             elites = np.array([c.genotype.genes for c in evolved.population], dtype=np.int64)
             base = evolved.population[0].genotype
             chain.record('base evolution', number, base, strategy, evolved.history)
@@ -129,7 +131,7 @@ class EvolutionSearch:
         generations: int = 40,
         mutations: float = 1.0,
         seed: int = 0,
-        on_step: Callable[[ChainStep], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
         check_integer('seed', seed, 0)
         stages = len(family.space.scaling_stages)
@@ -163,7 +165,8 @@ class EvolutionSearch:
         """
         evolution = self.evolution
         chain = Chain(self.family, self.seed, self.on_step, self.most_evaluations)
-        evolved = evolution.run(self.strategy, chain.rng(1, 'base evolution'))
+        rng = chain.rng(1, 'base evolution')
+        evolved = evolution.run(self.strategy, rng, on_step=self.on_step)
         base = evolved.population[0].genotype
         chain.record('base evolution', 1, base, self.strategy, evolved.history)
         return chain.result(
@@ -191,7 +194,7 @@ class ScalingSearch:
         self,
         family: FamilyFitness,
         base: Genotype,
-        on_step: Callable[[ChainStep], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
         self.family = family
         self.base = family.space.genotype(np.array(base.genes, dtype=np.int64))

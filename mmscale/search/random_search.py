@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
@@ -12,7 +12,7 @@ from mmscale.arch.space import Genes
 from mmscale.search.chain import Chain
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
-from mmscale.search.result import ChainStep, SearchResult
+from mmscale.search.result import OnStep, SearchResult
 from mmscale.search.schedule import check_integer
 
 # Base models drawn at a time.
@@ -39,7 +39,7 @@ class RandomSearch:
         family: FamilyFitness,
         evaluations: int,
         seed: int = 0,
-        on_step: Callable[[ChainStep], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
         check_integer('seed', seed, 0)
         check_integer('evaluations', evaluations, len(family.scored_stages))

@@ -1,10 +1,11 @@
-"""What a search returns: the family it found, and the chain of states on the way."""
+"""What a search is to its caller: what it reports on the way, and the result at its end."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.cost import Cost
@@ -19,7 +20,7 @@ class ChainStep:
     """One step of the Markov chain.
 
     Attributes:
-        kind: ``initial strategy``, ``base evolution`` or ``scaling search``.
+        kind: ``initial strategy``, ``base evolution``, ``scaling search`` or ``random family``.
         round: From 1 on; 0 is the initial strategy.
         base: The base model behind the step, or None if there is none yet.
         strategy: The strategy behind the step.
@@ -50,6 +51,40 @@ class ChainStep:
             'evaluations': self.evaluations,
             'history': [float(fitness) for fitness in self.history],
         }
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The survivors of one generation of a base evolution.
+
+    Attributes:
+        step: What the evolution is part of, for example ``round 1 of 8, base evolution``.
+        round: Its round, from 1 on.
+        number: Of the generation, from 1 on.
+        evaluations: Distinct Archs of the search so far.
+        population: Cost, in units of the budget, and fitness of every survivor, the best first.
+    """
+
+    step: str
+    round: int
+    number: int
+    evaluations: int
+    population: tuple[tuple[int, Fraction], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the generation as plain JSON data."""
+        return {
+            'kind': 'generation',
+            'step': self.step,
+            'round': self.round,
+            'number': self.number,
+            'evaluations': self.evaluations,
+            'population': [[cost, float(fitness)] for cost, fitness in self.population],
+        }
+
+
+OnStep = Callable[[ChainStep | Generation], None]
+"""Called with every event of a search, in their order, on every rank."""
 
 
 @dataclass(frozen=True)
@@ -126,3 +161,14 @@ class SearchResult:
                 f'{member.cost.params:,} params, score {member.score}'
             )
         return '\n'.join(lines)
+
+
+class Search(Protocol):
+    """A search, built and checked; `run` needs a scorer in the family it was built with."""
+
+    @property
+    def most_evaluations(self) -> int:
+        """Upper bound of the distinct Archs that :meth:`run` evaluates."""
+
+    def run(self) -> SearchResult:
+        """Searches from the start; what the archive knows is not evaluated again."""

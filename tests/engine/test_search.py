@@ -57,7 +57,7 @@ def results_of(work_dir):
     return {
         name: digest
         for name, digest in contents(work_dir).items()
-        if name == 'result.json' or name.startswith('archs/')
+        if name in ('result.json', 'history.jsonl') or name.startswith('archs/')
     }
 
 
@@ -93,6 +93,9 @@ def test_result_is_what_it_says(searched, read_result):
         }
         load_state_dict(ArchNet(arch), backbone, strict=True)
     assert len(entries(searched)) == result['evaluations']
+    history = [json.loads(line) for line in (searched / 'history.jsonl').read_text().splitlines()]
+    assert [event for event in history if event['kind'] != 'generation'] == result['chain']
+    assert [event['number'] for event in history if event['kind'] == 'generation'] == [1, 2]
     digests = [json.loads(line)['entry']['digest'] for line in entries(searched)]
     assert len(set(digests)) == len(digests)  # nothing is evaluated twice
 

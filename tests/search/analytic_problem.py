@@ -87,7 +87,7 @@ def make_family(directory, evaluator=None, communicator=None, weights=None, prog
     rank = communicator.rank if communicator else 0
     archive = Archive(directory, evaluator.fingerprint, rank)
     scorer = Scorer(archive, evaluator, communicator, progress)
-    return FamilyFitness(scorer, small_feasibility(), weights)
+    return FamilyFitness(small_feasibility(), weights, scorer)
 
 
 @functools.cache

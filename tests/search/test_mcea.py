@@ -1,5 +1,6 @@
 """The Markov chain from end to end on a problem whose optimum is known."""
 
+import itertools
 import json
 
 import numpy as np
@@ -16,7 +17,7 @@ from analytic_problem import (
 
 from mmscale.arch import Arch
 from mmscale.cost import count
-from mmscale.search import MCEA, BaseEvolution, FamilyFitness
+from mmscale.search import MCEA, BaseEvolution, ChainStep, FamilyFitness, Generation
 
 SCHEDULE = dict(population=8, generations=5, rounds=2, num_base_models=4)
 
@@ -120,8 +121,8 @@ def test_elites_are_carried_over(tmp_path, monkeypatch):
     handed = []
     original = BaseEvolution.run
 
-    def spying(self, strategy, rng, elites=None, title=''):
-        evolved = original(self, strategy, rng, elites, title)
+    def spying(self, strategy, rng, elites, *args):
+        evolved = original(self, strategy, rng, elites, *args)
         handed.append((elites, evolved))
         return evolved
 
@@ -174,7 +175,20 @@ def test_steps_and_progress_are_reported(tmp_path):
     reports, steps = [], []
     family = make_family(tmp_path, progress=reports.append)
     result = MCEA(family, **SCHEDULE, on_step=steps.append).run()
-    assert tuple(steps) == result.chain
+    assert tuple(step for step in steps if isinstance(step, ChainStep)) == result.chain
+    for before, after in itertools.pairwise(steps):
+        assert after.evaluations >= before.evaluations
+    generations = [step for step in steps if isinstance(step, Generation)]
+    assert [(g.round, g.number) for g in generations] == [
+        (round_, number) for round_ in (1, 2) for number in range(1, 6)
+    ]
+    assert generations[7].step == 'round 2 of 2, base evolution'
+    for generation, best in zip(
+        generations, result.chain[1].history + result.chain[3].history, strict=True
+    ):
+        fitness = [fitness for _, fitness in generation.population]
+        assert fitness == sorted(fitness, reverse=True) and fitness[0] == best
+        assert json.loads(json.dumps(generation.to_json()))['kind'] == 'generation'
     assert reports[0].step == 'initial strategy' and reports[0].best is None
     names = {report.step for report in reports}
     assert 'round 2 of 2, base evolution, generation 5 of 5' in names

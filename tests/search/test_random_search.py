@@ -79,7 +79,7 @@ def test_the_result_is_the_best_family_it_saw(tmp_path):
             return candidates
 
     family = make_family(tmp_path)
-    spy = Spy(family.scorer, family.feasibility)
+    spy = Spy(family.feasibility, scorer=family.scorer)
     result = RandomSearch(spy, 80).run()
     assert len(seen) > 35
     assert result.fitness == max(seen) <= optimum()
@@ -169,7 +169,7 @@ def test_it_ends_when_every_base_model_was_drawn(tmp_path):
     feasibility = Feasibility(CostTable(space), float(budget), tolerance=float(tolerance))
     evaluator = AnalyticEvaluator()
     scorer = Scorer(Archive(tmp_path, evaluator.fingerprint), evaluator)
-    result = RandomSearch(FamilyFitness(scorer, feasibility), 1000).run()
+    result = RandomSearch(FamilyFitness(feasibility, scorer=scorer), 1000).run()
     assert result.evaluations == len(evaluator.digests) == space.size == 36
 
 
@@ -202,7 +202,7 @@ def test_no_family_within_the_budgets_is_an_error_before_any_evaluation(tmp_path
     scorer = Scorer(Archive(tmp_path, evaluator.fingerprint), evaluator)
     feasibility = Feasibility(CostTable(small_space()), 600_000, tolerance=1e-6)
     with pytest.raises(ValueError, match=r'no family of the space meets the budget 600,000 flops'):
-        RandomSearch(FamilyFitness(scorer, feasibility), 50).run()
+        RandomSearch(FamilyFitness(feasibility, scorer=scorer), 50).run()
     assert evaluator.digests == []
 
 

@@ -173,7 +173,8 @@ def test_scaling_search_checks_the_base(tmp_path):
 def narrow_family(directory, tolerance):
     evaluator = AnalyticEvaluator()
     feasibility = Feasibility(CostTable(small_space()), BUDGET, tolerance=tolerance)
-    return FamilyFitness(Scorer(Archive(directory, evaluator.fingerprint), evaluator), feasibility)
+    scorer = Scorer(Archive(directory, evaluator.fingerprint), evaluator)
+    return FamilyFitness(feasibility, scorer=scorer)
 
 
 def test_a_scaling_stage_out_of_reach_is_named(tmp_path):
