@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import MISSING, asdict, dataclass, fields
-from functools import cached_property
+from dataclasses import MISSING, dataclass, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,17 @@ def _without_defaults(part: Any) -> dict[str, Any]:
         for field in fields(part)
         if getattr(part, field.name) != field.default
     }
+
+
+@lru_cache(maxsize=2**14)
+def _canonical_json(part: Any) -> str:
+    """Canonical JSON of a block, stem or head; the networks of a space share most of theirs."""
+    return json.dumps(part, sort_keys=True, separators=(',', ':'), default=_without_defaults)
+
+
+def _values(part: Any) -> dict[str, Any]:
+    """As `asdict`, for flat dataclasses, without its deep copies."""
+    return {name: getattr(part, name) for name in part.__dataclass_fields__}
 
 
 @dataclass(frozen=True)
@@ -357,9 +368,12 @@ class Arch:
         return {
             'schema': self.schema,
             'resolution': self.resolution,
-            'stem': asdict(self.stem),
-            'stages': [[asdict(block) for block in stage] for stage in self.stages],
-            'head': asdict(self.head),
+            'stem': _values(self.stem),
+            'stages': [
+                [{**_values(block), 'se': block.se and _values(block.se)} for block in stage]
+                for stage in self.stages
+            ],
+            'head': _values(self.head),
         }
 
     def save(self, path: str | Path) -> None:
@@ -373,14 +387,13 @@ class Arch:
         Keys at their default are left out of it, so that a key that a later version adds, with
         a default, does not change the digest of any network written before.
         """
-        data = {
-            'schema': self.schema,
-            'resolution': self.resolution,
-            'stem': _without_defaults(self.stem),
-            'stages': [[_without_defaults(block) for block in stage] for stage in self.stages],
-            'head': _without_defaults(self.head),
-        }
-        text = json.dumps(data, sort_keys=True, separators=(',', ':'), default=_without_defaults)
+        stages = ','.join(
+            f'[{",".join(_canonical_json(block) for block in stage)}]' for stage in self.stages
+        )
+        text = (
+            f'{{"head":{_canonical_json(self.head)},"resolution":{self.resolution},'
+            f'"schema":{self.schema},"stages":[{stages}],"stem":{_canonical_json(self.stem)}}}'
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     def __hash__(self) -> int:

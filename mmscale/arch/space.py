@@ -244,7 +244,15 @@ class SearchSpace:
             sum(len(stage.kernels) ** depth for depth in stage.depths) for stage in self.stages
         )
 
-    def _checked(self, genes: Genes) -> Genes:
+    def checked(self, genes: Genes) -> Genes:
+        """The genes as integers of 64 bits.
+
+        Args:
+            genes: Shape (n, genes).
+
+        Raises:
+            ValueError: They do not belong to this space.
+        """
         genes = np.asarray(genes)
         if genes.dtype.kind not in 'iu':
             raise ValueError(f'genes of type {genes.dtype}: expected integers')
@@ -263,11 +271,11 @@ class SearchSpace:
         genes = np.asarray(genes)
         if genes.ndim != 1:
             raise ValueError(f'genes of shape {genes.shape}: expected ({self.num_genes},)')
-        return self._checked(genes[None])
+        return self.checked(genes[None])
 
     def depths(self, genes: Genes) -> Genes:
         """Number of blocks of every network stage, shape (n, network stages)."""
-        genes = self._checked(genes)
+        genes = self.checked(genes)
         columns = np.flatnonzero(self.gene_slot < 0)
         return np.stack(
             [
@@ -295,7 +303,7 @@ class SearchSpace:
         Args:
             genes: Shape (n, genes).
         """
-        return np.where(self.live(genes), self._checked(genes), 0)
+        return np.where(self.live(genes), self.checked(genes), 0)
 
     def sample(self, rng: np.random.Generator, count: int) -> Genes:
         """Draws canonical genotypes: every stage's depth uniform, then every kernel uniform.

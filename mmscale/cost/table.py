@@ -39,31 +39,44 @@ class CostTable:
         check_convention(convention)
         self.space = space
         self.convention = convention
-        self._tables: dict[Scaling, tuple[NDArray[np.int64], list[NDArray[np.int64]]]] = {}
+        self._tables: dict[Scaling, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._kernel_genes = np.flatnonzero(space.gene_slot >= 0)
+        depth_genes = np.flatnonzero(space.gene_slot < 0)
+        self._depth_genes = depth_genes[space.gene_stage[self._kernel_genes]]
 
-    def _table(self, scaling: Scaling) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-        """Fixed cost (3,) and, per network stage, block costs (slots, kernels, 3)."""
+    def _table(self, scaling: Scaling) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Fixed cost (3,), and what a gene adds (kernel genes, depths, kernels, 3).
+
+        What a kernel gene adds depends on the depth of its network stage: nothing behind it, and
+        the last block's kernel is that of the extra blocks too.
+        """
         if scaling in self._tables:
             return self._tables[scaling]
         space = self.space
+        most_depths = max(len(stage.depths) for stage in space.stages)
         most_kernels = max(len(stage.kernels) for stage in space.stages)
         fixed = np.zeros(3, dtype=np.int64)
-        tables: list[list[NDArray[np.int64]]] = [[] for _ in space.stages]
+        added = np.zeros((len(self._kernel_genes), most_depths, most_kernels, 3), dtype=np.int64)
         for kernel in range(most_kernels):
             deepest = np.where(space.gene_slot < 0, space.num_choices - 1, kernel)
             arch = space.decode(np.minimum(deepest, space.num_choices - 1), scaling)
             stem, size = stem_cost(arch.stem, arch.resolution, self.convention)
-            for i, stage in enumerate(arch.stages):
-                costs = []
-                for block in stage:
+            first = 0
+            for choices, stage in zip(space.stages, arch.stages, strict=True):
+                costs = np.empty((len(stage), 3), dtype=np.int64)
+                for slot, block in enumerate(stage):
                     cost, size = block_cost(block, size, self.convention)
-                    costs.append((cost.flops, cost.params, cost.acts))
-                if kernel < len(space.stages[i].kernels):
-                    tables[i].append(np.array(costs, dtype=np.int64))
+                    costs[slot] = cost.flops, cost.params, cost.acts
+                for i, depth in enumerate(choices.depths):
+                    scaled = space.rounding.depth(depth, scaling.depth)
+                    own = min(depth, scaled)
+                    added[first : first + own, i, kernel] = costs[:own]
+                    added[first + depth - 1, i, kernel] += costs[own:scaled].sum(axis=0)
+                first += choices.depths[-1]
             head = head_cost(arch.head, arch.widths[-1], size, self.convention)
             total = stem + head
             fixed = np.array([total.flops, total.params, total.acts], dtype=np.int64)
-        self._tables[scaling] = fixed, [np.stack(table, axis=1) for table in tables]
+        self._tables[scaling] = fixed, added
         return self._tables[scaling]
 
     def costs(self, genes: Genes, scaling: Scaling = Scaling()) -> Costs:  # noqa: B008
@@ -76,20 +89,9 @@ class CostTable:
         Raises:
             ValueError: A gene is out of range.
         """
-        space = self.space
-        genes = np.asarray(genes)
-        depths = space.depths(genes)
-        fixed, tables = self._table(scaling)
-        total = np.repeat(fixed[None], len(genes), axis=0)
-        for i, table in enumerate(tables):
-            kernels = genes[:, (space.gene_stage == i) & (space.gene_slot >= 0)]
-            base_depth = depths[:, i]
-            depth = np.array(
-                [space.rounding.depth(n, scaling.depth) for n in space.stages[i].depths]
-            )[np.searchsorted(space.stages[i].depths, base_depth)]
-            for slot in range(len(table)):
-                # An extra block repeats the kernel of the last base block.
-                column = np.minimum(slot, base_depth - 1)
-                kernel = np.take_along_axis(kernels, column[:, None], axis=1)[:, 0]
-                total += np.where((slot < depth)[:, None], table[slot][kernel], 0)
+        genes = self.space.checked(genes)
+        fixed, added = self._table(scaling)
+        slots = np.arange(len(self._kernel_genes))
+        terms = added[slots, genes[:, self._depth_genes], genes[:, self._kernel_genes]]
+        total = fixed + terms.sum(axis=1)
         return Costs(*total.T)
