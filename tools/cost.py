@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mmscale.arch import get_arch, preset_names
+from mmscale.arch import get_arch, preset_name, preset_names
 from mmscale.cost import CONVENTIONS, count, count_parts
 
 
@@ -62,14 +62,14 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f'cost.py: {error}', file=sys.stderr)
         return 2
-    preset = args.arch.lower() in preset_names()
+    preset = preset_name(args.arch)
     parts = []
     for part in count_parts(arch, args.convention):
         row = asdict(part)
         cost = row.pop('cost')
         parts.append({**row, **cost})
     report = {
-        'name': args.arch.lower() if preset else Path(args.arch).stem,
+        'name': preset or Path(args.arch).stem,
         'resolution': arch.resolution,
         **asdict(count(arch, args.convention)),
         'convention': args.convention,

@@ -1,20 +1,26 @@
-"""Networks as data: Arch, search space and scaling rules. Pure Python and NumPy."""
+"""Networks as data: Arch, search space, families and scaling rules. Pure Python and NumPy."""
 
 from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem
-from mmscale.arch.presets import get_arch, preset_names
+from mmscale.arch.families import efficientnet, mobilenet_v2, mobilenet_v3, regnet, resnet
+from mmscale.arch.presets import get_arch, preset_name, preset_names
+from mmscale.arch.rules import SCALING_RULES, ScalingRule, fast_rule, scaling_rule
 from mmscale.arch.sampling import HierarchicalSampler, SubnetDraw
 from mmscale.arch.scaling import (
+    PYCLS_ROUNDING,
     WIDTH_RULES,
     Rounding,
     Scaling,
     WidthRule,
     apply_scaling,
     compound_scaling,
+    group_widths,
     width_rule,
 )
 from mmscale.arch.space import Genotype, SearchSpace
 
 __all__ = [
+    'PYCLS_ROUNDING',
+    'SCALING_RULES',
     'WIDTH_RULES',
     'Arch',
     'Block',
@@ -23,6 +29,7 @@ __all__ = [
     'HierarchicalSampler',
     'Rounding',
     'Scaling',
+    'ScalingRule',
     'SearchSpace',
     'SqueezeExcite',
     'Stem',
@@ -30,7 +37,16 @@ __all__ = [
     'WidthRule',
     'apply_scaling',
     'compound_scaling',
+    'efficientnet',
+    'fast_rule',
     'get_arch',
+    'group_widths',
+    'mobilenet_v2',
+    'mobilenet_v3',
+    'preset_name',
     'preset_names',
+    'regnet',
+    'resnet',
+    'scaling_rule',
     'width_rule',
 ]

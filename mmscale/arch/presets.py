@@ -1,11 +1,16 @@
-"""Named networks: the family that ScaleNet published, in both width rules."""
+"""Named networks: every published size of the families, and ScaleNet's in both width rules."""
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem
+from mmscale.arch.families import efficientnet, mobilenet_v2, mobilenet_v3, regnet, resnet
 from mmscale.arch.scaling import Scaling, apply_scaling
 
 # Kernels per network stage of the published base model S0 (ScaleNet's released configs).
@@ -49,10 +54,127 @@ def _scalenet_base() -> Arch:
     return Arch(224, Stem(32), tuple(stages), Head(channels=1280, num_classes=1000))
 
 
+def _scalenet(stage: int, rule: str) -> Arch:
+    return apply_scaling(_scalenet_base(), SCALENET_STRATEGY[stage], rule)
+
+
+# Width, depth, resolution (authors' code, tensorflow/tpu).
+_EFFICIENTNETS = {
+    'B0': (1.0, 1.0, 224),
+    'B1': (1.0, 1.1, 240),
+    'B2': (1.1, 1.2, 260),
+    'B3': (1.2, 1.4, 300),
+    'B4': (1.4, 1.8, 380),
+    'B5': (1.6, 2.2, 456),
+    'B6': (1.8, 2.6, 528),
+    'B7': (2.0, 3.1, 600),
+    'Lite0': (1.0, 1.0, 224),
+    'Lite1': (1.0, 1.1, 240),
+    'Lite2': (1.1, 1.2, 260),
+    'Lite3': (1.2, 1.4, 280),
+    'Lite4': (1.4, 1.8, 300),
+}
+
+# Depth, w0, wa, wm, group width: X and Y of the model zoo of pycls (arXiv 2003.13678), Z of
+# ClassyVision.
+_REGNETS = {
+    'X-200MF': (13, 24, 36.44, 2.49, 8),
+    'X-400MF': (22, 24, 24.48, 2.54, 16),
+    'X-600MF': (16, 48, 36.97, 2.24, 24),
+    'X-800MF': (16, 56, 35.73, 2.28, 16),
+    'X-1.6GF': (18, 80, 34.01, 2.25, 24),
+    'X-3.2GF': (25, 88, 26.31, 2.25, 48),
+    'X-4.0GF': (23, 96, 38.65, 2.43, 40),
+    'X-6.4GF': (17, 184, 60.83, 2.07, 56),
+    'X-8.0GF': (23, 80, 49.56, 2.88, 120),
+    'X-12GF': (19, 168, 73.36, 2.37, 112),
+    'X-16GF': (22, 216, 55.59, 2.1, 128),
+    'X-32GF': (23, 320, 69.86, 2.0, 168),
+    'Y-200MF': (13, 24, 36.44, 2.49, 8),
+    'Y-400MF': (16, 48, 27.89, 2.09, 8),
+    'Y-600MF': (15, 48, 32.54, 2.32, 16),
+    'Y-800MF': (14, 56, 38.84, 2.4, 16),
+    'Y-1.6GF': (27, 48, 20.71, 2.65, 24),
+    'Y-3.2GF': (21, 80, 42.63, 2.66, 24),
+    'Y-4.0GF': (22, 96, 31.41, 2.24, 64),
+    'Y-6.4GF': (25, 112, 33.22, 2.27, 72),
+    'Y-8.0GF': (17, 192, 76.82, 2.19, 56),
+    'Y-12GF': (19, 168, 73.36, 2.37, 112),
+    'Y-16GF': (18, 200, 106.23, 2.48, 112),
+    'Y-32GF': (20, 232, 115.89, 2.53, 232),
+    'Z-500MF': (21, 16, 10.7, 2.51, 4),
+    'Z-4GF': (28, 48, 14.5, 2.226, 8),
+}
+
+# The input sides at which they were published, where that is not 224.
+_RESOLUTIONS = {'Z-4GF': 256}
+
+_BUILDERS: dict[str, Callable[[], Arch]] = {
+    **{f'scalenet-s{j}': partial(_scalenet, j, 'retraining') for j in range(6)},
+    **{f'scalenet-s{j}-search': partial(_scalenet, j, 'search') for j in range(6)},
+    **{
+        f'EfficientNet-{name}': partial(efficientnet, *numbers, lite=name.startswith('Lite'))
+        for name, numbers in _EFFICIENTNETS.items()
+    },
+    'MobileNetV2': mobilenet_v2,
+    'MobileNetV3-Large': partial(mobilenet_v3, 'large'),
+    'MobileNetV3-Small': partial(mobilenet_v3, 'small'),
+    **{
+        f'RegNet{name}': partial(
+            regnet, name[0].lower(), *numbers, resolution=_RESOLUTIONS.get(name, 224)
+        )
+        for name, numbers in _REGNETS.items()
+    },
+    **{f'ResNet-{depth}': partial(resnet, depth) for depth in (18, 34, 50, 101, 152)},
+    **{
+        f'ResNeXt-{depth}-32x{width}d': partial(resnet, depth, groups=32, base_width=width)
+        for depth, width in ((50, 4), (101, 4), (101, 8), (152, 4))
+    },
+}
+
+_FAMILIES: dict[str, Callable[..., Arch]] = {
+    'efficientnet': efficientnet,
+    'mobilenet_v2': mobilenet_v2,
+    'mobilenet_v3': mobilenet_v3,
+    'regnet': regnet,
+    'resnet': resnet,
+}
+
+
+def _key(name: str) -> str:
+    """Spellings of one name have one key: 4GF and 4.0GF, ResNeXt-50 and ResNeXt-50-32x4d."""
+    key = name.lower().replace('_', '-')
+    key = re.sub(r'\.0gf$', 'gf', key)
+    return f'{key}-32x4d' if re.fullmatch(r'resnext-\d+', key) else key
+
+
+_NAMES = {_key(name): name for name in _BUILDERS}
+
+
 def preset_names() -> tuple[str, ...]:
-    """Names that :func:`get_arch` knows."""
-    names = [f'scalenet-s{j}' for j in range(len(SCALENET_STRATEGY))]
-    return (*names, *(f'{name}-search' for name in names))
+    """Names that :func:`get_arch` knows, as they are published."""
+    return tuple(_BUILDERS)
+
+
+def preset_name(source: str) -> str | None:
+    """The published spelling of a preset's name in any case, or None if it is not one."""
+    return _NAMES.get(_key(source))
+
+
+@cache
+def _preset(name: str) -> Arch:
+    return _BUILDERS[name]()
+
+
+def _from_family(parameters: dict) -> Arch:
+    family, arguments = parameters['family'], dict(parameters)
+    del arguments['family']
+    if family not in _FAMILIES:
+        raise ValueError(f'family={family!r} is not one of {", ".join(_FAMILIES)}')
+    try:
+        return _FAMILIES[family](**arguments)
+    except TypeError as error:
+        raise ValueError(f'family={family!r}: {error}') from None
 
 
 def get_arch(source: str | Path | dict | Arch) -> Arch:
@@ -61,7 +183,9 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
     Args:
         source: A name of :func:`preset_names` in any case (``scalenet-s0`` ... ``scalenet-s5``
             by the retraining width rule, with ``-search`` by the search's), the path of a JSON
-            file, the mapping in one, or an Arch.
+            file, the mapping in one, or an Arch. A mapping is an Arch, or ``family`` and the
+            parameters of that function of :mod:`mmscale.arch.families`:
+            ``dict(family='regnet', kind='z', depth=21, w0=16, wa=10.7, wm=2.51, group_width=4)``.
 
     Raises:
         ValueError: Nothing is given, there is neither a preset nor a file of that name, or the
@@ -75,16 +199,21 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
             'arch=None: set model.backbone.arch to the JSON file of an Arch, to its content or to '
             f'a preset; presets are {", ".join(preset_names())}'
         )
+    if isinstance(source, dict) and 'family' in source:
+        return _from_family(source)
     if not isinstance(source, (str, os.PathLike)):
         return Arch.from_json(source)
-    name = str(source).lower()
-    if name in preset_names():
-        stage = int(name.removeprefix('scalenet-s').removesuffix('-search'))
-        rule = 'search' if name.endswith('-search') else 'retraining'
-        return apply_scaling(_scalenet_base(), SCALENET_STRATEGY[stage], rule)
+    name = preset_name(str(source))
+    if name is not None:
+        return _preset(name)
     if Path(source).is_file():
         return Arch.from_json(source)
+    near = difflib.get_close_matches(_key(str(source)), _NAMES, n=4, cutoff=0.5)
     raise ValueError(
-        f'arch={str(source)!r} is neither a file nor a preset; presets are '
-        f'{", ".join(preset_names())}'
+        f'arch={str(source)!r} is neither a file nor a preset; '
+        + (
+            f'near names are {", ".join(_NAMES[key] for key in near)}'
+            if near
+            else f'presets are {", ".join(preset_names())}'
+        )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 from mmscale.arch.arch import Arch, Block
 
@@ -17,15 +18,19 @@ class Scaling:
         depth: Multiplier of the blocks of every network stage.
         width: Multiplier of the channels.
         resolution: Multiplier of the input's side.
+        group_width: Multiplier of the channels of a group; None is that of the width.
     """
 
     depth: float = 1.0
     width: float = 1.0
     resolution: float = 1.0
+    group_width: float | None = None
 
     def __post_init__(self) -> None:
-        for key in ('depth', 'width', 'resolution'):
+        for key in ('depth', 'width', 'resolution', 'group_width'):
             value = getattr(self, key)
+            if value is None and key == 'group_width':
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f'scaling: {key}={value!r} must be a number')
             if not 0 < value < 1000:
@@ -33,20 +38,30 @@ class Scaling:
             # 1 and 1.0 are equal but are not written alike in JSON.
             object.__setattr__(self, key, float(value))
 
+    def to_json(self) -> dict[str, float]:
+        """Returns the multipliers as plain data, without a group width that is the width's."""
+        data = {'depth': self.depth, 'width': self.width, 'resolution': self.resolution}
+        if self.group_width is not None:
+            data['group_width'] = self.group_width
+        return data
+
 
 @dataclass(frozen=True)
 class Rounding:
     """How scaled numbers become integers, apart from the rule that scales them.
 
     Attributes:
-        mode: ``ceil`` (ScaleNet) or ``nearest``.
+        mode: ``ceil`` (ScaleNet) or ``nearest`` (pycls; of two equally near the even multiple).
         width_divisor: Channels become multiples of it.
         resolution_divisor: The resolution becomes a multiple of it.
+        strict: Whether widths stay multiples of `width_divisor` also where the pycls rule makes
+            them divisible by their group widths; pycls itself lets them become any number.
     """
 
     mode: str = 'ceil'
     width_divisor: int = 1
     resolution_divisor: int = 1
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in ('ceil', 'nearest'):
@@ -57,9 +72,9 @@ class Rounding:
                 raise ValueError(f'rounding: {key}={value!r} must be an integer of 1 or more')
 
     def _round(self, value: float, divisor: int) -> int:
+        quotient = value / divisor
         # Multipliers are decimals: 1.1 * 100 must not become 111 by a binary rounding error.
-        quotient = round(value / divisor, 6)
-        steps = math.ceil(quotient) if self.mode == 'ceil' else round(quotient)
+        steps = math.ceil(round(quotient, 6)) if self.mode == 'ceil' else round(quotient)
         return max(1, steps) * divisor
 
     def depth(self, blocks: int, multiplier: float) -> int:
@@ -100,7 +115,7 @@ WIDTH_RULES = {
 
 
 def width_rule(name: str) -> WidthRule:
-    """Looks a width rule up by name.
+    """Looks a width rule of ScaleNet up by name.
 
     Raises:
         ValueError: There is no rule of that name.
@@ -113,6 +128,11 @@ def width_rule(name: str) -> WidthRule:
 def _expanded(inner: int, block: Block, in_channels: int) -> int:
     """Scales an inner width of `block` as its input width changes to `in_channels`."""
     return math.ceil(in_channels * Fraction(inner, block.in_channels))
+
+
+def _multiple(value: Fraction | int, divisor: int) -> int:
+    """The multiple of `divisor` nearest to a value, at least one."""
+    return max(1, round(Fraction(value) / divisor)) * divisor
 
 
 def _repeat(block: Block) -> Block:
@@ -145,7 +165,7 @@ def _scale_block(
     if not block.depthwise and block.groups != 1:
         raise ValueError(
             f'scaling: groups={block.groups} of a {block.kind} block: only dense and depthwise '
-            f'blocks can be scaled by this rule'
+            f"blocks can be scaled by this rule; rule='pycls' scales group convolutions"
         )
     se = block.se
     if se is not None:
@@ -162,30 +182,246 @@ def _scale_block(
     )
 
 
+@dataclass(frozen=True)
+class _Kinship:
+    """Which of pycls' two families of networks a base model belongs to, and its ratios.
+
+    Attributes:
+        anynet: AnyNet (ResNe(X)t, RegNet) or, if not, EffNet (stages of depthwise blocks).
+        grouped: Whether there is any group convolution with several channels in a group.
+        squeeze: Squeeze width over the block's input width, where all blocks share one ratio.
+    """
+
+    anynet: bool
+    grouped: bool
+    squeeze: Fraction | None
+
+    def squeezed(self, channels: int, ratio: Fraction) -> int:
+        """Squeeze width of `channels`, rounded as the family does."""
+        if self.anynet:
+            return max(1, round(channels * ratio))
+        return max(1, channels * ratio.numerator // ratio.denominator)
+
+
+def _one_ratio(base: Arch, side: str) -> bool:
+    """Whether in every network stage the hidden width is one multiple of `side`'s width."""
+    return all(
+        len({Fraction(block.hidden_channels, getattr(block, side)) for block in stage}) == 1
+        for stage in base.stages
+    )
+
+
+@lru_cache(maxsize=256)
+def _kinship(base: Arch) -> _Kinship:
+    blocks = base.blocks
+    anynet = any(
+        block.kind in ('bottleneck', 'basic')
+        or (block.kind in ('mbconv', 'dsconv') and not block.depthwise)
+        for block in blocks
+    )
+    if not anynet:
+        # A RegNetZ with groups of one channel is told by hidden widths that follow the output.
+        anynet = not _one_ratio(base, 'in_channels') and _one_ratio(base, 'out_channels')
+    grouped = any(block.groups > 1 for block in blocks)
+    kinship = _Kinship(anynet, grouped, None)
+    squeezes = [(block.in_channels, block.se.channels) for block in blocks if block.se]
+    if squeezes:
+        channels, squeeze = max(squeezes)
+        for denominator in range(1, 65):
+            numerator = round(Fraction(squeeze * denominator, channels))
+            ratio = Fraction(numerator, denominator)
+            if numerator and all(kinship.squeezed(c, ratio) == s for c, s in squeezes):
+                return replace(kinship, squeeze=ratio)
+    return kinship
+
+
+def group_widths(arch: Arch) -> tuple[int, ...] | None:
+    """Channels per group of each network stage's k x k convolutions (of its last block).
+
+    A dense convolution is one group. None for networks of depthwise blocks (EfficientNet,
+    MobileNet, ScaleNet), whose groups are of one channel and stay so.
+    """
+    if not _kinship(arch).anynet:
+        return None
+    return tuple(stage[-1].grouped_widths[0] // stage[-1].groups for stage in arch.stages)
+
+
+def compatible_widths(
+    width: int, ratio: Fraction, group_width: int, rounding: Rounding
+) -> tuple[int, int, int]:
+    """Makes a bottleneck divisible by its groups (``adjust_block_compatibility`` of pycls).
+
+    Args:
+        width: Output width of the block.
+        ratio: Hidden over output width.
+        group_width: Wanted channels per group.
+        rounding: Says whether the output stays a multiple of its divisor.
+
+    Returns:
+        Output width, hidden width and channels per group. The hidden width is a multiple of the
+        group width and, where it is the wider one, a whole number of times the output width.
+    """
+    hidden = int(max(1, width * ratio))
+    group_width = min(group_width, hidden)
+    step = math.lcm(group_width, ratio.numerator) if ratio > 1 else group_width
+    if rounding.strict:
+        step = math.lcm(step, (rounding.width_divisor * ratio).numerator)
+    hidden = max(step, round(hidden / step) * step)
+    return max(1, int(hidden / ratio)), hidden, group_width
+
+
+def _scaled_group_width(channels: int, multiplier: float) -> int:
+    width = max(1, round(channels * multiplier))
+    if width <= 5:
+        return width if width <= 2 else 4
+    return round(width / 8) * 8
+
+
+def _pycls_block(
+    block: Block,
+    extra: bool,
+    in_channels: int,
+    scaling: Scaling,
+    rounding: Rounding,
+    kin: _Kinship,
+) -> Block:
+    """Scales a block; an `extra` one repeats it behind its network stage."""
+    out_channels = rounding.width(block.out_channels, scaling.width)
+    hidden, groups = in_channels, math.gcd(block.groups, in_channels)
+    if block.kind == 'basic':
+        hidden = int(max(1, out_channels * Fraction(block.hidden_channels, block.out_channels)))
+        groups = math.gcd(groups, hidden)
+    elif kin.anynet and block.kind in ('mbconv', 'bottleneck'):
+        ratio = Fraction(block.hidden_channels, block.out_channels)
+        group_width = block.hidden_channels // block.groups
+        # Without any group convolution there are no groups to keep: dense stays dense.
+        own = kin.grouped and scaling.group_width is not None
+        group_width = _scaled_group_width(
+            group_width, scaling.group_width if own else scaling.width
+        )
+        out_channels, hidden, group_width = compatible_widths(
+            out_channels, ratio, group_width, rounding
+        )
+        groups = hidden // group_width
+    elif block.kind != 'dsconv':
+        exact = in_channels * Fraction(block.hidden_channels, block.in_channels)
+        whole = exact.denominator == 1
+        hidden = int(exact) if whole else _multiple(exact, rounding.width_divisor)
+        groups = math.gcd(groups, hidden)
+    if block.depthwise and not (kin.anynet and block.kind == 'mbconv'):
+        groups = hidden
+    se = block.se
+    if se is not None:
+        if kin.squeeze:
+            channels = kin.squeezed(in_channels, kin.squeeze)
+        else:
+            channels = _multiple(Fraction(se.channels * hidden, block.hidden_channels), 1)
+        se = replace(se, channels=channels)
+    grouped = block.grouped_channels
+    if grouped:
+        grouped = _multiple(Fraction(grouped * hidden, block.hidden_channels), groups)
+    stride = 1 if extra else block.stride
+    # No residual where there could be one is a choice of the base model.
+    could = block.stride == 1 and block.in_channels == block.out_channels
+    residual = 'none'
+    if extra or not could or block.residual != 'none':
+        if stride == 1 and in_channels == out_channels:
+            residual = 'identity'
+        elif block.residual == 'projection' or block.kind in ('bottleneck', 'basic'):
+            residual = 'projection'
+    return replace(
+        block,
+        stride=stride,
+        in_channels=in_channels,
+        hidden_channels=hidden,
+        out_channels=out_channels,
+        groups=groups,
+        se=se,
+        residual=residual,
+        grouped_channels=grouped,
+    )
+
+
+def _pycls_scaling(base: Arch, scaling: Scaling, rounding: Rounding) -> Arch:
+    kin = _kinship(base)
+    stem, head = base.stem, base.head
+    if not kin.anynet:
+        stem = replace(stem, out_channels=rounding.width(stem.out_channels, scaling.width))
+        for key in ('channels', 'hidden_channels'):
+            if getattr(head, key):
+                head = replace(head, **{key: rounding.width(getattr(head, key), scaling.width)})
+    channels = stem.out_channels
+    stages = []
+    for stage in base.stages:
+        count = rounding.depth(len(stage), scaling.depth)
+        scaled: list[Block] = []
+        before = None
+        for index in range(count):
+            extra = index >= len(stage)
+            key = (stage[-1] if extra else stage[index], extra, channels)
+            # Equal blocks are one object: most blocks of a deep network stage are.
+            scaled.append(
+                scaled[-1] if key == before else _pycls_block(*key, scaling, rounding, kin)
+            )
+            before, channels = key, scaled[-1].out_channels
+        stages.append(tuple(scaled))
+    resolution = rounding.resolution(base.resolution, scaling.resolution)
+    return Arch(resolution, stem, tuple(stages), head, base.schema)
+
+
+PYCLS_ROUNDING = Rounding('nearest', width_divisor=8, resolution_divisor=4)
+
+
 def apply_scaling(
     base: Arch,
     scaling: Scaling,
     rule: str = 'search',
-    rounding: Rounding = Rounding(),
+    rounding: Rounding | None = None,
 ) -> Arch:
-    """Scales a base Arch as ScaleNet does (arXiv 2207.07267 and its released code).
+    """Scales a base Arch.
 
-    Every network stage of n blocks gets ceil(n * depth) blocks; the extra ones repeat the kernel
-    of the stage's last block. The stem and all stages are widened, the head's convolution is not.
-    A scaling of (1, 1, 1) only re-derives the inner widths, so that
+    ``search`` and ``retraining`` scale as ScaleNet does (arXiv 2207.07267 and its released
+    code). Every network stage of n blocks gets ceil(n * depth) blocks; the extra ones repeat the
+    kernel of the stage's last block. The stem and all stages are widened, the head's convolution
+    is not. A scaling of (1, 1, 1) only re-derives the inner widths, so that
     ``apply_scaling(searched, Scaling(), 'retraining')`` turns a searched base model into the one
     that is retrained.
+
+    ``pycls`` scales as the code of "Fast and Accurate Model Scaling" does (arXiv 2103.06877),
+    shape by shape: depths to the nearest integer, widths to the nearest multiple of 8, the
+    resolution to the nearest of 4. Which of its two families a network belongs to is read off
+    its blocks:
+
+    * EffNet, where all blocks are depthwise mbconvs or dsconvs (or fused mbconvs): stem and head
+      scale as the stages; hidden widths keep their ratio to the block's input.
+    * AnyNet, any other network (RegNet, ResNet, ResNeXt): stem and head stay. Hidden widths keep
+      their ratio to the block's output; group widths are scaled and rounded to 1, 2, 4 or a
+      multiple of 8, then the block's widths are made divisible by them, so that they need not be
+      multiples of 8. A network without group convolutions stays dense, where the original
+      would keep its widths or split its convolutions if group widths are fixed.
+
+    The squeeze width keeps its ratio to the block's input where all blocks share one, and else
+    each block's to its hidden width.
 
     Args:
         base: The base model.
         scaling: The multipliers.
-        rule: Name of the rule for hidden and squeeze widths, ``search`` or ``retraining``.
-        rounding: How scaled numbers become integers.
+        rule: ``search``, ``retraining`` or ``pycls``.
+        rounding: How scaled numbers become integers; by default as the rule's source does: up to
+            the next integer for ScaleNet's, :data:`PYCLS_ROUNDING` for ``pycls``.
 
     Raises:
-        ValueError: The rule is unknown, or a block has groups that this rule cannot scale.
+        ValueError: The rule is unknown, or one of ScaleNet's cannot scale a block's groups or is
+            given a multiplier for them.
     """
+    if rule == 'pycls':
+        return _pycls_scaling(base, scaling, rounding or PYCLS_ROUNDING)
+    if rule not in WIDTH_RULES:
+        raise ValueError(f'rule={rule!r} is not one of {", ".join(WIDTH_RULES)}, pycls')
+    if scaling.group_width is not None:
+        raise ValueError(f"scaling: group_width={scaling.group_width} is for rule='pycls' alone")
     widths = width_rule(rule)
+    rounding = rounding or Rounding()
     channels = rounding.width(base.stem.out_channels, scaling.width)
     stem = replace(base.stem, out_channels=channels)
     stages = []

@@ -70,12 +70,12 @@ def test_retraining_rule_on_a_searched_base_model():
 
 
 def test_digests_are_those_of_files_already_written():
-    assert {name: get_arch(name).digest for name in preset_names()} == FAMILY['digests']
+    assert {name: get_arch(name).digest for name in FAMILY['digests']} == FAMILY['digests']
 
 
 def test_presets_are_distinct_and_found_in_any_case():
     archs = [get_arch(name) for name in preset_names()]
-    assert len(set(archs)) == 12
+    assert len(set(archs)) == len(archs)
     assert get_arch('ScaleNet-S1-Search') == get_arch('scalenet-s1-search')
 
 
@@ -89,7 +89,7 @@ def test_get_arch_takes_archs_mappings_and_files(tmp_path):
 
 
 def test_get_arch_names_what_there_is():
-    with pytest.raises(ValueError, match=r"arch='scalenet-s6' .*scalenet-s0, scalenet-s1.*search"):
+    with pytest.raises(ValueError, match=r"arch='scalenet-s6' is neither .*scalenet-s5"):
         get_arch('scalenet-s6')
     with pytest.raises(ValueError, match='expected an object, got int 3'):
         get_arch(3)

@@ -115,5 +115,5 @@ def test_bad_rounding_and_rule():
         Rounding(width_divisor=0)
     with pytest.raises(ValueError, match='resolution_divisor=True must be an integer'):
         Rounding(resolution_divisor=True)
-    with pytest.raises(ValueError, match="rule='timm' is not one of search, retraining"):
+    with pytest.raises(ValueError, match="rule='timm' is not one of search, retraining, pycls"):
         apply_scaling(get_arch('scalenet-s0'), Scaling(), 'timm')

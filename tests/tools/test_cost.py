@@ -64,7 +64,7 @@ def test_table():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['resnet-5000'], "arch='resnet-5000' is neither a file nor a preset; presets are scale"),
+        (['resnet-5000'], "arch='resnet-5000' is neither a file nor a preset; near names are ResNet-50"),
         (['scalenet-s0', '--resolution', '0'], 'resolution=0 must lie in 1..'),
         (['cut.json'], 'cut.json: not a JSON file'),
         (['list.json'], 'list.json: expected an object, got list'),

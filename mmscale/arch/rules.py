@@ -1,0 +1,174 @@
+"""Closed-form scaling rules: from one factor to multipliers of depth, width and resolution.
+
+"Fast and Accurate Model Scaling" (arXiv 2103.06877): flops grow with depth * width^2 *
+resolution^2, activations only with depth * width * resolution^2, so that widening is the cheapest
+way to spend flops.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mmscale.arch.scaling import Scaling
+
+FAST_ALPHA = 0.8
+
+
+@dataclass(frozen=True)
+class ScalingRule:
+    """Exponents of the scaling factor: every multiplier is ``factor ** exponent``.
+
+    Flops of a stage of dense convolutions, or of group convolutions whose group width grows with
+    the width, are multiplied by ``factor ** (depth + 2 * width + 2 * resolution)``.
+
+    Attributes:
+        name: Name of the rule.
+        depth: Exponent of the depth.
+        width: Exponent of the width.
+        resolution: Exponent of the resolution.
+        group_width: Exponent of the width of groups; None scales it as the width.
+    """
+
+    name: str
+    depth: float
+    width: float
+    resolution: float
+    group_width: float | None = None
+
+    def __post_init__(self) -> None:
+        for key in ('depth', 'width', 'resolution', 'group_width'):
+            value = getattr(self, key)
+            if value is None and key == 'group_width':
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 <= value <= 2:
+                raise ValueError(f'scaling rule: {key}={value!r} must be a number in 0..2')
+
+    def scaling(self, factor: float) -> Scaling:
+        """Multipliers at a factor, before any rounding.
+
+        Args:
+            factor: Wanted multiple of the flops, above 0; below 1 it shrinks the network.
+
+        Raises:
+            ValueError: The factor is not a number above 0, or it is beyond all bounds.
+        """
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)):
+            raise ValueError(f'factor={factor!r} must be a number above 0')
+        if not 0 < factor < math.inf:
+            raise ValueError(f'factor={factor} must be a number above 0')
+        groups = None if self.group_width is None else factor**self.group_width
+        return Scaling(factor**self.depth, factor**self.width, factor**self.resolution, groups)
+
+
+def fast_rule(alpha: float = FAST_ALPHA) -> ScalingRule:
+    """The family of fast scaling: a share alpha of the factor goes into width.
+
+    With e_w = alpha and e_d = e_r = (1 - alpha) / 2 the multipliers are factor^e_d,
+    sqrt(factor)^e_w and sqrt(factor)^e_r, so that params grow as factor^((1 + alpha) / 2) and
+    activations as factor^(1 - alpha / 2) (arXiv 2103.06877, Table 4). alpha 1 is ``w``, 1/3 is
+    ``dwr``, 0 is ``dr``.
+
+    Args:
+        alpha: In 0..1.
+
+    Raises:
+        ValueError: Alpha is out of range.
+    """
+    number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+    if not number or not 0 <= alpha <= 1:
+        raise ValueError(f'alpha={alpha!r} must be a number in 0..1')
+    # As a decimal: 1 - 0.8 is not 0.2 in binary.
+    share = Fraction(repr(float(alpha)))
+    rest = (1 - share) / 2
+    name = 'dWr' if alpha == FAST_ALPHA else f'dWr_a{alpha:g}'
+    return ScalingRule(name, float(rest), float(share / 2), float(rest / 2))
+
+
+def fixed_groups(rule: ScalingRule) -> ScalingRule:
+    """The rule that keeps group widths as they are."""
+    return ScalingRule(f'{rule.name}_gfix', rule.depth, rule.width, rule.resolution, 0.0)
+
+
+_PLAIN = (
+    ScalingRule('d', 1, 0, 0),
+    ScalingRule('w', 0, 1 / 2, 0),
+    ScalingRule('r', 0, 0, 1 / 2),
+    ScalingRule('dw', 1 / 2, 1 / 4, 0),
+    ScalingRule('dr', 1 / 2, 0, 1 / 4),
+    ScalingRule('wr', 0, 1 / 4, 1 / 4),
+    ScalingRule('dwr', 1 / 3, 1 / 6, 1 / 6),
+    fast_rule(),
+)
+
+SCALING_RULES: dict[str, ScalingRule] = {
+    rule.name: rule
+    for rule in (
+        *_PLAIN,
+        *(fixed_groups(rule) for rule in _PLAIN if rule.width),
+        ScalingRule('g', 0, 0, 0, group_width=1),
+    )
+}
+
+_SHARES = re.compile(r'[dwgr]\d+(\.\d+)?(_[dwgr]\d+(\.\d+)?)*')
+_ALPHA = re.compile(r'dWr_a(?P<alpha>\d*\.?\d+)(?P<gfix>_gfix)?')
+
+
+def _shares_rule(name: str) -> ScalingRule:
+    """A rule written as relative shares, ``d1_w8_g8_r1``, absent ones being 0 (pycls)."""
+    parts = name.split('_')
+    shares = {part[0]: float(part[1:]) for part in parts}
+    total = sum(shares.get(key, 0) for key in 'dwr')
+    if len(shares) < len(parts) or total == 0:
+        raise ValueError(
+            f'strategy={name!r}: every letter may come once, and d, w or r must have a share'
+        )
+
+    def share(key: str) -> float:
+        return shares.get(key, 0) / total
+
+    return ScalingRule(name, share('d'), share('w') / 2, share('r') / 2, share('g') / 2)
+
+
+def scaling_rule(name: str | ScalingRule, alpha: float | None = None) -> ScalingRule:
+    """Looks a rule up by name.
+
+    Args:
+        name: A key of :data:`SCALING_RULES`; ``dWr_a0.6`` (or ``dWr_a0.6_gfix``) for another
+            member of the fast family; relative shares as pycls writes them, such as
+            ``d1_w8_g8_r1``, where an absent ``g`` keeps group widths; or a rule. Upper and lower
+            case differ: ``dwr`` is uniform compound scaling, ``dWr`` is fast scaling.
+        alpha: Share of the width in the fast family, for ``dWr`` and ``dWr_gfix`` alone.
+
+    Raises:
+        ValueError: There is no such rule, or alpha is not allowed.
+    """
+    if isinstance(name, ScalingRule):
+        name, rule = name.name, name
+    else:
+        rule = SCALING_RULES.get(name)
+    if alpha is not None:
+        if name not in ('dWr', 'dWr_gfix'):
+            raise ValueError(f'alpha={alpha} is of dWr and dWr_gfix, not of strategy={name!r}')
+        member = fast_rule(alpha)
+        return member if name == 'dWr' else fixed_groups(member)
+    if rule is not None:
+        return rule
+    found = _ALPHA.fullmatch(str(name))
+    if found:
+        member = fast_rule(float(found['alpha']))
+        return fixed_groups(member) if found['gfix'] else member
+    if _SHARES.fullmatch(str(name)):
+        return _shares_rule(name)
+    # The order of near names: those that differ in case alone come first.
+    same = [known for known in SCALING_RULES if known.lower() == str(name).lower()]
+    near = same + difflib.get_close_matches(str(name), SCALING_RULES, n=3)
+    hint = f'did you mean {" or ".join(dict.fromkeys(near))}? ' if near else ''
+    raise ValueError(
+        f'strategy={name!r} is not known: {hint}upper and lower case differ; rules are '
+        f'{", ".join(SCALING_RULES)}, and shares such as d1_w8_g8_r1'
+    )
