@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -80,6 +81,16 @@ def _without_defaults(part: Any) -> dict[str, Any]:
         for field in fields(part)
         if getattr(part, field.name) != field.default
     }
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines with aligned columns, for printed objects."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return '\n'.join(f'  {line}'.rstrip() for line in lines)
 
 
 @lru_cache(maxsize=2**14)
@@ -432,22 +443,42 @@ class Arch:
         """Channels of the feature map that the global pooling sees."""
         return self.head.channels or self.widths[-1]
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Side of each network stage's output, in pixels."""
+        return tuple(-(-self.resolution // stride) for stride in self.strides)
+
     def __str__(self) -> str:
-        lines = [
-            f'Arch {self.digest[:10]}: {self.resolution} px, {len(self.blocks)} blocks in '
-            f'{len(self.stages)} network stages',
-            f'  stem    {self.stem.in_channels} -> {self.stem.out_channels}, '
-            f'kernel {self.stem.kernel}, stride {self.stem.stride}',
-        ]
-        for i, stage in enumerate(self.stages):
-            first = stage[0]
-            kernels = ' '.join(str(block.kernel) for block in stage)
-            lines.append(
-                f'  stage {i + 1} {first.in_channels} -> {first.out_channels}, '
-                f'stride {first.stride}, {len(stage)} x {first.kind}, kernels {kernels}, '
-                f'hidden {stage[-1].hidden_channels}'
+        stem, head = self.stem, self.head
+        pool = ', max-pool' if stem.max_pool else ''
+        size = -(-self.resolution // (stem.stride * (2 if stem.max_pool else 1)))
+        widths = f'{stem.in_channels} -> {stem.out_channels}'
+        rows = [('', 'blocks', 'kernels', 'channels', 'hidden', 'output')]
+        rows.append(('stem', f'conv{pool}', str(stem.kernel), widths, '', f'{size} px'))
+        for i, (stage, size) in enumerate(zip(self.stages, self.sizes, strict=True), start=1):
+            kinds = ', '.join(dict.fromkeys(block.kind for block in stage))
+            hidden = dict.fromkeys(str(block.hidden_channels) for block in stage)
+            rows.append(
+                (
+                    f'stage {i}',
+                    f'{len(stage)} {kinds}{" + SE" if any(block.se for block in stage) else ""}',
+                    ' '.join(str(block.kernel) for block in stage),
+                    f'{stage[0].in_channels} -> {stage[-1].out_channels}',
+                    ' '.join(hidden),
+                    f'{size} px',
+                )
             )
-        lines.append(
-            f'  head    conv {self.head.channels or "none"}, {self.head.num_classes} classes'
+        channels = self.widths[-1]
+        if head.channels:
+            widths = f'{channels} -> {head.channels}'
+            rows.append(('head', 'conv', '1', widths, '', f'{self.sizes[-1]} px'))
+            channels = head.channels
+        for width in (head.hidden_channels, head.num_classes):
+            if width:
+                rows.append(('head', 'linear', '', f'{channels} -> {width}', '', ''))
+                channels = width
+        title = (
+            f'Arch {self.digest[:10]}: {self.resolution} px, {len(self.blocks)} blocks in '
+            f'{len(self.stages)} network stages'
         )
-        return '\n'.join(lines)
+        return f'{title}\n{aligned(rows)}'

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem
+from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem, aligned
 from mmscale.arch.scaling import Rounding, Scaling, apply_scaling, width_rule
 
 Genes = NDArray[np.int64]
@@ -466,9 +466,26 @@ class SearchSpace:
         return replace(wide, stem=stem, stages=tuple(stages))
 
     def __str__(self) -> str:
-        choices = [len(self.scalings(j)) for j in range(len(self.scaling_stages))]
-        return (
-            f'SearchSpace: {self.size:.4g} base models at {self.resolution} px, '
-            f'{len(self.stages)} network stages, {self.num_genes} genes; '
-            f'{len(choices)} scaling stages with {choices} nominal scalings'
+        families = self.size * math.prod(
+            len(self.scalings(j)) for j in range(len(self.scaling_stages))
         )
+        title = (
+            f'SearchSpace: {self.size:.4g} base models at {self.resolution} px, {self.num_genes} '
+            f'genes; {families:.4g} families over {len(self.scaling_stages)} scaling stages'
+        )
+        rows = [('network stage', 'channels', 'stride', 'expand', 'depths', 'kernels')]
+        for i, stage in enumerate(self.stages, start=1):
+            numbers = (str(n) for n in (stage.channels, stage.stride, stage.expand))
+            rows.append((str(i), *numbers, _listed(stage.depths), _listed(stage.kernels)))
+        scalings = [('scaling stage', 'depth', 'width', 'resolution', 'nominal scalings')]
+        for j, stage in enumerate(self.scaling_stages):
+            choices = (_listed(c) for c in (stage.depth, stage.width, stage.resolution))
+            scalings.append((str(j), *choices, str(len(self.scalings(j)))))
+        return f'{title}\n{aligned(rows)}\n{aligned(scalings)}'
+
+
+def _listed(values: Sequence[float]) -> str:
+    """Choices for printing: all of a few, the range of many."""
+    if len(values) > 5:
+        return f'{values[0]:g} to {values[-1]:g} ({len(values)})'
+    return ' '.join(f'{value:g}' for value in values)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mmscale.arch import Arch, Block, Head, SqueezeExcite, Stem, get_arch
 from mmscale.arch.arch import ACTS, GATES, KINDS, PADDINGS
+from mmscale.cost import count_parts
 
 WIDTHS = st.integers(1, 64)
 EPS = st.floats(1e-8, 0.1)
@@ -204,12 +205,43 @@ def test_equal_inner_widths_are_written_in_one_way():
 
 
 def test_printing_says_what_the_network_is():
-    text = str(get_arch('scalenet-s1'))
-    assert '256 px' in text
-    assert '21 blocks in 7 network stages' in text
-    assert 'stage 3' in text
-    assert 'kernels 7 7 5 3 3' in text
-    assert '1000 classes' in text
+    """Stem, blocks, kernels, widths, output sizes and head, as plain text."""
+    assert str(get_arch('scalenet-s1')).splitlines() == [
+        'Arch a11472a9cd: 256 px, 21 blocks in 7 network stages',
+        '           blocks         kernels    channels      hidden     output',
+        '  stem     conv           3          3 -> 34                  128 px',
+        '  stage 1  2 dsconv + SE  5 5        34 -> 17      34 17      128 px',
+        '  stage 2  2 mbconv + SE  5 5        17 -> 34      102 204    64 px',
+        '  stage 3  5 mbconv + SE  7 7 5 3 3  34 -> 42      204 252    32 px',
+        '  stage 4  3 mbconv + SE  5 5 5      42 -> 84      252 504    16 px',
+        '  stage 5  3 mbconv + SE  7 7 7      84 -> 100     504 600    16 px',
+        '  stage 6  4 mbconv + SE  7 5 7 7    100 -> 200    600 1200   8 px',
+        '  stage 7  2 mbconv + SE  5 5        200 -> 333    1200 1998  8 px',
+        '  head     conv           1          333 -> 1280              8 px',
+        '  head     linear                    1280 -> 1000',
+    ]
+
+
+def test_printing_a_network_of_other_parts():
+    pooled = Arch(
+        resolution=33,
+        stem=Stem(8, kernel=7, max_pool=True),
+        stages=(
+            (
+                Block('basic', 3, 2, 8, 16, 16, groups=1),
+                Block('bottleneck', 3, 1, 16, 4, 16, groups=1, residual='identity'),
+            ),
+        ),
+        head=Head(hidden_channels=12, num_classes=2),
+    )
+    assert str(pooled).splitlines()[1:] == [
+        '           blocks               kernels  channels  hidden  output',
+        '  stem     conv, max-pool       7        3 -> 8            9 px',
+        '  stage 1  2 basic, bottleneck  3 3      8 -> 16   16 4    5 px',
+        '  head     linear                        16 -> 12',
+        '  head     linear                        12 -> 2',
+    ]
+    assert pooled.sizes == tuple(part.size for part in count_parts(pooled)[1:-1])
 
 
 # ---------------------------------------------------------------- bad data

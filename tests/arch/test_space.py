@@ -17,7 +17,27 @@ from mmscale.arch import Genotype, Scaling, SearchSpace, get_arch
 def test_size_of_the_papers_space(paper_space):
     assert paper_space.size == 3 * 120**5 * 3
     assert f'{paper_space.size:.3e}' == '2.239e+11'
-    assert '2.239e+11 base models' in str(paper_space)
+
+
+def test_printing_says_what_may_be_chosen(paper_space):
+    assert str(paper_space).splitlines() == [
+        'SearchSpace: 2.239e+11 base models at 224 px, 29 genes; 1.185e+17 families over 4 '
+        'scaling stages',
+        '  network stage  channels  stride  expand  depths   kernels',
+        '  1              16        1       1       1        3 5 7',
+        '  2              32        2       6       1 2 3 4  3 5 7',
+        '  3              40        2       6       1 2 3 4  3 5 7',
+        '  4              80        2       6       1 2 3 4  3 5 7',
+        '  5              96        1       6       1 2 3 4  3 5 7',
+        '  6              192       2       6       1 2 3 4  3 5 7',
+        '  7              320       1       6       1        3 5 7',
+        '  scaling stage  depth                    width                    resolution   '
+        'nominal scalings',
+        '  0              1                        1                        224          1',
+        '  1              1.04 1.08 1.12 1.16      1.04 1.08 1.12 1.16      224 240 256  48',
+        '  2              1.2 1.24 1.28 1.32 1.36  1.2 1.24 1.28 1.32 1.36  272 288 304  75',
+        '  3              1.4 to 1.64 (7)          1.4 to 1.64 (7)          320 336 354  147',
+    ]
 
 
 def test_nominal_scalings_of_the_papers_space(paper_space):

@@ -218,6 +218,19 @@ def test_append_is_one_write_and_synced(tmp_path, monkeypatch):
     assert calls == ['write', 'fsync']
 
 
+def test_without_durability_the_same_bytes_are_written_and_nothing_is_synced(
+    tmp_path, monkeypatch
+):
+    entries = make_entries(3)
+    path = fill(tmp_path / 'durable', entries)
+    monkeypatch.setattr(os, 'fsync', lambda *a: pytest.fail('synced'))
+    with Archive(tmp_path / 'quick', FINGERPRINT, durable=False) as archive:
+        for entry in entries:
+            archive.append(entry)
+        # Nothing waits in the process: what a kill leaves is all of it.
+        assert (tmp_path / 'quick' / path.name).read_bytes() == path.read_bytes()
+
+
 def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     entries = make_entries(2)
     path = fill(tmp_path, entries[:1])
