@@ -72,7 +72,7 @@ class Chain:
         return SearchResult(
             base=last.base,
             family=tuple(
-                FamilyMember(j, scaling, arch, count(arch, convention), score)
+                FamilyMember(j, last.base, scaling, arch, count(arch, convention), score)
                 for j, (scaling, arch, score) in enumerate(
                     zip(last.strategy, archs, scores, strict=True)
                 )
@@ -81,11 +81,5 @@ class Chain:
             chain=tuple(self.steps),
             evaluations=family.scorer.evaluations,
             seed=self.seed,
-            settings={
-                'budget': family.feasibility.budget,
-                'metric': family.feasibility.metric,
-                'tolerance': family.feasibility.tolerance,
-                'weights': [float(weight) for weight in family.weights],
-                **settings,
-            },
+            settings={**family.settings, **settings},
         )

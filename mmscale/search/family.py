@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from mmscale.arch import Genotype
 from mmscale.arch.space import Genes
@@ -81,6 +82,30 @@ class FamilyFitness:
     @scorer.setter
     def scorer(self, scorer: Scorer) -> None:
         self._scorer = scorer
+
+    def alone(self, scaling_stage: int) -> FamilyFitness:
+        """The fitness that counts one scaling stage, with the budgets of it and of the base."""
+        budgets = self.feasibility
+        feasibility = Feasibility(
+            budgets.table,
+            budgets.budget,
+            budgets.metric,
+            budgets.tolerance,
+            scaled_stages=[scaling_stage] if scaling_stage else [],
+        )
+        stages = len(self.space.scaling_stages)
+        weights = [int(j == scaling_stage) for j in range(stages)]
+        return FamilyFitness(feasibility, weights, self._scorer)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Budgets and weights, plain JSON data."""
+        return {
+            'budget': self.feasibility.budget,
+            'metric': self.feasibility.metric,
+            'tolerance': self.feasibility.tolerance,
+            'weights': [float(weight) for weight in self.weights],
+        }
 
     @property
     def scored_stages(self) -> tuple[int, ...]:

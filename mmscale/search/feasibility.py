@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,6 +49,8 @@ class Feasibility:
         budget: Budget of the base model, in units of `metric`.
         metric: Column of the table, ``flops``, ``params`` or ``acts``.
         tolerance: Largest relative deviation from a budget.
+        scaled_stages: Scaling stages from 1 on that are to meet their budgets; by default all.
+            The others have one scaling, (1, 1, 1), and no budget.
 
     Raises:
         ValueError: A setting is not allowed, or no base model can come near the budget; the
@@ -59,6 +63,7 @@ class Feasibility:
         budget: float,
         metric: str = 'flops',
         tolerance: float = 0.05,
+        scaled_stages: Iterable[int] | None = None,
     ) -> None:
         if metric not in Costs._fields:
             raise ValueError(f'metric={metric!r} is not one of {", ".join(Costs._fields)}')
@@ -72,6 +77,8 @@ class Feasibility:
         self.budget = budget
         self.metric = metric
         self.tolerance = tolerance
+        stages = range(1, len(self.space.scaling_stages))
+        self.scaled_stages = frozenset(stages if scaled_stages is None else scaled_stages)
         self._distinct: dict[int, tuple[Scaling, ...]] = {}
         low, high = self.base_range
         if high < budget * (1 - tolerance) or low > budget * (1 + tolerance):
@@ -147,6 +154,8 @@ class Feasibility:
         scaling: Scaling,
         base_cost: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float64]:
+        if scaling_stage not in self.scaled_stages:
+            return np.zeros(len(genes))
         base_cost = self.cost(genes) if base_cost is None else base_cost
         return self.cost(genes, scaling) / (base_cost * 2**scaling_stage) - 1
 
@@ -163,6 +172,8 @@ class Feasibility:
 
     def distinct_scalings(self, scaling_stage: int) -> tuple[Scaling, ...]:
         """Scalings of a scaling stage that differ, see :func:`distinct_scalings`."""
+        if scaling_stage and scaling_stage not in self.scaled_stages:
+            return (Scaling(),)
         if scaling_stage not in self._distinct:
             self._distinct[scaling_stage] = distinct_scalings(self.space, scaling_stage)
         return self._distinct[scaling_stage]

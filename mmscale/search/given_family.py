@@ -76,7 +76,7 @@ class GivenFamily:
         return SearchResult(
             base=self.base,
             family=tuple(
-                FamilyMember(j, scaling, arch, count(arch), score)
+                FamilyMember(j, self.base, scaling, arch, count(arch), score)
                 for j, (scaling, arch, score) in enumerate(
                     zip(self.strategy, self.archs, scores, strict=True)
                 )

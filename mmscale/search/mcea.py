@@ -108,11 +108,12 @@ class MCEA:
 
 
 class EvolutionSearch:
-    """Search of the base model for a given strategy.
+    """Search of the base model for a given strategy, or of the base model alone.
 
     Args:
         family: As for :class:`MCEA`.
-        strategy: One Scaling per scaling stage of the space; the first must be (1, 1, 1).
+        strategy: One Scaling per scaling stage of the space; the first must be (1, 1, 1). None
+            is plain evolution at one budget: scaling stage 0 alone counts, whatever the weights.
         population: As for :class:`MCEA`.
         generations: As for :class:`MCEA`.
         mutations: As for :class:`MCEA`.
@@ -126,7 +127,7 @@ class EvolutionSearch:
     def __init__(
         self,
         family: FamilyFitness,
-        strategy: Sequence[Scaling],
+        strategy: Sequence[Scaling] | None = None,
         population: int = 64,
         generations: int = 40,
         mutations: float = 1.0,
@@ -135,23 +136,25 @@ class EvolutionSearch:
     ) -> None:
         check_integer('seed', seed, 0)
         stages = len(family.space.scaling_stages)
-        if len(strategy) != stages or strategy[0] != Scaling():
+        alone = strategy is None
+        if not alone and (len(strategy) != stages or strategy[0] != Scaling()):
             raise ValueError(
                 f'strategy={list(strategy)!r} must be {stages} scalings, one per scaling stage, '
                 f'and the first {Scaling()!r}'
             )
         self.family = family
-        self.strategy = tuple(strategy)
+        self.strategy = (Scaling(),) if alone else tuple(strategy)
         self.seed = seed
         self.on_step = on_step
-        self.evolution = BaseEvolution(family, population, generations, mutations)
+        scored = family.alone(0) if alone else family
+        self.evolution = BaseEvolution(scored, population, generations, mutations)
 
     @property
     def most_evaluations(self) -> int:
         """Upper bound of the distinct Archs that :meth:`run` evaluates."""
         return most_evaluations(
-            self.family.feasibility,
-            self.family.scored_stages,
+            self.evolution.family.feasibility,
+            self.evolution.family.scored_stages,
             population=self.evolution.population,
             generations=self.evolution.generations,
             scaling_searches=0,
@@ -164,7 +167,8 @@ class EvolutionSearch:
             ValueError: No base model was found that meets the budgets.
         """
         evolution = self.evolution
-        chain = Chain(self.family, self.seed, self.on_step, self.most_evaluations)
+        evolution.family.scorer = self.family.scorer
+        chain = Chain(evolution.family, self.seed, self.on_step, self.most_evaluations)
         rng = chain.rng(1, 'base evolution')
         evolved = evolution.run(self.strategy, rng, on_step=self.on_step)
         base = evolved.population[0].genotype

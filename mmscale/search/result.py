@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -89,9 +89,10 @@ OnStep = Callable[[ChainStep | Generation], None]
 
 @dataclass(frozen=True)
 class FamilyMember:
-    """The network of one scaling stage."""
+    """The network of one scaling stage, and the base model it is scaled from."""
 
     scaling_stage: int
+    base: Genotype
     scaling: Scaling
     arch: Arch
     cost: Cost
@@ -101,6 +102,7 @@ class FamilyMember:
         """Returns the network as plain JSON data."""
         return {
             'scaling_stage': self.scaling_stage,
+            'genes': list(self.base.genes),
             'scaling': asdict(self.scaling),
             'cost': asdict(self.cost),
             'score': asdict(self.score),
@@ -114,12 +116,14 @@ class SearchResult:
 
     Attributes:
         base: The base model.
-        family: The networks of all scaling stages, the base model's first.
+        family: The networks of all scaling stages, the base model's first; of scaling stage 0
+            alone where the search was for no other.
         fitness: Weighted mean of their scores.
         chain: The steps that led here.
         evaluations: Distinct Archs that were scored.
         seed: Seed of the search, or None if it has no randomness.
         settings: Budget, schedule and weights, plain JSON data.
+        details: What else this kind of search has to tell, plain JSON data.
     """
 
     base: Genotype
@@ -129,6 +133,7 @@ class SearchResult:
     evaluations: int
     seed: int | None
     settings: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def strategy(self) -> Strategy:
@@ -146,6 +151,7 @@ class SearchResult:
             'chain': [step.to_json() for step in self.chain],
             'seed': self.seed,
             'settings': self.settings,
+            'details': self.details,
         }
 
     def __str__(self) -> str:

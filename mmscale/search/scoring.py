@@ -102,6 +102,9 @@ class Scorer:
 
     Attributes:
         step: Name of the present step, for `progress`.
+        title: What the steps are part of, set before their names.
+        requested: Digests of the Archs of the present search that have a score; a search of
+            several parts may start it anew for each.
         best: Best fitness so far, for `progress`.
         most_evaluations: Upper bound of the search's evaluations, for `progress`.
 
@@ -121,10 +124,11 @@ class Scorer:
         self.communicator = communicator or SingleProcess()
         self.progress = progress
         self.step = ''
+        self.title = ''
         self.best: Fraction | None = None
         self.most_evaluations = 0
         self.fresh = 0
-        self._requested: set[str] = set()
+        self.requested: set[str] = set()
         if archive.rank != self.communicator.rank:
             raise ValueError(
                 f'archive of rank {archive.rank} in the process of rank {self.communicator.rank}'
@@ -154,7 +158,7 @@ class Scorer:
     @property
     def evaluations(self) -> int:
         """Distinct Archs scored so far: the same in a run that replays an archive."""
-        return len(self._requested)
+        return len(self.requested)
 
     def score(self, archs: Sequence[Arch]) -> list[Score]:
         """Scores Archs, evaluating those that neither the batch nor the archive has already.
@@ -166,19 +170,19 @@ class Scorer:
             The scores, in the order of `archs`.
         """
         pending = list(dict.fromkeys(arch for arch in archs if arch not in self.archive))
-        self._requested.update(arch.digest for arch in archs if arch in self.archive)
+        self.requested.update(arch.digest for arch in archs if arch in self.archive)
         costs = [count(arch) for arch in pending]
         shares = split_by_cost([c.flops for c in costs], self.communicator.world_size)
         lines = []
         for index in shares[self.communicator.rank]:
             entry = Entry(pending[index], costs[index], self.evaluator.evaluate(pending[index]))
             lines.append(self.archive.append(entry))
-            self._requested.add(entry.arch.digest)
+            self.requested.add(entry.arch.digest)
             self.fresh += 1
             self._report()
         if pending:
             self._merge(self.communicator.gather(lines))
-            self._requested.update(arch.digest for arch in pending)
+            self.requested.update(arch.digest for arch in pending)
         self._report()
         return [self._known(arch) for arch in archs]
 
@@ -190,6 +194,7 @@ class Scorer:
 
     def _report(self) -> None:
         if self.progress is not None:
+            step = self.title + self.step
             self.progress(
-                Progress(self.step, self.evaluations, self.most_evaluations, self.fresh, self.best)
+                Progress(step, self.evaluations, self.most_evaluations, self.fresh, self.best)
             )

@@ -1,0 +1,129 @@
+"""A search per scaling stage of its own: what a joint search is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from mmscale.search.family import FamilyFitness
+from mmscale.search.mcea import MCEA, EvolutionSearch
+from mmscale.search.result import ChainStep, Generation, OnStep, SearchResult
+from mmscale.search.schedule import check_integer
+
+
+class SeparateSearch:
+    """Searches the best network of every scaling stage for itself, each with its own base model.
+
+    Scaling stage j is searched by an MCEA whose fitness counts it alone, within the budgets of it
+    and of its base model; scaling stage 0 by the base evolution alone, with as many generations.
+    What is found is no family, so its fitness is an upper reference of a joint search's, at the
+    price of the evaluations, which the result counts per run.
+
+    Args:
+        family: As for :class:`MCEA`.
+        population: As for :class:`MCEA`.
+        generations: As for :class:`MCEA`.
+        rounds: As for :class:`MCEA`.
+        num_base_models: As for :class:`MCEA`.
+        mutations: As for :class:`MCEA`.
+        seed: As for :class:`MCEA`; every run has randomness of its own, derived from it.
+        on_step: Called with every generation; the chains of the runs are in the result.
+
+    Raises:
+        ValueError: A setting is not allowed.
+    """
+
+    def __init__(
+        self,
+        family: FamilyFitness,
+        population: int = 64,
+        generations: int = 40,
+        rounds: int = 8,
+        num_base_models: int = 20,
+        mutations: float = 1.0,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+    ) -> None:
+        check_integer('generations', generations, 1)
+        check_integer('rounds', rounds, 1)
+        check_integer('seed', seed, 0)
+        self.family = family
+        self.seed = seed
+        self.on_step = on_step
+        self.settings = {
+            'population': population,
+            'generations': generations,
+            'rounds': rounds,
+            'num_base_models': num_base_models,
+            'mutations': mutations,
+        }
+        self._evaluated: set[str] = set()
+        stages = len(family.space.scaling_stages)
+        seeds = [
+            int(np.random.SeedSequence([seed, j]).generate_state(1)[0]) for j in range(stages)
+        ]
+        self.runs: list[EvolutionSearch | MCEA] = [
+            EvolutionSearch(
+                family,
+                None,
+                population,
+                generations * rounds,
+                mutations,
+                seed=seeds[0],
+                on_step=self._on_step,
+            )
+        ]
+        self.runs += [
+            MCEA(family.alone(j), seed=seeds[j], on_step=self._on_step, **self.settings)
+            for j in range(1, stages)
+        ]
+
+    @property
+    def most_evaluations(self) -> int:
+        """Upper bound of the distinct Archs that :meth:`run` evaluates."""
+        return sum(run.most_evaluations for run in self.runs)
+
+    def _on_step(self, step: ChainStep | Generation) -> None:
+        if self.on_step is not None and isinstance(step, Generation):
+            scorer = self.family.scorer
+            evaluations = len(self._evaluated | scorer.requested)
+            self.on_step(replace(step, step=scorer.title + step.step, evaluations=evaluations))
+
+    def run(self) -> SearchResult:
+        """Searches scaling stage after scaling stage; what is archived is not evaluated again.
+
+        Raises:
+            ValueError: The budgets of a scaling stage leave no base model or no scaling.
+        """
+        scorer = self.family.scorer
+        self._evaluated = set()
+        results = []
+        for j, run in enumerate(self.runs):
+            run.family.scorer = scorer
+            scorer.title = f'scaling stage {j} of {len(self.runs) - 1}, '
+            scorer.requested = set()
+            results.append(run.run())
+            self._evaluated |= scorer.requested
+        scorer.title, scorer.requested = '', self._evaluated
+        members = tuple(result.family[j] for j, result in enumerate(results))
+        return SearchResult(
+            base=members[0].base,
+            family=members,
+            fitness=self.family.mean([members[j].score for j in self.family.scored_stages]),
+            chain=(),
+            evaluations=scorer.evaluations,
+            seed=self.seed,
+            settings={**self.family.settings, **self.settings},
+            details={
+                'runs': [
+                    {
+                        'scaling_stage': j,
+                        'evaluations': result.evaluations,
+                        'fitness': float(result.fitness),
+                        'chain': [step.to_json() for step in result.chain],
+                    }
+                    for j, result in enumerate(results)
+                ]
+            },
+        )
