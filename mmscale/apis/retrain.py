@@ -64,7 +64,7 @@ class RetrainJob:
 
 def _forget_other_settings(job: RetrainJob) -> None:
     """Makes a job start anew where an earlier run in its work dir had other settings."""
-    from mmscale.engine.search_loops import write_json
+    from mmscale.engine.scoring_loop import write_json
 
     file = Path(job.work_dir) / 'settings.json'
     if not file.is_file() or json.loads(file.read_text(encoding='utf-8')) != job.settings:
@@ -94,7 +94,7 @@ def run_job(job: RetrainJob) -> dict:
         from mmengine.config import Config
 
         from mmscale.apis.launch import build_runner
-        from mmscale.engine.search_loops import write_json
+        from mmscale.engine.scoring_loop import write_json
 
         _forget_other_settings(job)
         config = Config.fromfile(job.config)

@@ -8,12 +8,14 @@ from mmscale.engine.hooks import (
     IterationSeedHook,
     StrictLoadHook,
 )
+from mmscale.engine.pareto_loop import ParetoLoop
 from mmscale.engine.search_loops import (
     EvolutionLoop,
     FamilyLoop,
     MCEALoop,
     RandomSearchLoop,
     ScalingLoop,
+    SeparateSearchLoop,
 )
 
 __all__ = [
@@ -23,8 +25,10 @@ __all__ = [
     'InputResolutionHook',
     'IterationSeedHook',
     'MCEALoop',
+    'ParetoLoop',
     'RandomSearchLoop',
     'ScalingLoop',
+    'SeparateSearchLoop',
     'SliceParallel',
     'StrictLoadHook',
     'SubnetEvaluator',

@@ -1,11 +1,18 @@
 """The search itself: archive, scoring, budgets, evolution. No torch and no MMEngine in it."""
 
 from mmscale.search.archive import Archive, Entry, Score
+from mmscale.search.dominance import (
+    crowding_distances,
+    hypervolume,
+    non_dominated_sort,
+    pareto_front,
+)
 from mmscale.search.evolution import BaseEvolution, Evolved
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Feasibility, Strategy
 from mmscale.search.given_family import GivenFamily
 from mmscale.search.mcea import MCEA, EvolutionSearch, ScalingSearch
+from mmscale.search.pareto import ParetoMember, ParetoResult, ParetoSearch
 from mmscale.search.random_search import RandomSearch
 from mmscale.search.result import (
     ChainStep,
@@ -17,6 +24,7 @@ from mmscale.search.result import (
 )
 from mmscale.search.schedule import most_evaluations
 from mmscale.search.scoring import Communicator, Evaluator, Progress, Scorer, SingleProcess
+from mmscale.search.separate import SeparateSearch
 from mmscale.search.strategy import InitialStrategy, StrategySearch
 
 __all__ = [
@@ -37,6 +45,9 @@ __all__ = [
     'GivenFamily',
     'InitialStrategy',
     'OnStep',
+    'ParetoMember',
+    'ParetoResult',
+    'ParetoSearch',
     'Progress',
     'RandomSearch',
     'ScalingSearch',
@@ -44,8 +55,13 @@ __all__ = [
     'Scorer',
     'Search',
     'SearchResult',
+    'SeparateSearch',
     'SingleProcess',
     'Strategy',
     'StrategySearch',
+    'crowding_distances',
+    'hypervolume',
     'most_evaluations',
+    'non_dominated_sort',
+    'pareto_front',
 ]

@@ -1,0 +1,67 @@
+"""Multi-objective search as MMEngine's ``test_cfg``."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from mmscale.arch import Arch
+from mmscale.cost import CostTable, LatencyModel
+from mmscale.engine.scoring_loop import ScoringLoop
+from mmscale.registry import LOOPS
+from mmscale.search import OnStep, ParetoResult, ParetoSearch, Scorer
+
+
+@LOOPS.register_module()
+class ParetoLoop(ScoringLoop):
+    """Search of the front of score against one cost, over all networks of the space.
+
+    Its own settings: ``metric``, ``cost_range``, ``population``, ``generations`` and
+    ``mutations``, see :class:`mmscale.search.ParetoSearch`; and ``latency_model``, the JSON file
+    of a :class:`mmscale.cost.LatencyModel`.
+    """
+
+    @staticmethod
+    def make_search(
+        table: CostTable,
+        seed: int,
+        on_step: OnStep | None = None,
+        *,
+        latency_model: str | None = None,
+        **settings: Any,
+    ) -> ParetoSearch:
+        """Builds the search of a config; nothing is evaluated, no model or data is needed.
+
+        Args:
+            table: Costs of the space.
+            seed: Seed of the search.
+            on_step: Called with every generation.
+            latency_model: JSON file of a latency model.
+            **settings: Further settings of the search.
+
+        Raises:
+            OSError: The latency model cannot be read.
+            TypeError: A setting is unknown.
+            ValueError: A setting is not allowed.
+        """
+        model = None if latency_model is None else LatencyModel.load(latency_model)
+        return ParetoSearch(table, latency_model=model, seed=seed, on_step=on_step, **settings)
+
+    def build_search(self, **settings: Any) -> None:
+        """Builds the search."""
+        self._search = self.make_search(self.table, self.seed, self.on_step, **settings)
+
+    def search(self, scorer: Scorer) -> ParetoResult:
+        """Runs the search."""
+        self._search.scorer = scorer
+        return self._search.run()
+
+    @staticmethod
+    def networks(result: ParetoResult) -> dict[str, Arch]:
+        """The networks of the front, by rising cost."""
+        return {f'front_{i}': member.arch for i, member in enumerate(result.front)}
+
+    @staticmethod
+    def best(result: ParetoResult) -> Fraction:
+        """The best score."""
+        return result.front[-1].score.value

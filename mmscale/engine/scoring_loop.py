@@ -1,0 +1,290 @@
+"""What all searches in a super-supernet share as MMEngine's ``test_cfg``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import socket
+import time
+from abc import abstractmethod
+from datetime import timedelta
+from fractions import Fraction
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TextIO
+
+from mmengine.dist import all_gather_object, get_dist_info
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner, save_checkpoint
+from mmengine.runner.base_loop import BaseLoop
+
+from mmscale.arch import Arch
+from mmscale.cost import CostTable
+from mmscale.engine.evaluator import SubnetEvaluator, content_of
+from mmscale.models import SuperNetClassifier
+from mmscale.search import (
+    Archive,
+    ChainStep,
+    Generation,
+    ParetoResult,
+    Progress,
+    Scorer,
+    SearchResult,
+)
+from mmscale.version import __version__
+
+Result = SearchResult | ParetoResult
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+# What scores depend on, besides mmscale.
+_PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'numpy', 'cv2')
+
+
+def _version_of(package: str) -> str:
+    return import_module(package).__version__
+
+
+class _Ranks:
+    """The processes of torch.distributed, for the search; one process is rank 0 of 1."""
+
+    def __init__(self) -> None:
+        self.rank, self.world_size = get_dist_info()
+
+    def gather(self, items: list[str]) -> list[list[str]]:
+        """Waits for all ranks; gives each of them every rank's items."""
+        return all_gather_object(items)
+
+
+class _ProgressLog:
+    """Logs how far a search is, with an estimate of the time that is left at most."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._start: tuple[float, int] | None = None
+        self._last = -math.inf
+        self._step = ''
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if self._start is None:
+            self._start = now, progress.fresh
+        if progress.step == self._step and now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._step, self._last = progress.step, now
+        line = f'{progress.step}: {progress.evaluations} evaluations'
+        if progress.most_evaluations:
+            line += f' of at most {progress.most_evaluations}'
+        if progress.best is not None:
+            line += f', best fitness {float(progress.best):.4f}'
+        fresh = progress.fresh - self._start[1]
+        if fresh and progress.most_evaluations:
+            left = progress.most_evaluations - progress.evaluations
+            seconds = (now - self._start[0]) / fresh * left / get_dist_info()[1]
+            line += f', eta at most {timedelta(seconds=round(seconds))}'
+        self._logger.info(line)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Writes a JSON file in one atomic step: the old file stays until the new one is whole."""
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    with temporary.open('w', encoding='utf-8') as file:
+        json.dump(data, file, indent=1)
+        file.write('\n')
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class _History:
+    """The events of a search as a JSON-lines file, a line as soon as there is an event.
+
+    The file is started anew with the first event, so that a search that is refused leaves the
+    one of an earlier search.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+
+    def write(self, event: ChainStep | Generation) -> None:
+        """Appends an event."""
+        if self._file is None:
+            self._file = self._path.open('w', encoding='utf-8')
+        self._file.write(json.dumps(event.to_json()) + '\n')
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+class ScoringLoop(BaseLoop):
+    """Scores networks of a super-supernet for a search, and writes what the search finds.
+
+    The loop writes into the runner's work dir: ``archive/`` and ``history.jsonl`` (the events of
+    the search, for a report on the way) while it searches, and ``result.json`` and
+    ``archs/<network>.json`` at the end; these depend on config, seed and weights alone. Beside
+    them lie ``weights/<network>.pth`` with the weights each network was scored with, to start
+    training from or to ship, and ``timing.json`` with times and hosts. Resuming replays the
+    search from the archive.
+
+    Args:
+        runner: The runner; its model is a SuperNetClassifier.
+        dataloader: Config of the loader of scoring images.
+        evaluator: Ignored: a candidate's score is counted by `subnet_evaluator`.
+        calibration_dataloader: Config of the loader of training images for BN statistics.
+        seed: Seed of the search; by default the runner's.
+        resume: Whether to continue the archive in the work dir.
+        subnet_evaluator: Further settings of :class:`SubnetEvaluator`.
+        **settings: Settings of the search itself, see :meth:`build_search`.
+
+    Raises:
+        TypeError: The model is of another kind, or a setting is unknown.
+        ValueError: A setting is not allowed or no network meets the budgets.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: dict[str, Any],
+        evaluator: object,
+        calibration_dataloader: dict[str, Any],
+        seed: int | None = None,
+        resume: bool = False,
+        subnet_evaluator: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        self._runner = runner
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not isinstance(model, SuperNetClassifier):
+            raise TypeError(
+                f'{type(self).__name__} needs model.type=mmscale.SuperNetClassifier, got '
+                f'{type(model).__name__}'
+            )
+        self.space = model.backbone.space
+        self.seed = runner.seed if seed is None else seed
+        self.resume = resume
+        self.archive_dir = Path(runner.work_dir) / 'archive'
+        if not resume and any(self.archive_dir.glob('*.jsonl')):
+            raise ValueError(
+                f'work_dir={runner.work_dir} holds the archive of an earlier search: continue it '
+                f'with --resume, or take another work dir'
+            )
+        self.table = CostTable(self.space)
+        self.history = _History(Path(runner.work_dir) / 'history.jsonl')
+        self.build_search(**settings)
+        self.evaluator = SubnetEvaluator(
+            model, dataloader, calibration_dataloader, **(subnet_evaluator or {})
+        )
+
+    @abstractmethod
+    def build_search(self, **settings: Any) -> None:
+        """Builds and checks the search, before any data is read."""
+
+    @abstractmethod
+    def search(self, scorer: Scorer) -> Result:
+        """Runs the search with a scorer."""
+
+    @staticmethod
+    @abstractmethod
+    def networks(result: Result) -> dict[str, Arch]:
+        """The networks of a result that get files, by name."""
+
+    @staticmethod
+    @abstractmethod
+    def best(result: Result) -> Fraction:
+        """The number that stands for a result in the log."""
+
+    def on_step(self, step: ChainStep | Generation) -> None:
+        """Logs a step of the chain, and writes every event to the history."""
+        if get_dist_info()[0] == 0:
+            self.history.write(step)
+        if isinstance(step, Generation):
+            return
+        strategy = ', '.join(
+            f'({s.depth:g}, {s.width:g}, {round(s.resolution * self.space.resolution)} px)'
+            for s in step.strategy
+        )
+        fitness = '' if step.fitness is None else f' fitness {float(step.fitness):.4f},'
+        self._runner.logger.info(
+            f'chain: {step.kind}, round {step.round}:{fitness} {step.evaluations} evaluations, '
+            f'strategy (depth, width, resolution) {strategy}'
+        )
+
+    def run(self) -> dict[str, float]:
+        """Searches and writes the result.
+
+        Returns:
+            The best fitness, for the runner's log.
+        """
+        start = time.monotonic()
+        ranks = _Ranks()
+        fingerprint = self.evaluator.fingerprint
+        archive = Archive(self.archive_dir, fingerprint, ranks.rank)
+        if len(archive):
+            self._runner.logger.info(f'replaying {len(archive)} evaluations of {self.archive_dir}')
+        try:
+            scorer = Scorer(archive, self.evaluator, ranks, _ProgressLog(self._runner.logger))
+            result = self.search(scorer)
+            if ranks.rank == 0:
+                self._write(result, fingerprint, scorer.fresh, time.monotonic() - start)
+        finally:
+            archive.close()
+            self.history.close()
+        self._runner.logger.info(str(result))
+        return {'fitness': float(self.best(result))}
+
+    def _config_hash(self, fingerprint: dict) -> str:
+        """SHA-256 of what the config says of network, data and search, and of the evaluator."""
+        config = self._runner.cfg
+        search = {key: value for key, value in config.test_cfg.items() if key != 'resume'}
+        parts = {
+            'model': config.model,
+            'data_preprocessor': config.get('data_preprocessor'),
+            'test_dataloader': config.test_dataloader,
+            'search': search,
+            'evaluator': fingerprint,
+            'seed': self.seed,
+        }
+        text = json.dumps(content_of(parts), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _write(self, result: Result, fingerprint: dict, evaluated: int, seconds: float) -> None:
+        work_dir = Path(self._runner.work_dir)
+        (work_dir / 'archs').mkdir(exist_ok=True)
+        (work_dir / 'weights').mkdir(exist_ok=True)
+        for name, arch in self.networks(result).items():
+            write_json(work_dir / 'archs' / f'{name}.json', arch.to_json())
+            net = self.evaluator.extract(arch)
+            weights = work_dir / 'weights' / f'{name}.pth'
+            save_checkpoint({'state_dict': net.state_dict()}, str(weights))
+        # Last of what others build on: where it lies, the search is complete.
+        write_json(
+            work_dir / 'result.json',
+            {
+                **result.to_json(),
+                'convention': self.table.convention,
+                'config_hash': self._config_hash(fingerprint),
+                'versions': {
+                    'mmscale': __version__,
+                    **{name: _version_of(name) for name in _PACKAGES},
+                },
+            },
+        )
+        timing = work_dir / 'timing.json'
+        runs = json.loads(timing.read_text()) if timing.is_file() and self.resume else []
+        runs.append(
+            {
+                'seconds': round(seconds, 1),
+                'evaluations': result.evaluations,
+                'evaluations_of_rank_0': evaluated,
+                'processes': get_dist_info()[1],
+                'host': socket.gethostname(),
+            }
+        )
+        write_json(timing, runs)

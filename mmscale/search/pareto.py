@@ -1,0 +1,430 @@
+"""Multi-objective search: the front of score against one cost, by NSGA-II."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmscale.arch import Arch, Genotype, Scaling
+from mmscale.arch.space import Genes
+from mmscale.cost import Cost, Costs, CostTable, LatencyModel, count
+from mmscale.search.archive import Score
+from mmscale.search.dominance import (
+    Point,
+    crowding_distances,
+    hypervolume,
+    non_dominated_sort,
+    pareto_front,
+)
+from mmscale.search.feasibility import distinct_scalings
+from mmscale.search.operators import crossover, mutate, tournament
+from mmscale.search.result import SCHEMA, Generation, OnStep
+from mmscale.search.schedule import check_integer
+from mmscale.search.scoring import Scorer
+
+METRICS = (*Costs._fields, 'latency')
+
+_TOURNAMENT = 2
+_ATTEMPTS = 8
+# Draws for every individual that is missing: a narrow cost range admits few of them.
+_DRAWS = 32
+_SCALING_SHARE = 0.5
+
+
+# ---------------------------------------------------------------------- result
+
+
+@dataclass(frozen=True)
+class ParetoMember:
+    """A network of the front.
+
+    Attributes:
+        base: The base model.
+        scaling_stage: Scaling stage of the scaling.
+        scaling: What scales it.
+        arch: The scaled network.
+        cost: Its cost.
+        score: Its score.
+        latency: Its predicted latency in milliseconds, None without a latency model.
+    """
+
+    base: Genotype
+    scaling_stage: int
+    scaling: Scaling
+    arch: Arch
+    cost: Cost
+    score: Score
+    latency: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the network as plain JSON data."""
+        latency = {} if self.latency is None else {'latency': self.latency}
+        return {
+            'genes': list(self.base.genes),
+            'scaling_stage': self.scaling_stage,
+            'scaling': asdict(self.scaling),
+            'cost': {**asdict(self.cost), **latency},
+            'score': asdict(self.score),
+            'arch': self.arch.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class ParetoResult:
+    """Outcome of a multi-objective search: equal for equal settings, seed and scores.
+
+    Attributes:
+        metric: The cost that the score was weighed against.
+        front: What no network of the search dominates, by rising cost.
+        evaluations: Distinct Archs that were scored.
+        hypervolume: Of all that was scored so far, after every generation.
+        seed: Seed of the search.
+        settings: Cost range and schedule, plain JSON data.
+    """
+
+    metric: str
+    front: tuple[ParetoMember, ...]
+    evaluations: int
+    hypervolume: tuple[float, ...]
+    seed: int
+    settings: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as plain JSON data, without times, hosts and paths."""
+        return {
+            'schema': SCHEMA,
+            'kind': 'pareto',
+            'metric': self.metric,
+            'front': [member.to_json() for member in self.front],
+            'evaluations': self.evaluations,
+            'hypervolume': list(self.hypervolume),
+            'seed': self.seed,
+            'settings': self.settings,
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f'Pareto front of score against {self.metric}: {len(self.front)} networks after '
+            f'{self.evaluations} evaluations in {len(self.hypervolume)} generations, hypervolume '
+            f'{self.hypervolume[-1]:.4f}, seed {self.seed}'
+        ]
+        for i, member in enumerate(self.front):
+            latency = '' if member.latency is None else f'{member.latency:.3g} ms, '
+            lines.append(
+                f'  {i}: scaling stage {member.scaling_stage}, {member.arch.resolution} px, '
+                f'{latency}{member.cost.flops:,} flops, {member.cost.params:,} params, '
+                f'score {member.score}'
+            )
+        return '\n'.join(lines)
+
+
+# ---------------------------------------------------------------------- search
+
+
+@dataclass(frozen=True)
+class _Individual:
+    """A scored network: base genes, index of the scaling, digest of the Arch."""
+
+    genes: tuple[int, ...]
+    option: int
+    digest: str
+    cost: float
+    score: Score
+
+    @property
+    def point(self) -> Point:
+        """What dominance compares."""
+        return self.score.value, self.cost
+
+
+class ParetoSearch:
+    """NSGA-II over pairs of a base model and any distinct scaling of any scaling stage.
+
+    (mu + lambda) with lambda equal to mu. A child comes from two binary tournaments on (rank,
+    crowding distance): crossover at the boundaries of network stages with the scaling of either
+    parent, then a mutation of live genes or of the scaling, which moves to the same or a
+    neighbouring scaling stage. No Arch enters twice, whichever genes and scaling it is written
+    as, and costs are checked by table before anything is scored. A single generation is random
+    search.
+
+    Args:
+        table: Costs of the space.
+        metric: The cost: ``flops``, ``params``, ``acts`` or ``latency``.
+        cost_range: Smallest and largest cost that is of interest, latencies in milliseconds; by
+            default all of the space.
+        population: Networks of a generation, at least 2.
+        generations: Number of generations, the random first one included.
+        mutations: Expected number of gene changes of a child whose genes mutate.
+        latency_model: Predicts latencies; never a measured time, so that replays are identical.
+        seed: Seed of all randomness.
+        on_step: Called with every generation.
+        scorer: Scores Archs; may be set later, before the search runs.
+
+    Raises:
+        ValueError: A setting is not allowed, or the space has no network in the cost range.
+    """
+
+    def __init__(
+        self,
+        table: CostTable,
+        metric: str = 'flops',
+        cost_range: Sequence[float] | None = None,
+        population: int = 64,
+        generations: int = 40,
+        mutations: float = 1.0,
+        latency_model: LatencyModel | None = None,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        scorer: Scorer | None = None,
+    ) -> None:
+        if metric not in METRICS:
+            raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
+        if metric == 'latency' and latency_model is None:
+            raise ValueError('metric=latency needs a latency_model')
+        check_integer('population', population, 2)
+        check_integer('generations', generations, 1)
+        check_integer('seed', seed, 0)
+        number = isinstance(mutations, (int, float)) and not isinstance(mutations, bool)
+        if not number or not 0 < mutations < math.inf:
+            raise ValueError(f'mutations={mutations!r} must be a number above 0')
+        self.scorer = scorer
+        self.table = table
+        self.space = table.space
+        self.metric = metric
+        self.population = population
+        self.generations = generations
+        self.mutations = mutations
+        self.latency_model = latency_model
+        self.seed = seed
+        self.on_step = on_step
+        self._options: list[tuple[int, Scaling]] = []
+        self._limits(cost_range)
+        self._seen: set[str] = set()
+        self._scored: list[_Individual] = []
+
+    @property
+    def most_evaluations(self) -> int:
+        """Upper bound of the distinct Archs that :meth:`run` evaluates."""
+        return self.population * self.generations
+
+    def _limits(self, cost_range: Sequence[float] | None) -> None:
+        """Finds the cost range, and the scalings that can meet it."""
+        space = self.space
+        options = [
+            (j, scaling)
+            for j in range(len(space.scaling_stages))
+            for scaling in distinct_scalings(space, j)
+        ]
+        extremes = np.stack([np.zeros_like(space.num_choices), space.num_choices - 1])
+        costs = np.array([self._costs(extremes, scaling) for _, scaling in options])
+        low, high = costs.min().item(), costs.max().item()
+        self.cost_range = _checked_range(cost_range) if cost_range is not None else (low, high)
+        if self.cost_range[0] > high or self.cost_range[1] < low:
+            raise ValueError(
+                f'cost_range={list(self.cost_range)} is out of reach: networks of this space have '
+                f'{low:,} to {high:,} {self.metric}'
+            )
+        reaching = (costs.min(axis=1) <= self.cost_range[1]) & (
+            costs.max(axis=1) >= self.cost_range[0]
+        )
+        self._options = [options[i] for i in np.flatnonzero(reaching)]
+        stages = np.array([j for j, _ in self._options])
+        # By scaling stage, leaving out those that cannot meet the range.
+        self._stages = [np.flatnonzero(stages == j) for j in np.unique(stages)]
+        self._place = np.searchsorted(np.unique(stages), stages)
+
+    # ------------------------------------------------------------------ costs
+
+    def _costs(self, genes: Genes, scaling: Scaling) -> NDArray:
+        """Costs of base models under one scaling, shape (n,)."""
+        costs = self.table.costs(genes, scaling)
+        if self.metric != 'latency':
+            return getattr(costs, self.metric)
+        rows = zip(*(column.tolist() for column in costs), strict=True)
+        return np.array([self._latency(Cost(*row)) for row in rows])
+
+    def _latency(self, cost: Cost) -> float:
+        latency = float(self.latency_model.predict(cost))
+        if not 0 < latency < math.inf:
+            raise ValueError(f'latency_model predicts {latency} ms for {cost}')
+        return latency
+
+    def _latency_settings(self) -> dict[str, Any]:
+        model = self.latency_model
+        if model is None:
+            return {}
+        constants = {key: getattr(model, key) for key in ('a', 'b', 'c')}
+        return {'latency_model': {**constants, 'setting': asdict(model.setting)}}
+
+    # ------------------------------------------------------------------ individuals
+
+    def _take_new(
+        self, genes: Genes, options: NDArray[np.int64], limit: int
+    ) -> list[tuple[Genes, int, Arch, float]]:
+        """The first pairs inside the cost range whose Arch was not seen yet, at most `limit`."""
+        costs = np.empty(len(genes))
+        if self.metric != 'latency':
+            costs = np.empty(len(genes), dtype=np.int64)
+        for option in np.unique(options):
+            rows = options == option
+            costs[rows] = self._costs(genes[rows], self._options[option][1])
+        low, high = self.cost_range
+        taken = []
+        for i in np.flatnonzero((costs >= low) & (costs <= high)):
+            if len(taken) == limit:
+                break
+            arch = self.space.decode(genes[i], self._options[options[i]][1])
+            if arch.digest not in self._seen:
+                self._seen.add(arch.digest)
+                taken.append((genes[i], int(options[i]), arch, costs[i].item()))
+        return taken
+
+    def _score(self, pairs: list[tuple[Genes, int, Arch, float]]) -> list[_Individual]:
+        scores = self.scorer.score([arch for _, _, arch, _ in pairs])
+        individuals = [
+            _Individual(tuple(genes.tolist()), option, arch.digest, cost, score)
+            for (genes, option, arch, cost), score in zip(pairs, scores, strict=True)
+        ]
+        self._scored += individuals
+        return individuals
+
+    def _random_options(
+        self, places: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """A random scaling of each of these scaling stages."""
+        lots = rng.random(len(places))
+        return np.array(
+            [
+                self._stages[place][int(lot * len(self._stages[place]))]
+                for place, lot in zip(places, lots, strict=True)
+            ],
+            dtype=np.int64,
+        )
+
+    def _draw(self, rng: np.random.Generator, limit: int) -> list[tuple[Genes, int, Arch, float]]:
+        """New networks: a uniform scaling stage, a scaling of it, a base model."""
+        drawn: list[tuple[Genes, int, Arch, float]] = []
+        for _ in range(_ATTEMPTS):
+            missing = limit - len(drawn)
+            if not missing:
+                break
+            count = _DRAWS * missing
+            genes = self.space.sample(rng, count)
+            places = rng.integers(0, len(self._stages), count)
+            drawn += self._take_new(genes, self._random_options(places, rng), missing)
+        return drawn
+
+    def _children(
+        self, parents: list[_Individual], rng: np.random.Generator
+    ) -> list[tuple[Genes, int, Arch, float]]:
+        """New networks from parents that are sorted best first."""
+        pool = np.array([parent.genes for parent in parents], dtype=np.int64)
+        pool_options = np.array([parent.option for parent in parents], dtype=np.int64)
+        children: list[tuple[Genes, int, Arch, float]] = []
+        for _ in range(_ATTEMPTS):
+            missing = self.population - len(children)
+            if not missing:
+                return children
+            first = tournament(len(pool), missing, _TOURNAMENT, rng)
+            second = tournament(len(pool), missing, _TOURNAMENT, rng)
+            genes = crossover(self.space, pool[first], pool[second], rng)
+            options = pool_options[np.where(rng.random(missing) < 0.5, first, second)]
+            rescaled = rng.random(missing) < _SCALING_SHARE
+            mutated = mutate(self.space, genes, rng, self.mutations)
+            genes = np.where(rescaled[:, None], genes, mutated)
+            moved = self._place[options] + rng.integers(-1, 2, missing)
+            moved = self._random_options(np.clip(moved, 0, len(self._stages) - 1), rng)
+            options = np.where(rescaled, moved, options)
+            children += self._take_new(genes, options, missing)
+        return children + self._draw(rng, self.population - len(children))
+
+    # ------------------------------------------------------------------ the search
+
+    def _survivors(self, individuals: list[_Individual]) -> list[_Individual]:
+        """The best by rank, then by crowding distance, sorted so."""
+        order = []
+        for rank, front in enumerate(non_dominated_sort([i.point for i in individuals])):
+            members = [individuals[i] for i in front]
+            distances = crowding_distances([member.point for member in members])
+            for member, distance in zip(members, distances, strict=True):
+                order.append((rank, -distance, member.cost, member.digest, member))
+        return [entry[-1] for entry in sorted(order)[: self.population]]
+
+    def run(self) -> ParetoResult:
+        """Searches from the start; what the archive knows is not evaluated again.
+
+        Raises:
+            ValueError: No network was found in the cost range.
+        """
+        self._seen, self._scored = set(), []
+        scorer = self.scorer
+        if scorer is None:
+            raise RuntimeError('the search has no scorer yet: set search.scorer before it runs')
+        scorer.best, scorer.most_evaluations = None, self.most_evaluations
+        survivors: list[_Individual] = []
+        areas: list[float] = []
+        for generation in range(1, self.generations + 1):
+            rng = np.random.default_rng([self.seed, generation])
+            pairs = (
+                self._children(survivors, rng) if survivors else self._draw(rng, self.population)
+            )
+            if not pairs:
+                break
+            scorer.step = f'generation {generation} of {self.generations}'
+            survivors = self._survivors(survivors + self._score(pairs))
+            scorer.best = max(individual.score.value for individual in self._scored)
+            areas.append(hypervolume([i.point for i in self._scored], self.cost_range))
+            self._report(generation, survivors)
+        if not survivors:
+            low, high = self.cost_range
+            raise ValueError(f'no network of {low:,} to {high:,} {self.metric} was found')
+        return ParetoResult(
+            metric=self.metric,
+            front=tuple(self._front()),
+            evaluations=scorer.evaluations,
+            hypervolume=tuple(areas),
+            seed=self.seed,
+            settings={
+                'cost_range': list(self.cost_range),
+                'population': self.population,
+                'generations': self.generations,
+                'mutations': self.mutations,
+                **self._latency_settings(),
+            },
+        )
+
+    def _report(self, generation: int, survivors: list[_Individual]) -> None:
+        if self.on_step is not None:
+            population = tuple((i.cost, i.score.value) for i in survivors)
+            evaluations = self.scorer.evaluations
+            self.on_step(Generation('pareto', 0, generation, evaluations, population))
+
+    def _front(self) -> list[ParetoMember]:
+        members = []
+        for i in pareto_front([individual.point for individual in self._scored]):
+            individual = self._scored[i]
+            scaling_stage, scaling = self._options[individual.option]
+            base = Genotype(individual.genes)
+            arch = self.space.decode(base, scaling)
+            cost = count(arch, self.table.convention)
+            latency = self._latency(cost) if self.latency_model is not None else None
+            members.append(
+                ParetoMember(base, scaling_stage, scaling, arch, cost, individual.score, latency)
+            )
+        return members
+
+
+def _checked_range(cost_range: object) -> tuple[float, float]:
+    numbers = (
+        isinstance(cost_range, Sequence)
+        and len(cost_range) == 2
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in cost_range)
+    )
+    if not numbers or not 0 < cost_range[0] <= cost_range[1] < math.inf:
+        raise ValueError(f'cost_range={cost_range!r} must be (low, high) with 0 < low <= high')
+    return tuple(cost_range)
