@@ -135,6 +135,7 @@ def _multiple(value: Fraction | int, divisor: int) -> int:
     return max(1, round(Fraction(value) / divisor)) * divisor
 
 
+@lru_cache(maxsize=2**12)
 def _repeat(block: Block) -> Block:
     """The block that extends a network stage behind `block`: equal kernel and expansion."""
     if block.residual == 'identity':
@@ -152,6 +153,8 @@ def _repeat(block: Block) -> Block:
     )
 
 
+# The networks of a space are made of few different blocks.
+@lru_cache(maxsize=2**14)
 def _scale_block(
     block: Block, width: float, in_channels: int, rule: WidthRule, rounding: Rounding
 ) -> Block:

@@ -216,6 +216,11 @@ class SearchSpace:
         return np.concatenate([np.arange(-1, stage.depths[-1]) for stage in self.stages])
 
     @cached_property
+    def _depth_genes(self) -> Genes:
+        """Index of every network stage's depth gene, shape (network stages,)."""
+        return np.flatnonzero(self.gene_slot < 0)
+
+    @cached_property
     def num_choices(self) -> Genes:
         """Number of choices of every gene, shape (genes,).
 
@@ -276,11 +281,10 @@ class SearchSpace:
     def depths(self, genes: Genes) -> Genes:
         """Number of blocks of every network stage, shape (n, network stages)."""
         genes = self.checked(genes)
-        columns = np.flatnonzero(self.gene_slot < 0)
         return np.stack(
             [
                 np.asarray(stage.depths)[genes[:, column]]
-                for stage, column in zip(self.stages, columns, strict=True)
+                for stage, column in zip(self.stages, self._depth_genes, strict=True)
             ],
             axis=1,
         )
@@ -334,6 +338,21 @@ class SearchSpace:
             residual='identity' if residual else 'none',
         )
 
+    @cached_property
+    def _blocks(self) -> tuple[tuple[tuple[Block, ...], tuple[Block, ...]], ...]:
+        """Per network stage its first block and a further one, with each of its kernels."""
+        blocks = []
+        in_channels = self._stem.out_channels
+        for choices in self.stages:
+            blocks.append(
+                tuple(
+                    tuple(self._block(choices, is_first, channels, k) for k in choices.kernels)
+                    for is_first, channels in ((True, in_channels), (False, choices.channels))
+                )
+            )
+            in_channels = choices.channels
+        return tuple(blocks)
+
     def decode(self, genotype: Genotype | Genes, scaling: Scaling = Scaling()) -> Arch:  # noqa: B008
         """Builds the Arch of a base model under a scaling.
 
@@ -345,17 +364,13 @@ class SearchSpace:
             ValueError: The genotype does not belong to this space.
         """
         genes = genotype.genes if isinstance(genotype, Genotype) else genotype
-        genes = self._checked_one(genes)
-        depths = self.depths(genes)[0]
+        row = self._checked_one(genes)[0].tolist()
         stages = []
-        in_channels = self._stem.out_channels
-        for i, choices in enumerate(self.stages):
-            kernels = genes[0, (self.gene_stage == i) & (self.gene_slot >= 0)][: depths[i]]
-            stage = []
-            for slot, index in enumerate(kernels):
-                stage.append(self._block(choices, slot == 0, in_channels, choices.kernels[index]))
-                in_channels = choices.channels
-            stages.append(tuple(stage))
+        for choices, (first, further), gene in zip(
+            self.stages, self._blocks, self._depth_genes, strict=True
+        ):
+            kernels = row[gene + 1 : gene + 1 + choices.depths[row[gene]]]
+            stages.append((first[kernels[0]], *(further[kernel] for kernel in kernels[1:])))
         base = Arch(self.resolution, self._stem, tuple(stages), self._head)
         return apply_scaling(base, scaling, self.rule, self.rounding)
 
