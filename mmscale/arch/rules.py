@@ -45,8 +45,8 @@ class ScalingRule:
             if value is None and key == 'group_width':
                 continue
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not 0 <= value <= 2:
-                raise ValueError(f'scaling rule: {key}={value!r} must be a number in 0..2')
+            if not number or not -2 <= value <= 2:
+                raise ValueError(f'scaling rule: {key}={value!r} must be a number in -2..2')
 
     def scaling(self, factor: float) -> Scaling:
         """Multipliers at a factor, before any rounding.

@@ -1,120 +1,113 @@
-"""Networks of three families, written as Archs, against complexities that pycls computed.
+"""Named networks and scaling rules against complexities that pycls computed.
 
-``tests/data/pycls_base.csv`` holds the unscaled networks: computed with the unmodified code of
-pycls at commit 5719de6, which adds bias additions to flops and max-pool outputs to acts.
+``tests/data/pycls_complexity.csv`` was computed with the unmodified code of pycls at commit
+5719de6, which adds bias additions to flops and max-pool outputs to acts: unscaled networks
+(strategy ``base``) and four of them scaled by every rule. EfficientNet-B7 and RegNetZ-4GF are not
+networks of its zoo: the former has the coefficients of its authors, the latter the parameters
+of ClassyVision and a head of width 1000. ``tests/data/regnetz_published.csv`` adds what was
+published for RegNetZ: billions of flops, millions of params and of acts, as printed in arXiv
+2106.14881, Table 2 (the flops of RegNetZ-16GF in arXiv 2104.11227, Table 17).
 """
 
 import csv
 import json
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
-from mmscale.arch import Arch, Block, Head, SqueezeExcite, Stem
+from mmscale.arch import Arch, apply_scaling, get_arch, group_widths, preset_name, scaling_rule
 from mmscale.cost import count
 
-DATA = Path(__file__).parents[1] / 'data' / 'pycls_base.csv'
-EFFICIENTNET_KERNELS = (3, 3, 5, 3, 5, 5, 3)
-EFFICIENTNET_STRIDES = (1, 2, 2, 2, 1, 2, 1)
+DATA = Path(__file__).parents[1] / 'data'
 
 
-def efficientnet(row):
-    """Squeeze width is a quarter of the block's input; blocks without expansion are dsconvs."""
-    stages, channels = [], row['stem_w']
-    for i, (depth, width) in enumerate(zip(row['depths'], row['widths'], strict=True)):
-        blocks = []
-        for j in range(depth):
-            hidden = channels * row['bot_muls'][i]
-            stride = EFFICIENTNET_STRIDES[i] if j == 0 else 1
-            blocks.append(
-                Block(
-                    kind='dsconv' if hidden == channels else 'mbconv',
-                    kernel=EFFICIENTNET_KERNELS[i],
-                    stride=stride,
-                    in_channels=channels,
-                    hidden_channels=hidden,
-                    out_channels=width,
-                    groups=hidden,
-                    se=SqueezeExcite(int(channels * 0.25), act='silu', gate='sigmoid'),
-                    act='silu',
-                    residual='identity' if stride == 1 and channels == width else 'none',
-                )
-            )
-            channels = width
-        stages.append(tuple(blocks))
-    head = Head(row['head_w'], num_classes=1000, act='silu')
-    return Arch(row['resolution'], Stem(row['stem_w'], act='silu'), tuple(stages), head)
+def read_rows(name):
+    with (DATA / name).open(encoding='utf-8', newline='') as file:
+        return list(csv.DictReader(file))
 
 
-def anynet(row):
-    """RegNet X, Y, Z, ResNet and ResNeXt: Z has linear blocks without projections, X no SE."""
-    linear = row['base'].startswith('RegNetZ')
-    resnet = row['base'].startswith('ResNe')
-    act = 'silu' if linear else 'relu'
-    stages, channels = [], row['stem_w']
-    for i, (depth, width) in enumerate(zip(row['depths'], row['widths'], strict=True)):
-        blocks = []
-        for j in range(depth):
-            stride = (1 if resnet and i == 0 else 2) if j == 0 else 1
-            hidden = round(width * row['bot_muls'][i])
-            se = None
-            if row['base'].startswith(('RegNetY', 'RegNetZ')):
-                se = SqueezeExcite(round(channels * 0.25), act=act, gate='sigmoid')
-            identity = stride == 1 and channels == width
-            blocks.append(
-                Block(
-                    kind='mbconv' if linear else 'bottleneck',
-                    kernel=3,
-                    stride=stride,
-                    in_channels=channels,
-                    hidden_channels=hidden,
-                    out_channels=width,
-                    groups=hidden // min(row['group_ws'][i], hidden),
-                    se=se,
-                    act=act,
-                    residual='identity' if identity else 'none' if linear else 'projection',
-                )
-            )
-            channels = width
-        stages.append(tuple(blocks))
-    stem = Stem(row['stem_w'], kernel=7 if resnet else 3, act=act, max_pool=resnet)
-    head = Head(row['head_w'], num_classes=1000, act=act)
-    return Arch(row['resolution'], stem, tuple(stages), head)
+ROWS = read_rows('pycls_complexity.csv')
+SWEEPS = {
+    key: list(rows) for key, rows in groupby(ROWS, lambda row: (row['base'], row['strategy']))
+}
 
 
-def read_rows(path):
-    numbers = ('resolution', 'flops', 'params', 'acts', 'stem_w', 'head_w')
-    lists = ('depths', 'widths', 'bot_muls', 'group_ws')
-    with path.open(encoding='utf-8', newline='') as file:
-        for row in csv.DictReader(file):
-            row.update({key: int(row[key]) for key in numbers})
-            row.update({key: json.loads(row[key] or 'null') for key in lists})
-            yield row
+def scaled(row):
+    base = get_arch(row['base'])
+    if row['strategy'] == 'base':
+        return base
+    return apply_scaling(base, scaling_rule(row['strategy']).scaling(int(row['scale'])), 'pycls')
 
 
-def build(row):
-    return efficientnet(row) if row['base'].startswith('EfficientNet') else anynet(row)
-
-
-@pytest.mark.parametrize('row', list(read_rows(DATA)), ids=lambda row: row['base'])
-def test_arch_costs_what_pycls_computed(row):
-    arch = build(row)
+def facts(arch):
     cost = count(arch, 'pycls')
-    assert (cost.flops, cost.params, cost.acts) == (row['flops'], row['params'], row['acts'])
-    assert Arch.from_json(json.loads(json.dumps(arch.to_json()))) == arch
+    groups = group_widths(arch)
+    return {
+        'depths': list(arch.depths),
+        'widths': list(arch.widths),
+        'group_ws': None if groups is None else list(groups),
+        'resolution': arch.resolution,
+        'flops': cost.flops,
+        'params': cost.params,
+        'acts': cost.acts,
+        'stem_w': arch.stem.out_channels,
+        'head_w': arch.head.channels,
+    }
 
 
-def test_rows_cover_every_family():
-    families = {row['base'].partition('-')[0] for row in read_rows(DATA)}
+def wanted(row, keys):
+    return {key: json.loads(row[key] or 'null') for key in keys if key in row}
+
+
+@pytest.mark.parametrize('key', SWEEPS, ids='-'.join)
+def test_scaled_network_is_the_one_of_pycls(key):
+    for row in SWEEPS[key]:
+        found = facts(scaled(row))
+        assert found == wanted(row, found), row['scale']
+
+
+def test_rows_are_all_there():
+    assert len(ROWS) == 451
+    families = {row['base'].partition('-')[0] for row in ROWS}
     assert families == {'EfficientNet', 'RegNetX', 'RegNetY', 'RegNetZ', 'ResNet', 'ResNeXt'}
 
 
+def test_multipliers_are_those_of_pycls():
+    for row in ROWS:
+        if row['strategy'] == 'base':
+            continue
+        scaling = scaling_rule(row['strategy']).scaling(int(row['scale']))
+        found = [scaling.depth, scaling.width, scaling.resolution]
+        if group_widths(get_arch(row['base'])) is not None:
+            found.append(scaling.width if scaling.group_width is None else scaling.group_width)
+        keys = ['factor_d', 'factor_w', 'factor_r', 'factor_g'][: len(found)]
+        assert found == pytest.approx([float(row[key]) for key in keys], rel=1e-15)
+
+
+@pytest.mark.parametrize('row', read_rows('regnetz_published.csv'), ids=lambda row: row['name'])
+def test_published_regnetz(row):
+    factor = float(row['scale_factor'])
+    arch = apply_scaling(get_arch(row['base']), scaling_rule('dWr').scaling(factor), 'pycls')
+    found = facts(arch)
+    assert found | wanted(row, found) == found
+    printed = (found['flops'] / 1e9, found['params'] / 1e6, found['acts'] / 1e6)
+    assert '/'.join(f'{number:.1f}' for number in printed) == row['published']
+
+
+@pytest.mark.parametrize('base', sorted({row['base'] for row in ROWS}))
+def test_scaled_networks_survive_json(base):
+    row = [row for row in ROWS if row['base'] == base][-1]
+    arch = scaled(row)
+    assert Arch.from_json(json.loads(json.dumps(arch.to_json()))) == arch
+    assert preset_name(base.upper())
+
+
 def test_conventions_differ_by_bias_additions_and_max_pool_outputs():
-    rows = {row['base']: row for row in read_rows(DATA)}
-    efficientnet_b0 = build(rows['EfficientNet-B0'])
+    efficientnet_b0 = get_arch('efficientnet-b0')
     assert count(efficientnet_b0).flops == 385_814_752
     assert count(efficientnet_b0, 'pycls').flops - count(efficientnet_b0).flops == 10_340
     assert count(efficientnet_b0).acts == count(efficientnet_b0, 'pycls').acts
-    resnet = build(rows['ResNet-50'])
+    resnet = get_arch('resnet-50')
     assert count(resnet, 'pycls').flops - count(resnet).flops == 1000
     assert count(resnet, 'pycls').acts - count(resnet).acts == 64 * 56 * 56
