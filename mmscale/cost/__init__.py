@@ -10,6 +10,7 @@ from mmscale.cost.latency import (
     this_device,
 )
 from mmscale.cost.matching import match_scaling
+from mmscale.cost.module import ModuleCost, ToolDifference, count_module, explain_difference
 from mmscale.cost.table import Costs, CostTable
 
 __all__ = [
@@ -21,9 +22,13 @@ __all__ = [
     'LatencyModel',
     'LatencySetting',
     'MeasuredNetwork',
+    'ModuleCost',
     'PartCost',
+    'ToolDifference',
     'count',
+    'count_module',
     'count_parts',
+    'explain_difference',
     'match_scaling',
     'measure_latency',
     'this_device',

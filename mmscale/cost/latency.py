@@ -159,7 +159,8 @@ def measure_latency(
     import torch
 
     computed = getattr(torch, dtype)
-    network = copy.deepcopy(module).to(device, torch.float32 if train else computed).train(train)
+    network = copy.deepcopy(module).to(device, torch.float32 if train else computed)
+    network.train(train)  # not chained: train() of mmpretrain's backbones returns None
     images = torch.randn(batch, *input_shape, device=device, dtype=torch.float32)
 
     def infer() -> None:

@@ -1,0 +1,491 @@
+"""Cost of any nn.Module: counted from the operations that it really runs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import re
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mmscale.cost.count import Cost, check_convention
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# Part of the work that lies in no part of its own: functional calls and weights of the model.
+ITSELF = 'itself'
+
+# Names of operations that multiply matrices; where one of them cannot be counted, a warning says
+# so. Upsampling (bilinear2d) and the fused cells of recurrent networks do not.
+_MATRIX_WORK = re.compile(
+    r'(.*_)?((add|badd|addb|b|int|int8|scaled|grouped|sparse)?mm|matmul|e?mv|addmv|v?dot|'
+    r'conv\w*|linear|attention|attn|rnn|lstm|gru|einsum|cdist|trilinear)(_.*)?'
+)
+_POINTWISE = re.compile(r'.*(_cell|_backward|embedding.*|pad\w*)')
+
+
+@dataclass(frozen=True)
+class ModuleCost:
+    """Cost of a module, for one image (or for the inputs that were given).
+
+    Attributes:
+        flops: Multiply-adds of convolutions, linear layers and all other matrix products, those
+            of attention included.
+        params: Parameters, frozen ones too, shared ones once.
+        acts: Elements that convolutions, linear layers and matrix products output. The scores
+            of attention count also where a fused kernel never writes them.
+        convention: How it was counted; ``pycls`` adds bias additions to flops and outputs of
+            max-pools to acts.
+        by_part: Cost of each part, in the module's order: the children of the backbone and of
+            the model, lists of them one by one. ``itself`` is what belongs to none.
+        batch: Images of the two memory figures.
+        peak_bytes_inference: Largest sum of bytes of input, intermediate and output tensors that
+            are alive at once in a forward pass without gradients. Weights, workspace of kernels
+            and rounding of the allocator are not in it. None if not asked for.
+        activation_bytes_training: Bytes of the tensors that a forward pass in training mode
+            keeps for the backward pass, each storage once, weights and buffers left out. None if
+            not asked for, or where the module cannot train on such a batch.
+        uncounted: Operations that seem to multiply matrices and are not counted.
+    """
+
+    flops: int
+    params: int
+    acts: int
+    convention: str
+    by_part: dict[str, Cost]
+    batch: int = 1
+    peak_bytes_inference: int | None = None
+    activation_bytes_training: int | None = None
+    uncounted: tuple[str, ...] = ()
+
+    @property
+    def cost(self) -> Cost:
+        """The three totals alone, as :func:`mmscale.cost.count` gives them."""
+        return Cost(self.flops, self.params, self.acts)
+
+
+def count_module(
+    module: nn.Module,
+    input_shape: Sequence[int] | None = None,
+    inputs: Sequence[torch.Tensor] | None = None,
+    convention: str = 'mmscale',
+    batch: int = 1,
+    memory: bool = True,
+) -> ModuleCost:
+    """Counts a module by running it once and looking at every operation of torch.
+
+    It runs without computing anything, on torch's meta device, so that size does not matter; a
+    module that needs real numbers on its way (their sizes depend on them) runs where its weights
+    are. The module is left as it is. Work that torch's dispatcher does not see (compiled
+    extensions that are not registered as operators) is not counted.
+
+    Args:
+        module: Maps tensors to anything; an OpenMMLab model runs in mode ``tensor``.
+        input_shape: Shape of one image, such as (3, 224, 224).
+        inputs: Positional arguments of the module instead; the counts are for all of them.
+        convention: ``mmscale`` or ``pycls``, see :func:`mmscale.cost.count`.
+        batch: Images that memory is counted for, with `input_shape`.
+        memory: Whether to count memory too, which needs another pass.
+
+    Raises:
+        ValueError: The convention is unknown, not exactly one of `input_shape` and `inputs` is
+            given, or the module does not run on such an input.
+    """
+    check_convention(convention)
+    if (input_shape is None) == (inputs is None):
+        raise ValueError('count_module: exactly one of input_shape and inputs must be given')
+    shapes = [tuple(tensor.shape) for tensor in inputs] if inputs else [(1, *input_shape)]
+    numbers = [batch, *(size for shape in shapes for size in shape)]
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
+        raise ValueError(
+            f'count_module: batch={batch!r} and input_shape={input_shape!r} must be integers of '
+            '1 or more'
+        )
+    tally = _tally(module, _tensors(inputs, shapes), convention == 'pycls')
+    peak, kept = None, None
+    if memory:
+        if inputs is None and batch > 1:
+            shapes = [(batch, *input_shape)]
+            peak = _tally(module, _tensors(inputs, shapes), False).peak
+        else:
+            peak = tally.peak
+        with contextlib.suppress(ValueError):
+            kept = _kept_for_backward(module, _tensors(inputs, shapes))
+    for name in sorted(tally.uncounted):
+        warnings.warn(
+            f'{type(module).__name__}: {name} seems to multiply matrices and is not counted',
+            stacklevel=2,
+        )
+    by_part = _by_part(module, tally)
+    total = sum(by_part.values(), Cost())
+    return ModuleCost(
+        total.flops,
+        total.params,
+        total.acts,
+        convention,
+        by_part,
+        shapes[0][0],
+        peak,
+        kept,
+        tuple(sorted(tally.uncounted)),
+    )
+
+
+@dataclass
+class _Tally:
+    """What one forward pass did, by the innermost module that was running."""
+
+    biased: bool
+    weights: set[int] = field(default_factory=set)
+    flops: Counter[str] = field(default_factory=Counter)
+    acts: Counter[str] = field(default_factory=Counter)
+    uncounted: set[str] = field(default_factory=set)
+    running: list[str] = field(default_factory=lambda: [''])
+    live: dict[int, int] = field(default_factory=dict)
+    peak: int = 0
+
+    def add(self, name: str, formula: Callable | None, args: tuple, output: Any) -> None:
+        """Counts one operation; `name` is its name without namespace and overload."""
+        where = self.running[-1]
+        if formula is not None:
+            flops, acts = formula(args, output)
+            self.flops[where] += flops
+            self.acts[where] += acts
+            if self.biased and _has_bias(name, args):
+                self.flops[where] += output.numel()
+        elif self.biased and re.match(r'max_pool\dd', name):
+            first = output[0] if isinstance(output, tuple) else output
+            self.acts[where] += first.numel()
+        elif _is_matrix_work(name):
+            self.uncounted.add(name)
+
+    def leave(self, *_: Any) -> None:
+        """Notes that the innermost module has ended."""
+        self.running.pop()
+
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Notes the storages of new tensors as alive until torch frees them."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key not in self.live and key not in self.weights:
+                self.live[key] = storage.nbytes()
+                weakref.finalize(storage, self.live.pop, key, None)
+        self.peak = max(self.peak, sum(self.live.values()))
+
+
+def _is_matrix_work(name: str) -> bool:
+    """Whether an operation multiplies matrices, by its name."""
+    return bool(_MATRIX_WORK.fullmatch(name) and not _POINTWISE.fullmatch(name))
+
+
+def _has_bias(name: str, args: tuple) -> bool:
+    """Whether an operation that `_formulas` knows adds a bias."""
+    if name == 'addmm':
+        return True
+    return (name == 'linear' or 'conv' in name) and len(args) > 2 and args[2] is not None
+
+
+def _formulas() -> dict[str, Callable[[tuple, Any], tuple[int, int]]]:
+    """Multiply-adds and outputs of the operations that multiply matrices, by name."""
+    from torch.utils.flop_counter import conv_flop_count
+
+    def convolution(args: tuple, output: Any) -> tuple[int, int]:
+        images, weight, transposed = args[0], args[1], bool(args[6])
+        # Torch counts a multiplication and an addition as two.
+        flops = conv_flop_count(images.shape, weight.shape, output.shape, transposed) // 2
+        return flops, output.numel()
+
+    def linear(args: tuple, output: Any) -> tuple[int, int]:
+        return output.numel() * args[0].shape[-1], output.numel()
+
+    def product(first: int) -> Callable[[tuple, Any], tuple[int, int]]:
+        def formula(args: tuple, output: Any) -> tuple[int, int]:
+            return output.numel() * args[first].shape[-1], output.numel()
+
+        return formula
+
+    def sum_of_products(args: tuple, output: Any) -> tuple[int, int]:
+        return output.numel() * args[1].shape[0] * args[1].shape[-1], output.numel()
+
+    def attention(args: tuple, output: Any) -> tuple[int, int]:
+        query, key, value = args[:3]
+        result = output[0] if isinstance(output, tuple) else output
+        scores = math.prod(query.shape[:-1]) * key.shape[-2]
+        return scores * (query.shape[-1] + value.shape[-1]), scores + result.numel()
+
+    formulas = {'linear': linear, 'addbmm': sum_of_products}
+    formulas |= dict.fromkeys(
+        ('mm', 'bmm', 'mv', 'dot', 'vdot', '_int_mm', '_scaled_mm'), product(0)
+    )
+    formulas |= dict.fromkeys(('addmm', 'baddbmm', 'addmv'), product(1))
+    formulas |= dict.fromkeys(('convolution', '_convolution'), convolution)
+    formulas |= dict.fromkeys(
+        (
+            'scaled_dot_product_attention',
+            '_scaled_dot_product_cudnn_attention',
+            '_scaled_dot_product_efficient_attention',
+            '_scaled_dot_product_flash_attention',
+            '_scaled_dot_product_flash_attention_for_cpu',
+        ),
+        attention,
+    )
+    return formulas
+
+
+def _tensors(
+    inputs: Sequence[torch.Tensor] | None, shapes: list[tuple[int, ...]]
+) -> tuple[torch.Tensor, ...]:
+    import torch
+
+    if inputs is not None:
+        return tuple(inputs)
+    return tuple(torch.zeros(shape, device='meta') for shape in shapes)
+
+
+def _twin(module: nn.Module, device: str | torch.device) -> nn.Module:
+    """A copy on another device whose weights take no memory: shared, or of no defined value."""
+    import torch
+    from torch import nn
+
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        moved = parameter
+        if parameter.device != torch.device(device):
+            empty = torch.empty_like(parameter, device=device)
+            moved = nn.Parameter(empty, parameter.requires_grad)
+        memo[id(parameter)] = moved
+    for buffer in module.buffers():
+        # Running statistics change in a forward pass: buffers are never shared.
+        same = buffer.device == torch.device(device)
+        memo[id(buffer)] = buffer.clone() if same else torch.zeros_like(buffer, device=device)
+    return copy.deepcopy(module, memo)
+
+
+def _run(
+    module: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    run: Callable[[nn.Module, tuple[torch.Tensor, ...]], Any],
+) -> Any:
+    """Runs a twin of a module on the meta device, or where its weights are if it cannot there.
+
+    Raises:
+        ValueError: It runs on neither.
+    """
+    devices = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+    real = [device for device in devices or ('cpu',) if str(device) != 'meta']
+    for device in ('meta', *real[:1]):
+        try:
+            return run(_twin(module, device), tuple(_on(tensor, device) for tensor in inputs))
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = error
+    shapes = ', '.join(str(tuple(tensor.shape)) for tensor in inputs)
+    message = ' '.join(str(reason).split())
+    raise ValueError(
+        f'{type(module).__name__} does not run on an input of shape {shapes}: {message:.300}'
+    ) from reason
+
+
+def _on(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    import torch
+
+    if tensor.is_meta:  # stands for any image
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+    return tensor.to(device)
+
+
+def _tally(module: nn.Module, inputs: Sequence[torch.Tensor], biased: bool) -> _Tally:
+    """Runs a module once without gradients and looks at every operation."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    formulas = _formulas()
+
+    def tensors_in(tree: Any) -> list[torch.Tensor]:
+        return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+    class Watch(TorchDispatchMode):
+        def __init__(self, tally: _Tally) -> None:
+            super().__init__()
+            self.tally = tally
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            packet = getattr(func, 'overloadpacket', func)
+            name = getattr(packet, '__name__', str(packet)).removesuffix('_')
+            formula = formulas.get(name)
+            if formula is None and not name.startswith('max_pool') and hasattr(func, 'decompose'):
+                with self:
+                    output = func.decompose(*args, **kwargs)
+                if output is not NotImplemented:
+                    return output
+            output = func(*args, **kwargs)
+            self.tally.add(name, formula, args, output)
+            self.tally.hold(tensors_in(output))
+            return output
+
+    def run(twin: nn.Module, images: tuple[torch.Tensor, ...]) -> _Tally:
+        tally = _Tally(biased)
+        twin.eval()
+        for name, part in twin.named_modules():
+            part.register_forward_pre_hook(lambda *_, name=name: tally.running.append(name))
+            part.register_forward_hook(tally.leave)
+        # The storages of weights are not counted as activations.
+        weights = [*twin.parameters(), *twin.buffers()]
+        tally.weights = {tensor.untyped_storage()._cdata for tensor in weights}
+        tally.hold(images)
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        # It hides the attention of nn.MultiheadAttention in one operation.
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with torch.inference_mode(), Watch(tally):
+                twin(*images)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+        return tally
+
+    return _run(module, inputs, run)
+
+
+def _kept_for_backward(module: nn.Module, inputs: Sequence[torch.Tensor]) -> int:
+    """Bytes that a forward pass in training mode keeps, see ModuleCost."""
+    import torch
+    from torch.autograd.graph import saved_tensors_hooks
+
+    def run(twin: nn.Module, images: tuple[torch.Tensor, ...]) -> int:
+        twin.train()
+        weights = [*twin.parameters(), *twin.buffers()]
+        ignored = {tensor.untyped_storage()._cdata for tensor in weights}
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: torch.Tensor) -> None:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in ignored:
+                kept[storage._cdata] = storage
+
+        with torch.enable_grad(), saved_tensors_hooks(keep, lambda _: None):
+            twin(*images)
+        return sum(storage.nbytes() for storage in kept.values())
+
+    return _run(module, inputs, run)
+
+
+def _part_names(module: nn.Module) -> list[str]:
+    """Prefixes of the parts: children of the backbone and of the model, lists one by one."""
+    from torch import nn
+
+    names = []
+
+    def add(name: str, part: nn.Module) -> None:
+        children = [child for child, _ in part.named_children()]
+        if name == 'backbone' and children:
+            for child, inner in part.named_children():
+                add(f'backbone.{child}', inner)
+        elif isinstance(part, nn.ModuleList):
+            names.extend(f'{name}.{child}' for child in children)
+        names.append(name)
+
+    for name, part in module.named_children():
+        add(name, part)
+    return names
+
+
+def _by_part(module: nn.Module, tally: _Tally) -> dict[str, Cost]:
+    names = _part_names(module)
+
+    def part_of(name: str) -> str:
+        matching = [part for part in names if name == part or name.startswith(f'{part}.')]
+        return max(matching, key=len, default=ITSELF)
+
+    totals = {name: Cost() for name in [ITSELF, *names]}
+    for name, parameter in module.named_parameters():
+        totals[part_of(name)] += Cost(params=parameter.numel())
+    for name in {*tally.flops, *tally.acts}:
+        totals[part_of(name)] += Cost(flops=tally.flops[name], acts=tally.acts[name])
+    return {name: cost for name, cost in totals.items() if cost != Cost()}
+
+
+@dataclass(frozen=True)
+class ToolDifference:
+    """Why another tool reports other flops of the same module.
+
+    Attributes:
+        tool: The tool.
+        flops: What it reports.
+        ours: What :func:`count_module` reports.
+        reasons: What it counts more (positive) or less (negative), by operation; together they
+            are the whole difference.
+    """
+
+    tool: str
+    flops: int
+    ours: int
+    reasons: dict[str, int]
+
+    def __str__(self) -> str:
+        if not self.reasons:
+            return f'{self.tool} reports the same flops'
+        parts = [
+            ' and '.join(f'{name} ({number:+,})' for name, number in chosen)
+            for chosen in (
+                [(name, number) for name, number in self.reasons.items() if number > 0],
+                [(name, number) for name, number in self.reasons.items() if number < 0],
+            )
+        ]
+        why = [
+            f'{verb} {part}' for verb, part in zip(('adds', 'misses'), parts, strict=True) if part
+        ]
+        return f'{self.tool} reports {self.flops:,} flops: it {", and ".join(why)}'
+
+
+def explain_difference(
+    module: nn.Module,
+    input_shape: Sequence[int] | None = None,
+    inputs: Sequence[torch.Tensor] | None = None,
+) -> ToolDifference:
+    """What MMEngine's FlopAnalyzer reports of a module, and why it differs from ours.
+
+    It also counts norms, some pools and interpolations, and knows no fused attention. It traces
+    the module, which really computes one forward pass on the CPU.
+
+    Args:
+        module: As for :func:`count_module`.
+        input_shape: Shape of one image.
+        inputs: Positional arguments of the module instead.
+
+    Raises:
+        ValueError: The module does not run on such an input, or cannot be traced.
+    """
+    ours = count_module(module, input_shape, inputs, memory=False).flops
+    from mmengine.analysis import FlopAnalyzer
+
+    twin = _twin(module, 'cpu')
+    twin.eval()
+    images = tuple(_on(tensor, 'cpu') for tensor in _tensors(inputs, [(1, *(input_shape or ()))]))
+    analyzer = FlopAnalyzer(twin, images)
+    analyzer.unsupported_ops_warnings(False)
+    analyzer.uncalled_modules_warnings(False)
+    analyzer.tracer_warnings('none')
+    try:
+        theirs = {name: int(flops) for name, flops in analyzer.by_operator().items()}
+    except (RuntimeError, TypeError, ValueError) as error:
+        message = ' '.join(str(error).split())
+        raise ValueError(f'{type(module).__name__} cannot be traced: {message:.200}') from error
+    reasons = {name: flops for name, flops in theirs.items() if not _is_matrix_work(name)}
+    missing = sum(theirs.values()) - sum(reasons.values()) - ours
+    if missing:
+        unknown = [name.removeprefix('aten::') for name in analyzer.unsupported_ops()]
+        blamed = [name for name in unknown if _is_matrix_work(name)] or ['matrix products']
+        reasons[', '.join(blamed)] = missing
+    total = sum(theirs.values())
+    return ToolDifference("MMEngine's FlopAnalyzer", total, ours, reasons)
