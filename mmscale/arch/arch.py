@@ -51,6 +51,19 @@ def _check_object(owner: str, value: object, cls: type) -> None:
         raise ValueError(f'{owner}: expected a {cls.__name__}, got {value!r}')
 
 
+def read_json(path: str | Path) -> Any:
+    """Reads what a JSON file holds.
+
+    Raises:
+        ValueError: The file is not JSON.
+        FileNotFoundError: There is no such file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: not a JSON file ({error})') from None
+
+
 def _check_keys(owner: str, data: object, allowed: list[str], required: list[str]) -> None:
     if not isinstance(data, dict):
         raise ValueError(f'{owner}: expected an object, got {type(data).__name__} {data!r:.40}')
@@ -348,11 +361,7 @@ class Arch:
         """
         owner = 'arch'
         if isinstance(source, (str, os.PathLike)):
-            owner = str(source)
-            try:
-                source = json.loads(Path(source).read_text(encoding='utf-8'))
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f'{owner}: not a JSON file ({error})') from None
+            owner, source = str(source), read_json(source)
         names = [field.name for field in fields(cls)]
         # The schema comes first: a file of another one may well have other keys.
         if isinstance(source, dict) and 'schema' in source:

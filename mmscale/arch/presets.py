@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem
+from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem, read_json
 from mmscale.arch.families import efficientnet, mobilenet_v2, mobilenet_v3, regnet, resnet
 from mmscale.arch.scaling import Scaling, apply_scaling
 
@@ -166,15 +166,15 @@ def _preset(name: str) -> Arch:
     return _BUILDERS[name]()
 
 
-def _from_family(parameters: dict) -> Arch:
-    family, arguments = parameters['family'], dict(parameters)
-    del arguments['family']
-    if family not in _FAMILIES:
-        raise ValueError(f'family={family!r} is not one of {", ".join(_FAMILIES)}')
+def _from_family(owner: str, parameters: dict) -> Arch:
+    arguments = dict(parameters)
+    family = arguments.pop('family')
+    if not isinstance(family, str) or family not in _FAMILIES:
+        raise ValueError(f'{owner}: family={family!r} is not one of {", ".join(_FAMILIES)}')
     try:
         return _FAMILIES[family](**arguments)
-    except TypeError as error:
-        raise ValueError(f'family={family!r}: {error}') from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{owner}: {error}') from None
 
 
 def get_arch(source: str | Path | dict | Arch) -> Arch:
@@ -183,7 +183,7 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
     Args:
         source: A name of :func:`preset_names` in any case (``scalenet-s0`` ... ``scalenet-s5``
             by the retraining width rule, with ``-search`` by the search's), the path of a JSON
-            file, the mapping in one, or an Arch. A mapping is an Arch, or ``family`` and the
+            file, the mapping in one, or an Arch. A mapping is an Arch's, or ``family`` and the
             parameters of that function of :mod:`mmscale.arch.families`:
             ``dict(family='regnet', kind='z', depth=21, w0=16, wa=10.7, wm=2.51, group_width=4)``.
 
@@ -199,14 +199,17 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
             'arch=None: set model.backbone.arch to the JSON file of an Arch, to its content or to '
             f'a preset; presets are {", ".join(preset_names())}'
         )
-    if isinstance(source, dict) and 'family' in source:
-        return _from_family(source)
     if not isinstance(source, (str, os.PathLike)):
+        if isinstance(source, dict) and 'family' in source:
+            return _from_family('arch', source)
         return Arch.from_json(source)
     name = preset_name(str(source))
     if name is not None:
         return _preset(name)
     if Path(source).is_file():
+        content = read_json(source)
+        if isinstance(content, dict) and 'family' in content:
+            return _from_family(str(source), content)
         return Arch.from_json(source)
     near = difflib.get_close_matches(_key(str(source)), _NAMES, n=4, cutoff=0.5)
     raise ValueError(
