@@ -1,0 +1,83 @@
+"""Histograms of what was drawn or evaluated, against what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from matplotlib.figure import Figure
+
+from mmscale.visualization.style import BLUE, VERMILION, new_figure, tidy
+
+_COLUMNS = 3
+_MOST_LABELS = 12
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts by value.
+
+    Attributes:
+        title: What was counted.
+        xlabel: What the values are, with their unit.
+        ylabel: What is counted.
+        counts: Count by value, in the order of the axis.
+        expected: Expected count by value, empty if nothing is known of it.
+    """
+
+    title: str
+    xlabel: str
+    ylabel: str
+    counts: Mapping[str, float]
+    expected: Mapping[str, float] = field(default_factory=dict)
+
+
+def plot_histograms(histograms: Sequence[Histogram], title: str, legend: str = 'drawn') -> Figure:
+    """Draws a panel per histogram: bars for the counts, marks for the expected ones.
+
+    Args:
+        histograms: The panels.
+        title: Title of the picture.
+        legend: What the bars are called in the legend.
+    """
+    if not histograms:
+        raise ValueError('there is no histogram to draw')
+    columns = min(_COLUMNS, len(histograms))
+    rows = math.ceil(len(histograms) / columns)
+    figure = new_figure(3.9 * columns, 2.6 * rows + 0.6)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    bars = marks = None
+    for axes, histogram in zip(panels, histograms, strict=False):
+        values = list(histogram.expected or histogram.counts)
+        values += [value for value in histogram.counts if value not in values]
+        places = range(len(values))
+        bars = axes.bar(places, [histogram.counts.get(v, 0) for v in values], color=BLUE)
+        if histogram.expected:
+            marks = axes.plot(
+                places,
+                [histogram.expected.get(v, 0) for v in values],
+                linestyle='none',
+                marker='_',
+                markersize=max(5, 110 / len(values)) if len(values) > 5 else 22,
+                markeredgewidth=2.2,
+                color=VERMILION,
+            )[0]
+        step = math.ceil(len(values) / _MOST_LABELS)
+        axes.set_xticks(places[::step], values[::step])
+        axes.tick_params(labelsize=8)
+        tidy(axes, histogram.xlabel, histogram.ylabel, histogram.title)
+        axes.grid(axis='x', visible=False)
+    for axes in panels[len(histograms) :]:
+        axes.set_axis_off()
+    if marks is not None:
+        figure.legend(
+            handles=[bars, marks],
+            labels=[legend, 'expected'],
+            loc='outside lower center',
+            ncols=2,
+            frameon=False,
+            fontsize=9,
+        )
+    figure.suptitle(title, fontsize=11)
+    return figure

@@ -1,0 +1,43 @@
+#!/usr/bin/env python
+"""Draws a search, a super-supernet's training or a network: ``tools/report.py WORK_DIR``."""
+
+import argparse
+from pathlib import Path
+
+from mmscale.apis.launch import run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description='Draws, as PNG and SVG, what there is of a search or of the training of a '
+        'super-supernet, finished or running, or one network. Only reads what it reports on.'
+    )
+    parser.add_argument(
+        'target', help="a work dir, an Arch's JSON file or the name of a preset, as scalenet-s1"
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='folder of the pictures (default: WORK_DIR/report; of a single network: '
+        'work_dirs/report)',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Draws and says what was drawn and what is missing."""
+    args = parse_args()
+    from rich.console import Console
+
+    from mmscale.apis.report import make_report
+
+    report = make_report(args.target)
+    target = Path(args.target)
+    out = args.out or (target if target.is_dir() else Path('work_dirs')) / 'report'
+    report.save(out)
+    Console().print(report.summary(out))
+
+
+if __name__ == '__main__':
+    run_tool(main)
