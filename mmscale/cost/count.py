@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mmscale.arch.arch import Arch, Block, Head, Stem
 
@@ -66,6 +67,7 @@ def stem_cost(stem: Stem, size: int, convention: str) -> tuple[Cost, int]:
     return cost, size
 
 
+@lru_cache(maxsize=1 << 16)
 def block_cost(block: Block, size: int, convention: str) -> tuple[Cost, int]:
     """Cost of a block on a `size` x `size` input, and the side of its output."""
     out_size = output_size(size, block.stride)
@@ -135,11 +137,16 @@ def count_parts(arch: Arch, convention: str = 'mmscale') -> tuple[PartCost, ...]
     cost, size = stem_cost(arch.stem, arch.resolution, convention)
     parts = [PartCost('stem', 0, arch.stem.out_channels, size, cost)]
     for i, stage in enumerate(arch.stages):
-        total = Cost()
+        flops = params = acts = 0
         for block in stage:
             cost, size = block_cost(block, size, convention)
-            total += cost
-        parts.append(PartCost(f'stage {i + 1}', len(stage), arch.widths[i], size, total))
+            flops += cost.flops
+            params += cost.params
+            acts += cost.acts
+        width = stage[-1].out_channels
+        parts.append(
+            PartCost(f'stage {i + 1}', len(stage), width, size, Cost(flops, params, acts))
+        )
     cost = head_cost(arch.head, arch.widths[-1], size, convention)
     channels = arch.head.num_classes or arch.head.hidden_channels or arch.feature_channels
     linear = arch.head.num_classes or arch.head.hidden_channels

@@ -1,0 +1,232 @@
+"""match: the true cost meets the budget, or a brute-force search confirms that it cannot."""
+
+import math
+import random
+from collections import Counter
+
+import pytest
+
+from mmscale.arch import Scaling, apply_scaling, get_arch, group_widths
+from mmscale.arch.adjust import Adjustment, adjust, repeated, single_adjustments, width_step
+from mmscale.arch.rules import SCALING_RULES
+from mmscale.arch.scaling import Rounding
+from mmscale.cost import LatencyModel, LatencySetting, count
+from mmscale.cost.matching import Constraints, NotReachable, match
+
+TOLERANCE = 0.01
+BASES = (
+    'EfficientNet-B0',
+    'EfficientNet-B2',
+    'MobileNetV2',
+    'RegNetX-200MF',
+    'RegNetX-800MF',
+    'RegNetY-400MF',
+    'RegNetY-4.0GF',
+    'RegNetZ-4GF',
+    'ResNet-50',
+    'ResNeXt-50',
+    'ScaleNet-S0',
+)
+STRATEGIES = [name for name in SCALING_RULES if name != 'g']
+
+
+def cases():
+    """200 of (base, strategy, factor, cost), the same on every machine."""
+    rng = random.Random(0)
+    return [
+        (
+            rng.choice(BASES),
+            rng.choice(STRATEGIES),
+            0.5 * 64 ** rng.random(),
+            rng.choice(('flops', 'params', 'acts')),
+        )
+        for _ in range(200)
+    ]
+
+
+def budget(base, factor, metric):
+    return factor * getattr(count(base, 'pycls'), metric)
+
+
+def networks(base, rule, target, metric):
+    """All networks of a dense grid of factors, and all that lie single adjustments beside."""
+    divisor = base.strides[-1]
+    rounding = Rounding('nearest', 8, divisor, strict=True)
+    ratio = target / getattr(count(base, 'pycls'), metric)
+    seen = set()
+    for step in range(-500, 501):
+        try:
+            arch = apply_scaling(
+                base, rule.scaling(max(ratio, 1e-3) * 1.01**step), 'pycls', rounding
+            )
+        except ValueError:
+            continue
+        key = (arch.stages, arch.resolution)
+        # No adjustments of these networks change the cost by more than this.
+        cost = getattr(count(arch, 'pycls'), metric)
+        if key in seen or not 1 / 3 < cost / target < 3:
+            continue
+        seen.add(key)
+        yield arch
+        singles = list(single_adjustments(arch, 8, divisor))
+        pixels = [single for single in singles if single.kind == 'resolution']
+        for single in singles:
+            adjusted = adjust(arch, single)
+            yield adjusted
+            if single.kind != 'resolution':
+                yield from (adjust(adjusted, pixel) for pixel in pixels)
+
+
+@pytest.mark.slow
+def test_two_hundred_random_budgets():
+    met, asked = Counter(), Counter()
+    for name, strategy, factor, metric in cases():
+        base, rule = get_arch(name), SCALING_RULES[strategy]
+        target = budget(base, factor, metric)
+        scales_width = rule.width > 0
+        asked[scales_width] += 1
+        try:
+            found = match(base, rule.scaling, target, metric, TOLERANCE)
+        except NotReachable as error:
+            assert not scales_width or error.below or error.above
+            for arch in networks(base, rule, target, metric):
+                cost = getattr(count(arch, 'pycls'), metric)
+                assert abs(cost / target - 1) > TOLERANCE, (name, strategy, factor, metric)
+            continue
+        met[scales_width] += 1
+        true = count(found.arch, 'pycls')
+        assert (found.cost, found.achieved) == (true, getattr(true, metric))
+        assert abs(found.achieved / target - 1) <= TOLERANCE
+        assert found.arch.resolution % base.strides[-1] == 0
+        assert all(width % 8 == 0 for width in found.arch.widths)
+        assert len(found.adjustments) <= 2
+    print(f'width: {met[True]} of {asked[True]}, others: {met[False]} of {asked[False]}')
+    assert asked[True] >= 100
+    assert met[True] >= 0.95 * asked[True]
+
+
+def test_adjustments_are_undone_by_their_opposites():
+    for name in ('EfficientNet-B0', 'RegNetY-400MF', 'RegNetZ-4GF', 'ResNet-50', 'ResNet-18'):
+        base = get_arch(name)
+        for single in single_adjustments(base, 8, 32):
+            changed = adjust(base, single)
+            assert changed != base
+            back = Adjustment(single.kind, -single.step, single.stage)
+            # A block that is taken away comes back as its neighbour's twin.
+            if single.kind != 'depth' or single.step > 0:
+                assert adjust(changed, back) == base, (name, single)
+
+
+def test_a_wider_stage_keeps_its_group_width_and_expansion():
+    base = get_arch('RegNetY-4.0GF')
+    step = width_step(base, 1, 8)
+    assert step % group_widths(base)[1] == 0
+    wider = adjust(base, Adjustment('width', step, 1))
+    assert group_widths(wider) == group_widths(base)
+    assert wider.widths == (base.widths[0], base.widths[1] + step, *base.widths[2:])
+    for block, before in zip(wider.blocks, base.blocks, strict=True):
+        ratio = before.hidden_channels / before.out_channels
+        assert block.hidden_channels == ratio * block.out_channels
+
+
+def test_a_repeated_first_block_is_what_scaling_makes_of_it():
+    for name in ('RegNetY-400MF', 'RegNetZ-4GF', 'EfficientNet-B0', 'ScaleNet-S0'):
+        base = get_arch(name)
+        deeper = apply_scaling(base, Scaling(depth=2), 'pycls')
+        for stage, doubled in zip(base.stages, deeper.stages, strict=True):
+            assert repeated(stage[-1]) == doubled[-1], name
+
+
+def test_the_last_step_down_is_an_error():
+    base = get_arch('RegNetY-400MF')
+    with pytest.raises(ValueError, match='depth of network stage 1 -1: no block would be left'):
+        adjust(base, Adjustment('depth', -1, 0))
+    with pytest.raises(ValueError, match='width of network stage 1 -48: no channel'):
+        adjust(base, Adjustment('width', -48, 0))
+
+
+def test_constraints_are_kept():
+    base = get_arch('EfficientNet-B0')
+    rule = SCALING_RULES['dwr']
+    target = budget(base, 8, 'flops')
+    assert match(base, rule.scaling, target).arch.resolution > 288
+    kept = match(
+        base,
+        rule.scaling,
+        target,
+        constraints=Constraints(width_divisor=16, resolution_divisor=16, largest_resolution=280),
+    )
+    assert kept.arch.resolution == 272
+    assert all(width % 16 == 0 for width in kept.arch.widths)
+    assert kept.achieved == pytest.approx(target, rel=TOLERANCE)
+
+
+def test_caps_are_kept():
+    base = get_arch('RegNetX-200MF')
+    rule = SCALING_RULES['d']
+    target = budget(base, 4, 'flops')
+    free = match(base, rule.scaling, target)
+    with pytest.raises(NotReachable, match='networks that meet it are above the caps') as caught:
+        match(base, rule.scaling, target, constraints=Constraints(most_acts=free.cost.acts / 2))
+    assert caught.value.above is None
+    assert caught.value.below.cost.acts <= free.cost.acts / 2
+    memory = 4 * (free.cost.params + free.cost.acts)
+    assert match(base, rule.scaling, target, constraints=Constraints(most_memory=memory))
+    with pytest.raises(NotReachable):
+        match(base, rule.scaling, target, constraints=Constraints(most_memory=memory / 2))
+
+
+def test_what_cannot_be_reached_names_the_nearest_on_either_side():
+    base = get_arch('RegNetY-400MF')
+    depth = SCALING_RULES['d']
+    target = budget(base, 1.06, 'params')
+    with pytest.raises(NotReachable, match='not reachable') as caught:
+        match(base, depth.scaling, target, 'params', 1e-4)
+    below, above = caught.value.below, caught.value.above
+    assert below.achieved < target < above.achieved
+    for side in (below, above):
+        assert str(side) in str(caught.value)
+    # The resolution has no params: nothing is far above the base model.
+    with pytest.raises(NotReachable) as caught:
+        match(base, SCALING_RULES['r'].scaling, budget(base, 4, 'params'), 'params')
+    assert caught.value.above is None
+    assert caught.value.below.factor == 1
+
+
+def test_a_latency_budget_is_met_by_the_runtime_model():
+    base = get_arch('RegNetX-200MF')
+    costs = [count(get_arch(name), 'pycls') for name in BASES[:6]]
+    times = [3 + 2e-6 * cost.acts + 1e-8 * cost.flops for cost in costs]
+    model = LatencyModel.fit(costs, times, LatencySetting(device_name='test'))
+    target = 3 * model.predict(count(base, 'pycls'))
+    found = match(base, SCALING_RULES['dWr'].scaling, target, 'latency', latency_model=model)
+    assert found.achieved == model.predict(found.cost)
+    assert found.achieved == pytest.approx(target, rel=TOLERANCE)
+    with pytest.raises(ValueError, match='metric=latency needs a latency_model'):
+        match(base, SCALING_RULES['dWr'].scaling, target, 'latency')
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'metric': 'speed'}, "metric='speed' is not one of flops, params, acts, latency"),
+        ({'target': 0}, 'target=0 must be above 0'),
+        ({'target': math.nan}, 'target=nan must be above 0'),
+        ({'target': '4e9'}, "target='4e9' must be a number"),
+        ({'tolerance': -0.1}, 'tolerance=-0.1 must be above 0'),
+        ({'convention': 'mine'}, "convention='mine'"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    base = get_arch('RegNetY-400MF')
+    with pytest.raises(ValueError, match=message):
+        match(base, SCALING_RULES['d'].scaling, **{'target': 1e9, **settings})
+
+
+@pytest.mark.parametrize(
+    'settings', [{'width_divisor': 0}, {'largest_resolution': 2.5}, {'most_acts': '1'}], ids=str
+)
+def test_constraints_are_checked(settings):
+    key, value = next(iter(settings.items()))
+    with pytest.raises(ValueError, match=f'constraints: {key}={value!r} must be 1 or more'):
+        Constraints(**settings)
