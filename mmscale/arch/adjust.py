@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 from mmscale.arch.arch import Arch, Block
 
@@ -38,6 +39,8 @@ def _follows_output(block: Block) -> bool:
     )
 
 
+# Most blocks of a deep network stage are equal.
+@lru_cache(maxsize=4096)
 def _rewire(block: Block, in_channels: int, out_channels: int) -> Block:
     """The block between other widths: equal expansion, equal channels per group."""
     if (in_channels, out_channels) == (block.in_channels, block.out_channels):
