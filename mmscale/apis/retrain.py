@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mmscale.apis.launch import set_environment
+from mmscale.search.reporting import write_json
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,6 @@ class RetrainJob:
 
 def _forget_other_settings(job: RetrainJob) -> None:
     """Makes a job start anew where an earlier run in its work dir had other settings."""
-    from mmscale.engine.scoring_loop import write_json
-
     file = Path(job.work_dir) / 'settings.json'
     if not file.is_file() or json.loads(file.read_text(encoding='utf-8')) != job.settings:
         # First, or a kill between the two would leave a checkpoint of the other settings.
@@ -94,7 +93,6 @@ def run_job(job: RetrainJob) -> dict:
         from mmengine.config import Config
 
         from mmscale.apis.launch import build_runner
-        from mmscale.engine.scoring_loop import write_json
 
         _forget_other_settings(job)
         config = Config.fromfile(job.config)

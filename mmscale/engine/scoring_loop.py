@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import math
-import os
 import socket
 import time
 from abc import abstractmethod
-from datetime import timedelta
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.model import is_model_wrapper
@@ -30,15 +26,13 @@ from mmscale.search import (
     ChainStep,
     Generation,
     ParetoResult,
-    Progress,
     Scorer,
     SearchResult,
 )
+from mmscale.search.reporting import History, ProgressLog, describe, write_json
 from mmscale.version import __version__
 
 Result = SearchResult | ParetoResult
-
-_SECONDS_BETWEEN_LINES = 10.0
 
 # What scores depend on, besides mmscale.
 _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'numpy', 'cv2')
@@ -57,70 +51,6 @@ class _Ranks:
     def gather(self, items: list[str]) -> list[list[str]]:
         """Waits for all ranks; gives each of them every rank's items."""
         return all_gather_object(items)
-
-
-class _ProgressLog:
-    """Logs how far a search is, with an estimate of the time that is left at most."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        self._logger = logger
-        self._start: tuple[float, int] | None = None
-        self._last = -math.inf
-        self._step = ''
-
-    def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if self._start is None:
-            self._start = now, progress.fresh
-        if progress.step == self._step and now - self._last < _SECONDS_BETWEEN_LINES:
-            return
-        self._step, self._last = progress.step, now
-        line = f'{progress.step}: {progress.evaluations} evaluations'
-        if progress.most_evaluations:
-            line += f' of at most {progress.most_evaluations}'
-        if progress.best is not None:
-            line += f', best fitness {float(progress.best):.4f}'
-        fresh = progress.fresh - self._start[1]
-        if fresh and progress.most_evaluations:
-            left = progress.most_evaluations - progress.evaluations
-            seconds = (now - self._start[0]) / fresh * left / get_dist_info()[1]
-            line += f', eta at most {timedelta(seconds=round(seconds))}'
-        self._logger.info(line)
-
-
-def write_json(path: Path, data: object) -> None:
-    """Writes a JSON file in one atomic step: the old file stays until the new one is whole."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with temporary.open('w', encoding='utf-8') as file:
-        json.dump(data, file, indent=1)
-        file.write('\n')
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-class _History:
-    """The events of a search as a JSON-lines file, a line as soon as there is an event.
-
-    The file is started anew with the first event, so that a search that is refused leaves the
-    one of an earlier search.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: TextIO | None = None
-
-    def write(self, event: ChainStep | Generation) -> None:
-        """Appends an event."""
-        if self._file is None:
-            self._file = self._path.open('w', encoding='utf-8')
-        self._file.write(json.dumps(event.to_json()) + '\n')
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._file is not None:
-            self._file.close()
 
 
 class ScoringLoop(BaseLoop):
@@ -176,7 +106,7 @@ class ScoringLoop(BaseLoop):
                 f'with --resume, or take another work dir'
             )
         self.table = CostTable(self.space)
-        self.history = _History(Path(runner.work_dir) / 'history.jsonl')
+        self.history = History(Path(runner.work_dir) / 'history.jsonl')
         self.build_search(**settings)
         self.evaluator = SubnetEvaluator(
             model, dataloader, calibration_dataloader, **(subnet_evaluator or {})
@@ -204,17 +134,8 @@ class ScoringLoop(BaseLoop):
         """Logs a step of the chain, and writes every event to the history."""
         if get_dist_info()[0] == 0:
             self.history.write(step)
-        if isinstance(step, Generation):
-            return
-        strategy = ', '.join(
-            f'({s.depth:g}, {s.width:g}, {round(s.resolution * self.space.resolution)} px)'
-            for s in step.strategy
-        )
-        fitness = '' if step.fitness is None else f' fitness {float(step.fitness):.4f},'
-        self._runner.logger.info(
-            f'chain: {step.kind}, round {step.round}:{fitness} {step.evaluations} evaluations, '
-            f'strategy (depth, width, resolution) {strategy}'
-        )
+        if isinstance(step, ChainStep):
+            self._runner.logger.info(describe(step, self.space.resolution))
 
     def run(self) -> dict[str, float]:
         """Searches and writes the result.
@@ -229,7 +150,8 @@ class ScoringLoop(BaseLoop):
         if len(archive):
             self._runner.logger.info(f'replaying {len(archive)} evaluations of {self.archive_dir}')
         try:
-            scorer = Scorer(archive, self.evaluator, ranks, _ProgressLog(self._runner.logger))
+            progress = ProgressLog(self._runner.logger, ranks.world_size)
+            scorer = Scorer(archive, self.evaluator, ranks, progress)
             result = self.search(scorer)
             if ranks.rank == 0:
                 self._write(result, fingerprint, scorer.fresh, time.monotonic() - start)

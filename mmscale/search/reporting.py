@@ -1,0 +1,108 @@
+"""What a search tells while it runs: progress lines, and its events and results as files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TextIO
+
+from mmscale.search.result import ChainStep, Generation
+from mmscale.search.scoring import Progress
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressLog:
+    """Logs how far a search is, with an estimate of the time that is left at most.
+
+    Args:
+        logger: Where to.
+        processes: Number of processes that search together.
+    """
+
+    def __init__(self, logger: logging.Logger, processes: int = 1) -> None:
+        self._logger = logger
+        self._processes = processes
+        self._start: tuple[float, int] | None = None
+        self._last = -math.inf
+        self._step = ''
+
+    def __call__(self, progress: Progress) -> None:
+        """Logs a line if there is a new step or if the last line is some seconds old."""
+        now = time.monotonic()
+        if self._start is None:
+            self._start = now, progress.fresh
+        if progress.step == self._step and now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._step, self._last = progress.step, now
+        line = f'{progress.step}: {progress.evaluations} evaluations'
+        if progress.most_evaluations:
+            line += f' of at most {progress.most_evaluations}'
+        if progress.best is not None:
+            line += f', best fitness {float(progress.best):.4f}'
+        fresh = progress.fresh - self._start[1]
+        if fresh and progress.most_evaluations:
+            left = progress.most_evaluations - progress.evaluations
+            seconds = (now - self._start[0]) / fresh * left / self._processes
+            line += f', eta at most {timedelta(seconds=round(seconds))}'
+        self._logger.info(line)
+
+
+class History:
+    """The events of a search as a JSON-lines file, a line as soon as there is an event.
+
+    The file is started anew with the first event, so that a search that is refused leaves the
+    one of an earlier search.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+
+    def write(self, event: ChainStep | Generation) -> None:
+        """Appends an event."""
+        if self._file is None:
+            self._file = self._path.open('w', encoding='utf-8')
+        self._file.write(json.dumps(event.to_json()) + '\n')
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def write_json(path: Path, data: object) -> None:
+    """Writes a JSON file in one atomic step: the old file stays until the new one is whole."""
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    with temporary.open('w', encoding='utf-8') as file:
+        json.dump(data, file, indent=1)
+        file.write('\n')
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def describe(step: ChainStep, resolution: int) -> str:
+    """A step of the chain as a log line.
+
+    Args:
+        step: The step.
+        resolution: Resolution of the base model, in pixels.
+    """
+    strategy = ', '.join(
+        f'({s.depth:g}, {s.width:g}, {round(s.resolution * resolution)} px)' for s in step.strategy
+    )
+    fitness = '' if step.fitness is None else f' fitness {float(step.fitness):.4f},'
+    return (
+        f'chain: {step.kind}, round {step.round}:{fitness} {step.evaluations} evaluations, '
+        f'strategy (depth, width, resolution) {strategy}'
+    )
