@@ -1,6 +1,8 @@
 """ArchNet: what an Arch says is what is built, and mmpretrain's contract of a backbone."""
 
+import math
 from dataclasses import replace
+from itertools import pairwise
 
 import mmpretrain.models as mmpretrain_models
 import numpy as np
@@ -11,7 +13,18 @@ from mmengine.registry import init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmscale.arch import Arch, Block, Head, Scaling, SqueezeExcite, Stem, apply_scaling, get_arch
+from mmscale.arch import (
+    Arch,
+    Block,
+    Head,
+    Scaling,
+    SqueezeExcite,
+    Stem,
+    apply_scaling,
+    get_arch,
+    preset_names,
+    scaling_rule,
+)
 from mmscale.cost import Cost, CostTable, count
 from mmscale.models import ArchNet, SuperNet
 
@@ -36,8 +49,11 @@ def hooked_count(net, arch):
             if isinstance(child, _BatchNorm | nn.Hardswish | HSigmoid):
                 setattr(module, name, nn.Identity())
     channels = arch.feature_channels
-    classifier = nn.Linear(channels, arch.head.num_classes, device='meta')
-    for module in (*net.modules(), classifier):
+    widths = [channels, arch.head.hidden_channels, arch.head.num_classes]
+    widths = [width for width in widths if width]
+    linears = [nn.Linear(*pair, device='meta') for pair in pairwise(widths)]
+    classifier = nn.Sequential(*linears)
+    for module in (*net.modules(), *linears):
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(add)
     shape = (1, arch.stem.in_channels, arch.resolution, arch.resolution)
@@ -79,10 +95,44 @@ def test_table_is_hooked_count_of_200_subnets_of_the_papers_space(paper_space):
     assert {354, 211, 401} <= resolutions
 
 
-@pytest.mark.parametrize('name', ['scalenet-s0', 'scalenet-s0-search', 'scalenet-s1'])
+@pytest.mark.parametrize('name', preset_names())
 def test_published_networks_are_built_as_counted(name):
     arch = get_arch(name)
     assert hooked_count(on_meta(name), arch) == count(arch)
+
+
+@pytest.mark.parametrize(
+    ('name', 'rule', 'factor'),
+    [
+        ('RegNetX-8.0GF', 'w_gfix', 2),  # a dense network stage beside groups of 120
+        ('RegNetY-400MF', 'g', 8),
+        ('RegNetZ-4GF', 'w', 8),  # widths that are no multiples of 8
+        ('ResNet-50', 'dWr', 4),
+        ('ResNet-18', 'w', 4),  # the first shortcut projects
+        ('ResNeXt-50', 'dwr', 3),
+        ('EfficientNet-B1', 'dw', 0.5),
+        ('MobileNetV3-Large', 'dWr', 3),
+        ('scalenet-s1', 'dWr_a0.5', 2),
+    ],
+)
+def test_scaled_networks_are_built_as_counted(name, rule, factor):
+    arch = apply_scaling(get_arch(name), scaling_rule(rule).scaling(factor), 'pycls')
+    assert hooked_count(on_meta(arch), arch) == count(arch)
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['EfficientNet-Lite0', 'MobileNetV3-Small', 'RegNetY-200MF', 'RegNetZ-500MF', 'ResNet-18'],
+)
+def test_families_compute(name):
+    arch = get_arch(name)
+    net = ArchNet(arch, out_indices=tuple(range(len(arch.stages) + 1))).eval()
+    with torch.no_grad():
+        outputs = net(torch.rand(2, 3, 70, 70))
+    assert [output.shape[1] for output in outputs] == [*arch.widths, arch.feature_channels]
+    sides = [math.ceil(70 / stride) for stride in arch.strides]
+    assert [output.shape[-1] for output in outputs[:-1]] == sides
+    assert all(output.isfinite().all() and output.std() > 0 for output in outputs)
 
 
 SE = SqueezeExcite(5, act='silu', gate='sigmoid')
