@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import torch
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
@@ -21,6 +23,8 @@ from mmscale.registry import TASK_UTILS
 from mmscale.search import Score
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+
+_STATISTICS = ('recalibrated', 'batch')
 
 _HANDLING = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root')
 
@@ -60,6 +64,9 @@ class _Images:
         # Datasets are often sorted by class.
         self._indices = [i * size // count for i in range(count)]
         self._cache: dict[int, list[Batch]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self._indices)
 
     def batches(self, resolution: int) -> Iterator[Batch]:
         """Normalised images (N, channels, resolution, resolution) and labels (N,)."""
@@ -117,15 +124,26 @@ class SubnetEvaluator:
     The statistics of the super-supernet belong to no subnet, so they are measured anew on a
     fixed set of training images. The images that score are none of those, and no test images.
 
+    With ``bn='batch'`` every batch of scored images is normalised by its own statistics, as the
+    released ScaleNet does, and nothing is calibrated. This is for comparison: it is transductive
+    (an image's prediction depends on the other images of its batch), so the score depends on
+    the batch size and is not that of a network that could be shipped.
+
     Args:
         model: The trained super-supernet.
         dataloader: Config of the loader of scoring images.
         calibration_dataloader: Config of the loader of training images for the statistics.
         calibration_images: Number of those images.
         max_images: Number of scoring images; None for all.
-        side: Side of the channel coupling.
+        side: Side of the channel coupling, ``left`` or ``right``; or ``both``: two networks are
+            extracted, and their logits averaged.
+        bn: Statistics that BN layers normalise with, ``recalibrated`` or ``batch``.
         threads: CPU threads; float results depend on it, so it is fixed and recorded.
         cache: Whether to keep decoded images in memory, one set per resolution.
+
+    Attributes:
+        images_seen: Images that were scored so far.
+        images_saved: Images that were not, because enough others were wrong.
 
     Raises:
         TypeError: A loader's dataset is no SeededDataset.
@@ -140,24 +158,35 @@ class SubnetEvaluator:
         calibration_images: int = 1024,
         max_images: int | None = None,
         side: str = 'left',
+        bn: str = 'recalibrated',
         threads: int = 1,
         cache: bool = True,
     ) -> None:
-        if side not in SIDES:
-            raise ValueError(f'side={side!r} is not one of {", ".join(SIDES)}')
+        for key, value, allowed in (
+            ('side', side, (*SIDES, 'both')),
+            ('bn', bn, _STATISTICS),
+        ):
+            if value not in allowed:
+                raise ValueError(f'{key}={value!r} is not one of {", ".join(allowed)}')
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise ValueError(f'threads={threads!r} must be a positive integer')
         self.model = model
-        self.side = side
+        self.sides = SIDES if side == 'both' else (side,)
+        self.bn = bn
         self.threads = threads
+        self.images_seen = self.images_saved = 0
         self._settings = {
             'dataloader': content_of(dataloader),
-            'calibration_dataloader': content_of(calibration_dataloader),
-            'calibration_images': calibration_images,
             'max_images': max_images,
             'side': side,
+            'bn': bn,
             'threads': threads,
         }
+        if bn == 'recalibrated':
+            self._settings |= {
+                'calibration_dataloader': content_of(calibration_dataloader),
+                'calibration_images': calibration_images,
+            }
         self._images = _Images(
             dataloader, model.data_preprocessor, max_images, cache, 'max_images'
         )
@@ -174,10 +203,12 @@ class SubnetEvaluator:
         """What the scores depend on: weights, data, settings, kind of device, torch."""
         backbone = self.model.backbone
         resolution = backbone.space.resolution
+        images = {'images': self._images.digest(resolution)}
+        if self.bn == 'recalibrated':
+            images['calibration'] = self._calibration.digest(resolution)
         return {
             **self._settings,
-            'images': self._images.digest(resolution),
-            'calibration': self._calibration.digest(resolution),
+            **images,
             'channels_last': backbone.channels_last,
             'weights': weights_digest(self.model),
             'device': next(self.model.parameters()).device.type,
@@ -185,28 +216,59 @@ class SubnetEvaluator:
         }
 
     def extract(self, arch: Arch) -> ImageClassifier:
-        """The stand-alone network that is scored: own weights, BN statistics of its own.
+        """The stand-alone network to ship: own weights, recalibrated BN statistics of its own.
+
+        It is the network that is scored, unless the settings say that the scored one cannot be
+        shipped: of two sides it is the left one, and its statistics are never a batch's.
 
         Raises:
             ValueError: The Arch is not in the super-supernet's space.
         """
+        return self._recalibrated(arch, self.sides[0])
+
+    def _raw(self, arch: Arch, side: str) -> ImageClassifier:
         torch.set_num_threads(self.threads)
-        net = self.model.extract(arch, self.side)
-        net.to(next(self.model.parameters()).device)
+        return self.model.extract(arch, side).to(next(self.model.parameters()).device)
+
+    def _recalibrated(self, arch: Arch, side: str) -> ImageClassifier:
+        net = self._raw(arch, side)
         calibration = self._calibration.batches(arch.resolution)
         update_bn((inputs for inputs, _ in calibration), net.backbone)
         return net.eval()
 
-    def evaluate(self, arch: Arch) -> Score:
+    def _scored(self, arch: Arch, side: str) -> ImageClassifier:
+        if self.bn == 'recalibrated':
+            return self._recalibrated(arch, side)
+        net = self._raw(arch, side).eval()
+        for module in net.modules():
+            if isinstance(module, _BatchNorm):
+                module.train()
+        return net
+
+    def evaluate(self, arch: Arch, needed: Fraction | None = None) -> Score | None:
         """Counts the images that a subnet gets right.
+
+        Args:
+            arch: The subnet.
+            needed: The score that is of interest at least; by default any.
+
+        Returns:
+            The score; or None, once so many images are wrong that it is below `needed`.
 
         Raises:
             ValueError: The Arch is not in the super-supernet's space.
         """
-        net = self.extract(arch)
-        correct = total = 0
+        nets = [self._scored(arch, side) for side in self.sides]
+        total = len(self._images)
+        least = 0 if needed is None else needed * total
+        correct = seen = 0
         with torch.inference_mode():
             for inputs, labels in self._images.batches(arch.resolution):
-                correct += int((net(inputs).argmax(dim=1) == labels).sum())
-                total += len(labels)
+                if correct + total - seen < least:
+                    self.images_saved += total - seen
+                    return None
+                logits = torch.stack([net(inputs) for net in nets]).mean(dim=0)
+                correct += int((logits.argmax(dim=1) == labels).sum())
+                seen += len(labels)
+                self.images_seen += len(labels)
         return Score(correct, total)

@@ -205,6 +205,8 @@ class ScoringLoop(BaseLoop):
                 'seconds': round(seconds, 1),
                 'evaluations': result.evaluations,
                 'evaluations_of_rank_0': evaluated,
+                'images_of_rank_0': self.evaluator.images_seen,
+                'images_saved_of_rank_0': self.evaluator.images_saved,
                 'processes': get_dist_info()[1],
                 'host': socket.gethostname(),
             }

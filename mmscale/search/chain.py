@@ -82,4 +82,5 @@ class Chain:
             evaluations=family.scorer.evaluations,
             seed=self.seed,
             settings={**family.settings, **settings},
+            details={'dropped': len(family.scorer.dropped)} if settings.get('halving') else {},
         )

@@ -12,7 +12,7 @@ from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.operators import crossover, mutate, take_new, tournament
 from mmscale.search.result import Generation, OnStep
-from mmscale.search.schedule import check_integer
+from mmscale.search.schedule import check_integer, checked_halving
 
 _TOURNAMENT = 2
 _ATTEMPTS = 8
@@ -44,6 +44,8 @@ class BaseEvolution:
         population: Number of survivors and of children of a generation, at least 2.
         generations: Number of generations, the initial population included, at least 1.
         mutations: Expected number of gene changes of a child.
+        halving: Whether to stop evaluating a child once it certainly cannot survive; who
+            survives is the same.
 
     Raises:
         ValueError: A setting is not allowed.
@@ -55,6 +57,7 @@ class BaseEvolution:
         population: int = 64,
         generations: int = 40,
         mutations: float = 1.0,
+        halving: bool = False,
     ) -> None:
         check_integer('population', population, 2)
         check_integer('generations', generations, 1)
@@ -66,6 +69,7 @@ class BaseEvolution:
         self.population = population
         self.generations = generations
         self.mutations = mutations
+        self.halving = checked_halving(halving)
 
     def run(
         self,
@@ -110,7 +114,10 @@ class BaseEvolution:
             if not len(genes):
                 break
             scorer.step = f'{title}, generation {generation + 1} of {self.generations}'
-            survivors += self.family.candidates(genes, strategy)
+            # An equal fitness may still survive by its cost or its genes.
+            full = len(survivors) == self.population
+            least = survivors[-1].fitness if self.halving and full else None
+            survivors += self.family.candidates(genes, strategy, least)
             survivors = sorted(survivors, key=lambda c: c.order)[: self.population]
             history.append(survivors[0].fitness)
             scorer.best = survivors[0].fitness

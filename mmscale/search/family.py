@@ -118,12 +118,16 @@ class FamilyFitness:
         total = sum(w * score.value for w, score in zip(weights, scores, strict=True))
         return Fraction(total, sum(weights))
 
-    def candidates(self, genes: Genes, strategy: Strategy) -> list[Candidate]:
+    def candidates(
+        self, genes: Genes, strategy: Strategy, least: Fraction | None = None
+    ) -> list[Candidate]:
         """Scores base models under a strategy.
 
         Args:
             genes: Canonical genotypes, shape (n, genes).
             strategy: One Scaling per scaling stage of the space.
+            least: Base models whose fitness is below it may be dropped, as soon as that is
+                certain; by default none.
 
         Returns:
             The candidates, in the order of `genes`.
@@ -133,6 +137,8 @@ class FamilyFitness:
         """
         if not self.feasibility.feasible(genes, strategy).all():
             raise ValueError('a base model that does not meet the budgets must not be scored')
+        if least is not None:
+            genes = self._without_losers(genes, strategy, least)
         stages = self.scored_stages
         archs = [self.space.decode(row, strategy[j]) for row in genes for j in stages]
         scores = self.scorer.score(archs)
@@ -142,3 +148,23 @@ class FamilyFitness:
             fitness = self.mean(scores[i * len(stages) : (i + 1) * len(stages)])
             candidates.append(Candidate(self.space.genotype(row), fitness, int(costs[i])))
         return candidates
+
+    def _without_losers(self, genes: Genes, strategy: Strategy, least: Fraction) -> Genes:
+        """Scores base models scaling stage by scaling stage; leaves out who cannot reach `least`.
+
+        What the scaling stages behind may add at most bounds the fitness, so the last one, which
+        costs the most, has the tightest bound.
+        """
+        sums = [Fraction(0)] * len(genes)
+        open_weight = sum(self.weights)
+        wanted = least * open_weight
+        for j in self.scored_stages:
+            weight = self.weights[j]
+            open_weight -= weight
+            archs = [self.space.decode(row, strategy[j]) for row in genes]
+            needed = [(wanted - done - open_weight) / weight for done in sums]
+            scores = self.scorer.score_needed(archs, needed)
+            kept = [i for i, score in enumerate(scores) if score is not None]
+            sums = [sums[i] + weight * scores[i].value for i in kept]
+            genes = genes[kept]
+        return genes

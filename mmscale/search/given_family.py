@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from mmscale.arch import Genotype, Rounding, Scaling, apply_scaling, compound_scaling
 from mmscale.cost import count, match_scaling
@@ -86,7 +85,7 @@ class GivenFamily:
             evaluations=family.scorer.evaluations,
             seed=None,
             settings={
-                'strategy': [asdict(scaling) for scaling in self.strategy],
+                'strategy': [scaling.to_json() for scaling in self.strategy],
                 'deviations': [round(deviation, 6) for deviation in self.deviations],
             },
         )

@@ -30,6 +30,8 @@ class MCEA:
         rounds: Rounds of base evolution and scaling search.
         num_base_models: Size of the fixed set of base models behind the initial strategy.
         mutations: Expected number of gene changes of a child.
+        halving: Whether to stop evaluating candidates that certainly lose; the outcome is the
+            same, and the result says how many were dropped.
         seed: Seed of all randomness.
         on_step: Called with every generation and every chain step.
 
@@ -45,6 +47,7 @@ class MCEA:
         rounds: int = 8,
         num_base_models: int = 20,
         mutations: float = 1.0,
+        halving: bool = False,
         seed: int = 0,
         on_step: OnStep | None = None,
     ) -> None:
@@ -54,8 +57,8 @@ class MCEA:
         self.rounds = rounds
         self.seed = seed
         self.on_step = on_step
-        self.evolution = BaseEvolution(family, population, generations, mutations)
-        self.strategy_search = StrategySearch(family, num_base_models)
+        self.evolution = BaseEvolution(family, population, generations, mutations, halving)
+        self.strategy_search = StrategySearch(family, num_base_models, halving)
 
     @property
     def most_evaluations(self) -> int:
@@ -103,6 +106,7 @@ class MCEA:
                 'rounds': self.rounds,
                 'num_base_models': self.strategy_search.num_base_models,
                 'mutations': evolution.mutations,
+                'halving': evolution.halving,
             }
         )
 
@@ -117,6 +121,7 @@ class EvolutionSearch:
         population: As for :class:`MCEA`.
         generations: As for :class:`MCEA`.
         mutations: As for :class:`MCEA`.
+        halving: As for :class:`MCEA`.
         seed: As for :class:`MCEA`.
         on_step: As for :class:`MCEA`.
 
@@ -131,6 +136,7 @@ class EvolutionSearch:
         population: int = 64,
         generations: int = 40,
         mutations: float = 1.0,
+        halving: bool = False,
         seed: int = 0,
         on_step: OnStep | None = None,
     ) -> None:
@@ -147,7 +153,7 @@ class EvolutionSearch:
         self.seed = seed
         self.on_step = on_step
         scored = family.alone(0) if alone else family
-        self.evolution = BaseEvolution(scored, population, generations, mutations)
+        self.evolution = BaseEvolution(scored, population, generations, mutations, halving)
 
     @property
     def most_evaluations(self) -> int:
@@ -178,6 +184,7 @@ class EvolutionSearch:
                 'population': evolution.population,
                 'generations': evolution.generations,
                 'mutations': evolution.mutations,
+                'halving': evolution.halving,
             }
         )
 
@@ -188,6 +195,7 @@ class ScalingSearch:
     Args:
         family: As for :class:`MCEA`.
         base: The base model.
+        halving: As for :class:`MCEA`.
         on_step: As for :class:`MCEA`.
 
     Raises:
@@ -198,11 +206,13 @@ class ScalingSearch:
         self,
         family: FamilyFitness,
         base: Genotype,
+        halving: bool = False,
         on_step: OnStep | None = None,
     ) -> None:
         self.family = family
         self.base = family.space.genotype(np.array(base.genes, dtype=np.int64))
         self.on_step = on_step
+        self.strategy_search = StrategySearch(family, halving=halving)
         row = np.array([self.base.genes], dtype=np.int64)
         feasibility = family.feasibility
         if not feasibility.base_feasible(row)[0]:
@@ -225,6 +235,6 @@ class ScalingSearch:
         chain = Chain(self.family, None, self.on_step, self.most_evaluations)
         self.family.scorer.step = 'scaling search'
         genes = np.array(self.base.genes, dtype=np.int64)
-        strategy = StrategySearch(self.family).given_base(genes)
+        strategy = self.strategy_search.given_base(genes)
         chain.record('scaling search', 1, self.base, strategy)
-        return chain.result({})
+        return chain.result({'halving': self.strategy_search.halving})

@@ -45,7 +45,7 @@ class ChainStep:
             'kind': self.kind,
             'round': self.round,
             'base': None if self.base is None else list(self.base.genes),
-            'strategy': [asdict(scaling) for scaling in self.strategy],
+            'strategy': [scaling.to_json() for scaling in self.strategy],
             'fitness': None if self.fitness is None else float(self.fitness),
             'cost': self.cost,
             'evaluations': self.evaluations,
@@ -103,7 +103,7 @@ class FamilyMember:
         return {
             'scaling_stage': self.scaling_stage,
             'genes': list(self.base.genes),
-            'scaling': asdict(self.scaling),
+            'scaling': self.scaling.to_json(),
             'cost': asdict(self.cost),
             'score': asdict(self.score),
             'arch': self.arch.to_json(),

@@ -13,6 +13,17 @@ def check_integer(key: str, value: object, smallest: int) -> None:
         raise ValueError(f'{key}={value!r} must be an integer of {smallest} or more')
 
 
+def checked_halving(value: object) -> bool:
+    """The setting `halving`, whether to stop evaluating candidates that certainly lose.
+
+    Raises:
+        ValueError: It is neither true nor false.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f'halving={value!r} must be True or False')
+    return value
+
+
 def most_evaluations(
     feasibility: Feasibility,
     scored_stages: Sequence[int],

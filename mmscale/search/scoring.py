@@ -22,8 +22,14 @@ class Evaluator(Protocol):
     def fingerprint(self) -> Mapping[str, Any]:
         """What the scores depend on, as plain JSON data."""
 
-    def evaluate(self, arch: Arch) -> Score:
-        """The score of an Arch."""
+    def evaluate(self, arch: Arch, needed: Fraction | None = None) -> Score | None:
+        """The score of an Arch; or None, if it is certain to be below `needed`.
+
+        Args:
+            arch: The Arch.
+            needed: The score that is of interest at least; None for any. It may be ignored, and
+                is given only where a search may drop candidates.
+        """
 
 
 class Communicator(Protocol):
@@ -105,6 +111,7 @@ class Scorer:
         title: What the steps are part of, set before their names.
         requested: Digests of the Archs of the present search that have a score; a search of
             several parts may start it anew for each.
+        dropped: Digests of the Archs that were not worth a score when they were asked for.
         best: Best fitness so far, for `progress`.
         most_evaluations: Upper bound of the search's evaluations, for `progress`.
 
@@ -129,6 +136,7 @@ class Scorer:
         self.most_evaluations = 0
         self.fresh = 0
         self.requested: set[str] = set()
+        self.dropped: set[str] = set()
         if archive.rank != self.communicator.rank:
             raise ValueError(
                 f'archive of rank {archive.rank} in the process of rank {self.communicator.rank}'
@@ -169,22 +177,61 @@ class Scorer:
         Returns:
             The scores, in the order of `archs`.
         """
+        self._evaluate(archs, {})
+        return [self._known(arch) for arch in archs]
+
+    def score_needed(
+        self, archs: Sequence[Arch], needed: Sequence[Fraction]
+    ) -> list[Score | None]:
+        """Scores Archs that are of interest from a certain score on, and drops the others.
+
+        What is dropped depends on scores alone, not on what the archive knows or how far an
+        evaluation went before it was certain.
+
+        Args:
+            archs: The batch; equal on all ranks.
+            needed: Per Arch the score that it needs.
+
+        Returns:
+            The scores, in the order of `archs`, None where it is below what is needed.
+        """
+        least: dict[Arch, Fraction] = {}
+        for arch, value in zip(archs, needed, strict=True):
+            least[arch] = min(value, least.get(arch, value))
+        self._evaluate(archs, least)
+        scores = [self.archive.score(arch) for arch in archs]
+        return [
+            score if score is not None and score.value >= value else None
+            for score, value in zip(scores, needed, strict=True)
+        ]
+
+    def _evaluate(self, archs: Sequence[Arch], least: Mapping[Arch, Fraction]) -> None:
+        """Brings all Archs into the archive, but for those that miss the least score needed."""
         pending = list(dict.fromkeys(arch for arch in archs if arch not in self.archive))
-        self.requested.update(arch.digest for arch in archs if arch in self.archive)
+        self._count([arch for arch in archs if arch in self.archive], least)
         costs = [count(arch) for arch in pending]
         shares = split_by_cost([c.flops for c in costs], self.communicator.world_size)
         lines = []
         for index in shares[self.communicator.rank]:
-            entry = Entry(pending[index], costs[index], self.evaluator.evaluate(pending[index]))
-            lines.append(self.archive.append(entry))
-            self.requested.add(entry.arch.digest)
+            arch = pending[index]
+            # An evaluator that knows no bound is not asked for one without need.
+            bound = (least[arch],) if arch in least else ()
+            score = self.evaluator.evaluate(arch, *bound)
+            if score is not None:
+                lines.append(self.archive.append(Entry(arch, costs[index], score)))
+                self._count([arch], least)
             self.fresh += 1
             self._report()
         if pending:
             self._merge(self.communicator.gather(lines))
-            self.requested.update(arch.digest for arch in pending)
+            self._count(pending, least)
         self._report()
-        return [self._known(arch) for arch in archs]
+
+    def _count(self, archs: Sequence[Arch], least: Mapping[Arch, Fraction]) -> None:
+        for arch in archs:
+            score = self.archive.score(arch)
+            kept = score is not None and (arch not in least or score.value >= least[arch])
+            (self.requested if kept else self.dropped).add(arch.digest)
 
     def _known(self, arch: Arch) -> Score:
         score = self.archive.score(arch)

@@ -27,6 +27,7 @@ class SeparateSearch:
         rounds: As for :class:`MCEA`.
         num_base_models: As for :class:`MCEA`.
         mutations: As for :class:`MCEA`.
+        halving: As for :class:`MCEA`.
         seed: As for :class:`MCEA`; every run has randomness of its own, derived from it.
         on_step: Called with every generation; the chains of the runs are in the result.
 
@@ -42,6 +43,7 @@ class SeparateSearch:
         rounds: int = 8,
         num_base_models: int = 20,
         mutations: float = 1.0,
+        halving: bool = False,
         seed: int = 0,
         on_step: OnStep | None = None,
     ) -> None:
@@ -57,6 +59,7 @@ class SeparateSearch:
             'rounds': rounds,
             'num_base_models': num_base_models,
             'mutations': mutations,
+            'halving': halving,
         }
         self._evaluated: set[str] = set()
         stages = len(family.space.scaling_stages)
@@ -70,6 +73,7 @@ class SeparateSearch:
                 population,
                 generations * rounds,
                 mutations,
+                halving,
                 seed=seeds[0],
                 on_step=self._on_step,
             )
@@ -102,7 +106,7 @@ class SeparateSearch:
         for j, run in enumerate(self.runs):
             run.family.scorer = scorer
             scorer.title = f'scaling stage {j} of {len(self.runs) - 1}, '
-            scorer.requested = set()
+            scorer.requested, scorer.dropped = set(), set()
             results.append(run.run())
             self._evaluated |= scorer.requested
         scorer.title, scorer.requested = '', self._evaluated
@@ -121,6 +125,7 @@ class SeparateSearch:
                         'scaling_stage': j,
                         'evaluations': result.evaluations,
                         'fitness': float(result.fitness),
+                        **result.details,
                         'chain': [step.to_json() for step in result.chain],
                     }
                     for j, result in enumerate(results)

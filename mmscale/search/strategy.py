@@ -9,13 +9,16 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from mmscale.arch import Scaling
+from mmscale.arch import Arch, Scaling
 from mmscale.arch.space import Genes
+from mmscale.search.archive import Score
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
-from mmscale.search.schedule import check_integer
+from mmscale.search.schedule import check_integer, checked_halving
 
 _POOL = 4096
+# With halving: few, as each batch raises the bound of the next; several, as ranks share it.
+_OPTIONS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,18 @@ class StrategySearch:
         family: Scores base models under a strategy.
         num_base_models: Size of the fixed set of base models that :meth:`initial` compares
             scalings on, at least 1.
+        halving: Whether :meth:`given_base` may stop evaluating a scaling once it certainly
+            cannot be the best; the choice is the same.
 
     Raises:
         ValueError: A setting is not allowed.
     """
 
-    def __init__(self, family: FamilyFitness, num_base_models: int = 20) -> None:
+    def __init__(
+        self, family: FamilyFitness, num_base_models: int = 20, halving: bool = False
+    ) -> None:
         check_integer('num_base_models', num_base_models, 1)
+        self.halving = checked_halving(halving)
         self.family = family
         self.num_base_models = num_base_models
 
@@ -150,16 +158,29 @@ class StrategySearch:
             current = present[j] if present is not None else None
             options = feasibility.scalings_of(genes, j, current)
             if family.weights[j]:
-                scores = family.scorer.score([arch for _, arch in options])
+                scores = self._scores([arch for _, arch in options])
                 row = np.atleast_2d(genes)
                 order = [
                     (-score.value, int(feasibility.cost(row, scaling)[0]), i)
                     for i, (score, (scaling, _)) in enumerate(zip(scores, options, strict=True))
+                    if score is not None
                 ]
                 chosen.append(options[min(order)[-1]][0])
             else:
                 chosen.append(options[0][0])
         return tuple(chosen)
+
+    def _scores(self, archs: Sequence[Arch]) -> list[Score | None]:
+        """Scores the options of a scaling stage, or drops those that cannot be the best."""
+        scorer = self.family.scorer
+        if not self.halving:
+            return scorer.score(archs)
+        scores = scorer.score(archs[:1])
+        for start in range(1, len(archs), _OPTIONS_AT_ONCE):
+            batch = archs[start : start + _OPTIONS_AT_ONCE]
+            best = max(score.value for score in scores if score is not None)
+            scores += scorer.score_needed(batch, [best] * len(batch))
+        return scores
 
 
 def _best_combination(

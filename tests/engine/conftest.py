@@ -1,5 +1,6 @@
 """Configs that train and search in seconds, and the tools called without a new process."""
 
+import copy
 import json
 import os
 import runpy
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -206,3 +208,24 @@ def call_tool(monkeypatch, capsys):
 @pytest.fixture
 def read_result():
     return lambda work_dir: json.loads((Path(work_dir) / 'result.json').read_text())
+
+
+@pytest.fixture
+def train():
+    """A function that trains a super-supernet of eight iterations and moves it to a path."""
+
+    def train(config, path):
+        config = Config(copy.deepcopy(config))
+        config.experiment_name = uuid.uuid4().hex
+        Runner.from_cfg(config).train()
+        (Path(config.work_dir) / 'iter_8.pth').rename(path)
+        return path
+
+    return train
+
+
+@pytest.fixture
+def trained(supernet_config, data_root, train):
+    """A super-supernet of eight iterations, trained once."""
+    path = Path(data_root) / 'supernet.pth'
+    return str(path if path.is_file() else train(supernet_config, path))

@@ -9,30 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_state_dict
 from small_setups import KILL_IN_EVALUATION, ROOT, SPACE
 
 from mmscale.arch import Arch, SearchSpace, get_arch
 from mmscale.cost import count
-from mmscale.engine import SubnetEvaluator
 from mmscale.models import ArchNet
-from mmscale.search import Score
-
-
-def train(config, path):
-    config = Config(copy.deepcopy(config))
-    config.experiment_name = uuid.uuid4().hex
-    Runner.from_cfg(config).train()
-    (Path(config.work_dir) / 'iter_8.pth').rename(path)
-    return path
-
-
-@pytest.fixture
-def trained(supernet_config, data_root):
-    """A super-supernet of eight iterations, trained once."""
-    path = Path(data_root) / 'supernet.pth'
-    return str(path if path.is_file() else train(supernet_config, path))
 
 
 @pytest.fixture
@@ -108,6 +91,7 @@ def test_seed_and_weights_change_the_result(
     write_config,
     call_tool,
     read_result,
+    train,
     tmp_path,
 ):
     hashes = [read_result(searched)['config_hash']]
@@ -170,6 +154,29 @@ def test_search_killed_inside_an_evaluation_goes_on(
     assert timing['evaluations_of_rank_0'] == len(entries(searched)) - 4
 
 
+def test_halving_finds_the_same_with_fewer_images(
+    searched, search_config, trained, write_config, call_tool, read_result
+):
+    config = dict(search_config, load_from=trained)
+    path = write_config(config)
+    code, errors = call_tool('search.py', path, '--cfg-options', 'test_cfg.halving=True')
+    assert code == 0, errors
+    work_dir = Path(config['work_dir'])
+    assert contents(work_dir / 'archs') == contents(searched / 'archs')
+    result, plain = read_result(work_dir), read_result(searched)
+    for key in ('base', 'scaling_stages', 'fitness'):
+        assert result[key] == plain[key]
+    (timing,) = json.loads((work_dir / 'timing.json').read_text())
+    (whole,) = json.loads((searched / 'timing.json').read_text())
+    assert whole['images_of_rank_0'] == 40 * plain['evaluations']
+    assert whole['images_saved_of_rank_0'] == 0
+    assert (
+        timing['images_of_rank_0'] + timing['images_saved_of_rank_0']
+        == 40 * (timing['evaluations_of_rank_0'])
+    )
+    assert timing['images_of_rank_0'] <= whole['images_of_rank_0']
+
+
 # ------------------------------------------------------------------ refusals
 
 
@@ -221,7 +228,7 @@ def test_archive_of_other_settings_is_refused(refused, changes, difference):
     assert difference in line
 
 
-def test_archive_of_another_checkpoint_is_refused(refused, supernet_config, tmp_path):
+def test_archive_of_another_checkpoint_is_refused(refused, supernet_config, train, tmp_path):
     supernet_config['randomness'] = dict(seed=9)
     other = train(supernet_config, tmp_path / 'other.pth')
     line = refused('--resume', changes={'load_from': str(other)})
@@ -249,7 +256,9 @@ def test_archive_of_another_checkpoint_is_refused(refused, supernet_config, tmp_
         ({'test_cfg.subnet_evaluator.max_images': 49}, 'max_images=49 must lie in 1..48'),
         ({'test_cfg.subnet_evaluator.max_images': 0}, 'max_images=0 must lie in'),
         ({'test_cfg.subnet_evaluator.calibration_images': 0}, 'calibration_images=0 must lie'),
-        ({'test_cfg.subnet_evaluator.side': 'both'}, "side='both' is not one of left, right"),
+        ({'test_cfg.subnet_evaluator.side': 'top'}, "side='top' is not one of left, right, both"),
+        ({'test_cfg.subnet_evaluator.bn': 'own'}, "bn='own' is not one of recalibrated, batch"),
+        ({'test_cfg.halving': 1}, 'halving=1 must be True or False'),
         ({'test_cfg.subnet_evaluator.threads': 0}, 'threads=0 must be a positive integer'),
         ({'model.backbone.space.stem.width': 4}, 'space.stem: unknown key width'),
         ({'model.type': 'ImageClassifier', 'model.mode': None}, 'ImageClassifier'),
@@ -299,7 +308,15 @@ def test_foreign_checkpoint_is_refused_by_its_keys(
 
 
 @pytest.mark.parametrize(
-    'loop', ['EvolutionLoop', 'ScalingLoop', 'RandomSearchLoop', 'FamilyLoop']
+    'loop',
+    [
+        'EvolutionLoop',
+        'PlainEvolutionLoop',
+        'ScalingLoop',
+        'SeparateSearchLoop',
+        'RandomSearchLoop',
+        'FamilyLoop',
+    ],
 )
 def test_other_loops_search_and_resume(
     loop, searched, search_config, trained, write_config, call_tool, read_result
@@ -309,20 +326,23 @@ def test_other_loops_search_and_resume(
     strategy = [member['scaling'] for member in found['scaling_stages']]
     settings = {
         'EvolutionLoop': dict(strategy=strategy, population=3, generations=2),
+        'PlainEvolutionLoop': dict(type='mmscale.EvolutionLoop', population=3, generations=2),
         'ScalingLoop': dict(base=base),
+        'SeparateSearchLoop': dict(population=3, generations=2, rounds=1, num_base_models=1),
         'RandomSearchLoop': dict(evaluations=8),
         'FamilyLoop': dict(base=base, strategy=strategy),
     }
     search = search_config['test_cfg']
     for key in ('population', 'generations', 'rounds', 'num_base_models'):
         del search[key]
-    search.update(type=f'mmscale.{loop}', **settings[loop])
+    search.update({'type': f'mmscale.{loop}', **settings[loop]})
     config = dict(search_config, load_from=trained)
     work_dir = Path(search_config['work_dir'])
     code, errors = call_tool('search.py', write_config(config))
     assert code == 0, errors
     result = read_result(work_dir)
-    assert [m['scaling_stage'] for m in result['scaling_stages']] == [0, 1]
+    stages = [0] if loop == 'PlainEvolutionLoop' else [0, 1]
+    assert [m['scaling_stage'] for m in result['scaling_stages']] == stages
     assert result['evaluations'] == len(entries(work_dir))
     if loop in ('ScalingLoop', 'FamilyLoop'):
         assert result['base']['genes'] == base
@@ -332,93 +352,3 @@ def test_other_loops_search_and_resume(
     assert code == 0, errors
     assert results_of(work_dir) == before
     assert result['evaluations'] == len(entries(work_dir))
-
-
-# ------------------------------------------------------------------ the evaluator
-
-
-@pytest.fixture
-def make_evaluator(search_config, supernet_config, trained):
-    """A function that makes an evaluator of the trained super-supernet, and its model."""
-    from mmpretrain.registry import MODELS
-
-    model = MODELS.build(
-        {**supernet_config['model'], 'data_preprocessor': supernet_config['data_preprocessor']}
-    )
-    model.load_state_dict(CheckpointLoader.load_checkpoint(trained)['state_dict'])
-
-    def make(**settings):
-        return SubnetEvaluator(
-            model,
-            search_config['test_dataloader'],
-            search_config['test_cfg']['calibration_dataloader'],
-            **{'calibration_images': 24, **settings},
-        )
-
-    return make, model
-
-
-def test_scores_depend_on_the_arch_alone(make_evaluator):
-    make, model = make_evaluator
-    space = SearchSpace(**SPACE)
-    archs = [space.smallest(), space.largest(), space.largest(0), space.smallest(1)]
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    first = make()
-    scores = [first.evaluate(arch) for arch in archs]
-    assert all(isinstance(s, Score) and s.total == 48 and type(s.correct) is int for s in scores)
-    assert len(set(scores)) > 1
-    for evaluator, order in [(first, archs), (make(), archs[::-1]), (make(cache=False), archs)]:
-        found = {arch: evaluator.evaluate(arch) for arch in order}
-        assert [found[arch] for arch in archs] == scores
-    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
-    assert {make(max_images=20).evaluate(arch).total for arch in archs} == {20}
-
-
-def test_scored_network_has_statistics_of_its_own(make_evaluator):
-    make, model = make_evaluator
-    arch = SearchSpace(**SPACE).largest(0)
-    raw = model.extract(arch).state_dict()
-    nets = [make(calibration_images=count).extract(arch) for count in (8, 24)]
-    for net in nets:
-        assert not any(module.training for module in net.modules())
-        for key, tensor in net.state_dict().items():
-            statistics = key.endswith(('running_mean', 'running_var'))
-            if not key.endswith('num_batches_tracked'):
-                assert torch.equal(tensor, raw[key]) != statistics, key
-    (one, other) = (net.state_dict()['backbone.stem.bn.running_mean'] for net in nets)
-    assert not torch.equal(one, other)
-
-
-def test_statistics_are_the_means_over_the_calibration_images(make_evaluator):
-    make, _ = make_evaluator
-    arch = SearchSpace(**SPACE).smallest()
-    evaluator = make(calibration_images=24)
-    net = evaluator.extract(arch)
-    batches = [inputs for inputs, _ in evaluator._calibration.batches(arch.resolution)]
-    assert [len(batch) for batch in batches] == [8, 8, 8]
-    outputs = net.backbone.stem.conv(torch.cat(batches))
-    mean = outputs.mean(dim=(0, 2, 3))
-    torch.testing.assert_close(net.backbone.stem.bn.running_mean, mean, rtol=1e-4, atol=1e-5)
-
-
-def test_fingerprint_tells_weights_and_settings_apart(make_evaluator):
-    make, model = make_evaluator
-    fingerprint = make().fingerprint
-    assert json.loads(json.dumps(fingerprint)) == make().fingerprint
-    assert fingerprint == make(cache=False).fingerprint
-    for settings in (dict(side='right'), dict(calibration_images=16), dict(max_images=10)):
-        assert make(**settings).fingerprint != fingerprint
-    with torch.no_grad():
-        model.head.fc.bias[3] += 1e-6
-    assert make().fingerprint['weights'] != fingerprint['weights']
-    assert {k: v for k, v in make().fingerprint.items() if k != 'weights'} == {
-        k: v for k, v in fingerprint.items() if k != 'weights'
-    }
-
-
-def test_sides_have_scores_of_their_own(make_evaluator):
-    make, _ = make_evaluator
-    arch = SearchSpace(**SPACE).smallest()
-    images = next(make()._images.batches(arch.resolution))[0]
-    left, right = (make(side=side).extract(arch)(images) for side in ('left', 'right'))
-    assert not torch.allclose(left, right)

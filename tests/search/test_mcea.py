@@ -138,9 +138,9 @@ def test_only_feasible_candidates_are_scored(tmp_path, monkeypatch):
     asked = []
     original = FamilyFitness.candidates
 
-    def spying(self, genes, strategy):
+    def spying(self, genes, strategy, least=None):
         asked.append(small_feasibility().feasible(genes, strategy).all())
-        return original(self, genes, strategy)
+        return original(self, genes, strategy, least)
 
     monkeypatch.setattr(FamilyFitness, 'candidates', spying)
     space, feasibility = small_space(), small_feasibility()

@@ -73,8 +73,8 @@ def test_the_result_is_the_best_family_it_saw(tmp_path):
     original = FamilyFitness.candidates
 
     class Spy(FamilyFitness):
-        def candidates(self, genes, strategy):
-            candidates = original(self, genes, strategy)
+        def candidates(self, genes, strategy, least=None):
+            candidates = original(self, genes, strategy, least)
             seen.extend(candidate.fitness for candidate in candidates)
             return candidates
 

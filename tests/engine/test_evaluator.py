@@ -1,0 +1,166 @@
+"""Scores of subnets: of the Arch and the settings alone, and what the settings mean."""
+
+import json
+from fractions import Fraction
+
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+from small_setups import SPACE
+
+from mmscale.arch import SearchSpace
+from mmscale.engine import SubnetEvaluator
+from mmscale.search import Score
+
+
+@pytest.fixture
+def make_evaluator(search_config, supernet_config, trained):
+    """A function that makes an evaluator of the trained super-supernet, and its model."""
+    from mmpretrain.registry import MODELS
+
+    model = MODELS.build(
+        {**supernet_config['model'], 'data_preprocessor': supernet_config['data_preprocessor']}
+    )
+    model.load_state_dict(CheckpointLoader.load_checkpoint(trained)['state_dict'])
+
+    def make(**settings):
+        return SubnetEvaluator(
+            model,
+            search_config['test_dataloader'],
+            search_config['test_cfg']['calibration_dataloader'],
+            **{'calibration_images': 24, **settings},
+        )
+
+    return make, model
+
+
+def test_scores_depend_on_the_arch_alone(make_evaluator):
+    make, model = make_evaluator
+    space = SearchSpace(**SPACE)
+    archs = [space.smallest(), space.largest(), space.largest(0), space.smallest(1)]
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    first = make()
+    scores = [first.evaluate(arch) for arch in archs]
+    assert all(isinstance(s, Score) and s.total == 48 and type(s.correct) is int for s in scores)
+    assert len(set(scores)) > 1
+    for evaluator, order in [(first, archs), (make(), archs[::-1]), (make(cache=False), archs)]:
+        found = {arch: evaluator.evaluate(arch) for arch in order}
+        assert [found[arch] for arch in archs] == scores
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert {make(max_images=20).evaluate(arch).total for arch in archs} == {20}
+
+
+def test_scored_network_has_statistics_of_its_own(make_evaluator):
+    make, model = make_evaluator
+    arch = SearchSpace(**SPACE).largest(0)
+    raw = model.extract(arch).state_dict()
+    nets = [make(calibration_images=count).extract(arch) for count in (8, 24)]
+    for net in nets:
+        assert not any(module.training for module in net.modules())
+        for key, tensor in net.state_dict().items():
+            statistics = key.endswith(('running_mean', 'running_var'))
+            if not key.endswith('num_batches_tracked'):
+                assert torch.equal(tensor, raw[key]) != statistics, key
+    (one, other) = (net.state_dict()['backbone.stem.bn.running_mean'] for net in nets)
+    assert not torch.equal(one, other)
+
+
+def test_statistics_are_the_means_over_the_calibration_images(make_evaluator):
+    make, _ = make_evaluator
+    arch = SearchSpace(**SPACE).smallest()
+    evaluator = make(calibration_images=24)
+    net = evaluator.extract(arch)
+    batches = [inputs for inputs, _ in evaluator._calibration.batches(arch.resolution)]
+    assert [len(batch) for batch in batches] == [8, 8, 8]
+    outputs = net.backbone.stem.conv(torch.cat(batches))
+    mean = outputs.mean(dim=(0, 2, 3))
+    torch.testing.assert_close(net.backbone.stem.bn.running_mean, mean, rtol=1e-4, atol=1e-5)
+
+
+def test_fingerprint_tells_weights_and_settings_apart(make_evaluator):
+    make, model = make_evaluator
+    fingerprint = make().fingerprint
+    assert json.loads(json.dumps(fingerprint)) == make().fingerprint
+    assert fingerprint == make(cache=False).fingerprint
+    for settings in (
+        dict(side='right'),
+        dict(side='both'),
+        dict(bn='batch'),
+        dict(calibration_images=16),
+        dict(max_images=10),
+    ):
+        assert make(**settings).fingerprint != fingerprint
+    with torch.no_grad():
+        model.head.fc.bias[3] += 1e-6
+    assert make().fingerprint['weights'] != fingerprint['weights']
+    assert {k: v for k, v in make().fingerprint.items() if k != 'weights'} == {
+        k: v for k, v in fingerprint.items() if k != 'weights'
+    }
+
+
+def test_sides_have_scores_of_their_own(make_evaluator):
+    make, _ = make_evaluator
+    arch = SearchSpace(**SPACE).smallest()
+    images = next(make()._images.batches(arch.resolution))[0]
+    left, right = (make(side=side).extract(arch)(images) for side in ('left', 'right'))
+    assert not torch.allclose(left, right)
+
+
+def test_both_sides_average_their_logits(make_evaluator):
+    make, _ = make_evaluator
+    arch = SearchSpace(**SPACE).largest(0)
+    both = make(side='both')
+    correct = 0
+    for inputs, labels in both._images.batches(arch.resolution):
+        left, right = (make(side=side).extract(arch)(inputs) for side in ('left', 'right'))
+        correct += int(((left + right).argmax(dim=1) == labels).sum())
+    assert both.evaluate(arch) == Score(correct, 48)
+    shipped, left = (make(side=side).extract(arch).state_dict() for side in ('both', 'left'))
+    assert all(torch.equal(tensor, left[key]) for key, tensor in shipped.items())
+
+
+def test_batch_statistics_are_those_of_the_scored_batch(make_evaluator):
+    make, model = make_evaluator
+    arch = SearchSpace(**SPACE).largest(0)
+    evaluator = make(bn='batch')
+    net = model.extract(arch, 'left').train()  # it has no dropout
+    correct = 0
+    with torch.no_grad():
+        for inputs, labels in evaluator._images.batches(arch.resolution):
+            correct += int((net(inputs).argmax(dim=1) == labels).sum())
+    scores = [evaluator.evaluate(arch) for _ in range(2)]
+    assert scores == [Score(correct, 48)] * 2
+    # Nothing is calibrated, so the calibration's settings do not matter.
+    assert evaluator.fingerprint == make(bn='batch', calibration_images=8).fingerprint
+    assert not [key for key in evaluator.fingerprint if 'calibration' in key]
+    shipped = evaluator.extract(arch).state_dict()
+    recalibrated = make().extract(arch).state_dict()
+    assert all(torch.equal(tensor, recalibrated[key]) for key, tensor in shipped.items())
+
+
+def test_batch_statistics_depend_on_the_batch_size(make_evaluator):
+    make, _ = make_evaluator
+    arch = SearchSpace(**SPACE).largest(0)
+    images = next(make(bn='batch')._images.batches(arch.resolution))[0]
+    net = make(bn='batch')._scored(arch, 'left')
+    alone = make()._scored(arch, 'left')
+    with torch.no_grad():
+        assert not torch.allclose(net(images)[:4], net(images[:4]))
+        torch.testing.assert_close(alone(images)[:4], alone(images[:4]))
+
+
+def test_an_evaluation_stops_when_too_many_images_are_wrong(make_evaluator):
+    make, _ = make_evaluator
+    arch = SearchSpace(**SPACE).smallest()
+    score = make().evaluate(arch)
+    evaluator = make()
+    assert evaluator.evaluate(arch, score.value) == score
+    assert evaluator.evaluate(arch, Fraction(-1)) == score
+    assert (evaluator.images_seen, evaluator.images_saved) == (96, 0)
+    # The images come in batches of eight; all that are left may still be right.
+    assert evaluator.evaluate(arch, Fraction(1)) is None
+    assert evaluator.images_saved > 0
+    assert evaluator.images_seen + evaluator.images_saved == 3 * 48
+    for needed in range(score.correct + 1, 49):
+        found = evaluator.evaluate(arch, Fraction(needed, 48))
+        assert found is None or found == score  # seen to the end it is known
