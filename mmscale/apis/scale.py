@@ -1,0 +1,289 @@
+"""Scales networks by rules: as the paper rounds, or to meet a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmscale.apis.from_search import FoundFamily, read_family
+from mmscale.arch import (
+    PYCLS_ROUNDING,
+    Arch,
+    Scaling,
+    ScalingRule,
+    apply_scaling,
+    get_arch,
+    group_widths,
+    preset_name,
+    scaling_rule,
+)
+from mmscale.cost import Cost, LatencyModel, count
+from mmscale.cost.matching import METRICS, Constraints, Matched, NotReachable, match
+
+MODES = ('reference', 'matched')
+
+
+@dataclass(frozen=True)
+class ScaledNetwork:
+    """A network, the way it was made, and its cost.
+
+    Attributes:
+        name: Name of the base model.
+        strategy: Name of the rule.
+        factor: Multiple of the base model's cost that was asked for.
+        arch: The network.
+        cost: Its cost.
+        metric: The cost that the factor is a multiple of.
+        target: That multiple.
+        achieved: The true cost in that metric.
+        matched: How the budget was met; None in reference mode.
+    """
+
+    name: str
+    strategy: str
+    factor: float
+    arch: Arch
+    cost: Cost
+    metric: str
+    target: float
+    achieved: float
+    matched: Matched | None = None
+
+    @property
+    def label(self) -> str:
+        """Name for files: base model, strategy and factor."""
+        return f'{self.name}_{self.strategy}_x{self.factor:g}'.lower()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the network as plain JSON data; target and achieved in matched mode alone."""
+        widths = group_widths(self.arch)
+        data = {
+            'name': self.name,
+            'strategy': self.strategy,
+            'factor': self.factor,
+            'depths': list(self.arch.depths),
+            'widths': list(self.arch.widths),
+            'group_widths': None if widths is None else list(widths),
+            'resolution': self.arch.resolution,
+            **asdict(self.cost),
+        }
+        if self.matched is not None:
+            data.update(target=self.target, achieved=self.achieved)
+        return data
+
+
+def find_rules(
+    strategies: Sequence[str | ScalingRule], alphas: Sequence[float] = ()
+) -> list[ScalingRule]:
+    """Looks rules up.
+
+    Args:
+        strategies: Names as of :func:`mmscale.arch.scaling_rule`; rules; or files
+            ``result.json``, whose searched strategy is fitted by a rule.
+        alphas: Other members of the fast family, in the place of ``dWr`` and ``dWr_gfix``.
+
+    Raises:
+        ValueError: A rule is unknown, a file is not a search's result, or there is no ``dWr``
+            for the alphas.
+    """
+    rules = []
+    for strategy in strategies:
+        if isinstance(strategy, str) and strategy.endswith('.json'):
+            rules.append(read_family(strategy).rule())
+        elif alphas and (isinstance(strategy, ScalingRule) or strategy.startswith('dWr')):
+            rules += [scaling_rule(strategy, alpha) for alpha in alphas]
+        else:
+            rules.append(scaling_rule(strategy))
+    if alphas and not any(str(strategy).startswith('dWr') for strategy in strategies):
+        raise ValueError(
+            f'alpha={alphas[0]} is of dWr and dWr_gfix; strategies are '
+            f'{", ".join(map(str, strategies))}'
+        )
+    return rules
+
+
+def _measure(metric: str, cost: Cost, arch: Arch, latency_model: LatencyModel | None) -> float:
+    if metric == 'latency':
+        # The runtime model is fitted on costs of the default convention.
+        return latency_model.predict(count(arch))
+    return getattr(cost, metric)
+
+
+def _targets(
+    factors: Sequence[float], budget: float | None, present: float
+) -> list[tuple[float, float]]:
+    """Factors and the costs that they stand for; a budget is a factor that comes out of it."""
+    for factor in factors:
+        scaling_rule('w').scaling(factor)  # a bad factor is refused as the rules do it
+    if budget is not None:
+        if factors:
+            raise ValueError(f'budget={budget:g} and factor={factors[0]:g}: give one of them')
+        return [(budget / present, budget)]
+    if not factors:
+        raise ValueError('neither a factor nor a budget is given')
+    return [(factor, factor * present) for factor in factors]
+
+
+def scale(
+    base: str | Path | dict | Arch,
+    strategies: Sequence[str | ScalingRule] = ('dWr',),
+    factors: Sequence[float] = (),
+    alphas: Sequence[float] = (),
+    mode: str = 'reference',
+    metric: str = 'flops',
+    budget: float | None = None,
+    tolerance: float = 0.01,
+    constraints: Constraints = Constraints(),  # noqa: B008 - immutable
+    convention: str = 'pycls',
+    latency_model: LatencyModel | None = None,
+    name: str | None = None,
+) -> list[ScaledNetwork]:
+    """Scales a network by every strategy to every factor.
+
+    ``reference`` mode is the paper's: shapes are rounded once, the true cost is what comes out.
+    ``matched`` mode solves for it, see :func:`mmscale.cost.matching.match`.
+
+    Args:
+        base: The base model, as :func:`mmscale.arch.get_arch` finds it.
+        strategies: See :func:`find_rules`.
+        factors: Wanted multiples of the base model's cost.
+        alphas: See :func:`find_rules`.
+        mode: ``reference`` or ``matched``.
+        metric: What is to be multiplied: ``flops``, ``params``, ``acts`` or ``latency``; the
+            rules of reference mode are about flops.
+        budget: Wanted cost, in the place of factors; matched mode alone.
+        tolerance: Largest relative deviation from a budget, in matched mode.
+        constraints: What a network has to keep to, in matched mode.
+        convention: See :func:`mmscale.cost.count`.
+        latency_model: Predicts the latency; needed where the metric is that.
+        name: Name of the base model; by default its published or its file's name.
+
+    Returns:
+        Strategy by strategy, factor by factor.
+
+    Raises:
+        NotReachable: A strategy cannot meet a budget; the message names the nearest costs.
+        ValueError: A setting is not allowed.
+    """
+    if mode not in MODES:
+        raise ValueError(f'mode={mode!r} is not one of {", ".join(MODES)}')
+    if metric not in METRICS:
+        raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
+    if mode == 'reference' and (metric != 'flops' or budget is not None):
+        given = f'metric={metric}' if budget is None else f'budget={budget:g}'
+        raise ValueError(f'{given} needs mode=matched: reference mode does not solve for a cost')
+    if metric == 'latency' and latency_model is None:
+        raise ValueError('metric=latency needs a latency_model')
+    arch = get_arch(base)
+    if name is None:
+        named = None if isinstance(base, (Arch, dict)) else str(base)
+        name = 'arch' if named is None else preset_name(named) or Path(named).stem
+    rules = find_rules(strategies, alphas)
+    cost = count(arch, convention)
+    targets = _targets(factors, budget, _measure(metric, cost, arch, latency_model))
+    networks = []
+    for rule in rules:
+        for factor, target in targets:
+            if mode == 'matched':
+                matched = match(
+                    arch,
+                    rule.scaling,
+                    target,
+                    metric,
+                    tolerance,
+                    constraints,
+                    convention,
+                    latency_model=latency_model,
+                )
+                networks.append(_matched_network(name, rule.name, factor, matched))
+            else:
+                scaled = apply_scaling(arch, rule.scaling(factor), 'pycls', PYCLS_ROUNDING)
+                cost = count(scaled, convention)
+                networks.append(
+                    ScaledNetwork(
+                        name, rule.name, factor, scaled, cost, metric, target, cost.flops
+                    )
+                )
+    return networks
+
+
+def _matched_network(name: str, strategy: str, factor: float, matched: Matched) -> ScaledNetwork:
+    return ScaledNetwork(
+        name,
+        strategy,
+        factor,
+        matched.arch,
+        matched.cost,
+        matched.metric,
+        matched.target,
+        matched.achieved,
+        matched,
+    )
+
+
+def scale_family(
+    family: FoundFamily,
+    factors: Sequence[float] = (),
+    metric: str | None = None,
+    budget: float | None = None,
+    tolerance: float = 0.01,
+    constraints: Constraints | None = None,
+    latency_model: LatencyModel | None = None,
+) -> list[ScaledNetwork]:
+    """Scales a searched family on: its strategy fitted by a rule, and extrapolated.
+
+    Depth and width are what the rule gives at the factor, rounded as the search rounded; the
+    resolution is solved for, so that the true cost meets the budget, with the adjustments of
+    :func:`mmscale.cost.matching.match`. Where that is not possible, all three are solved for
+    along the rule, as in matched mode.
+
+    Args:
+        family: The family, see :func:`mmscale.apis.from_search.read_family`.
+        factors: Wanted multiples of the base model's cost.
+        metric: What is to be multiplied; by default what the search's budgets were about.
+        budget: Wanted cost, in the place of factors.
+        tolerance: Largest relative deviation from the budget.
+        constraints: What a network has to keep to; by default the family's own divisors.
+        latency_model: Predicts the latency; needed where the metric is that.
+
+    Raises:
+        NotReachable: A budget cannot be met; the message names the nearest costs.
+        ValueError: A setting is not allowed.
+    """
+    metric = metric or family.metric
+    rounding = family.rounding
+    if constraints is None:
+        constraints = Constraints(rounding.width_divisor, rounding.resolution_divisor)
+    if metric == 'latency' and latency_model is None:
+        raise ValueError('metric=latency needs a latency_model')
+    rule = family.rule()
+    present = _measure(metric, count(family.base, family.convention), family.base, latency_model)
+    networks = []
+    for factor, target in _targets(factors, budget, present):
+        fitted = rule.scaling(factor)
+
+        def with_resolution(solved: float, fitted: Scaling = fitted) -> Scaling:
+            return Scaling(fitted.depth, fitted.width, solved**0.5)
+
+        def solve(scaling_of: Callable[[float], Scaling], target: float = target) -> Matched:
+            return match(
+                family.base,
+                scaling_of,
+                target,
+                metric,
+                tolerance,
+                constraints,
+                family.convention,
+                family.width_rule,
+                rounding.mode,
+                latency_model,
+            )
+
+        try:
+            matched = solve(with_resolution)
+        except NotReachable:
+            matched = solve(rule.scaling)
+        networks.append(_matched_network(family.name, rule.name, factor, matched))
+    return networks
