@@ -130,9 +130,9 @@ def _expanded(inner: int, block: Block, in_channels: int) -> int:
     return math.ceil(in_channels * Fraction(inner, block.in_channels))
 
 
-def _multiple(value: Fraction | int, divisor: int) -> int:
-    """The multiple of `divisor` nearest to a value, at least one."""
-    return max(1, round(Fraction(value) / divisor)) * divisor
+def _nearest(numerator: int, denominator: int, divisor: int = 1) -> int:
+    """The multiple of `divisor` nearest to a fraction, at least one."""
+    return max(1, round(numerator / (denominator * divisor))) * divisor
 
 
 @lru_cache(maxsize=2**12)
@@ -191,18 +191,20 @@ class _Kinship:
 
     Attributes:
         anynet: AnyNet (ResNe(X)t, RegNet) or, if not, EffNet (stages of depthwise blocks).
-        grouped: Whether there is any group convolution with several channels in a group.
+        grouped: Whether there is any group convolution.
+        residual: Whether there is any residual connection.
         squeeze: Squeeze width over the block's input width, where all blocks share one ratio.
     """
 
     anynet: bool
     grouped: bool
+    residual: bool
     squeeze: Fraction | None
 
     def squeezed(self, channels: int, ratio: Fraction) -> int:
         """Squeeze width of `channels`, rounded as the family does."""
         if self.anynet:
-            return max(1, round(channels * ratio))
+            return _nearest(channels * ratio.numerator, ratio.denominator)
         return max(1, channels * ratio.numerator // ratio.denominator)
 
 
@@ -226,7 +228,8 @@ def _kinship(base: Arch) -> _Kinship:
         # A RegNetZ with groups of one channel is told by hidden widths that follow the output.
         anynet = not _one_ratio(base, 'in_channels') and _one_ratio(base, 'out_channels')
     grouped = any(block.groups > 1 for block in blocks)
-    kinship = _Kinship(anynet, grouped, None)
+    residual = any(block.residual != 'none' for block in blocks)
+    kinship = _Kinship(anynet, grouped, residual, None)
     squeezes = [(block.in_channels, block.se.channels) for block in blocks if block.se]
     if squeezes:
         channels, squeeze = max(squeezes)
@@ -262,15 +265,19 @@ def compatible_widths(
 
     Returns:
         Output width, hidden width and channels per group. The hidden width is a multiple of the
-        group width and, where it is the wider one, a whole number of times the output width.
+        group width; where one width is a whole multiple of the other, it stays so.
     """
-    hidden = int(max(1, width * ratio))
+    over, under = ratio.numerator, ratio.denominator
+    hidden = max(1, width * over // under)
     group_width = min(group_width, hidden)
-    step = math.lcm(group_width, ratio.numerator) if ratio > 1 else group_width
+    if over > 1 and under > 1:
+        # Uneven widths (pruned networks, which pycls does not have): the output may stay.
+        return width, _nearest(hidden, 1, group_width), group_width
+    step = math.lcm(group_width, over)
     if rounding.strict:
-        step = math.lcm(step, (rounding.width_divisor * ratio).numerator)
-    hidden = max(step, round(hidden / step) * step)
-    return max(1, int(hidden / ratio)), hidden, group_width
+        step = math.lcm(step, Fraction(rounding.width_divisor * over, under).numerator)
+    hidden = _nearest(hidden, 1, step)
+    return hidden * under // over, hidden, group_width
 
 
 def _scaled_group_width(channels: int, multiplier: float) -> int:
@@ -292,7 +299,7 @@ def _pycls_block(
     out_channels = rounding.width(block.out_channels, scaling.width)
     hidden, groups = in_channels, math.gcd(block.groups, in_channels)
     if block.kind == 'basic':
-        hidden = int(max(1, out_channels * Fraction(block.hidden_channels, block.out_channels)))
+        hidden = max(1, out_channels * block.hidden_channels // block.out_channels)
         groups = math.gcd(groups, hidden)
     elif kin.anynet and block.kind in ('mbconv', 'bottleneck'):
         ratio = Fraction(block.hidden_channels, block.out_channels)
@@ -307,9 +314,10 @@ def _pycls_block(
         )
         groups = hidden // group_width
     elif block.kind != 'dsconv':
-        exact = in_channels * Fraction(block.hidden_channels, block.in_channels)
-        whole = exact.denominator == 1
-        hidden = int(exact) if whole else _multiple(exact, rounding.width_divisor)
+        hidden, rest = divmod(in_channels * block.hidden_channels, block.in_channels)
+        if rest:
+            exact = (in_channels * block.hidden_channels, block.in_channels)
+            hidden = _nearest(*exact, rounding.width_divisor)
         groups = math.gcd(groups, hidden)
     if block.depthwise and not (kin.anynet and block.kind == 'mbconv'):
         groups = hidden
@@ -318,16 +326,16 @@ def _pycls_block(
         if kin.squeeze:
             channels = kin.squeezed(in_channels, kin.squeeze)
         else:
-            channels = _multiple(Fraction(se.channels * hidden, block.hidden_channels), 1)
+            channels = _nearest(se.channels * hidden, block.hidden_channels)
         se = replace(se, channels=channels)
     grouped = block.grouped_channels
     if grouped:
-        grouped = _multiple(Fraction(grouped * hidden, block.hidden_channels), groups)
+        grouped = _nearest(grouped * hidden, block.hidden_channels, groups)
     stride = 1 if extra else block.stride
     # No residual where there could be one is a choice of the base model.
     could = block.stride == 1 and block.in_channels == block.out_channels
     residual = 'none'
-    if extra or not could or block.residual != 'none':
+    if kin.residual and (extra or not could or block.residual != 'none'):
         if stride == 1 and in_channels == out_channels:
             residual = 'identity'
         elif block.residual == 'projection' or block.kind in ('bottleneck', 'basic'):

@@ -12,9 +12,12 @@ from mmscale.arch import (
     PYCLS_ROUNDING,
     SCALING_RULES,
     Arch,
+    Block,
+    Head,
     Rounding,
     Scaling,
     SqueezeExcite,
+    Stem,
     apply_scaling,
     efficientnet,
     get_arch,
@@ -223,8 +226,25 @@ def test_residuals_appear_and_vanish_with_equal_widths():
     plain = get_arch('EfficientNet-B0')
     stages = [tuple(replace(b, residual='none') for b in stage) for stage in plain.stages]
     plain = replace(plain, stages=tuple(stages))
-    scaled = scale(plain, 'w', 4)
+    scaled = scale(plain, 'dwr', 8)
+    assert scaled.depths[0] == 2
     assert {block.residual for block in scaled.blocks} == {'none'}
+
+
+def test_uneven_widths_do_not_explode():
+    stem = Stem(16, act='relu')
+    pruned = Block('bottleneck', 3, 1, 16, 101, 67, 1, act='relu', residual='projection')
+    grouped = Block(
+        'bottleneck', 3, 2, 67, 48, 37, 6, act='relu', residual='projection', grouped_channels=30
+    )
+    base = Arch(64, stem, ((pruned,), (grouped,)), Head(num_classes=3))
+    arch = scale(base, 'dw', 16)
+    assert [block.out_channels for stage in arch.stages for block in stage[:1]] == [136, 72]
+    assert arch.stages[0][0].hidden_channels == 200  # one group of 25 times 8
+    first, *rest = arch.stages[1]
+    assert (first.grouped_widths, first.groups) == ((96, 60), 6)
+    assert len(rest) == 3
+    assert all(block.residual == 'identity' for block in rest)
 
 
 def test_strides_of_repeated_first_blocks():
