@@ -95,8 +95,8 @@ class SearchLoop(ScoringLoop):
 class MCEALoop(SearchLoop):
     """Joint search of base model and scaling strategy.
 
-    Its own settings: ``population``, ``generations``, ``rounds``, ``num_base_models`` and
-    ``mutations``, see :class:`mmscale.search.MCEA`.
+    Its own settings: ``population``, ``generations``, ``rounds``, ``num_base_models``,
+    ``mutations`` and ``halving``, see :class:`mmscale.search.MCEA`.
     """
 
     @staticmethod
@@ -109,6 +109,11 @@ class MCEALoop(SearchLoop):
 
 def _scalings(strategy: Sequence[dict[str, float]]) -> tuple[Scaling, ...]:
     """The strategy that a config spells out."""
+    if isinstance(strategy, str) or not all(isinstance(s, dict) for s in strategy):
+        raise ValueError(
+            f'strategy={strategy!r} must be a list of dict(depth=, width=, resolution=), one per '
+            f'scaling stage'
+        )
     return tuple(Scaling(**scaling) for scaling in strategy)
 
 
@@ -117,8 +122,8 @@ class EvolutionLoop(SearchLoop):
     """Search of the base model for a given strategy, or of the base model alone.
 
     Its own settings: ``strategy``, per scaling stage ``dict(depth=, width=, resolution=)``
-    multipliers, or None for plain evolution at one budget; ``population``, ``generations`` and
-    ``mutations``, see :class:`mmscale.search.EvolutionSearch`.
+    multipliers, or None for plain evolution at one budget; ``population``, ``generations``,
+    ``mutations`` and ``halving``, see :class:`mmscale.search.EvolutionSearch`.
     """
 
     @staticmethod
@@ -146,8 +151,8 @@ def _find_base(space: SearchSpace, base: str | dict | Sequence[int]) -> Genotype
 class ScalingLoop(SearchLoop):
     """Search of the strategy for a given base model.
 
-    Its own setting: ``base``, an Arch as :func:`mmscale.arch.get_arch` finds it, or genes; see
-    :class:`mmscale.search.ScalingSearch`.
+    Its own settings: ``base``, an Arch as :func:`mmscale.arch.get_arch` finds it, or genes; and
+    ``halving``, see :class:`mmscale.search.ScalingSearch`.
     """
 
     @staticmethod
