@@ -91,10 +91,13 @@ class Report:
         facts = Table(
             title=self.title, title_justify='left', box=box.SIMPLE_HEAD, show_header=False
         )
+        facts.add_column(no_wrap=True)
+        facts.add_column(overflow='fold')
         for name, value in self.facts:
             facts.add_row(name, value)
-        for name in self.pictures:
-            facts.add_row('picture', str(folder / f'{name}.png'), style='green')
+        if self.pictures:
+            facts.add_row('pictures', ', '.join(self.pictures), style='green')
+            facts.add_row('as .png and .svg in', str(folder), style='green')
         for sentence in self.missing:
             facts.add_row('missing', sentence, style='yellow')
         return facts
