@@ -67,7 +67,7 @@ class ParetoMember:
         return {
             'genes': list(self.base.genes),
             'scaling_stage': self.scaling_stage,
-            'scaling': asdict(self.scaling),
+            'scaling': self.scaling.to_json(),
             'cost': {**asdict(self.cost), **latency},
             'score': asdict(self.score),
             'arch': self.arch.to_json(),
