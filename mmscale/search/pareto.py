@@ -224,14 +224,14 @@ class ParetoSearch:
         costs = np.array([self._costs(extremes, scaling) for _, scaling in options])
         low, high = costs.min().item(), costs.max().item()
         self.cost_range = _checked_range(cost_range) if cost_range is not None else (low, high)
-        if self.cost_range[0] > high or self.cost_range[1] < low:
-            raise ValueError(
-                f'cost_range={list(self.cost_range)} is out of reach: networks of this space have '
-                f'{low:,} to {high:,} {self.metric}'
-            )
         reaching = (costs.min(axis=1) <= self.cost_range[1]) & (
             costs.max(axis=1) >= self.cost_range[0]
         )
+        if not reaching.any():
+            raise ValueError(
+                f'cost_range={list(self.cost_range)} is out of reach: networks of this space have '
+                f'{low:,} to {high:,} {self.metric}, and no scaling leads into the range'
+            )
         self._options = [options[i] for i in np.flatnonzero(reaching)]
         stages = np.array([j for j, _ in self._options])
         # By scaling stage, leaving out those that cannot meet the range.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from analytic_problem import TOTAL, AnalyticEvaluator, analytic_score, run_ranks, small_space
 
+from mmscale.arch import SearchSpace
 from mmscale.cost import CostTable, LatencyModel, LatencySetting, count
 from mmscale.search import Archive, ParetoSearch, Scorer, hypervolume, pareto_front
 
@@ -208,3 +209,19 @@ def test_scores_are_compared_exactly(tmp_path):
     scores = [member.score.value for member in result.front]
     assert len(set(map(float, scores))) < len(set(scores))
     assert scores == sorted(scores) and Fraction(TOTAL, 1) > scores[-1]
+
+
+def test_a_range_between_two_scaling_stages_is_out_of_reach():
+    space = SearchSpace(
+        stages=[dict(channels=8, depths=[1], kernels=[3])],
+        scaling_stages=[
+            dict(depth=[1], width=[1], resolution=[16]),
+            dict(depth=[1], width=[3], resolution=[64]),
+        ],
+        stem=dict(channels=8),
+        head=dict(channels=16),
+        num_classes=2,
+    )
+    low, high = (count(space.largest(j)).flops for j in (0, 1))
+    with pytest.raises(ValueError, match='no scaling leads into the range'):
+        ParetoSearch(CostTable(space), cost_range=(low + 1, high - 1))
