@@ -48,6 +48,12 @@ class RandomSearch:
         self.seed = seed
         self.on_step = on_step
 
+    @property
+    def most_evaluations(self) -> int:
+        """Upper bound of the distinct Archs that :meth:`run` evaluates."""
+        stages = len(self.family.space.scaling_stages)
+        return self.evaluations + stages - len(self.family.scored_stages)
+
     def _families(self, rng: np.random.Generator) -> Iterator[tuple[Genes, Strategy]]:
         """Random base models, none twice, with a random feasible scaling per scaling stage."""
         feasibility = self.family.feasibility
@@ -78,7 +84,7 @@ class RandomSearch:
             ValueError: No family meets the budgets.
         """
         family = self.family
-        chain = Chain(family, self.seed, self.on_step, self.evaluations)
+        chain = Chain(family, self.seed, self.on_step, self.most_evaluations)
         family.scorer.step = 'random families'
         best: Candidate | None = None
         families = self._families(chain.rng(0, 'random families'))

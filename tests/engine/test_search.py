@@ -6,6 +6,7 @@ import json
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -14,8 +15,10 @@ from mmengine.runner.checkpoint import load_state_dict
 from small_setups import KILL_IN_EVALUATION, ROOT, SPACE
 
 from mmscale.arch import Arch, SearchSpace, get_arch
-from mmscale.cost import count
+from mmscale.cost import CostTable, count
 from mmscale.models import ArchNet
+from mmscale.registry import LOOPS
+from mmscale.search import FamilyFitness, Feasibility
 
 
 @pytest.fixture
@@ -305,6 +308,46 @@ def test_foreign_checkpoint_is_refused_by_its_keys(
 
 
 # ------------------------------------------------------------------ other loops
+
+
+OWN_SETTINGS = {
+    'MCEALoop': dict(population=3, generations=2, rounds=1, num_base_models=1),
+    'EvolutionLoop': dict(population=3),
+    'ScalingLoop': dict(base='the base'),
+    'SeparateSearchLoop': dict(population=3, rounds=1),
+    'RandomSearchLoop': dict(evaluations=8),
+    'FamilyLoop': dict(base='the base', strategy='compound'),
+}
+
+
+@pytest.fixture
+def make_search():
+    """A function that builds a loop's search from its settings alone; 'the base' is a base."""
+    feasibility = Feasibility(CostTable(SearchSpace(**SPACE)), 22_000, tolerance=0.3)
+    base = feasibility.draw(np.random.default_rng(0), 1)[0].tolist()
+
+    def make(loop, **settings):
+        given = {key: base if value == 'the base' else value for key, value in settings.items()}
+        return LOOPS.get(f'mmscale.{loop}').make_search(FamilyFitness(feasibility), 0, **given)
+
+    return make
+
+
+@pytest.mark.parametrize('loop', OWN_SETTINGS)
+def test_a_search_is_built_without_model_and_data(loop, make_search):
+    search = make_search(loop, **OWN_SETTINGS[loop])
+    assert search.most_evaluations > 0
+    with pytest.raises(RuntimeError, match='the search has no scorer yet'):
+        search.run()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'polulation'"):
+        make_search(loop, **OWN_SETTINGS[loop], polulation=3)
+
+
+@pytest.mark.parametrize('strategy', ['fibonacci', [[1, 2, 3]], [{}]])
+def test_a_strategy_that_is_none_is_refused(strategy, make_search):
+    for loop in ('FamilyLoop', 'EvolutionLoop'):
+        with pytest.raises(ValueError, match='strategy='):
+            make_search(loop, **{**OWN_SETTINGS[loop], 'strategy': strategy})
 
 
 @pytest.mark.parametrize(
