@@ -1,22 +1,29 @@
 #!/usr/bin/env python
-"""Counts flops, params and acts of a network: ``tools/cost.py scalenet-s1 --json``."""
+"""Counts and times a network: ``tools/cost.py RegNetY-4.0GF``, an Arch's file, or a config."""
 
 import argparse
 import json
-import sys
-from dataclasses import asdict, replace
-from pathlib import Path
+import warnings
 
-from mmscale.arch import get_arch, preset_name, preset_names
-from mmscale.cost import CONVENTIONS, count, count_parts
+from mmscale.apis.cost import cost_report
+from mmscale.apis.launch import UsageError, run_tool
+from mmscale.arch import preset_names
+from mmscale.cost import CONVENTIONS
+
+_CONVENTIONS = {
+    'mmscale': 'multiply-adds of convolutions, linear layers and attention; outputs of the same',
+    'pycls': 'as mmscale, and bias additions are flops, outputs of max-pools are acts',
+}
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Count the flops (multiply-adds), params and acts of a network.',
+        description='Count the flops (multiply-adds), params and acts of a network; time it.',
         epilog=f'presets: {", ".join(preset_names())}',
     )
-    parser.add_argument('arch', help="a preset's name or an Arch's JSON file")
+    parser.add_argument(
+        'source', help="a preset's name, an Arch's JSON file, or a config (.py) with a model"
+    )
     parser.add_argument('--resolution', type=int, help='side of the input, in pixels')
     parser.add_argument(
         '--convention',
@@ -24,63 +31,102 @@ def parse_args() -> argparse.Namespace:
         default='mmscale',
         help='pycls adds bias additions to flops and max-pool outputs to acts',
     )
+    parser.add_argument(
+        '--batch', type=int, default=1, help='images that latency and memory are of'
+    )
+    parser.add_argument(
+        '--latency', choices=('cpu', 'cuda'), help='time a forward pass on this device'
+    )
+    parser.add_argument(
+        '--memory', action='store_true', help='count memory also of a preset or an Arch'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='override settings of the config',
+    )
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     return parser.parse_args()
 
 
-def print_table(report: dict) -> None:
+def print_report(report: dict) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    title = f'{report["name"]} at {report["resolution"]} px, convention {report["convention"]}'
+    side = report['resolution']
+    size = f'{side} px' if isinstance(side, int) else f'{side[0]} x {side[1]} px'
+    title = f'{report["name"]} at {size}, convention {report["convention"]}'
     # Without vertical lines, 14 digits fit into the 80 columns of a pipe.
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column('part')
-    for column in ('blocks', 'channels', 'size', 'flops', 'params', 'acts'):
+    shapes = [key for key in ('blocks', 'channels', 'size') if key in report['parts'][0]]
+    for column in (*shapes, 'flops', 'params', 'acts'):
         table.add_column(column, justify='right', overflow='fold')
     for part in report['parts']:
         table.add_row(
             part['name'],
-            str(part['blocks'] or ''),
-            str(part['channels']),
-            str(part['size']),
+            *(str(part[key] or '') for key in shapes),
             *(f'{part[key]:,}' for key in ('flops', 'params', 'acts')),
         )
     table.add_section()
     totals = (f'{report[key]:,}' for key in ('flops', 'params', 'acts'))
-    table.add_row('total', *[''] * 3, *totals, style='bold')
-    Console().print(table)
+    table.add_row('total', *[''] * len(shapes), *totals, style='bold')
+    console = Console()
+    console.print(table)
+    lines = [f'{report["convention"]}: {_CONVENTIONS[report["convention"]]}.']
+    if 'memory' in report:
+        memory = report['memory']
+        kept = memory['activation_bytes_training']
+        training = 'not trainable so' if kept is None else f'{kept / 2**20:,.1f} MiB kept to train'
+        lines.append(
+            f'Activation memory, batch {memory["batch"]}: '
+            f'{memory["peak_bytes_inference"] / 2**20:,.1f} MiB at the peak of inference, '
+            f'{training}.'
+        )
+    if 'latency' in report:
+        latency = report['latency']
+        setting = latency['setting']
+        threads = f', {setting["threads"]} threads' if setting['device'] == 'cpu' else ''
+        lines.append(
+            f'Latency: {latency["median_ms"]:,.2f} ms (half of {latency["repeats"]} runs within '
+            f'{latency["low_ms"]:,.2f}-{latency["high_ms"]:,.2f}), batch {setting["batch"]}, '
+            f'{setting["dtype"]}, {setting["device_name"]}{threads}.'
+        )
+    if 'mmengine' in report:
+        lines.append(f'{report["mmengine"]["text"]}.')
+        lines.append(
+            'Tools that count additions apart (torch.utils.flop_counter) say twice as much.'
+        )
+    if report.get('uncounted'):
+        lines.append(f'Not counted: {", ".join(report["uncounted"])}.')
+    for line in lines:
+        console.print(line, highlight=False)
 
 
-def main() -> int:
+def main() -> None:
     args = parse_args()
     try:
-        arch = get_arch(args.arch)
-        if args.resolution is not None:
-            arch = replace(arch, resolution=args.resolution)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='.* is not counted')  # the report says it
+            report = cost_report(
+                args.source,
+                args.resolution,
+                args.convention,
+                args.batch,
+                args.latency,
+                args.memory,
+                args.cfg_options,
+            )
     except (ValueError, OSError) as error:
-        print(f'cost.py: {error}', file=sys.stderr)
-        return 2
-    preset = preset_name(args.arch)
-    parts = []
-    for part in count_parts(arch, args.convention):
-        row = asdict(part)
-        cost = row.pop('cost')
-        parts.append({**row, **cost})
-    report = {
-        'name': preset or Path(args.arch).stem,
-        'resolution': arch.resolution,
-        **asdict(count(arch, args.convention)),
-        'convention': args.convention,
-        'parts': parts,
-    }
+        raise UsageError(error) from error
     if args.json:
         print(json.dumps(report, indent=1))
     else:
-        print_table(report)
-    return 0
+        print_report(report)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main)

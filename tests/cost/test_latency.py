@@ -39,6 +39,9 @@ class Recorder(nn.Module):
         twin.calls = self.calls
         return twin
 
+    def train(self, mode=True):
+        super().train(mode)  # and returns None, as mmpretrain's backbones do
+
     def forward(self, x):
         mode = 'inference' if torch.is_inference_mode_enabled() else 'grad'
         self.calls.append((tuple(x.shape), x.dtype, mode, self.training))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +65,14 @@ def test_table():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['resnet-5000'], "arch='resnet-5000' is neither a file nor a preset; near names are ResNet-50"),
+        (
+            ['resnet-5000'],
+            "arch='resnet-5000' is neither a file nor a preset; near names are ResNet-50",
+        ),
         (['scalenet-s0', '--resolution', '0'], 'resolution=0 must lie in 1..'),
+        (['scalenet-s0', '--batch', '0'], 'batch=0 must lie in 1..'),
+        (['none.py'], 'config=none.py is not a file'),
+        (['scalenet-s0', '--cfg-options', 'a=1'], '--cfg-options a=1: scalenet-s0 is no config'),
         (['cut.json'], 'cut.json: not a JSON file'),
         (['list.json'], 'list.json: expected an object, got list'),
     ],
@@ -79,6 +86,43 @@ def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch):
     assert result.stdout == ''
     assert message in result.stderr
     assert result.stderr.count('\n') == 1
+
+
+CONFIG = """
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='SwinTransformer', arch='tiny', window_size=2),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=768),
+    train_cfg=dict(augments=dict(type='Mixup', alpha=0.8)),
+)
+"""
+
+
+def test_config(tmp_path, capsys):
+    path = tmp_path / 'swin.py'
+    path.write_text(CONFIG, encoding='utf-8')
+    result = run(path, '--json', '--resolution', 64, '--latency', 'cpu', '--batch', 2)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report['name'], report['resolution'], report['uncounted']) == ('swin', 64, [])
+    for key in ('flops', 'params', 'acts'):
+        assert sum(part[key] for part in report['parts']) == report[key]
+    assert report['latency']['setting']['batch'] == report['memory']['batch'] == 2
+    # The table of the same report, without another process that loads torch.
+    runpy.run_path(str(ROOT / 'tools/cost.py'))['print_report'](report)
+    printed = ' '.join(capsys.readouterr().out.split())
+    for text in (
+        'swin at 64 px, convention mmscale',
+        'backbone.stages.3',
+        f'{report["flops"]:,}',
+        'Activation memory, batch 2:',
+        'Latency:',
+        "MMEngine's FlopAnalyzer reports",
+        'adds layer_norm (+',
+        'say twice as much',
+    ):
+        assert text in printed
 
 
 def test_bad_options_exit_with_2():
