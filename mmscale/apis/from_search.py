@@ -13,6 +13,7 @@ from mmscale.arch import WIDTH_RULES, Arch, Rounding, Scaling, apply_scaling
 from mmscale.arch.generalise import fit_rule
 from mmscale.arch.rules import ScalingRule
 from mmscale.cost import CONVENTIONS, Cost, count
+from mmscale.cost.matching import Constraints
 from mmscale.search.result import SCHEMA
 
 _METRICS = ('flops', 'params', 'acts')
@@ -51,6 +52,11 @@ class FoundFamily:
         """True cost of every network relative to the base model's."""
         costs = [getattr(count(arch, self.convention), self.metric) for arch in self.archs]
         return tuple(cost / costs[0] for cost in costs)
+
+    @property
+    def constraints(self) -> Constraints:
+        """The divisors that all networks of the family keep to."""
+        return Constraints(self.rounding.width_divisor, self.rounding.resolution_divisor)
 
     def rule(self) -> ScalingRule:
         """The power rule fitted to the strategy, see :func:`mmscale.arch.generalise.fit_rule`."""
@@ -111,9 +117,10 @@ def read_family(path: str | Path) -> FoundFamily:
 
     Raises:
         ValueError: The file is not the result of a search, or its parts contradict each other.
-        FileNotFoundError: There is no such file.
     """
     path = Path(path)
+    if not path.is_file():
+        raise ValueError(f'{path} is not a file; it must be the result.json of a search')
     try:
         data = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mmscale.apis.from_search import FoundFamily, read_family
+from mmscale.apis.launch import load_config
 from mmscale.arch import (
     PYCLS_ROUNDING,
     Arch,
@@ -23,6 +25,11 @@ from mmscale.cost import Cost, LatencyModel, count
 from mmscale.cost.matching import METRICS, Constraints, Matched, NotReachable, match
 
 MODES = ('reference', 'matched')
+
+
+def label_of(name: str, strategy: str, factor: float) -> str:
+    """Name for the files of a network: base model, strategy and factor."""
+    return f'{name.lower()}_{strategy}_x{factor:g}'
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,8 @@ class ScaledNetwork:
 
     @property
     def label(self) -> str:
-        """Name for files: base model, strategy and factor."""
-        return f'{self.name}_{self.strategy}_x{self.factor:g}'.lower()
+        """Name for files."""
+        return label_of(self.name, self.strategy, self.factor)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the network as plain JSON data; target and achieved in matched mode alone."""
@@ -104,19 +111,68 @@ def find_rules(
     return rules
 
 
-def _measure(metric: str, cost: Cost, arch: Arch, latency_model: LatencyModel | None) -> float:
-    if metric == 'latency':
-        # The runtime model is fitted on costs of the default convention.
-        return latency_model.predict(count(arch))
-    return getattr(cost, metric)
+def find_base(source: str) -> tuple[str, Arch, str | None]:
+    """Finds a base model.
+
+    Args:
+        source: A preset's name, an Arch's JSON file, or a config (``.py``) of an ArchNet.
+
+    Returns:
+        Its name, its Arch, and the config, or None if it is not from one.
+
+    Raises:
+        ValueError: There is no such network, or it is not an ArchNet.
+        UsageError: The config cannot be read.
+    """
+    if not source.endswith('.py'):
+        return preset_name(source) or Path(source).stem, get_arch(source), None
+    config = load_config(
+        argparse.Namespace(
+            config=source, cfg_options=[], work_dir=None, launcher='none', local_rank=0
+        )
+    )
+    backbone = (config.get('model') or {}).get('backbone') or {}
+    if backbone.get('type') != 'mmscale.ArchNet':
+        raise ValueError(
+            f'{source}: model.backbone.type={backbone.get("type")!r} is not mmscale.ArchNet'
+        )
+    from mmscale.models.backbones.arch_net import scaled_arch
+
+    arch = scaled_arch(backbone.get('arch'), backbone.get('scaling'))
+    return Path(source).stem, arch, source
+
+
+def cost_of(
+    arch: Arch, metric: str, convention: str, latency_model: LatencyModel | None = None
+) -> float:
+    """One of a network's costs.
+
+    Args:
+        arch: The network.
+        metric: ``flops``, ``params``, ``acts`` or ``latency`` (predicted milliseconds).
+        convention: See :func:`mmscale.cost.count`.
+        latency_model: Predicts the latency; needed for that alone.
+
+    Raises:
+        ValueError: There is no such metric, or no model for the latency.
+    """
+    if metric not in METRICS:
+        raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
+    if metric != 'latency':
+        return getattr(count(arch, convention), metric)
+    if latency_model is None:
+        raise ValueError('metric=latency needs a latency_model')
+    # The runtime model is fitted on costs of the default convention.
+    return latency_model.predict(count(arch))
 
 
 def _targets(
-    factors: Sequence[float], budget: float | None, present: float
+    rules: Sequence[ScalingRule], factors: Sequence[float], budget: float | None, present: float
 ) -> list[tuple[float, float]]:
     """Factors and the costs that they stand for; a budget is a factor that comes out of it."""
-    for factor in factors:
-        scaling_rule('w').scaling(factor)  # a bad factor is refused as the rules do it
+    for rule in rules:
+        for factor in factors:
+            rule.scaling(factor)  # refuses a bad one
     if budget is not None:
         if factors:
             raise ValueError(f'budget={budget:g} and factor={factors[0]:g}: give one of them')
@@ -169,20 +225,16 @@ def scale(
     """
     if mode not in MODES:
         raise ValueError(f'mode={mode!r} is not one of {", ".join(MODES)}')
-    if metric not in METRICS:
-        raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
     if mode == 'reference' and (metric != 'flops' or budget is not None):
         given = f'metric={metric}' if budget is None else f'budget={budget:g}'
         raise ValueError(f'{given} needs mode=matched: reference mode does not solve for a cost')
-    if metric == 'latency' and latency_model is None:
-        raise ValueError('metric=latency needs a latency_model')
     arch = get_arch(base)
     if name is None:
         named = None if isinstance(base, (Arch, dict)) else str(base)
         name = 'arch' if named is None else preset_name(named) or Path(named).stem
     rules = find_rules(strategies, alphas)
-    cost = count(arch, convention)
-    targets = _targets(factors, budget, _measure(metric, cost, arch, latency_model))
+    present = cost_of(arch, metric, convention, latency_model)
+    targets = _targets(rules, factors, budget, present)
     networks = []
     for rule in rules:
         for factor, target in targets:
@@ -253,15 +305,11 @@ def scale_family(
         ValueError: A setting is not allowed.
     """
     metric = metric or family.metric
-    rounding = family.rounding
-    if constraints is None:
-        constraints = Constraints(rounding.width_divisor, rounding.resolution_divisor)
-    if metric == 'latency' and latency_model is None:
-        raise ValueError('metric=latency needs a latency_model')
+    constraints = constraints or family.constraints
     rule = family.rule()
-    present = _measure(metric, count(family.base, family.convention), family.base, latency_model)
+    present = cost_of(family.base, metric, family.convention, latency_model)
     networks = []
-    for factor, target in _targets(factors, budget, present):
+    for factor, target in _targets([rule], factors, budget, present):
         fitted = rule.scaling(factor)
 
         def with_resolution(solved: float, fitted: Scaling = fitted) -> Scaling:
@@ -277,7 +325,7 @@ def scale_family(
                 constraints,
                 family.convention,
                 family.width_rule,
-                rounding.mode,
+                family.rounding.mode,
                 latency_model,
             )
 

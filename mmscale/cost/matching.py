@@ -102,7 +102,9 @@ class Matched:
 
     def __str__(self) -> str:
         changes = ''.join(f', {adjustment}' for adjustment in self.adjustments)
-        return f'{self.metric} {self.achieved:.6g} ({self.deviation:+.2%}){changes}'
+        ratio = self.achieved / self.target
+        off = f'{self.deviation:+.2%}' if 0.1 < ratio < 10 else f'{ratio:.3g} times the budget'
+        return f'{self.metric} {self.achieved:.6g} ({off}){changes}'
 
 
 class NotReachable(ValueError):
@@ -151,7 +153,8 @@ class _Matcher:
     ) -> Matched:
         cost = count(arch, self._convention)
         if self._latency_model is not None:
-            achieved = self._latency_model.predict(cost)
+            # The runtime model is fitted on costs of the default convention.
+            achieved = self._latency_model.predict(count(arch))
         else:
             achieved = getattr(cost, self._metric)
         found = Matched(
@@ -286,7 +289,7 @@ class _Matcher:
                         return adjusted
         return None
 
-    def failure(self, name: str) -> NotReachable:
+    def failure(self) -> NotReachable:
         """What to say when :meth:`solve` found nothing."""
         sides = ' and '.join(
             f'{side} at factor {side.factor:.4g}'
@@ -295,7 +298,7 @@ class _Matcher:
         )
         caps = '; networks that meet it are above the caps' if self._capped else ''
         message = (
-            f'{self._metric}={self._target:g} within {self._tolerance:g} is not reachable{name}'
+            f'{self._metric}={self._target:g} within {self._tolerance:g} is not reachable'
             f'{caps}; the nearest are {sides or "none at all"}'
         )
         return NotReachable(message, self._below, self._above)
@@ -367,11 +370,13 @@ def match(
         (constraints.width_divisor, divisor),
         latency_model if metric == 'latency' else None,
     )
-    cost = count(base, convention)
-    present = latency_model.predict(cost) if metric == 'latency' else getattr(cost, metric)
+    if metric == 'latency':
+        present = latency_model.predict(count(base))
+    else:
+        present = getattr(count(base, convention), metric)
     found = matcher.solve(target / present)
     if found is None:
-        raise matcher.failure('')
+        raise matcher.failure()
     return found
 
 

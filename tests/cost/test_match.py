@@ -195,12 +195,12 @@ def test_what_cannot_be_reached_names_the_nearest_on_either_side():
 
 def test_a_latency_budget_is_met_by_the_runtime_model():
     base = get_arch('RegNetX-200MF')
-    costs = [count(get_arch(name), 'pycls') for name in BASES[:6]]
+    costs = [count(get_arch(name)) for name in BASES[:6]]
     times = [3 + 2e-6 * cost.acts + 1e-8 * cost.flops for cost in costs]
     model = LatencyModel.fit(costs, times, LatencySetting(device_name='test'))
-    target = 3 * model.predict(count(base, 'pycls'))
+    target = 3 * model.predict(count(base))
     found = match(base, SCALING_RULES['dWr'].scaling, target, 'latency', latency_model=model)
-    assert found.achieved == model.predict(found.cost)
+    assert found.achieved == model.predict(count(found.arch))
     assert found.achieved == pytest.approx(target, rel=TOLERANCE)
     with pytest.raises(ValueError, match='metric=latency needs a latency_model'):
         match(base, SCALING_RULES['dWr'].scaling, target, 'latency')

@@ -1,0 +1,100 @@
+"""Picture of scaling strategies: what they pay in acts and time for the same flops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from mmscale.visualization.style import GREY, VERMILION, cost_axis, new_figure, short, tidy
+from mmscale.visualization.style import stage_colours as ordered_colours
+
+
+@dataclass(frozen=True)
+class ScalingPoint:
+    """A scaled network.
+
+    Attributes:
+        strategy: The rule that made it.
+        flops: Multiply-adds.
+        acts: Activations.
+        milliseconds: Its time, or None where that is not known.
+    """
+
+    strategy: str
+    flops: float
+    acts: float
+    milliseconds: float | None = None
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other one beats: more flops, and a lower second value.
+
+    Args:
+        points: Flops and what they are paid with.
+
+    Returns:
+        By rising flops.
+    """
+    front: list[int] = []
+    # From the largest on, each has to be cheaper than all larger ones.
+    for index in sorted(range(len(points)), key=lambda i: (-points[i][0], points[i][1])):
+        if not front or points[index][1] < points[front[-1]][1]:
+            front.append(index)
+    return front[::-1]
+
+
+def plot_scalings(
+    base: ScalingPoint, points: Sequence[ScalingPoint], title: str, setting: str = ''
+) -> Figure:
+    """Draws acts, and time where it is known, against flops, a line per strategy.
+
+    Args:
+        base: The base model.
+        points: Scaled networks.
+        title: Above the picture.
+        setting: What the times are of.
+    """
+    timed = all(point.milliseconds is not None for point in (base, *points))
+    figure = new_figure(11 if timed else 6, 4.5)
+    panels = [('acts', 'activations')]
+    if timed:
+        panels.append(('milliseconds', f'predicted milliseconds\n{setting}'))
+    strategies = list(dict.fromkeys(point.strategy for point in points))
+    colours = ordered_colours(len(strategies))
+    for axes, (key, label) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        for strategy, colour in zip(strategies, colours, strict=True):
+            own = sorted(
+                (point for point in points if point.strategy == strategy), key=lambda p: p.flops
+            )
+            axes.plot(
+                [point.flops for point in own],
+                [getattr(point, key) for point in own],
+                marker='o',
+                markersize=4,
+                color=colour,
+                label=strategy,
+            )
+        front = pareto_front([(point.flops, getattr(point, key)) for point in points])
+        axes.plot(
+            [points[i].flops for i in front],
+            [getattr(points[i], key) for i in front],
+            'o',
+            markersize=10,
+            markerfacecolor='none',
+            markeredgecolor=VERMILION,
+            label='Pareto front',
+        )
+        axes.plot(base.flops, getattr(base, key), '*', markersize=12, color=GREY, label='base')
+        tidy(axes, 'multiply-adds', label)
+        cost_axis(axes, [base.flops, *(point.flops for point in points)])
+        axes.set_yscale('log')
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ''))
+    figure.axes[0].legend(fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure
