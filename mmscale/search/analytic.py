@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -87,8 +88,11 @@ class AnalyticEvaluator:
             }
         }
 
-    def evaluate(self, arch: Arch) -> Score:
-        """The score of an Arch of the same space: 1 for the hidden Archs, for others below 1."""
+    def evaluate(self, arch: Arch, needed: Fraction | None = None) -> Score:
+        """The score of an Arch of the same space: 1 for the hidden Archs, for others below 1.
+
+        It costs nothing, so that it is given also where it is below what is needed.
+        """
         if arch in self.archs:
             return Score(TOTAL, TOTAL)
         likeness = max(_likeness(arch, hidden) for hidden in self.archs)

@@ -16,6 +16,7 @@ from analytic_problem import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mmscale.search.analytic
 from mmscale.arch import Scaling
 from mmscale.search import (
     MCEA,
@@ -172,6 +173,16 @@ def test_an_evaluator_may_ignore_what_is_needed(tmp_path):
     plain = MCEA(make_family(tmp_path / 'a', ImageEvaluator()), **SCHEDULE, halving=True).run()
     result = MCEA(make_family(tmp_path / 'b', Stubborn()), **SCHEDULE, halving=True).run()
     assert result.to_json() == plain.to_json()
+
+
+def test_a_dry_run_knows_halving(tmp_path):
+    evaluator = mmscale.search.analytic.AnalyticEvaluator(small_feasibility())
+    plain, halving = (
+        MCEA(make_family(tmp_path / str(on), evaluator), **SCHEDULE, halving=on).run()
+        for on in (False, True)
+    )
+    assert outcome(halving) == outcome(plain)
+    assert halving.details['dropped'] > 0
 
 
 @pytest.mark.parametrize('name', SEARCHES)
