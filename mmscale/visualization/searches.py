@@ -27,6 +27,8 @@ from mmscale.visualization.style import (
 )
 
 _MOST_NUMBERS = 24
+# More dots than these are pixels in an SVG too: it would have megabytes.
+_MOST_SHAPES = 3000
 _MARKERS = {
     'base evolution': ('o', BLUE),
     'scaling search': ('s', VERMILION),
@@ -199,7 +201,6 @@ def plot_population(
     best = [100 * max(g.fitness) for g in generations]
     axes.plot(numbers, best, color=BLUE, marker='.', label='best')
     tidy(axes, '' if with_costs else 'generation', 'fitness (%)', 'Fitness of the survivors')
-    axes.legend(fontsize=8, loc='lower right')
     if with_costs:
         axes = panels[1]
         costs = [list(g.costs) for g in generations]
@@ -208,15 +209,28 @@ def plot_population(
         axes.plot(numbers, medians, color=ORANGE, marker='.', label='median')
         flat = [value for values in costs for value in values]
         if budget is not None:
-            axes.axhspan(*budget, color=GREEN, alpha=0.12, label='allowed', linewidth=0)
+            axes.axhspan(*budget, color=GREEN, alpha=0.12, label='allowed cost', linewidth=0)
         if max(flat) > 3 * min(flat):
-            axes.set_yscale('log', base=2)
-        axes.yaxis.set_major_formatter(lambda value, _: short(value))
+            cost_axis(axes, flat, 'y')
+        else:
+            axes.yaxis.set_major_formatter(lambda value, _: short(value))
         tidy(axes, 'generation', cost_name, 'Cost of the survivors')
-        axes.legend(fontsize=8, loc='lower right')
     for axes in panels:
         _parts(axes, [generation.part for generation in generations])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    named = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        named.values(),
+        named.keys(),
+        loc='outside lower center',
+        ncols=len(named),
+        fontsize=8,
+        frameon=False,
+    )
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -228,7 +242,16 @@ def _dots(axes: Axes, columns: Sequence[Sequence[float]], label: str) -> None:
         for place, value in enumerate(sorted(values)):
             x.append(number + 0.5 * ((place + 0.5) / len(values) - 0.5))
             y.append(value)
-    axes.scatter(x, y, s=7, color=LIGHT_GREY, edgecolors=GREY, linewidths=0.4, label=label)
+    axes.scatter(
+        x,
+        y,
+        s=12,
+        color=LIGHT_GREY,
+        edgecolors='0.35',
+        linewidths=0.5,
+        label=label,
+        rasterized=len(x) > _MOST_SHAPES,
+    )
 
 
 def _parts(axes: Axes, parts: Sequence[str]) -> None:
@@ -286,6 +309,7 @@ def plot_front(
         edgecolors=GREY,
         linewidths=0.5,
         label=f'evaluated ({len(evaluated)})',
+        rasterized=len(evaluated) > _MOST_SHAPES,
     )
     axes.step(
         [point.cost for point in front],

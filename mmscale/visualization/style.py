@@ -44,16 +44,17 @@ def tidy(axes: Axes, xlabel: str, ylabel: str, title: str = '') -> None:
     axes.set_axisbelow(True)
 
 
-def cost_axis(axes: Axes, costs: Sequence[float]) -> None:
-    """Makes the x axis a logarithmic cost, with a tick per doubling."""
+def cost_axis(axes: Axes, costs: Sequence[float], which: str = 'x') -> None:
+    """Makes an axis a logarithmic cost, with a tick per doubling."""
     low, high = min(costs), max(costs)
     unit = 10 ** math.floor(math.log10(low))
     ticks = [unit * 2.0**k for k in range(-1, 60) if low / 1.5 <= unit * 2.0**k <= high * 1.5]
     # Beyond ten doublings every other tick, and so on.
     ticks = ticks[:: math.ceil(len(ticks) / 10)]
-    axes.set_xscale('log')
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(ticks, [short(tick) for tick in ticks])
+    axes.set(**{f'{which}scale': 'log'})
+    axis = axes.xaxis if which == 'x' else axes.yaxis
+    axis.set_minor_locator(NullLocator())
+    axis.set_ticks(ticks, [short(tick) for tick in ticks])
 
 
 def short(value: float) -> str:

@@ -141,7 +141,7 @@ def test_the_population_is_the_historys(searched):
     assert numbers == list(range(1, len(generations) + 1))
     assert best == pytest.approx([100 * float(f) for f in generations])
     # The band of allowed costs is the budget's.
-    (band,) = [p for p in cost.patches if p.get_label() == 'allowed']
+    (band,) = [p for p in cost.patches if p.get_label() == 'allowed cost']
     low, high = band.get_y(), band.get_y() + band.get_height()
     assert (low, high) == pytest.approx((BUDGET * (1 - TOLERANCE), BUDGET * (1 + TOLERANCE)))
     (dots,) = cost.collections

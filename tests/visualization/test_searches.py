@@ -76,7 +76,8 @@ def test_population_shows_every_survivor():
             assert dots.get_offsets()[:, 1].tolist() == values
         # A generation's dots lie around its number and do not reach the next one's.
         assert np.round(dots.get_offsets()[:, 0]).tolist() == [1, 1, 1, 2, 2, 2, 3]
-    assert 'allowed' in band_labels(cost)
+    labels = [text.get_text() for text in cost.figure.legends[0].get_texts()]
+    assert labels == ['a survivor', 'median', 'best', 'allowed cost']
     assert [text.get_text() for text in fitness.texts] == ['round 1', 'round 2']
     assert cost.get_ylabel() == 'flops'
 
@@ -84,7 +85,8 @@ def test_population_shows_every_survivor():
 def test_population_without_costs_has_one_panel():
     figure = plot_population([PopulationPoint('round 1', (0.5,))] * 3, 'title')
     (axes,) = figure.axes
-    assert band_labels(axes) == ['best'] and not axes.texts
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ['best'] and not axes.texts
 
 
 def test_front_shows_points_front_and_family():
