@@ -1,0 +1,371 @@
+"""A search by its config, without a super-supernet: its profile, and a dry run of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmscale.apis.launch import UsageError
+from mmscale.arch import SearchSpace
+from mmscale.cost import CostTable
+from mmscale.quiet import quiet_imports
+from mmscale.search import (
+    Archive,
+    ChainStep,
+    EvolutionSearch,
+    FamilyFitness,
+    Feasibility,
+    Generation,
+    GivenFamily,
+    RandomSearch,
+    ScalingSearch,
+    Scorer,
+    Search,
+    SearchResult,
+)
+from mmscale.search.analytic import AnalyticEvaluator
+from mmscale.search.profile import SearchProfile, profile_search
+from mmscale.search.reporting import History, ProgressLog, describe, write_json
+from mmscale.version import __version__
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from rich.table import Table
+
+# What a search loop reads for its super-supernet and its images.
+_SCORING_KEYS = ('type', 'calibration_dataloader', 'subnet_evaluator', 'resume', 'seed')
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without line breaks."""
+    return ' '.join(str(error).split())
+
+
+def check_search(config: Config) -> None:
+    """Checks that a config has a search.
+
+    Raises:
+        UsageError: It has none.
+    """
+    if 'Loop' not in (config.get('test_cfg') or {}).get('type', ''):
+        raise UsageError(
+            f'config={config.filename} has no search: test_cfg.type must be mmscale.MCEALoop '
+            f'or another search loop'
+        )
+
+
+@dataclass
+class PlannedSearch:
+    """The search of a config, built and checked; no model, data or checkpoint is needed for it.
+
+    Attributes:
+        loop: Name of the loop.
+        space: The search space.
+        family: Budgets and weights, or None for a search without a family.
+        search: The search.
+        seed: Its seed.
+    """
+
+    loop: str
+    space: SearchSpace
+    family: FamilyFitness | None
+    search: Search
+    seed: int
+
+
+def plan_search(config: Config) -> PlannedSearch:
+    """Builds the search of a config.
+
+    Args:
+        config: The config of a search.
+
+    Raises:
+        UsageError: The config has no search, or a setting is unknown or not allowed.
+    """
+    check_search(config)
+    with quiet_imports():
+        from mmscale.engine.search_loops import SearchLoop
+        from mmscale.registry import LOOPS
+    settings = dict(config.test_cfg)
+    loop = LOOPS.get(settings['type'])
+    if not hasattr(loop, 'make_search'):
+        raise UsageError(f'test_cfg.type={settings["type"]} is not a search loop of mmscale')
+    seed = settings.get('seed')
+    if seed is None:
+        seed = (config.get('randomness') or {}).get('seed') or 0
+    settings = {key: value for key, value in settings.items() if key not in _SCORING_KEYS}
+    try:
+        space = SearchSpace(**config.model.backbone.space)
+        family, table = None, CostTable(space)
+        if issubclass(loop, SearchLoop):
+            budgets = {
+                key: settings.pop(key)
+                for key in ('budget', 'metric', 'tolerance')
+                if key in settings
+            }
+            family = FamilyFitness(Feasibility(table, **budgets), settings.pop('weights', None))
+        search = loop.make_search(family or table, seed, **settings)
+    except AttributeError as error:
+        raise UsageError(f'the config has no model.backbone.space ({error})') from error
+    except (OSError, TypeError, ValueError) as error:
+        raise UsageError(one_line(error)) from error
+    return PlannedSearch(loop.__name__, space, family, search, seed)
+
+
+# ---------------------------------------------------------------------- profile
+
+
+def profile(config: Config) -> SearchProfile:
+    """Profiles the search of a config; nothing is evaluated or written.
+
+    Raises:
+        UsageError: The config has no search, or a setting is unknown or not allowed.
+    """
+    planned = plan_search(config)
+    search = planned.search
+    family = search.evolution.family if isinstance(search, EvolutionSearch) else planned.family
+    table = family.feasibility.table if family else CostTable(planned.space)
+    return profile_search(table, family, search.most_evaluations, planned.seed)
+
+
+def profile_tables(report: SearchProfile) -> list[Table | str]:
+    """A profile for rich to print."""
+    from rich import box
+    from rich.table import Table
+
+    def table(title: str, *columns: str) -> Table:
+        made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left')
+        for i, column in enumerate(columns):
+            made.add_column(column, justify='right' if i else 'left')
+        return made
+
+    scalings = table(
+        'scalings, and how many of them the budgets admit',
+        *('scaling stage', 'weight', 'nominal', 'distinct', 'admitted', 'base models scalable'),
+    )
+    networks = table(
+        f'networks, costs by convention {report.convention}',
+        *('scaling stage', 'px', 'blocks', 'flops', 'params', 'acts'),
+    )
+    for stage in report.stages:
+        weight = '' if stage.weight is None else f'{stage.weight:g}'
+        shares = (str(share) if share else '-' for share in (stage.admitted, stage.scalable))
+        counts = (f'{stage.nominal_scalings}', f'{stage.distinct_scalings}')
+        scalings.add_row(str(stage.scaling_stage), weight, *counts, *shares)
+        for name in ('smallest', 'middle', 'largest'):
+            network = getattr(stage, name)
+            cost = (f'{getattr(network.cost, key):,}' for key in ('flops', 'params', 'acts'))
+            title = f'{stage.scaling_stage} {name}'
+            networks.add_row(title, str(network.resolution), str(network.blocks), *cost)
+        networks.add_section()
+    lines = [f'{report.base_models:,} base models, {report.families:.4g} families']
+    if report.budget is not None:
+        lines.append(
+            f'budget of the base model: {report.budget:,.0f} {report.metric} within '
+            f'{report.tolerance:.3g}, of scaling stage j: 2^j times the base model'
+        )
+    if report.scalable is not None:
+        lines.append(
+            f'base models within it that scale to all scaling stages: {report.scalable} '
+            f'(of {report.scalable.sample:,} sampled)'
+        )
+    lines.append(f'the schedule evaluates at most {report.most_evaluations:,} networks')
+    if report.most_flops is not None:
+        lines[-1] += f', about {report.most_flops:.3g} flops for one image each'
+    return [lines[0], networks, scalings, '\n'.join(lines[1:])]
+
+
+# ---------------------------------------------------------------------- dry run
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a search reached on the analytic score, whose optimum is 1.
+
+    Attributes:
+        result: Outcome of the search.
+        seconds: Its time.
+        random: Outcome of random search at as many evaluations; None where it is no match,
+            because the search is random itself or is given a part of the family.
+        random_seconds: Its time.
+    """
+
+    result: SearchResult
+    seconds: float
+    random: SearchResult | None = None
+    random_seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the outcome as plain JSON data."""
+        runs = {
+            'search': (self.result, self.seconds),
+            'random': (self.random, self.random_seconds),
+        }
+        return {
+            'optimum': 1.0,
+            **{
+                name: {
+                    'fitness': float(result.fitness),
+                    'evaluations': result.evaluations,
+                    'seconds': round(seconds, 1),
+                }
+                for name, (result, seconds) in runs.items()
+                if result is not None
+            },
+        }
+
+
+def dry_run_table(outcome: DryRun) -> Table:
+    """The outcome of a dry run for rich to print."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title='dry run', box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left')
+    columns = ('', 'fitness', 'of the optimum', 'evaluations', 'seconds')
+    for i, column in enumerate(columns):
+        table.add_column(column, justify='right' if i else 'left')
+    data = outcome.to_json()
+    for name in ('search', 'random'):
+        if name in data:
+            run = data[name]
+            share = f'{run["fitness"] / data["optimum"]:.1%}'
+            numbers = (f'{run["evaluations"]:,}', f'{run["seconds"]}')
+            table.add_row(name, f'{run["fitness"]:.4f}', share, *numbers)
+    table.add_row('optimum', f'{data["optimum"]:.4f}', '100.0%', '', '')
+    return table
+
+
+def _hidden(planned: PlannedSearch) -> AnalyticEvaluator:
+    """The analytic score for a search; what the search is given is a part of its optimum."""
+    search, family = planned.search, planned.family
+    if family is None or isinstance(search, GivenFamily):
+        raise UsageError(
+            f'--dry-run: mmscale.{planned.loop} has no known optimum; only searches for a family '
+            f'of networks can be run dry'
+        )
+    given: dict[str, Any] = {}
+    if isinstance(search, ScalingSearch):
+        given['base'] = search.base
+    elif isinstance(search, EvolutionSearch):
+        given['strategy'] = search.strategy
+    return AnalyticEvaluator(family.feasibility, planned.seed, **given)
+
+
+@contextmanager
+def _logger(work_dir: Path) -> Iterator[logging.Logger]:
+    """A logger to stdout and to ``dry_run.log``."""
+    logger = logging.getLogger('mmscale.dry_run')
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handlers = [
+        logging.StreamHandler(sys.stdout),
+        logging.FileHandler(work_dir / 'dry_run.log', encoding='utf-8'),
+    ]
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter('%(asctime)s - %(levelname)s - %(message)s'))
+        logger.addHandler(handler)
+    try:
+        yield logger
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def _run(
+    search: Search,
+    family: FamilyFitness,
+    evaluator: AnalyticEvaluator,
+    directory: Path,
+    logger: logging.Logger,
+) -> tuple[SearchResult, float]:
+    """Runs a search on an archive of its own; also returns its seconds."""
+    start = time.monotonic()
+    # A score costs less than waiting for the disk, and is the same when it is computed again.
+    with Archive(directory, evaluator.fingerprint, durable=False) as archive:
+        if len(archive):
+            logger.info(f'replaying {len(archive)} evaluations of {directory}')
+        family.scorer = Scorer(archive, evaluator, progress=ProgressLog(logger))
+        return search.run(), time.monotonic() - start
+
+
+def _write(path: Path, result: SearchResult, family: FamilyFitness) -> None:
+    convention = family.feasibility.table.convention
+    versions = {'mmscale': __version__}
+    write_json(path, {**result.to_json(), 'convention': convention, 'versions': versions})
+
+
+def dry_run(config: Config, resume: bool = False) -> DryRun:
+    """Runs the search of a config with the analytic score, and random search beside it.
+
+    No model is built and no image is read. The work dir gets what a search leaves there, except
+    for weights: ``archive/``, ``history.jsonl``, ``result.json``, ``archs/``; and of the random
+    search ``random/archive/`` and ``random/result.json``; and ``dry_run.log``.
+
+    Args:
+        config: The config of a search; its work_dir is written to.
+        resume: Whether to continue the archives in the work dir.
+
+    Raises:
+        UsageError: The config has no search for a family, a setting is not allowed, or the work
+            dir holds the archive of another search.
+    """
+    planned = plan_search(config)
+    work_dir = Path(config.work_dir)
+    if not resume and any(work_dir.glob('**/archive/*.jsonl')):
+        raise UsageError(
+            f'work_dir={work_dir} holds the archive of an earlier search: continue it with '
+            f'--resume, or take another work dir'
+        )
+    try:
+        evaluator = _hidden(planned)
+        for name in ('archs', 'random'):
+            (work_dir / name).mkdir(parents=True, exist_ok=True)
+        with _logger(work_dir) as logger:
+            return _dry_run(planned, evaluator, work_dir, logger)
+    except (OSError, ValueError) as error:
+        raise UsageError(one_line(error)) from error
+
+
+def _dry_run(
+    planned: PlannedSearch,
+    evaluator: AnalyticEvaluator,
+    work_dir: Path,
+    logger: logging.Logger,
+) -> DryRun:
+    search, family = planned.search, planned.family
+    history = History(work_dir / 'history.jsonl')
+
+    def on_step(step: ChainStep | Generation) -> None:
+        history.write(step)
+        if isinstance(step, ChainStep):
+            logger.info(describe(step, planned.space.resolution))
+
+    search.on_step = on_step
+    logger.info(f'dry run of mmscale.{planned.loop}: analytic score, its optimum is 1')
+    try:
+        result, seconds = _run(search, family, evaluator, work_dir / 'archive', logger)
+    finally:
+        history.close()
+    for member in result.family:
+        name = f'scaling_stage_{member.scaling_stage}.json'
+        write_json(work_dir / 'archs' / name, member.arch.to_json())
+    _write(work_dir / 'result.json', result, family)
+    logger.info(str(result))
+    outcome = DryRun(result, seconds)
+    if not isinstance(search, (EvolutionSearch, ScalingSearch, RandomSearch)):
+        logger.info(f'random search at {result.evaluations} evaluations')
+        search = RandomSearch(family, result.evaluations, planned.seed)
+        directory = work_dir / 'random'
+        random, random_seconds = _run(search, family, evaluator, directory / 'archive', logger)
+        _write(directory / 'result.json', random, family)
+        outcome = DryRun(result, seconds, random, random_seconds)
+    logger.info(f'dry run: {json.dumps(outcome.to_json())}')
+    return outcome

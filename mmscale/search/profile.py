@@ -1,0 +1,220 @@
+"""What a search would do: its space, what the budgets admit, how much there is to evaluate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmscale.arch import Arch, Scaling, SearchSpace
+from mmscale.arch.space import Genes
+from mmscale.cost import Cost, CostTable, count
+from mmscale.search.family import FamilyFitness
+from mmscale.search.feasibility import distinct_scalings
+
+# Base models that shares are estimated on: all, and those of them within the base budget.
+_SAMPLE = 200_000
+_BATCH = 10_000
+_MOST_ON_BUDGET = 4_000
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of base models, estimated on a sample.
+
+    Attributes:
+        value: Mean over the sample.
+        error: Standard error of it; of a share of yes and no the binomial one.
+        sample: Number of base models in the sample.
+    """
+
+    value: float
+    error: float
+    sample: int
+
+    @classmethod
+    def of(cls, values: NDArray) -> Share | None:
+        """The mean of the values of a sample, None if it is empty."""
+        if not len(values):
+            return None
+        return cls(float(np.mean(values)), float(np.std(values) / len(values) ** 0.5), len(values))
+
+    def __str__(self) -> str:
+        return f'{100 * self.value:.3g} ± {100 * self.error:.1g} %'
+
+
+@dataclass(frozen=True)
+class NetworkProfile:
+    """A network at the edge or in the middle of a scaling stage.
+
+    Attributes:
+        resolution: Side of the input, in pixels.
+        blocks: Number of blocks.
+        cost: Its cost.
+    """
+
+    resolution: int
+    blocks: int
+    cost: Cost
+
+    @classmethod
+    def of(cls, arch: Arch, convention: str) -> NetworkProfile:
+        """The profile of an Arch."""
+        return cls(arch.resolution, len(arch.blocks), count(arch, convention))
+
+
+@dataclass(frozen=True)
+class ScalingStageProfile:
+    """What a scaling stage offers, and what of it the budget admits.
+
+    Attributes:
+        scaling_stage: From 0 on.
+        weight: Weight of its score in the fitness; None without a family.
+        nominal_scalings: Scalings that the config spells out.
+        distinct_scalings: Those of them that differ for some base model.
+        smallest: Smallest kernels, depths and multipliers.
+        middle: Middle choice of every gene and multiplier.
+        largest: Largest kernels, depths and multipliers.
+        admitted: Of the pairs of a base model within the base budget and a distinct scaling, how
+            many meet 2^j times the base model's cost; of scaling stage 0, how many base models
+            of the space meet the base budget. None without a budget or such a base model.
+        scalable: Of the base models within the base budget, how many have a scaling that does.
+    """
+
+    scaling_stage: int
+    weight: float | None
+    nominal_scalings: int
+    distinct_scalings: int
+    smallest: NetworkProfile
+    middle: NetworkProfile
+    largest: NetworkProfile
+    admitted: Share | None
+    scalable: Share | None
+
+
+@dataclass(frozen=True)
+class SearchProfile:
+    """What a search would do, before it does anything.
+
+    Attributes:
+        convention: Of the costs.
+        base_models: Distinct base models.
+        families: Base models times nominal strategies.
+        budget: Of the base model in units of `metric`, None without one.
+        metric: Of the budget, None without one.
+        tolerance: Largest relative deviation from any budget, None without one.
+        stages: Per scaling stage.
+        scalable: Of the base models within the base budget, how many have a scaling in every
+            scaling stage.
+        most_evaluations: Upper bound of the distinct Archs that the schedule evaluates.
+        most_flops: About what these sum to, for one image each; None without a budget.
+    """
+
+    convention: str
+    base_models: int
+    families: int
+    budget: float | None
+    metric: str | None
+    tolerance: float | None
+    stages: tuple[ScalingStageProfile, ...]
+    scalable: Share | None
+    most_evaluations: int
+    most_flops: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the profile as plain JSON data."""
+        return asdict(self)
+
+
+def sample_base_models(space: SearchSpace, rng: np.random.Generator, size: int) -> Genes:
+    """Draws base models, each equally likely.
+
+    :meth:`SearchSpace.sample` draws each depth equally often instead.
+
+    Args:
+        space: The search space.
+        rng: Source of randomness.
+        size: Number of base models.
+
+    Returns:
+        Canonical genotypes, shape (size, genes).
+    """
+    genes = rng.integers(0, space.num_choices, (size, space.num_genes))
+    for stage, gene in zip(space.stages, np.flatnonzero(space.gene_slot < 0), strict=True):
+        models = np.array([float(len(stage.kernels)) ** depth for depth in stage.depths])
+        genes[:, gene] = rng.choice(len(models), size, p=models / models.sum())
+    return space.canonicalise(genes)
+
+
+def _middle(space: SearchSpace, scaling_stage: int) -> Arch:
+    choices = space.scaling_stages[scaling_stage]
+    middle = (values[len(values) // 2] for values in (choices.depth, choices.width))
+    resolution = choices.resolution[len(choices.resolution) // 2]
+    return space.decode(space.num_choices // 2, space.scaling(*middle, resolution))
+
+
+def profile_search(
+    table: CostTable, family: FamilyFitness | None, most_evaluations: int, seed: int = 0
+) -> SearchProfile:
+    """Profiles a search; nothing is evaluated.
+
+    Args:
+        table: Costs of the space.
+        family: Budgets and weights, or None for a search without.
+        most_evaluations: Upper bound of the distinct Archs that the search evaluates.
+        seed: Of the sample that shares are estimated on.
+    """
+    space, convention = table.space, table.convention
+    stages = range(len(space.scaling_stages))
+    scalings = [distinct_scalings(space, j) for j in stages]
+    admitted: list[Share | None] = [None for _ in stages]
+    scalable: list[Share | None] = [None for _ in stages]
+    all_scalable, most_flops = None, None
+    if family is not None:
+        feasibility = family.feasibility
+        rng = np.random.default_rng(seed)
+        batches = [sample_base_models(space, rng, _BATCH) for _ in range(_SAMPLE // _BATCH)]
+        masks = [feasibility.base_feasible(genes) for genes in batches]
+        admitted[0] = Share.of(np.concatenate(masks))
+        pairs = zip(batches, masks, strict=True)
+        genes = np.concatenate([rows[mask] for rows, mask in pairs])[:_MOST_ON_BUDGET]
+        met = np.ones(len(genes), dtype=bool)
+        for j in stages[1:]:
+            meets = np.stack([feasibility.scaled_feasible(genes, j, s) for s in scalings[j]])
+            admitted[j] = Share.of(meets.mean(axis=0))
+            scalable[j] = Share.of(meets.any(axis=0))
+            met &= meets.any(axis=0)
+        all_scalable = Share.of(met)
+        if len(genes):
+            factor = np.mean([2.0**j for j in family.scored_stages])
+            flops = float(table.costs(genes, Scaling()).flops.mean())
+            most_flops = float(most_evaluations * factor * flops)
+    nominal = [len(space.scalings(j)) for j in stages]
+    return SearchProfile(
+        convention=convention,
+        base_models=space.size,
+        families=space.size * math.prod(nominal),
+        budget=family and family.feasibility.budget,
+        metric=family and family.feasibility.metric,
+        tolerance=family and family.feasibility.tolerance,
+        stages=tuple(
+            ScalingStageProfile(
+                scaling_stage=j,
+                weight=family and float(family.weights[j]),
+                nominal_scalings=nominal[j],
+                distinct_scalings=len(scalings[j]),
+                smallest=NetworkProfile.of(space.smallest(j), convention),
+                middle=NetworkProfile.of(_middle(space, j), convention),
+                largest=NetworkProfile.of(space.largest(j), convention),
+                admitted=admitted[j],
+                scalable=scalable[j],
+            )
+            for j in stages
+        ),
+        scalable=all_scalable,
+        most_evaluations=most_evaluations,
+        most_flops=most_flops,
+    )
