@@ -173,15 +173,13 @@ def load_config(arguments: argparse.Namespace) -> Config:
     return config
 
 
-def _check_checkpoint(runner: Runner, path: str) -> None:
-    """Reads the checkpoint that a run starts from, as the run will.
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """Reads a checkpoint; ``set_environment`` must have been called before torch was imported.
 
     Raises:
-        UsageError: The file is damaged, holds code, or does not fit the model.
+        UsageError: The file is damaged, holds code, or is not a checkpoint.
     """
     from mmengine.runner import CheckpointLoader
-
-    from mmscale.engine.hooks import StrictLoadHook
 
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
@@ -192,6 +190,18 @@ def _check_checkpoint(runner: Runner, path: str) -> None:
         ) from error
     if not isinstance(checkpoint, dict):
         raise UsageError(f'{path} is not a checkpoint: it holds a {type(checkpoint).__name__}')
+    return checkpoint
+
+
+def _check_checkpoint(runner: Runner, path: str) -> None:
+    """Reads the checkpoint that a run starts from, as the run will.
+
+    Raises:
+        UsageError: The file is damaged, holds code, or does not fit the model.
+    """
+    from mmscale.engine.hooks import StrictLoadHook
+
+    checkpoint = read_checkpoint(path)
     for hook in runner.hooks:
         if isinstance(hook, StrictLoadHook):
             try:

@@ -1,0 +1,374 @@
+"""Weights of mmpretrain's and timm's networks as weights of the matching ArchNet."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from mmscale.arch import Arch, Block, get_arch, preset_name, preset_names
+from mmscale.models.backbones import ArchNet
+
+# Names of modules: an ArchNet's to the other library's.
+Modules = dict[str, str]
+
+# How mmpretrain and timm spell the presets of a family; None where mmpretrain has no such network.
+_SPELLINGS: dict[str, tuple[str | None, str]] = {
+    'EfficientNet': ('efficientnet-{}', 'efficientnet_{}'),
+    'MobileNetV2': ('mobilenet-v2', 'mobilenetv2_100'),
+    'MobileNetV3': ('mobilenet-v3-{}', 'mobilenetv3_{}_100'),
+    'RegNetX': ('regnetx-{}', 'regnetx_{}'),
+    'RegNetY': (None, 'regnety_{}'),
+    'RegNetZ': (None, 'regnetz_{}'),
+    'ResNet': ('resnet{}', 'resnet{}'),
+    'ResNeXt': ('resnext{}', 'resnext{}'),
+}
+# Padding and eps where they are not half and 1e-5: defaults of mmpretrain's classes.
+_MMPRETRAIN_NUMERICS = {'EfficientNet': ('same', 1e-3), 'MobileNetV3': ('half', 1e-3)}
+# timm has the weights of TensorFlow's authors beside its own.
+_TIMM_FROM_TENSORFLOW = ('EfficientNet', 'MobileNetV3')
+# The published width of RegNetZ's head is not known, and timm's differs from its presets'.
+_TIMM_HEADS = {'regnetz_005': 1024, 'regnetz_040': 0, 'regnetz_040_h': 1536}
+
+
+@dataclass(frozen=True)
+class _Match:
+    preset: str
+    padding: str = 'half'
+    eps: float = 1e-5
+    head_channels: int | None = None
+
+
+def _timm_size(family: str, size: str) -> str:
+    if family.startswith('RegNet'):
+        number, unit = float(size[:-2]), size[-2:]
+        return f'{round(number * (10 if unit == "GF" else 0.01)):03d}'
+    return size.lower().replace('-', '_')
+
+
+@cache
+def _matches(source: str) -> dict[str, _Match]:
+    """What matches each network of a source, by the source's name of it."""
+    found = {}
+    for preset in preset_names():
+        family, _, size = preset.partition('-')
+        mmpretrain, timm = _SPELLINGS.get(family, (None, None))
+        if source == 'mmpretrain':
+            if mmpretrain is not None and 'Lite' not in size:
+                numerics = _MMPRETRAIN_NUMERICS.get(family, ())
+                found[mmpretrain.format(size.lower())] = _Match(preset, *numerics)
+        elif timm is not None:
+            name = timm.format(_timm_size(family, size))
+            if name == 'resnext152_32x4d':
+                continue  # the only ResNeXt that timm lacks
+            found[name] = _Match(preset, head_channels=_TIMM_HEADS.get(name))
+            if family in _TIMM_FROM_TENSORFLOW:
+                found[f'tf_{name}'] = _Match(preset, 'same', 1e-3)
+    if source == 'timm':
+        width = _TIMM_HEADS['regnetz_040_h']
+        found['regnetz_040_h'] = _Match('RegNetZ-4GF', head_channels=width)
+    return found
+
+
+def source_names(source: str) -> tuple[str, ...]:
+    """Names of the networks of a source that :func:`matching_arch` knows.
+
+    Raises:
+        ValueError: The source is neither ``mmpretrain`` nor ``timm``.
+    """
+    _check_source(source)
+    return tuple(_matches(source))
+
+
+def matching_arch(name: str, source: str) -> Arch:
+    """The Arch with the layers, padding and eps that a source's weights are for.
+
+    mmpretrain's EfficientNet pads as TensorFlow does and has eps 1e-3, as timm's ``tf_``
+    networks; mmpretrain's MobileNetV3 has that eps alone. No checkpoint tells either.
+
+    Args:
+        name: A network's name in the source (``resnet50``, ``tf_efficientnet_b0``), with or
+            without what follows it there (``resnet50_8xb32_in1k``, ``resnet50.a1_in1k``), or a
+            preset's (``ResNet-50``).
+        source: ``mmpretrain`` or ``timm``.
+
+    Raises:
+        ValueError: The source or the name is not known.
+    """
+    _check_source(source)
+    matches = _matches(source)
+    wanted = name.lower()
+    preset = preset_name(name)
+    if preset is None and wanted not in matches:
+        wanted = wanted.partition('_' if source == 'mmpretrain' else '.')[0]
+        preset = preset_name(wanted)
+    match = matches.get(wanted)
+    if match is None:
+        match = next((match for match in matches.values() if match.preset == preset), None)
+    if match is None:
+        near = difflib.get_close_matches(wanted, matches, n=4, cutoff=0.6)
+        hint = f'near names are {", ".join(near)}' if near else f'known are {", ".join(matches)}'
+        raise ValueError(f'name={name!r}: no Arch matches such a network of {source}; {hint}')
+    arch = get_arch(match.preset)
+    head = replace(arch.head, eps=match.eps)
+    if match.head_channels is not None:
+        head = replace(head, channels=match.head_channels)
+    numerics = dict(padding=match.padding, eps=match.eps)
+    stages = tuple(tuple(replace(block, **numerics) for block in stage) for stage in arch.stages)
+    return replace(arch, stem=replace(arch.stem, **numerics), stages=stages, head=head)
+
+
+def _check_source(source: str) -> None:
+    if source not in _LAYOUTS:
+        raise ValueError(f'source={source!r} is not one of {", ".join(_LAYOUTS)}')
+
+
+def _numbered(arch: Arch) -> Iterator[tuple[int, int, str, Block]]:
+    """Number of the network stage, of the block in it, the block's name in ArchNet, the block."""
+    for i, stage in enumerate(arch.stages):
+        for j, block in enumerate(stage):
+            yield i, j, f'stages.{i}.{j}', block
+
+
+def _conv_norm(ours: str, conv: str, norm: str) -> Modules:
+    return {f'{ours}.conv': conv, f'{ours}.bn': norm}
+
+
+def _conv_module(ours: str, theirs: str) -> Modules:
+    """Of two modules that both call their layers conv and bn, as mmcv's ConvModule does."""
+    return _conv_norm(ours, f'{theirs}.conv', f'{theirs}.bn')
+
+
+def _squeeze_excite(ours: str, block: Block, reduce: str, expand: str) -> Modules:
+    if block.se is None:
+        return {}
+    return {f'{ours}.se.conv1.conv': reduce, f'{ours}.se.conv2.conv': expand}
+
+
+def _resnet(arch: Arch) -> Modules:
+    """ResNet and ResNeXt, in mmpretrain RegNetX too: the names of torchvision."""
+    modules = _conv_norm('stem', 'conv1', 'bn1')
+    for i, j, ours, block in _numbered(arch):
+        theirs = f'layer{i + 1}.{j}'
+        parts = ('spatial', 'project')
+        if block.kind != 'basic':
+            parts = ('expand', *parts)
+        for number, part in enumerate(parts, start=1):
+            names = (f'{theirs}.conv{number}', f'{theirs}.bn{number}')
+            modules |= _conv_norm(f'{ours}.{part}', *names)
+        if block.residual == 'projection':
+            names = (f'{theirs}.downsample.0', f'{theirs}.downsample.1')
+            modules |= _conv_norm(f'{ours}.shortcut', *names)
+    return modules
+
+
+def _mmpretrain_inverted(ours: str, theirs: str, block: Block) -> Modules:
+    modules = {}
+    if block.kind == 'mbconv':
+        modules |= _conv_module(f'{ours}.expand', f'{theirs}.expand_conv')
+    modules |= _conv_module(f'{ours}.spatial', f'{theirs}.depthwise_conv')
+    names = (f'{theirs}.se.conv1.conv', f'{theirs}.se.conv2.conv')
+    modules |= _squeeze_excite(ours, block, *names)
+    return modules | _conv_module(f'{ours}.project', f'{theirs}.linear_conv')
+
+
+def _mmpretrain_efficientnet(arch: Arch) -> Modules:
+    """One layer per stride: network stages of stride 1 follow in the layer before theirs."""
+    modules = _conv_module('stem', 'layers.0')
+    layer = position = 0
+    for i, j, ours, block in _numbered(arch):
+        if j == 0 and (i == 0 or block.stride > 1):
+            layer, position = layer + 1, 0
+        modules |= _mmpretrain_inverted(ours, f'layers.{layer}.{position}', block)
+        position += 1
+    return modules | _conv_module('conv_head', f'layers.{layer + 1}')
+
+
+def _mmpretrain_mobilenet_v2(arch: Arch) -> Modules:
+    modules = _conv_module('stem', 'conv1')
+    for i, j, ours, block in _numbered(arch):
+        parts = ('expand', 'spatial', 'project')[0 if block.kind == 'mbconv' else 1 :]
+        for number, part in enumerate(parts):
+            modules |= _conv_module(f'{ours}.{part}', f'layer{i + 1}.{j}.conv.{number}')
+    return modules | _conv_module('conv_head', 'conv2')
+
+
+def _mmpretrain_mobilenet_v3(arch: Arch) -> Modules:
+    modules = _conv_module('stem', 'layer0')
+    for number, (_, _, ours, block) in enumerate(_numbered(arch), start=1):
+        modules |= _mmpretrain_inverted(ours, f'layer{number}', block)
+    return modules | _conv_module('conv_head', f'layer{len(arch.blocks) + 1}')
+
+
+def _timm_inverted(arch: Arch) -> Modules:
+    """EfficientNet, MobileNetV2 and V3; in V3 the head's convolution is one more stage."""
+    modules = _conv_norm('stem', 'conv_stem', 'bn1')
+    for i, j, ours, block in _numbered(arch):
+        theirs = f'blocks.{i}.{j}'
+        parts = {'spatial': 'conv_dw', 'project': 'conv_pw'}
+        if block.kind != 'dsconv':
+            parts = {'expand': 'conv_pw', 'spatial': 'conv_dw', 'project': 'conv_pwl'}
+        for number, (part, conv) in enumerate(parts.items(), start=1):
+            modules |= _conv_norm(f'{ours}.{part}', f'{theirs}.{conv}', f'{theirs}.bn{number}')
+        names = (f'{theirs}.se.conv_reduce', f'{theirs}.se.conv_expand')
+        modules |= _squeeze_excite(ours, block, *names)
+    names = ('conv_head', 'bn2')
+    if arch.head.hidden_channels:
+        last = f'blocks.{len(arch.stages)}.0'
+        names = (f'{last}.conv', f'{last}.bn1')
+    return modules | _conv_norm('conv_head', *names)
+
+
+def _timm_regnet(arch: Arch) -> Modules:
+    modules = _conv_module('stem', 'stem')
+    for i, j, ours, block in _numbered(arch):
+        theirs = f's{i + 1}.b{j + 1}'
+        for number, part in enumerate(('expand', 'spatial', 'project'), start=1):
+            modules |= _conv_module(f'{ours}.{part}', f'{theirs}.conv{number}')
+        modules |= _squeeze_excite(ours, block, f'{theirs}.se.fc1', f'{theirs}.se.fc2')
+        if block.residual == 'projection':
+            modules |= _conv_module(f'{ours}.shortcut', f'{theirs}.downsample')
+    return modules | _conv_module('conv_head', 'final_conv')
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a library names the modules of some of its networks.
+
+    Attributes:
+        stem: The first convolution, whose name tells the layouts of a library apart.
+        backbone: Names of an Arch's modules, classifier excepted.
+        classifier: The last linear layer.
+        hidden: The linear layer between pooling and classifier, or None if there is none.
+    """
+
+    stem: str
+    backbone: Callable[[Arch], Modules]
+    classifier: str
+    hidden: str | None = None
+
+
+_LAYOUTS = {
+    'mmpretrain': (
+        _Layout('conv1', _resnet, 'head.fc'),
+        _Layout('layers.0.conv', _mmpretrain_efficientnet, 'head.fc'),
+        _Layout('conv1.conv', _mmpretrain_mobilenet_v2, 'head.fc'),
+        _Layout('layer0.conv', _mmpretrain_mobilenet_v3, 'head.layers.1.fc', 'head.layers.0.fc'),
+    ),
+    'timm': (
+        _Layout('conv1', _resnet, 'fc'),
+        _Layout('conv_stem', _timm_inverted, 'classifier', 'conv_head'),
+        _Layout('stem.conv', _timm_regnet, 'head.fc'),
+    ),
+}
+
+
+def _linear_layers(arch: Arch, layout: _Layout) -> dict[str, tuple[str, tuple[int, int]]]:
+    """Names of linear layers in mmpretrain's heads: their names there, shapes of the weights."""
+    head = arch.head
+    if not head.hidden_channels:
+        shape = (head.num_classes, arch.feature_channels)
+        return {'head.fc': (layout.classifier, shape)}
+    if layout.hidden is None:
+        raise ValueError(
+            f'arch: the weights are of a network without the hidden layer of '
+            f'head.hidden_channels={head.hidden_channels}'
+        )
+    shape = (head.hidden_channels, arch.feature_channels)
+    return {
+        'head.layers.0.fc': (layout.hidden, shape),
+        'head.layers.1.fc': (layout.classifier, (head.num_classes, head.hidden_channels)),
+    }
+
+
+def _some(keys: Iterable[str]) -> str:
+    keys = list(keys)
+    return f'{", ".join(keys[:4])}{", ..." if len(keys) > 4 else ""}'
+
+
+def _renamed(
+    state_dict: Mapping[str, Tensor], wanted: dict[str, tuple[str, torch.Size]]
+) -> dict[str, Tensor]:
+    """Tensors of `wanted` (new key: old key and shape), all of them and nothing else."""
+    found, missing, misshapen = {}, [], []
+    for ours, (theirs, shape) in wanted.items():
+        tensor = state_dict.get(theirs)
+        if tensor is None and theirs.endswith('.num_batches_tracked'):
+            tensor = torch.tensor(0)  # weights of old PyTorch versions have none
+        if tensor is None:
+            missing.append(theirs)
+            continue
+        if tensor.ndim == 4 and len(shape) == 2 and tensor.shape[2:] == (1, 1):
+            tensor = tensor.flatten(1)  # a linear layer written as a 1x1 convolution
+        if tensor.shape != shape:
+            misshapen.append(f'{theirs} {tuple(tensor.shape)}, expected {tuple(shape)}')
+        found[ours] = tensor
+    known = {theirs for theirs, _ in wanted.values()}
+    problems = {
+        'missing': missing,
+        'not in the Arch': [key for key in state_dict if key not in known],
+        'of another shape': misshapen,
+    }
+    lines = [f'{len(keys)} {what}: {_some(keys)}' for what, keys in problems.items() if keys]
+    if lines:
+        raise ValueError(f'the weights do not fit the Arch: {"; ".join(lines)}')
+    return found
+
+
+def convert_state_dict(
+    state_dict: Mapping[str, Tensor], arch: str | Arch, source: str
+) -> tuple[Arch, dict[str, Tensor]]:
+    """Renames the weights of another library's network to those of an ArchNet's classifier.
+
+    Every key has to be used and every layer of the Arch to be given, in its shape. Only the
+    whole classifier may be missing: the weights of a backbone alone give a backbone's.
+
+    Args:
+        state_dict: The weights, of a classifier or of a backbone.
+        arch: The network: a name for :func:`matching_arch`, or an Arch, whose padding and eps
+            then have to be those of the weights.
+        source: ``mmpretrain`` or ``timm``.
+
+    Returns:
+        The Arch, with as many classes as the weights have, and the weights of an mmpretrain
+        ImageClassifier with an ArchNet: keys ``backbone...`` and ``head...``.
+
+    Raises:
+        ValueError: The source or the name is not known, or the weights do not fit the Arch; the
+            message names keys.
+    """
+    _check_source(source)
+    if not isinstance(arch, Arch):
+        arch = matching_arch(arch, source)
+    whole = source == 'mmpretrain' and any(key.startswith('backbone.') for key in state_dict)
+    prefix = 'backbone.' if whole else ''
+    stems = {f'{prefix}{layout.stem}.weight': layout for layout in _LAYOUTS[source]}
+    layout = next((layout for key, layout in stems.items() if key in state_dict), None)
+    if layout is None:
+        raise ValueError(
+            f'source={source!r}: of the networks that are known of it, one has each of the keys '
+            f'{", ".join(stems)}; the weights have none, but {_some(state_dict) or "no keys"}'
+        )
+    classifier = state_dict.get(f'{layout.classifier}.weight')
+    if classifier is not None and classifier.ndim:
+        arch = replace(arch, head=replace(arch.head, num_classes=len(classifier)))
+    wanted = {}
+    modules = layout.backbone(arch)
+    with torch.device('meta'):
+        backbone = ArchNet(arch).state_dict()
+    for key, tensor in backbone.items():
+        module, _, leaf = key.rpartition('.')
+        if module not in modules:
+            raise ValueError(f'arch: the weights are of a network without its layer {module}')
+        wanted[f'backbone.{key}'] = (f'{prefix}{modules[module]}.{leaf}', tensor.shape)
+    linear = _linear_layers(arch, layout)
+    names = tuple(f'{theirs}.' for theirs, _ in linear.values())
+    if any(key.startswith(names) for key in state_dict):
+        for ours, (theirs, shape) in linear.items():
+            wanted[f'{ours}.weight'] = (f'{theirs}.weight', torch.Size(shape))
+            wanted[f'{ours}.bias'] = (f'{theirs}.bias', torch.Size(shape[:1]))
+    return arch, _renamed(state_dict, wanted)

@@ -1,0 +1,92 @@
+#!/usr/bin/env python
+"""Converts weights of mmpretrain's or timm's networks into an ArchNet's."""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmscale.apis.launch import UsageError, read_checkpoint, run_tool
+from mmscale.arch import Arch
+from mmscale.quiet import quiet_imports
+
+
+def parse_args() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='FILE.pth gets the weights, for load_from or init_cfg=dict(type="Pretrained", '
+        'checkpoint=FILE.pth), and FILE.json beside it the Arch, for model.backbone.arch.',
+    )
+    parser.add_argument('checkpoint', help='weights to convert (.pth or .safetensors)')
+    parser.add_argument(
+        'name',
+        help="the network's name in the source (resnet50, tf_efficientnet_b0), a preset's, or an "
+        "Arch's JSON file that has the padding and eps of the weights",
+    )
+    parser.add_argument('--source', required=True, choices=('mmpretrain', 'timm'))
+    parser.add_argument('--out', required=True, metavar='FILE.pth', help='file to write')
+    return parser.parse_args()
+
+
+def read_weights(path: str) -> dict:
+    """Reads the weights in a checkpoint.
+
+    Raises:
+        UsageError: The file holds no weights, or something beside tensors and plain values.
+    """
+    from torch import Tensor
+
+    if Path(path).suffix == '.safetensors':
+        try:
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
+        except ImportError:
+            raise UsageError(f'{path}: needs the package safetensors, which is missing') from None
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UsageError(f'{path} is not a safetensors file ({error})') from None
+    checkpoint = read_checkpoint(path)
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(weights, dict) or not weights:
+        raise UsageError(f'{path} holds no weights')
+    for key, value in weights.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UsageError(f'{path}: {key!r} is a {type(value).__name__}, not weights')
+    return weights
+
+
+def main() -> None:
+    """Reads, converts and writes."""
+    args = parse_args()
+    out = Path(args.out)
+    if not Path(args.checkpoint).is_file():
+        raise UsageError(f'checkpoint={args.checkpoint} is not a file')
+    if out.suffix != '.pth':
+        raise UsageError(f'--out {out}: the name must end in .pth')
+    if out.exists() and out.samefile(args.checkpoint):
+        raise UsageError(f'--out {out} is the checkpoint itself')
+    if not out.parent.is_dir():
+        raise UsageError(f'--out {out}: {out.parent} is not a folder')
+    with quiet_imports():
+        import torch
+
+        from mmscale.models.converters import convert_state_dict, matching_arch
+    try:
+        if args.name.endswith('.json'):
+            arch = Arch.from_json(args.name)
+        else:
+            arch = matching_arch(args.name, args.source)
+        arch, weights = convert_state_dict(read_weights(args.checkpoint), arch, args.source)
+    except (OSError, ValueError) as error:
+        raise UsageError(' '.join(str(error).split())) from None
+    partial = out.with_suffix('.partial')
+    torch.save({'state_dict': weights}, partial)
+    os.replace(partial, out)
+    arch.save(out.with_suffix('.json'))
+    head = 'with classifier' if any(key.startswith('head.') for key in weights) else 'backbone'
+    print(f'{out}: {len(weights)} tensors, {head}; {out.with_suffix(".json")}: the Arch')
+
+
+if __name__ == '__main__':
+    run_tool(main)
