@@ -229,7 +229,7 @@ def _chain(run: RunFiles, report: Report) -> None:
         )
         for step in steps
     ]
-    report.pictures['chain'] = plot_chain(chain, f'{run.work_dir.name}: chain of states')
+    report.pictures['chain'] = plot_chain(chain, f'{run.name}: chain of states')
 
 
 def _population(run: RunFiles, report: Report) -> None:
@@ -261,7 +261,7 @@ def _population(run: RunFiles, report: Report) -> None:
         allowed = None  # Searches of several budgets.
     report.pictures['population'] = plot_population(
         generations,
-        f'{run.work_dir.name}: population',
+        f'{run.name}: population',
         f'{"network" if _is_pareto(run) else "base model"}: {_cost_name(_metric(run))}',
         _setting(run, 'cost_range') or allowed,
     )
@@ -294,7 +294,7 @@ def _front(run: RunFiles, report: Report) -> None:
     report.pictures['front'] = plot_front(
         evaluated,
         front,
-        f'{run.work_dir.name}: score against cost',
+        f'{run.name}: score against cost',
         _cost_name(metric),
         family,
         run.result.get('hypervolume', []) if run.result is not None else [],
@@ -330,7 +330,7 @@ def _evaluated(run: RunFiles, report: Report) -> None:
         _binned('Score', 'score (%)', scores, lambda value: f'{value:.1f}'),
     ]
     report.pictures['evaluated'] = plot_histograms(
-        histograms, f'{run.work_dir.name}: the {len(archs):,} networks evaluated'
+        histograms, f'{run.name}: the {len(archs):,} networks evaluated'
     )
 
 
@@ -368,17 +368,17 @@ def _archs(run: RunFiles, report: Report) -> None:
             metric = 'flops' if _metric(run) == 'latency' else _metric(run)
             points = [(_score(record['score']), record['cost'][metric]) for record in run.records]
             members = [run.records[i] for i in pareto_front(points)]
+        if not members:
+            return
         chosen = np.unique(np.linspace(0, len(members) - 1, _MOST_ARCHS).round().astype(int))
-        networks = {f'front_{i}': members[i]['arch'] for i in chosen if members}
+        networks = {f'front_{i}': members[i]['arch'] for i in chosen}
         if not pareto:
             report.missing.append('archs: of what was evaluated so far; the family is not known')
         elif len(members) > _MOST_ARCHS:
             report.missing.append(f'archs: {len(networks)} of the {len(members)} of the front')
     archs = {name: Arch.from_json(data) for name, data in networks.items()}
-    if not archs:
-        return
     named = {name.replace('_', ' '): arch for name, arch in archs.items()}
-    report.pictures['archs'] = plot_archs(named, f'{run.work_dir.name}: networks')
+    report.pictures['archs'] = plot_archs(named, f'{run.name}: networks')
     for name, arch in archs.items():
         report.pictures[f'arch_{name}'] = plot_arch(arch, name.replace('_', ' '))
 
@@ -398,7 +398,7 @@ def _sampling(run: RunFiles, report: Report) -> None:
     total = run.iterations
     drawn = min(total, _MOST_DRAWS)
     iterations = [i * total // drawn for i in range(drawn)]
-    title = f'{run.work_dir.name}: subnets of {total:,} iterations'
+    title = f'{run.name}: subnets of {total:,} iterations'
     if drawn < total:
         title += f' ({drawn:,} of them, evenly spaced)'
     report.pictures['sampling'] = plot_histograms(sampling_histograms(sampler, iterations), title)

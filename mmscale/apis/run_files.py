@@ -38,9 +38,15 @@ class RunFiles:
     missing: list[str] = field(default_factory=list)
 
     @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.work_dir.resolve().name
+
+    @property
     def is_search(self) -> bool:
         """Whether a search works or worked here."""
-        return self.result is not None or bool(self.events or self.records)
+        begun = bool(self.events) or (self.work_dir / 'archive').is_dir()
+        return self.result is not None or begun
 
     @property
     def is_supernet(self) -> bool:
@@ -101,10 +107,15 @@ def _read_history(run: RunFiles) -> None:
             run.missing.append(f'history.jsonl: {damaged} damaged lines are left out')
 
 
+def _has_whole_line(path: Path) -> bool:
+    with path.open('rb') as file:
+        return file.readline().endswith(b'\n')
+
+
 def _read_archive(run: RunFiles) -> None:
     directory = run.work_dir / 'archive'
-    if not any(directory.glob('rank*.jsonl')):
-        return
+    if not any(_has_whole_line(path) for path in directory.glob('rank*.jsonl')):
+        return  # Not even a header is whole yet.
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
@@ -127,7 +138,7 @@ def _read_config(run: RunFiles) -> None:
             if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
                 try:
                     run.config[statement.targets[0].id] = _value(statement.value)
-                except ValueError:
+                except (RecursionError, TypeError, ValueError):
                     continue  # More than plain data: nothing that a report needs.
 
 

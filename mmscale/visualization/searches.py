@@ -27,6 +27,7 @@ from mmscale.visualization.style import (
 )
 
 _MOST_NUMBERS = 24
+_MOST_LEVEL = 8
 # More dots than these are pixels in an SVG too: it would have megabytes.
 _MOST_SHAPES = 3000
 _MARKERS = {
@@ -216,8 +217,9 @@ def plot_population(
             axes.yaxis.set_major_formatter(lambda value, _: short(value))
         tidy(axes, 'generation', cost_name, 'Cost of the survivors')
     for axes in panels:
-        _parts(axes, [generation.part for generation in generations])
+        axes.set_xlim(0.5, len(generations) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        _parts(axes, [generation.part for generation in generations], named=axes is panels[0])
     named = {
         label: handle
         for axes in panels
@@ -254,21 +256,27 @@ def _dots(axes: Axes, columns: Sequence[Sequence[float]], label: str) -> None:
     )
 
 
-def _parts(axes: Axes, parts: Sequence[str]) -> None:
-    """Lines between the parts of a search, each with its name."""
+def _parts(axes: Axes, parts: Sequence[str], named: bool) -> None:
+    """Lines between the parts of a search, in one of the panels with their names."""
     starts = [i for i in range(len(parts)) if i == 0 or parts[i] != parts[i - 1]]
-    if len(starts) < 2:
+    for i in starts[1:]:
+        axes.axvline(i + 0.5, color=GREY, linewidth=0.8, linestyle=':')
+    if len(starts) < 2 or not named:
         return
+    many = len(starts) > _MOST_LEVEL
+    # Room for the names above the data.
+    axes.margins(y=0.6 if many else 0.15)
     for i in starts:
-        if i:
-            axes.axvline(i + 0.5, color=GREY, linewidth=0.8, linestyle=':')
         axes.annotate(
             parts[i],
-            (i + 0.55, 1),
+            (i + 0.5, 1),
             xycoords=('data', 'axes fraction'),
+            xytext=(4, -2),
+            textcoords='offset points',
             fontsize=7.5,
             color='0.35',
             va='top',
+            rotation=90 if many else 0,
         )
 
 

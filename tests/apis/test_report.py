@@ -225,6 +225,16 @@ def test_an_archive_that_is_just_begun_is_no_error(tmp_path, searched):
     assert any('no network was evaluated yet' in sentence for sentence in report.missing)
 
 
+@pytest.mark.parametrize('content', [None, b'', b'{"checksum":"0b95'])
+def test_a_search_that_has_nothing_yet_says_so(tmp_path, content):
+    (tmp_path / 'archive').mkdir()
+    if content is not None:
+        (tmp_path / 'archive' / 'rank0000.jsonl').write_bytes(content)
+    report = make_report(str(tmp_path))
+    assert not report.pictures and ('networks evaluated', '0') in report.facts
+    assert len(report.missing) == 4  # result, chain, population, front
+
+
 def test_damaged_lines_are_left_out_and_said(copied):
     history, archive = copied / 'history.jsonl', copied / 'archive' / 'rank0000.jsonl'
     lines = history.read_bytes().splitlines(True)
