@@ -12,7 +12,6 @@ from mmscale.arch.scaling import (
     Scaling,
     WidthRule,
     apply_scaling,
-    compound_scaling,
     group_widths,
     width_rule,
 )
@@ -36,7 +35,6 @@ __all__ = [
     'SubnetDraw',
     'WidthRule',
     'apply_scaling',
-    'compound_scaling',
     'efficientnet',
     'fast_rule',
     'get_arch',

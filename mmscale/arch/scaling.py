@@ -451,15 +451,3 @@ def apply_scaling(
         head=base.head,
         schema=base.schema,
     )
-
-
-def compound_scaling(factor: float) -> Scaling:
-    """Uniform compound scaling (dwr): depth, width and resolution take equal shares.
-
-    Flops grow with depth * width^2 * resolution^2, so that factor^(1/3) goes into depth and
-    factor^(1/6) into width and into resolution (arXiv 2103.06877, alpha = 1/3).
-
-    Args:
-        factor: Wanted multiple of the flops; rounding makes the true one differ.
-    """
-    return Scaling(factor ** (1 / 3), factor ** (1 / 6), factor ** (1 / 6))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from mmscale.arch import Genotype, Rounding, Scaling, apply_scaling, compound_scaling
+from mmscale.arch import SCALING_RULES, Genotype, Rounding, Scaling, apply_scaling
 from mmscale.cost import count, match_scaling
 from mmscale.search.family import FamilyFitness
 from mmscale.search.result import FamilyMember, SearchResult
@@ -41,9 +41,9 @@ class GivenFamily:
         rounding = space.rounding
         if strategy is None:
             # Rounding up would turn one block of a stage into two at any factor.
-            rounding = Rounding('nearest')
+            rounding, dwr = Rounding('nearest'), SCALING_RULES['dwr'].scaling
             strategy = [
-                match_scaling(arch, compound_scaling, 2.0**j, space.rule, metric, rounding)
+                match_scaling(arch, dwr, 2.0**j, space.rule, metric, rounding)
                 for j in range(stages)
             ]
         if len(strategy) != stages:

@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmscale.arch import Rounding, Scaling, apply_scaling, compound_scaling, get_arch
+from mmscale.arch import SCALING_RULES, Rounding, Scaling, apply_scaling, get_arch
 from mmscale.cost import count, match_scaling
 
+DWR = SCALING_RULES['dwr'].scaling
 BASE = get_arch('scalenet-s0-search')
 
 
 @given(st.floats(1, 500))
-def test_compound_scaling_multiplies_flops_by_the_factor(factor):
-    scaling = compound_scaling(factor)
+def test_uniform_scaling_multiplies_flops_by_the_factor(factor):
+    scaling = DWR(factor)
     product = scaling.depth * scaling.width**2 * scaling.resolution**2
     assert product == pytest.approx(factor, rel=1e-12)
     # Equal shares: depth^1, width^2 and resolution^2 are each the cube root.
@@ -24,11 +25,11 @@ def test_compound_scaling_multiplies_flops_by_the_factor(factor):
 
 
 def test_a_factor_of_1_is_the_identity():
-    assert compound_scaling(1) == Scaling()
-    assert match_scaling(BASE, compound_scaling, 1) == Scaling()
-    assert match_scaling(BASE, compound_scaling, 1.0, metric='params') == Scaling()
+    assert DWR(1) == Scaling()
+    assert match_scaling(BASE, DWR, 1) == Scaling()
+    assert match_scaling(BASE, DWR, 1.0, metric='params') == Scaling()
     # Though rounding up would turn any larger factor into another network.
-    assert apply_scaling(BASE, compound_scaling(1.001)) != BASE
+    assert apply_scaling(BASE, DWR(1.001)) != BASE
 
 
 def reachable(rule, metric, rounding):
@@ -37,7 +38,7 @@ def reachable(rule, metric, rounding):
 
     def cost(factor):
         if factor not in found:
-            scaled = apply_scaling(BASE, compound_scaling(factor), rule, rounding)
+            scaled = apply_scaling(BASE, DWR(factor), rule, rounding)
             found[factor] = getattr(count(scaled), metric)
         return found[factor]
 
@@ -65,7 +66,7 @@ def test_no_other_factor_comes_nearer(rule, metric, rounding):
     costs = reachable(rule, metric, rounding)
     base = getattr(count(BASE), metric)
     for factor in (1.5, 4):
-        scaling = match_scaling(BASE, compound_scaling, factor, rule, metric, rounding)
+        scaling = match_scaling(BASE, DWR, factor, rule, metric, rounding)
         scaled = apply_scaling(BASE, scaling, rule, rounding)
         reached = abs(getattr(count(scaled), metric) - factor * base)
         at = bisect.bisect(costs, factor * base)
@@ -80,9 +81,9 @@ def test_rounding_up_overshoots_and_matching_makes_up_for_it(factor):
         return count(apply_scaling(BASE, scaling, 'search', rounding)).flops / count(BASE).flops
 
     up, nearest = Rounding('ceil'), Rounding('nearest')
-    matched_up = match_scaling(BASE, compound_scaling, factor, rounding=up)
-    matched = match_scaling(BASE, compound_scaling, factor, rounding=nearest)
-    assert ratio(compound_scaling(factor), up) > 1.15 * factor
+    matched_up = match_scaling(BASE, DWR, factor, rounding=up)
+    matched = match_scaling(BASE, DWR, factor, rounding=nearest)
+    assert ratio(DWR(factor), up) > 1.15 * factor
     assert ratio(matched_up, up) == pytest.approx(factor, rel=0.1)
     assert ratio(matched, nearest) == pytest.approx(factor, rel=0.05)
     # Rounding up adds by itself, so it is given smaller multipliers.
@@ -117,9 +118,9 @@ def test_a_rule_of_one_multiplier_stays_one():
 )
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
-        match_scaling(BASE, compound_scaling, **{'factor': 2, **settings})
+        match_scaling(BASE, DWR, **{'factor': 2, **settings})
 
 
 def test_a_bad_metric_is_an_error_at_factor_1_too():
     with pytest.raises(ValueError, match="metric='time'"):
-        match_scaling(BASE, compound_scaling, 1, metric='time')
+        match_scaling(BASE, DWR, 1, metric='time')

@@ -22,7 +22,8 @@ def scaled_arch(arch: str | Path | dict | Arch, scaling: dict | None = None) -> 
 
     Args:
         arch: See :func:`mmscale.arch.get_arch`.
-        scaling: ``dict(depth=, width=, resolution=, rule='retraining')``, all optional.
+        scaling: ``dict(depth=, width=, resolution=, group_width=, rule=)``, all optional; the rule
+            is ``retraining`` by default, and a group width needs ``pycls``.
 
     Raises:
         ValueError: A key or a value is not allowed.
@@ -30,7 +31,7 @@ def scaled_arch(arch: str | Path | dict | Arch, scaling: dict | None = None) -> 
     found = get_arch(arch)
     if scaling is None:
         return found
-    allowed = ('depth', 'width', 'resolution', 'rule')
+    allowed = ('depth', 'width', 'resolution', 'group_width', 'rule')
     unknown = [key for key in scaling if key not in allowed]
     if unknown:
         raise ValueError(
