@@ -2,6 +2,7 @@
 
 from mmscale.visualization.archs import plot_arch, plot_archs
 from mmscale.visualization.histograms import Histogram, plot_histograms
+from mmscale.visualization.sampling import sampling_histograms
 from mmscale.visualization.searches import (
     ChainPoint,
     FrontPoint,
@@ -22,4 +23,5 @@ __all__ = [
     'plot_front',
     'plot_histograms',
     'plot_population',
+    'sampling_histograms',
 ]
