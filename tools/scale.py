@@ -244,59 +244,58 @@ def print_table(
     milliseconds: list[dict[str, float]],
     args: argparse.Namespace,
 ) -> None:
-    """Prints the base model's row and one per network; the base model's times come first."""
+    """Prints costs, then shapes; the base model first, as its times are."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from mmscale.visualization.style import short
 
-    solved = f'matched {args.metric}' if args.mode == 'matched' else 'reference'
-    table = Table(
-        title=f'{job.name}, {solved}, convention {args.convention}',
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column('strategy', no_wrap=True)
-    columns = [
-        'factor',
-        'depths',
-        'widths',
-        'groups',
-        'px',
-        'flops',
-        'params',
-        'acts',
-        'of target',
-    ]
-    columns += [key.removesuffix('_ms') + ' ms' for key in milliseconds[0]]
-    for column in columns:
-        whole = column not in ('depths', 'widths', 'groups', 'of target')
-        table.add_column(column, justify='right', no_wrap=whole, overflow='fold')
+    def table_of(title: str | None, columns: list[str], folded: tuple[str, ...] = ()) -> Table:
+        table = Table(
+            title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False
+        )
+        for column in columns:
+            whole = column not in folded
+            justify = 'left' if column in ('strategy', *folded) else 'right'
+            table.add_column(column, justify=justify, no_wrap=whole, overflow='fold')
+        return table
 
-    def shape(arch: Arch) -> list[str]:
-        widths = group_widths(arch)
+    solved = f'matched {args.metric}' if args.mode == 'matched' else 'reference'
+    costs = table_of(
+        f'{job.name}, {solved}, convention {args.convention}',
+        [
+            *('strategy', 'factor', 'px', 'flops', 'params', 'acts', 'of target'),
+            *(key.removesuffix('_ms') + ' ms' for key in milliseconds[0]),
+        ],
+    )
+    lists = ('depths', 'widths', 'group widths', 'adjusted')
+    shapes = table_of(None, ['strategy', 'factor', *lists], lists)
+    rows: list[tuple[str, str, Arch, ScaledNetwork | None]] = [('base', '1', job.base, None)]
+    for made in networks:
+        rows.append((made.strategy, f'{made.factor:.4g}', made.arch, made))
+    for (strategy, factor, arch, made), own in zip(rows, milliseconds, strict=True):
         cost = count(arch, args.convention)
-        return [
-            *(' '.join(map(str, numbers or ['-'])) for numbers in (arch.depths, arch.widths)),
-            ' '.join(map(str, sorted(set(widths)))) if widths else '-',
+        costs.add_row(
+            strategy,
+            factor,
             str(arch.resolution),
             *(short(value) for value in (cost.flops, cost.params, cost.acts)),
-        ]
-
-    rows = [('base', '1', shape(job.base), '')]
-    for network in networks:
-        share = f'{network.achieved / network.target:.3f}'
-        rows.append((network.strategy, f'{network.factor:.4g}', shape(network.arch), share))
-    for (strategy, factor, cells, share), own in zip(rows, milliseconds, strict=True):
-        table.add_row(strategy, factor, *cells, share, *(f'{ms:.2f}' for ms in own.values()))
+            '' if made is None else f'{made.achieved / made.target:.3f}',
+            *(f'{ms:.2f}' for ms in own.values()),
+        )
+        adjustments = () if made is None or made.matched is None else made.matched.adjustments
+        shapes.add_row(
+            strategy,
+            factor,
+            *(' '.join(map(str, numbers)) for numbers in (arch.depths, arch.widths)),
+            ' '.join(map(str, group_widths(arch) or '-')),
+            ', '.join(map(str, adjustments)) or '-',
+        )
     console = Console()
-    console.print(table)
-    for network in networks:
-        if network.matched is not None and network.matched.adjustments:
-            changes = ', '.join(map(str, network.matched.adjustments))
-            console.print(f'{network.strategy} x {network.factor:g}: {changes}', highlight=False)
+    console.print(costs)
+    console.print()
+    console.print(shapes)
 
 
 def save(

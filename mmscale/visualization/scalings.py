@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from mmscale.visualization.style import GREY, VERMILION, cost_axis, new_figure, short, tidy
 from mmscale.visualization.style import stage_colours as ordered_colours
@@ -93,8 +93,9 @@ def plot_scalings(
         tidy(axes, 'multiply-adds', label)
         cost_axis(axes, [base.flops, *(point.flops for point in points)])
         axes.set_yscale('log')
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ''))
+        axes.yaxis.set_minor_locator(NullLocator())
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure
