@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, Protocol
 
 from mmscale.arch import Arch, Genotype, Scaling
+from mmscale.arch.arch import aligned
 from mmscale.cost import Cost
 from mmscale.search.archive import Score
 from mmscale.search.feasibility import Strategy
@@ -155,18 +156,37 @@ class SearchResult:
         }
 
     def __str__(self) -> str:
+        seed = '' if self.seed is None else f', seed {self.seed}'
         lines = [
-            f'Search result: fitness {float(self.fitness):.4f} after {self.evaluations} '
-            f'evaluations in {len(self.chain)} chain steps, seed {self.seed}'
+            f'Search result: fitness {float(self.fitness):.4f} after {self.evaluations:,} '
+            f'evaluations{seed}'
+        ]
+        kernels = (' '.join(str(b.kernel) for b in stage) for stage in self.family[0].arch.stages)
+        lines.append(f'  base model: kernels per network stage {" | ".join(kernels)}')
+        known = [step.fitness for step in self.chain if step.fitness is not None]
+        if known:
+            lines.append(
+                f'  chain: {len(self.chain)} steps, fitness {float(known[0]):.4f} to '
+                f'{float(known[-1]):.4f}'
+            )
+        rows = [
+            (
+                *('scaling stage', 'depth', 'width', 'px', 'blocks', 'flops', 'of base'),
+                *('params', 'acts', 'score'),
+            )
         ]
         for member in self.family:
-            scaling = member.scaling
-            lines.append(
-                f'  scaling stage {member.scaling_stage}: depth x {scaling.depth:g}, width x '
-                f'{scaling.width:g}, {member.arch.resolution} px, {member.cost.flops:,} flops, '
-                f'{member.cost.params:,} params, score {member.score}'
+            scaling, cost = member.scaling, member.cost
+            ratio = cost.flops / self.family[0].cost.flops
+            rows.append(
+                (
+                    *(str(member.scaling_stage), f'{scaling.depth:g}', f'{scaling.width:g}'),
+                    *(str(member.arch.resolution), str(len(member.arch.blocks))),
+                    *(f'{cost.flops:,}', f'{ratio:.2f}', f'{cost.params:,}', f'{cost.acts:,}'),
+                    str(member.score),
+                )
             )
-        return '\n'.join(lines)
+        return '\n'.join([*lines, aligned(rows)])
 
 
 class Search(Protocol):

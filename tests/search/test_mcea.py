@@ -76,7 +76,21 @@ def test_the_result_is_consistent(result):
     assert Arch.from_json(data['base']['arch']) == result.family[0].arch
     assert [s['scaling_stage'] for s in data['scaling_stages']] == [0, 1, 2]
     assert data['seed'] == 0 and data['settings']['population'] == 8
-    assert 'after' in str(result) and 'scaling stage 2' in str(result)
+
+
+def test_printing_says_what_was_found(result):
+    assert str(result).splitlines() == [
+        'Search result: fitness 0.5770 after 194 evaluations, seed 0',
+        '  base model: kernels per network stage 3 5 | 3 3 | 3 5 5',
+        '  chain: 5 steps, fitness 0.5680 to 0.5770',
+        '  scaling stage  depth  width  px  blocks  flops      of base  params  acts     score',
+        '  0              1      1      32  7       629,824    1.00     21,874  39,818   '
+        '43324/100000 = 0.4332',
+        '  1              1.4    1.1    32  11      1,233,920  1.96     46,289  64,394   '
+        '54624/100000 = 0.5462',
+        '  2              2      1.1    40  14      2,455,670  3.90     57,684  125,785  '
+        '60780/100000 = 0.6078',
+    ]
 
 
 def test_it_reaches_the_optimums_neighbourhood(tmp_path):
