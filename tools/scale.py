@@ -1,29 +1,53 @@
 #!/usr/bin/env python
 """Scales a network by closed-form rules, or a searched family on, and shows what it costs."""
 
+from __future__ import annotations
+
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.from_search import read_family
-from mmscale.apis.launch import UsageError, run_tool
+from mmscale.apis.launch import UsageError, load_config, run_tool
 from mmscale.apis.scale import (
     MODES,
     ScaledNetwork,
+    arch_of,
     cost_of,
-    find_base,
     find_rules,
     label_of,
     scale,
     scale_family,
 )
 from mmscale.apis.scale_configs import check_output
-from mmscale.arch import SCALING_RULES, Arch, ScalingRule, group_widths, preset_names
-from mmscale.cost import CONVENTIONS, Latency, LatencyModel, count, this_device
+from mmscale.arch import (
+    SCALING_RULES,
+    Arch,
+    ScalingRule,
+    fast_rule,
+    get_arch,
+    preset_name,
+    preset_names,
+)
+from mmscale.cost import (
+    CONVENTIONS,
+    Latency,
+    LatencyModel,
+    count,
+    measure_latency,
+    this_device,
+)
 from mmscale.cost.matching import METRICS, Constraints, NotReachable
+
+if TYPE_CHECKING:
+    from mmscale.apis.scale_backbones import ScaledConfig
+
+    Made = ScaledNetwork | ScaledConfig
 
 SWEEP_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SWEEP_FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -145,24 +169,24 @@ class Job:
     """What the arguments ask for, checked.
 
     Attributes:
-        name: Name of the base model.
-        base: The base model.
+        base: The base model, as scaled by nothing.
         recipe: The config it is from, if it is from one.
         rules: The strategies.
-        factors: Multiples of the base's cost; None stands for the budget.
-        make: Scales the base by a rule to a factor.
+        factors: Multiples of the base's cost; a budget is the one that it comes to.
+        make: Scales the base by a rule to a factor, as asked for.
+        sketch: The same in reference mode.
     """
 
-    name: str
-    base: Arch
+    base: Made
     recipe: str | None
     rules: list[ScalingRule]
-    factors: list[float | None]
-    make: Callable[[ScalingRule, list[float]], list[ScaledNetwork]]
+    factors: list[float]
+    make: Callable[[ScalingRule, float], Made]
+    sketch: Callable[[ScalingRule, float], Made]
 
 
 def plan(args: argparse.Namespace, model: LatencyModel | None) -> Job:
-    """Finds networks and rules; nothing is scaled yet."""
+    """Finds the base model and the rules; nothing is scaled yet."""
     given = dict(
         width_divisor=args.channel_divisor,
         resolution_divisor=args.resolution_divisor,
@@ -173,46 +197,119 @@ def plan(args: argparse.Namespace, model: LatencyModel | None) -> Job:
     given = {key: value for key, value in given.items() if value is not None}
     if given and args.mode == 'reference':
         raise UsageError(f'{", ".join(given)}: constraints need --mode matched')
-    shared = dict(budget=args.budget, tolerance=args.tolerance, latency_model=model)
     if args.from_search is not None:
-        family = read_family(args.from_search)
-        constraints = replace(family.constraints, **given)
-        args.convention = family.convention
-        args.metric = args.metric or family.metric
-
-        def make(rule: ScalingRule, factors: list[float]) -> list[ScaledNetwork]:
-            return scale_family(family, factors, args.metric, constraints=constraints, **shared)
-
-        rules = [family.rule()]
-        return Job(family.name, family.base, None, rules, args.factor or [None], make)
-    name, base, recipe = find_base(args.base)
-    constraints = Constraints(**given)
+        return plan_family(args, model, given)
     args.metric = args.metric or 'flops'
+    rules = find_rules(args.strategy, args.alpha or ())
+    recipe = None
+    if args.base.endswith('.py'):
+        config = load_config(
+            argparse.Namespace(
+                config=args.base, cfg_options=[], work_dir=None, launcher='none', local_rank=0
+            )
+        )
+        recipe, name, arch = args.base, Path(args.base).stem, arch_of(config)
+        if arch is None:
+            if given:
+                raise UsageError(f'{", ".join(given)}: constraints are for Archs')
+            return plan_config(args, model, config, rules)
+    else:
+        arch = get_arch(args.base)
+        name = preset_name(args.base) or Path(args.base).stem
+    constraints = Constraints(**given)
 
-    def make(rule: ScalingRule, factors: list[float]) -> list[ScaledNetwork]:
-        return scale(
-            base,
+    def make(rule: ScalingRule, factor: float) -> Made:
+        (made,) = scale(
+            arch,
             [rule],
-            factors,
+            () if args.budget else [factor],
             mode=args.mode,
             metric=args.metric,
+            budget=args.budget,
+            tolerance=args.tolerance,
             constraints=constraints,
             convention=args.convention,
+            latency_model=model,
             name=name,
-            **shared,
         )
+        return made
 
-    rules = find_rules(args.strategy, args.alpha or ())
-    return Job(name, base, recipe, rules, args.factor or [None], make)
+    base = unscaled(name, arch, args.convention)
+    factors = factors_of(args, cost_of(arch, args.metric, args.convention, model))
+    return Job(base, recipe, rules, factors, make, sketch_of(name, arch, args.convention))
 
 
-def scale_all(job: Job) -> list[ScaledNetwork]:
+def unscaled(name: str, arch: Arch, convention: str) -> ScaledNetwork:
+    cost = count(arch, convention)
+    return ScaledNetwork(name, 'base', 1.0, arch, cost, 'flops', cost.flops, cost.flops)
+
+
+def sketch_of(name: str, arch: Arch, convention: str) -> Callable[[ScalingRule, float], Made]:
+    def sketch(rule: ScalingRule, factor: float) -> Made:
+        return scale(arch, [rule], [factor], convention=convention, name=name)[0]
+
+    return sketch
+
+
+def factors_of(args: argparse.Namespace, present: float) -> list[float]:
+    """The factors asked for, or the one that the budget is of the base's present cost."""
+    if args.budget is not None:
+        return [args.budget / present]
+    return args.factor
+
+
+def plan_family(args: argparse.Namespace, model: LatencyModel | None, given: dict) -> Job:
+    """What there is to do for ``--from-search``."""
+    family = read_family(args.from_search)
+    constraints = replace(family.constraints, **given)
+    args.convention = family.convention
+    args.metric = args.metric or family.metric
+
+    def make(rule: ScalingRule, factor: float) -> Made:
+        (made,) = scale_family(
+            family,
+            () if args.budget else [factor],
+            args.metric,
+            args.budget,
+            args.tolerance,
+            constraints,
+            model,
+        )
+        return made
+
+    base = unscaled(family.name, family.base, family.convention)
+    factors = factors_of(args, cost_of(family.base, args.metric, family.convention, model))
+    sketch = sketch_of(family.name, family.base, family.convention)
+    return Job(base, None, [family.rule()], factors, make, sketch)
+
+
+def plan_config(
+    args: argparse.Namespace, model: LatencyModel | None, config: Any, rules: list[ScalingRule]
+) -> Job:
+    """What there is to do for a config whose backbone is no ArchNet."""
+    from mmscale.apis.scale_backbones import BaseConfig
+
+    args.convention = 'mmscale'
+    base = BaseConfig(args.base, config)
+    latency = args.metric == 'latency'
+    present = model.predict(base.cost) if latency else vars(base.cost)[args.metric]
+
+    def make(rule: ScalingRule, factor: float) -> Made:
+        return base.scale(rule, factor, args.mode, args.metric, args.tolerance, model)
+
+    return Job(base.as_scaled(), args.base, rules, factors_of(args, present), make, base.scale)
+
+
+def scale_all(job: Job) -> list[Made]:
     """Scales by every strategy; those that cannot meet a budget are told of and left out."""
+    for rule in job.rules:
+        for factor in job.factors:
+            rule.scaling(factor)  # refuses a bad one before any work
     networks, failures = [], []
     for rule in job.rules:
         for factor in job.factors:
             try:
-                networks += job.make(rule, [] if factor is None else [factor])
+                networks.append(job.make(rule, factor))
             except NotReachable as error:
                 failures.append(f'strategy={rule.name}: {error}')
     if not networks:
@@ -222,29 +319,21 @@ def scale_all(job: Job) -> list[ScaledNetwork]:
     return networks
 
 
-def times(arch: Arch, args: argparse.Namespace, model: LatencyModel | None) -> dict[str, float]:
+def times(made: Made, args: argparse.Namespace, model: LatencyModel | None) -> dict[str, float]:
     """Milliseconds of a batch: predicted where there is a model, measured where asked for."""
     found = {}
     if model is not None:
-        found['predicted_ms'] = model.predict(count(arch))
+        found['predicted_ms'] = model.predict(made.default_cost)
     if args.measure is not None:
-        from mmscale.apis.cost import build_network, image_shape
-        from mmscale.cost import measure_latency
-
-        measured = measure_latency(
-            build_network(arch), image_shape(arch), args.measure, args.batch
-        )
-        found['measured_ms'] = measured.median_ms
+        module, shape = made.build()
+        found['measured_ms'] = measure_latency(module, shape, args.measure, args.batch).median_ms
     return found
 
 
 def print_table(
-    job: Job,
-    networks: list[ScaledNetwork],
-    milliseconds: list[dict[str, float]],
-    args: argparse.Namespace,
+    rows: list[Made], milliseconds: list[dict[str, float]], args: argparse.Namespace
 ) -> None:
-    """Prints costs, then shapes; the base model first, as its times are."""
+    """Prints costs, then shapes; the base model first."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -263,7 +352,7 @@ def print_table(
 
     solved = f'matched {args.metric}' if args.mode == 'matched' else 'reference'
     costs = table_of(
-        f'{job.name}, {solved}, convention {args.convention}',
+        f'{rows[0].name}, {solved}, convention {args.convention}',
         [
             *('strategy', 'factor', 'px', 'flops', 'params', 'acts', 'of target'),
             *(key.removesuffix('_ms') + ' ms' for key in milliseconds[0]),
@@ -271,26 +360,21 @@ def print_table(
     )
     lists = ('depths', 'widths', 'group widths', 'adjusted')
     shapes = table_of(None, ['strategy', 'factor', *lists], lists)
-    rows: list[tuple[str, str, Arch, ScaledNetwork | None]] = [('base', '1', job.base, None)]
-    for made in networks:
-        rows.append((made.strategy, f'{made.factor:.4g}', made.arch, made))
-    for (strategy, factor, arch, made), own in zip(rows, milliseconds, strict=True):
-        cost = count(arch, args.convention)
+    for made, own in zip(rows, milliseconds, strict=True):
+        first = made.strategy, f'{made.factor:.4g}'
         costs.add_row(
-            strategy,
-            factor,
-            str(arch.resolution),
-            *(short(value) for value in (cost.flops, cost.params, cost.acts)),
-            '' if made is None else f'{made.achieved / made.target:.3f}',
+            *first,
+            str(made.resolution),
+            *(short(value) for value in (made.cost.flops, made.cost.params, made.cost.acts)),
+            f'{made.achieved / made.target:.3f}',
             *(f'{ms:.2f}' for ms in own.values()),
         )
-        adjustments = () if made is None or made.matched is None else made.matched.adjustments
+        matched = getattr(made, 'matched', None)
         shapes.add_row(
-            strategy,
-            factor,
-            *(' '.join(map(str, numbers)) for numbers in (arch.depths, arch.widths)),
-            ' '.join(map(str, group_widths(arch) or '-')),
-            ', '.join(map(str, adjustments)) or '-',
+            *first,
+            *(' '.join(f'{n:g}' for n in numbers) for numbers in (made.depths, made.widths)),
+            ' '.join(map(str, made.group_widths or '-')),
+            ', '.join(map(str, matched.adjustments if matched else ())) or '-',
         )
     console = Console()
     console.print(costs)
@@ -299,29 +383,28 @@ def print_table(
 
 
 def save(
-    job: Job, networks: list[ScaledNetwork], args: argparse.Namespace, model: LatencyModel | None
+    job: Job, networks: list[Made], args: argparse.Namespace, model: LatencyModel | None
 ) -> None:
     """Writes configs, Archs and the picture of a sweep."""
     from mmscale.apis.scale_configs import recipe_of, write_networks
     from mmscale.visualization.scalings import ScalingPoint, plot_scalings
 
-    recipe = job.recipe or recipe_of(job.name, job.base)
+    recipe = job.recipe or recipe_of(job.base.name, job.base.arch)
     write_networks(networks, recipe, args.out)
-
-    def point(strategy: str, arch: Arch) -> ScalingPoint:
-        cost = count(arch, args.convention)
-        time = None if model is None else model.predict(count(arch))
-        return ScalingPoint(strategy, cost.flops, cost.acts, time)
-
-    sweep = scale(
-        job.base, ['dWr'], SWEEP_FACTORS, SWEEP_ALPHAS, convention=args.convention, name=job.name
+    sweep = [
+        job.sketch(fast_rule(alpha), factor) for alpha in SWEEP_ALPHAS for factor in SWEEP_FACTORS
+    ]
+    base, *points = (
+        ScalingPoint(
+            made.strategy,
+            made.cost.flops,
+            made.cost.acts,
+            None if model is None else model.predict(made.default_cost),
+        )
+        for made in (job.base, *sweep, *networks)
     )
-    figure = plot_scalings(
-        point('base', job.base),
-        [point(network.strategy, network.arch) for network in (*sweep, *networks)],
-        f'{job.name} under fast scaling of several alphas',
-        '' if model is None else str(model.setting),
-    )
+    title = f'{job.base.name} under fast scaling of several alphas'
+    figure = plot_scalings(base, points, title, '' if model is None else str(model.setting))
     for kind in ('png', 'svg'):
         figure.savefig(args.out / f'sweep.{kind}', dpi=120)
 
@@ -335,7 +418,7 @@ def fit_latency(args: argparse.Namespace) -> None:
         raise UsageError(f'--repeats {args.repeats} must be 1 or more')
     archs = {}
     for source in [args.base] if args.base else LATENCY_BASES:
-        name, base, _ = find_base(source)
+        name, base = preset_name(source) or Path(source).stem, get_arch(source)
         archs[name] = base
         for network in scale(base, LATENCY_RULES, [2.0], name=name):
             archs[network.label] = network.arch
@@ -369,31 +452,28 @@ def main() -> None:
             model = LatencyModel.load(args.latency_model)
         if args.measure is not None:
             this_device(args.measure, args.batch)
-        job = plan(args, model)
+        with contextlib.redirect_stdout(sys.stderr):  # where libraries log, too
+            job = plan(args, model)
         if args.out is not None and not args.overwrite:
-            present = cost_of(job.base, args.metric, args.convention, model)
             labels = [
-                label_of(job.name, rule.name, args.budget / present if factor is None else factor)
+                label_of(job.base.name, rule.name, factor)
                 for rule in job.rules
                 for factor in job.factors
             ]
             check_output(labels, args.out, ('sweep.png', 'sweep.svg'))
-        networks = scale_all(job)
-        milliseconds = [
-            times(arch, args, model) for arch in (job.base, *(n.arch for n in networks))
-        ]
-        if args.out is not None:
-            save(job, networks, args, model)
+        with contextlib.redirect_stdout(sys.stderr):
+            networks = scale_all(job)
+            rows = [job.base, *networks]
+            milliseconds = [times(made, args, model) for made in rows]
+            if args.out is not None:
+                save(job, networks, args, model)
     except (ValueError, OSError) as error:
         raise UsageError(' '.join(str(error).split())) from error
     if args.json:
-        rows = [
-            {**network.to_json(), **own}
-            for network, own in zip(networks, milliseconds[1:], strict=True)
-        ]
-        print(json.dumps(rows, indent=1))
+        pairs = zip(networks, milliseconds[1:], strict=True)
+        print(json.dumps([{**made.to_json(), **own} for made, own in pairs], indent=1))
     else:
-        print_table(job, networks, milliseconds, args)
+        print_table(rows, milliseconds, args)
 
 
 if __name__ == '__main__':

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.cost import build_network, image_shape
 from mmscale.apis.from_search import FoundFamily, read_family
-from mmscale.apis.launch import load_config
 from mmscale.arch import (
     PYCLS_ROUNDING,
     Arch,
@@ -23,6 +22,10 @@ from mmscale.arch import (
 )
 from mmscale.cost import Cost, LatencyModel, count
 from mmscale.cost.matching import METRICS, Constraints, Matched, NotReachable, match
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import nn
 
 MODES = ('reference', 'matched')
 
@@ -63,17 +66,46 @@ class ScaledNetwork:
         """Name for files."""
         return label_of(self.name, self.strategy, self.factor)
 
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks of every network stage."""
+        return self.arch.depths
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Output channels of every network stage."""
+        return self.arch.widths
+
+    @property
+    def group_widths(self) -> tuple[int, ...] | None:
+        """Channels per group of every network stage, or None where there are no groups."""
+        return group_widths(self.arch)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the input, in pixels."""
+        return self.arch.resolution
+
+    @property
+    def default_cost(self) -> Cost:
+        """The cost in the default convention, which runtime models are fitted on."""
+        return count(self.arch)
+
+    def build(self) -> tuple[nn.Module, tuple[int, int, int]]:
+        """Builds the network; returns it with the shape of its images."""
+        return build_network(self.arch), image_shape(self.arch)
+
     def to_json(self) -> dict[str, Any]:
         """Returns the network as plain JSON data; target and achieved in matched mode alone."""
-        widths = group_widths(self.arch)
+        widths = self.group_widths
         data = {
             'name': self.name,
             'strategy': self.strategy,
             'factor': self.factor,
-            'depths': list(self.arch.depths),
-            'widths': list(self.arch.widths),
+            'depths': list(self.depths),
+            'widths': list(self.widths),
             'group_widths': None if widths is None else list(widths),
-            'resolution': self.arch.resolution,
+            'resolution': self.resolution,
             **asdict(self.cost),
         }
         if self.matched is not None:
@@ -111,35 +143,18 @@ def find_rules(
     return rules
 
 
-def find_base(source: str) -> tuple[str, Arch, str | None]:
-    """Finds a base model.
-
-    Args:
-        source: A preset's name, an Arch's JSON file, or a config (``.py``) of an ArchNet.
-
-    Returns:
-        Its name, its Arch, and the config, or None if it is not from one.
+def arch_of(config: Config) -> Arch | None:
+    """The Arch of a config's backbone, or None if that is no ArchNet.
 
     Raises:
-        ValueError: There is no such network, or it is not an ArchNet.
-        UsageError: The config cannot be read.
+        ValueError: The backbone's Arch is not one.
     """
-    if not source.endswith('.py'):
-        return preset_name(source) or Path(source).stem, get_arch(source), None
-    config = load_config(
-        argparse.Namespace(
-            config=source, cfg_options=[], work_dir=None, launcher='none', local_rank=0
-        )
-    )
     backbone = (config.get('model') or {}).get('backbone') or {}
     if backbone.get('type') != 'mmscale.ArchNet':
-        raise ValueError(
-            f'{source}: model.backbone.type={backbone.get("type")!r} is not mmscale.ArchNet'
-        )
+        return None
     from mmscale.models.backbones.arch_net import scaled_arch
 
-    arch = scaled_arch(backbone.get('arch'), backbone.get('scaling'))
-    return Path(source).stem, arch, source
+    return scaled_arch(backbone.get('arch'), backbone.get('scaling'))
 
 
 def cost_of(

@@ -16,6 +16,8 @@ from mmscale.quiet import quiet_imports
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+    from mmscale.apis.scale_backbones import ScaledConfig
+
 # By the beginning of a base model's name. mmpretrain has no recipes for RegNetY and RegNetZ:
 # theirs is RegNetX's.
 _RECIPES = {
@@ -29,6 +31,9 @@ _RECIPES = {
 }
 _DIGITS = 'scalenet/retrain_digits.py'
 _CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+
+# Where mmpretrain's own configs are, wherever it is installed.
+_STOCK = '/mmpretrain/.mim/configs/'
 
 # Which argument of a transform is a size in pixels. The first ones cut the network's input.
 _CROPS = {
@@ -118,19 +123,33 @@ def _resized(pipeline: list, resolution: int) -> list:
     return pipeline
 
 
-def _overrides(recipe: Config, arch: Arch, arch_file: str) -> dict[str, Any]:
-    """What a child config of a recipe has to say to train an Arch."""
-    ours = recipe.model.backbone.type == 'mmscale.ArchNet'
+def _model_overrides(recipe: Config, network: ScaledNetwork | ScaledConfig) -> dict[str, Any]:
+    """What a child config of a recipe has to say of the model."""
+    if not isinstance(network, ScaledNetwork):
+        return dict(_delete_=True, **network.model)
+    arch = network.arch
+    arch_file = '{{ fileDirname }}/archs/' + f'{network.label}.json'
     backbone: dict[str, Any] = dict(type='mmscale.ArchNet', arch=arch_file)
-    backbone.update(dict(scaling=None) if ours else dict(_delete_=True))
+    if recipe.model.backbone.type == backbone['type']:
+        backbone['scaling'] = None
+    else:
+        backbone['_delete_'] = True
     head: dict[str, Any] = dict(in_channels=arch.feature_channels)
     if arch.head.hidden_channels:
         head['mid_channels'] = [arch.head.hidden_channels]
+    return dict(backbone=backbone, head=head)
+
+
+def _overrides(recipe: Config, network: ScaledNetwork | ScaledConfig) -> dict[str, Any]:
+    """What a child config of a recipe has to say to train a network."""
     overrides: dict[str, Any] = {}
-    if not ours:
-        overrides['custom_imports'] = dict(imports=['mmscale.models'], allow_failed_imports=False)
-    overrides['model'] = dict(backbone=backbone, head=head)
-    if any(hook.get('type') == 'mmscale.InputResolutionHook' for hook in _hooks(recipe)):
+    imports = list((recipe.get('custom_imports') or {}).get('imports') or ())
+    if 'mmscale.models' not in imports:
+        imports.append('mmscale.models')
+        overrides['custom_imports'] = dict(imports=imports, allow_failed_imports=False)
+    overrides['model'] = _model_overrides(recipe, network)
+    hooks = [hook.get('type') for hook in recipe.get('custom_hooks') or ()]
+    if 'mmscale.InputResolutionHook' in hooks:
         return overrides  # it sets the pipelines' sizes from the Arch
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         dataset = (recipe.get(loader) or {}).get('dataset')
@@ -138,18 +157,14 @@ def _overrides(recipe: Config, arch: Arch, arch_file: str) -> dict[str, Any]:
             pipeline = dataset
             for key in keys:
                 pipeline = pipeline[key]
-            part: Any = _resized(pipeline, arch.resolution)
+            part: Any = _resized(pipeline, network.resolution)
             for key in reversed(('dataset', *keys)):
                 part = {key: part}
             overrides[loader] = part
     return overrides
 
 
-def _hooks(recipe: Config) -> list[Mapping]:
-    return list(recipe.get('custom_hooks') or [])
-
-
-def config_text(network: ScaledNetwork, recipe: str, folder: Path) -> str:
+def config_text(network: ScaledNetwork | ScaledConfig, recipe: str, folder: Path) -> str:
     """The config that trains a network: a child of a recipe, in a folder.
 
     Args:
@@ -159,16 +174,17 @@ def config_text(network: ScaledNetwork, recipe: str, folder: Path) -> str:
     """
     from mmengine.config import Config
 
-    arch_file = '{{ fileDirname }}/archs/' + f'{network.label}.json'
-    overrides = Config(_overrides(load_recipe(recipe), network.arch, arch_file))
+    overrides = Config(_overrides(load_recipe(recipe), network))
     base = recipe
-    if '::' not in recipe:
+    if _STOCK in recipe:
+        base = f'mmpretrain::{recipe.rpartition(_STOCK)[2]}'
+    elif '::' not in recipe:
         base = Path(os.path.relpath(Path(recipe).resolve(), folder.resolve())).as_posix()
     cost = network.cost
     return (
         f'# {network.name} scaled by {network.strategy}, factor {network.factor:g}: '
         f'{cost.flops:,} flops,\n'
-        f'# {cost.params:,} params, {cost.acts:,} acts at {network.arch.resolution} px. '
+        f'# {cost.params:,} params, {cost.acts:,} acts at {network.resolution} px. '
         'The recipe is the base config.\n'
         f'_base_ = {base!r}\n\n{overrides.pretty_text}'
     )
@@ -194,17 +210,21 @@ def check_output(labels: Sequence[str], folder: Path, extra: Sequence[str] = ())
             raise ValueError(f'{path} exists: name another folder, or allow to overwrite it')
 
 
-def write_networks(networks: Sequence[ScaledNetwork], recipe: str, folder: Path) -> None:
-    """Writes a config and an Arch file per network, and ``networks.json`` with all of them.
+def write_networks(
+    networks: Sequence[ScaledNetwork | ScaledConfig], recipe: str, folder: Path
+) -> None:
+    """Writes a config per network, the Archs, and ``networks.json`` with all of them.
 
     Args:
         networks: The networks.
         recipe: See :func:`recipe_of`.
         folder: Made if it is not there; existing files of these names are replaced.
     """
-    (folder / 'archs').mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for network in networks:
-        network.arch.save(folder / 'archs' / f'{network.label}.json')
+        if isinstance(network, ScaledNetwork):
+            (folder / 'archs').mkdir(exist_ok=True)
+            network.arch.save(folder / 'archs' / f'{network.label}.json')
         text = config_text(network, recipe, folder)
         (folder / f'{network.label}.py').write_text(text, encoding='utf-8')
     rows = json.dumps([network.to_json() for network in networks], indent=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmscale.apis.from_search import read_family
-from mmscale.apis.scale import find_base, find_rules, scale, scale_family
+from mmscale.apis.scale import arch_of, find_rules, scale, scale_family
 from mmscale.arch import SCALING_RULES, Rounding, Scaling, apply_scaling, get_arch
 from mmscale.arch.presets import SCALENET_STRATEGY
 from mmscale.cost import count
@@ -222,9 +222,12 @@ def test_files_that_hold_no_result_are_refused(tmp_path):
         read_family(tmp_path / 'nothing.json')
 
 
-def test_bases_are_found_by_name_file_and_config(tmp_path):
-    get_arch('RegNetX-200MF').save(tmp_path / 'mine.json')
-    assert find_base('regnety-4.0gf')[0] == 'RegNetY-4.0GF'
-    assert find_base(str(tmp_path / 'mine.json')) == ('mine', get_arch('RegNetX-200MF'), None)
-    config = str(ROOT / 'configs/scalenet/scalenet-s2_8xb128_in1k.py')
-    assert find_base(config) == ('scalenet-s2_8xb128_in1k', get_arch('scalenet-s2'), config)
+@pytest.mark.slow
+def test_the_arch_of_a_config_is_found():
+    from mmengine.config import Config
+
+    folder = ROOT / 'configs/scalenet'
+    assert arch_of(Config.fromfile(folder / 'scalenet-s2_8xb128_in1k.py')) == get_arch(
+        'scalenet-s2'
+    )
+    assert arch_of(Config(dict(model=dict(backbone=dict(type='ResNet', depth=18))))) is None

@@ -1,0 +1,183 @@
+"""tools/scale.py as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmscale.arch import apply_scaling, get_arch
+from mmscale.arch.presets import SCALENET_STRATEGY
+from mmscale.cost import LatencyModel, LatencySetting, count
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments, folder=None):
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'tools/scale.py'), *map(str, arguments)],
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'COLUMNS': '80'},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def result(tmp_path):
+    """What a search would write of ScaleNet's first scaling stages."""
+    base = get_arch('scalenet-s0-search')
+    archs = [apply_scaling(base, scaling) for scaling in SCALENET_STRATEGY[:4]]
+    path = tmp_path / 'found' / 'result.json'
+    path.parent.mkdir()
+    stages = [
+        {'scaling': scaling.to_json(), 'cost': vars(count(arch)), 'arch': arch.to_json()}
+        for scaling, arch in zip(SCALENET_STRATEGY, archs, strict=False)
+    ]
+    settings = {'metric': 'flops'}
+    data = dict(schema=1, convention='mmscale', settings=settings, scaling_stages=stages)
+    path.write_text(json.dumps(data), encoding='utf-8')
+    return path
+
+
+@pytest.fixture
+def latency_model(tmp_path):
+    archs = [get_arch(name) for name in ('RegNetX-200MF', 'EfficientNet-B0', 'ResNet-18')]
+    costs = [count(arch) for arch in archs]
+    times = [1 + 2e-6 * cost.acts + 1e-9 * cost.flops for cost in costs]
+    path = tmp_path / 'latency.json'
+    LatencyModel.fit(costs, times, LatencySetting(device_name='test')).save(path)
+    return path
+
+
+def test_json_of_several_strategies():
+    found = run(
+        *('regnety-400mf', '--strategy', 'd', '--strategy', 'dWr', '--factor', 4, '--json')
+    )
+    assert found.returncode == 0, found.stderr
+    first, second = json.loads(found.stdout)
+    # A golden row: RegNetY-400MF, dWr, 4.
+    assert second == {
+        'name': 'RegNetY-400MF',
+        'strategy': 'dWr',
+        'factor': 4,
+        'depths': [1, 3, 7, 7],
+        'widths': [80, 192, 352, 768],
+        'group_widths': [16, 16, 16, 16],
+        'resolution': 240,
+        'flops': 1572517292,
+        'params': 14594380,
+        'acts': 7919628,
+    }
+    assert (first['strategy'], first['depths']) == ('d', [4, 12, 24, 24])
+
+
+def test_a_table_has_a_row_per_strategy_and_the_base():
+    found = run('EfficientNet-B0', '--alpha', 0.6, '--alpha', 0.8, '--factor', 2, '--factor', 4)
+    assert found.returncode == 0, found.stderr
+    assert 'EfficientNet-B0, reference, convention pycls' in found.stdout
+    for text in ('base', 'dWr_a0.6', 'dWr ', 'of target', '386 M', 'group widths'):
+        assert text in found.stdout
+    assert max(map(len, found.stdout.splitlines())) <= 80
+
+
+def test_a_budget_is_met_and_what_cannot_be_is_left_out():
+    found = run(
+        *('RegNetY-400MF', '--budget', 'params=1.5e7', '--strategy', 'w', '--strategy', 'r'),
+        '--json',
+    )
+    assert found.returncode == 0, found.stderr
+    (network,) = json.loads(found.stdout)
+    assert (network['strategy'], network['target']) == ('w', 1.5e7)
+    assert network['achieved'] == network['params'] == pytest.approx(1.5e7, rel=0.01)
+    assert 'left out: strategy=r: params=1.5e+07 within 0.01 is not reachable' in found.stderr
+
+
+def test_times_are_predicted_and_solved_for(latency_model):
+    found = run(
+        *('RegNetX-200MF', '--budget', 'latency=30', '--latency-model', latency_model, '--json')
+    )
+    assert found.returncode == 0, found.stderr
+    (network,) = json.loads(found.stdout)
+    assert network['achieved'] == network['predicted_ms'] == pytest.approx(30, rel=0.01)
+    table = run('RegNetX-200MF', '--factor', 2, '--latency-model', latency_model).stdout
+    assert 'predicted ms' in table
+
+
+def test_a_searched_family_is_scaled_on(result, tmp_path):
+    out = tmp_path / 'out'
+    found = run('--from-search', result, '--factor', 16, '--json', '--out', out)
+    assert found.returncode == 0, found.stderr
+    (network,) = json.loads(found.stdout)
+    assert (network['name'], network['strategy']) == ('found', 'fitted-found')
+    assert network['achieved'] == pytest.approx(16 * 354_933_888, rel=0.01)
+    label = 'found_fitted-found_x16'
+    written = {path.relative_to(out).as_posix() for path in out.rglob('*') if path.is_file()}
+    assert written == {
+        f'{label}.py',
+        f'archs/{label}.json',
+        'networks.json',
+        'sweep.png',
+        'sweep.svg',
+    }
+    assert count(get_arch(out / f'archs/{label}.json')).flops == network['flops']
+    again = run('--from-search', result, '--factor', 16, '--out', out)
+    assert (again.returncode, again.stdout) == (2, '')
+    assert f'{label}.py exists' in again.stderr
+    assert (
+        run('--from-search', result, '--factor', 16, '--out', out, '--overwrite').returncode == 0
+    )
+
+
+def test_help_imports_no_torch():
+    found = subprocess.run(
+        [sys.executable, '-X', 'importtime', str(ROOT / 'tools/scale.py'), '--help'],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition('|')[2].strip() for line in found.stderr.splitlines()}
+    assert 'mmscale.apis.scale' in imported
+    assert not imported & {'torch', 'mmengine', 'mmpretrain', 'matplotlib'}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['RegNetY-400M', '--factor', '2'], 'near names are RegNetY-400MF'),
+        (['RegNetY-400MF', '--factor', '0'], 'factor=0.0 must be a number above 0'),
+        (['RegNetY-400MF', '--factor', '2', '--factor', '-3'], 'factor=-3.0 must be'),
+        (['RegNetY-400MF', '--factor', '2', '--strategy', 'dWR'], "strategy='dWR' is not known"),
+        (['RegNetY-400MF', '--budget', 'flops=1'], 'strategy=dWr: flops=1 within 0.01 is not'),
+        (['RegNetY-400MF', '--budget', 'flop=1e9'], '--budget flop=1e9: expected one of flops'),
+        (['RegNetY-400MF', '--budget', 'flops=many'], "'many' is not a number"),
+        (['RegNetY-400MF'], 'give --factor, as --factor 4, or --budget'),
+        (['--factor', '4'], 'name a network, or --from-search'),
+        (['groups.json', '--factor', '4'], 'groups=7 does not divide width 48'),
+        (['RegNetY-400MF', '--factor', '2', '--most-acts', '5e6'], 'need --mode matched'),
+        (
+            ['RegNetY-400MF', '--factor', '2', '--mode', 'matched', '--channel-divisor', '0'],
+            'constraints: width_divisor=0 must be 1 or more',
+        ),
+        (['RegNetY-400MF', '--budget', 'latency=5'], 'latency needs --latency-model'),
+        (
+            ['RegNetY-400MF', '--factor', '2', '--latency-model', 'no.json'],
+            'no.json is not a file',
+        ),
+        (['--from-search', 'groups.json', '--factor', '4'], 'missing key'),
+        (['--from-search', 'no.json', '--factor', '4'], 'no.json is not a file'),
+        (['no.py', '--factor', '4'], 'config=no.py is not a file'),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path):
+    arch = get_arch('RegNetY-400MF').to_json()
+    arch['stages'][0][0]['groups'] = 7
+    (tmp_path / 'groups.json').write_text(json.dumps(arch), encoding='utf-8')
+    found = run(*arguments, folder=tmp_path)
+    assert (found.returncode, found.stdout) == (2, '')
+    assert message in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
