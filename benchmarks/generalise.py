@@ -9,7 +9,7 @@ import argparse
 import json
 
 from mmscale.apis.from_search import FoundFamily
-from mmscale.apis.scale import scale_family
+from mmscale.apis.scaling import scale_family
 from mmscale.arch import Rounding, get_arch
 from mmscale.arch.presets import SCALENET_STRATEGY
 

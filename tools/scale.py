@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.from_search import read_family
 from mmscale.apis.launch import UsageError, load_config, run_tool
-from mmscale.apis.scale import (
+from mmscale.apis.scale_configs import check_output
+from mmscale.apis.scaling import (
     MODES,
     ScaledNetwork,
     arch_of,
@@ -24,7 +25,6 @@ from mmscale.apis.scale import (
     scale,
     scale_family,
 )
-from mmscale.apis.scale_configs import check_output
 from mmscale.arch import (
     SCALING_RULES,
     Arch,

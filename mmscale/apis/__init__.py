@@ -1,1 +1,5 @@
 """What tools and notebooks call."""
+
+from mmscale.apis.scaling import scale
+
+__all__ = ['scale']

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.scale import ScaledNetwork
+from mmscale.apis.scaling import ScaledNetwork
 from mmscale.arch import Arch
 from mmscale.quiet import quiet_imports
 

@@ -9,26 +9,30 @@ from mmscale.cost.latency import (
     measure_latency,
     this_device,
 )
-from mmscale.cost.matching import match_scaling
+from mmscale.cost.matching import Constraints, Matched, NotReachable, match, match_scaling
 from mmscale.cost.module import ModuleCost, ToolDifference, count_module, explain_difference
 from mmscale.cost.table import Costs, CostTable
 
 __all__ = [
     'CONVENTIONS',
+    'Constraints',
     'Cost',
     'CostTable',
     'Costs',
     'Latency',
     'LatencyModel',
     'LatencySetting',
+    'Matched',
     'MeasuredNetwork',
     'ModuleCost',
+    'NotReachable',
     'PartCost',
     'ToolDifference',
     'count',
     'count_module',
     'count_parts',
     'explain_difference',
+    'match',
     'match_scaling',
     'measure_latency',
     'this_device',

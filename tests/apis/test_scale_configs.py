@@ -9,7 +9,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmscale.apis.scale import scale
+from mmscale.apis.scale_backbones import BaseConfig
 from mmscale.apis.scale_configs import (
     _resized,
     check_output,
@@ -17,7 +17,15 @@ from mmscale.apis.scale_configs import (
     recipe_of,
     write_networks,
 )
-from mmscale.arch import Rounding, Scaling, apply_scaling, get_arch
+from mmscale.apis.scaling import scale
+from mmscale.arch import (
+    Rounding,
+    Scaling,
+    ScalingRule,
+    apply_scaling,
+    get_arch,
+    scaling_rule,
+)
 from mmscale.models import ArchNet
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +124,31 @@ def test_a_digit_network_trains_by_the_digits_recipe(images, tmp_path):
     model, sizes = train_one_step(path, images, tmp_path / 'work')
     assert model.backbone.arch == networks[0].arch
     assert sizes[0] == (2, 1, networks[0].arch.resolution, networks[0].arch.resolution)
+
+
+@pytest.mark.slow
+def test_a_config_of_another_backbone_trains_for_a_step(images, tmp_path):
+    import mmpretrain
+
+    folder = Path(mmpretrain.__file__).parent / '.mim/configs'
+    stock = folder / 'mobilenet_v2/mobilenet-v2_8xb32_in1k.py'
+    base = BaseConfig(str(stock), Config.fromfile(stock))
+    assert (base.resolution, base.name) == (224, 'mobilenet-v2_8xb32_in1k')
+    assert base.as_scaled().cost == base.cost
+    rule = ScalingRule('mine', depth=0.4, width=0.2, resolution=0.9)
+    network = base.scale(rule, 0.25)
+    assert network.resolution == 64
+    assert network.to_json()['depths'] == [1, 1, 2, 2, 2, 2, 1]
+    matched = base.scale(scaling_rule('dWr'), 2.0, 'matched', 'flops', 0.1)
+    assert matched.achieved == pytest.approx(2 * base.cost.flops, rel=0.1)
+    write_networks([network], str(stock), tmp_path)
+    path = tmp_path / f'{network.label}.py'
+    text = path.read_text(encoding='utf-8')
+    assert "_base_ = 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py'" in text
+    model, sizes = train_one_step(path, images, tmp_path / 'work')
+    assert sizes[0] == (2, 3, 64, 64)
+    assert sum(p.numel() for p in model.parameters()) == network.cost.params
+    assert not (tmp_path / 'archs').exists()
 
 
 def test_a_config_of_an_arch_net_is_its_own_recipe(tmp_path):

@@ -141,7 +141,7 @@ def test_help_imports_no_torch():
         check=True,
     )
     imported = {line.rpartition('|')[2].strip() for line in found.stderr.splitlines()}
-    assert 'mmscale.apis.scale' in imported
+    assert 'mmscale.apis.scaling' in imported
     assert not imported & {'torch', 'mmengine', 'mmpretrain', 'matplotlib'}
 
 

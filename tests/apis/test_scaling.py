@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmscale.apis.from_search import read_family
-from mmscale.apis.scale import arch_of, find_rules, scale, scale_family
+from mmscale.apis.scaling import arch_of, find_rules, scale, scale_family
 from mmscale.arch import SCALING_RULES, Rounding, Scaling, apply_scaling, get_arch
 from mmscale.arch.presets import SCALENET_STRATEGY
 from mmscale.cost import count
