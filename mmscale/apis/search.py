@@ -143,12 +143,12 @@ def profile_tables(report: SearchProfile) -> list[Table | str]:
     def table(title: str, *columns: str) -> Table:
         made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left')
         for i, column in enumerate(columns):
-            made.add_column(column, justify='right' if i else 'left')
+            made.add_column(column, justify='right' if i else 'left', no_wrap=True)
         return made
 
     scalings = table(
         'scalings, and how many of them the budgets admit',
-        *('scaling stage', 'weight', 'nominal', 'distinct', 'admitted', 'base models scalable'),
+        *('scaling stage', 'weight', 'nominal', 'distinct', 'admitted', 'scalable'),
     )
     networks = table(
         f'networks, costs by convention {report.convention}',

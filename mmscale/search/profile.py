@@ -43,7 +43,8 @@ class Share:
         return cls(float(np.mean(values)), float(np.std(values) / len(values) ** 0.5), len(values))
 
     def __str__(self) -> str:
-        return f'{100 * self.value:.3g} ± {100 * self.error:.1g} %'
+        error = f' ± {100 * self.error:.1g}' if self.error else ''
+        return f'{100 * self.value:.3g}{error} %'
 
 
 @dataclass(frozen=True)
