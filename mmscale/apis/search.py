@@ -101,8 +101,11 @@ def plan_search(config: Config) -> PlannedSearch:
     if seed is None:
         seed = (config.get('randomness') or {}).get('seed') or 0
     settings = {key: value for key, value in settings.items() if key not in _SCORING_KEYS}
+    space = ((config.get('model') or {}).get('backbone') or {}).get('space')
+    if space is None:
+        raise UsageError(f'config={config.filename} has no model.backbone.space to search in')
     try:
-        space = SearchSpace(**config.model.backbone.space)
+        space = SearchSpace(**space)
         family, table = None, CostTable(space)
         if issubclass(loop, SearchLoop):
             budgets = {
@@ -112,8 +115,6 @@ def plan_search(config: Config) -> PlannedSearch:
             }
             family = FamilyFitness(Feasibility(table, **budgets), settings.pop('weights', None))
         search = loop.make_search(family or table, seed, **settings)
-    except AttributeError as error:
-        raise UsageError(f'the config has no model.backbone.space ({error})') from error
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(one_line(error)) from error
     return PlannedSearch(loop.__name__, space, family, search, seed)
@@ -319,7 +320,8 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
     """
     planned = plan_search(config)
     work_dir = Path(config.work_dir)
-    if not resume and any(work_dir.glob('**/archive/*.jsonl')):
+    archives = (work_dir / 'archive', work_dir / 'random' / 'archive')
+    if not resume and any(any(archive.glob('*.jsonl')) for archive in archives):
         raise UsageError(
             f'work_dir={work_dir} holds the archive of an earlier search: continue it with '
             f'--resume, or take another work dir'

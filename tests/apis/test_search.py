@@ -114,6 +114,11 @@ def test_a_dry_run_of_a_given_strategy_has_the_optimum_within_reach(tool, tmp_pa
     ('config', 'words', 'message'),
     [
         ('retrain_digits.py', ['--profile'], 'has no search'),
+        (
+            'search_digits.py',
+            ['--profile', '--cfg-options', 'model.backbone.space=None'],
+            'has no model.backbone.space',
+        ),
         ('pareto_digits.py', ['--dry-run'], 'mmscale.ParetoLoop has no known optimum'),
         ('search_digits.py', ['--profile', '--dry-run'], 'not allowed with argument'),
         ('search_digits.py', ['--json'], '--json needs --profile'),
