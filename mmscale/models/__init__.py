@@ -1,7 +1,8 @@
 """Models: importing this package registers them."""
 
 from mmscale.models.backbones import ArchNet, SuperNet
+from mmscale.models.dms import DifferentiableTopK
 from mmscale.models.slice_update import SliceUpdate
 from mmscale.models.super_net_classifier import SuperNetClassifier
 
-__all__ = ['ArchNet', 'SliceUpdate', 'SuperNet', 'SuperNetClassifier']
+__all__ = ['ArchNet', 'DifferentiableTopK', 'SliceUpdate', 'SuperNet', 'SuperNetClassifier']

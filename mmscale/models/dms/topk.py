@@ -1,0 +1,164 @@
+"""The differentiable top-k operator of DMS (differentiable model scaling)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+IMPORTANCES = ('taylor', 'index', 'l1', 'snip', 'fisher')
+
+
+class DifferentiableTopK(nn.Module):
+    """Chooses the most important of n elements, and learns by gradient how many.
+
+    With elements ranked by importance, ascending from 0 and ties in order of their index,
+    ``mask_i = sigmoid(hardness * (rank_i / n - pruning_ratio))`` (DMS, section 3.1, Eq. 2-3).
+    Ties count as ranked, so that a ratio has a gradient before anything is known of importance.
+
+    Args:
+        n: Number of channels, heads or blocks.
+        hardness: Lambda, the slope of the mask; by default the number of elements, as the paper
+            has it for widths. It takes four times as much for the few blocks and heads.
+        importance: How importance follows from the mask m and the gradient g of the task loss
+            with respect to it: ``taylor`` is (m g)^2, ``snip`` |m g| and ``fisher`` g^2, all as
+            moving averages; ``l1`` is set from outside (:meth:`set_importance`); ``index`` keeps
+            the first elements longest.
+        decay: Of the moving average.
+        minimum: How many of the n must stay; 0 lets all of them go.
+        divisor: Runs of so many neighbours are one element, kept or dropped together.
+
+    Attributes:
+        pruning_ratio: Learned share of elements to drop, a scalar in [0, 1].
+        importance: Importance of each of the n, shape (n,).
+        hard: Whether the mask is frozen at 0 and 1, see :meth:`harden`.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        hardness: float | None = None,
+        importance: str = 'taylor',
+        decay: float = 0.99,
+        minimum: int = 1,
+        divisor: int = 1,
+    ) -> None:
+        super().__init__()
+        for key, value, smallest in (
+            ('n', n, 1),
+            ('minimum', minimum, 0),
+            ('divisor', divisor, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+                raise ValueError(f'{key}={value!r} must be an integer of {smallest} or more')
+        if minimum > n:
+            raise ValueError(f'minimum={minimum} must not be more than n={n}')
+        if importance not in IMPORTANCES:
+            raise ValueError(f'importance={importance!r} is not one of {", ".join(IMPORTANCES)}')
+        if not 0 <= decay < 1:
+            raise ValueError(f'decay={decay!r} must lie in 0..1, below 1')
+        if hardness is not None and not hardness > 0:
+            raise ValueError(f'hardness={hardness!r} must be more than 0')
+        self.n = n
+        self.elements = -(-n // divisor)
+        self.hardness = float(self.elements if hardness is None else hardness)
+        self.kind = importance
+        self.decay = decay
+        self.divisor = divisor
+        # The last run may be shorter, so this is the number that is sure to hold enough.
+        self.minimum = min(self.elements, -(-minimum // divisor))
+        self.pruning_ratio = nn.Parameter(torch.zeros(()))
+        start = torch.arange(n - 1, -1, -1.0) if importance == 'index' else torch.zeros(n)
+        self.register_buffer('importance', start)
+        self.register_buffer('hard', torch.tensor(False))
+        self.register_buffer('hard_mask', torch.ones(n))
+        self.register_buffer('_element', torch.arange(n) // divisor, persistent=False)
+
+    def extra_repr(self) -> str:
+        """What printing a model shows of this operator."""
+        return f'{self.n}, hardness={self.hardness:g}, importance={self.kind!r}'
+
+    def ranks(self) -> torch.Tensor:
+        """Rank of each element, 0 for the least important; shape (elements,)."""
+        importance = self.importance
+        if self.divisor > 1:
+            zeros = importance.new_zeros(self.elements)
+            total = zeros.index_add(0, self._element, importance)
+            importance = total / zeros.index_add(0, self._element, torch.ones_like(importance))
+        order = torch.argsort(importance, stable=True)
+        return torch.empty_like(order).scatter_(
+            0, order, torch.arange(order.numel(), device=order.device)
+        )
+
+    def forward(self) -> torch.Tensor:
+        """The mask of the n channels, heads or blocks, shape (n,)."""
+        ranks = self.ranks().to(self.pruning_ratio.dtype)
+        soft = torch.sigmoid(self.hardness * (ranks / self.elements - self.pruning_ratio))
+        return torch.where(self.hard, self.hard_mask, soft[self._element])
+
+    @torch.no_grad()
+    def keep_mask(self) -> torch.Tensor:
+        """Which of the n stay: those whose mask is 0.5 or more, and at least the minimum."""
+        ranks = self.ranks()
+        # As the mask is computed, so that both agree in the last bit.
+        stays = ranks.to(self.pruning_ratio.dtype) / self.elements - self.pruning_ratio >= 0
+        stays = stays | (ranks >= self.elements - self.minimum)
+        return torch.where(self.hard, self.hard_mask > 0, stays[self._element])
+
+    @property
+    def keep_indices(self) -> torch.Tensor:
+        """Indices of those that stay, ascending."""
+        return self.keep_mask().nonzero().flatten()
+
+    @property
+    def keep_count(self) -> int:
+        """How many of the n stay."""
+        return int(self.keep_mask().sum())
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Puts the ratio back into its range; to be called after every optimizer step."""
+        self.pruning_ratio.clamp_(0, 1 - self.minimum / self.elements)
+
+    @torch.no_grad()
+    def harden(self) -> None:
+        """Freezes the mask at 0 and 1; ratio and importance have no more effect on it."""
+        self.hard_mask.copy_(self.keep_mask())
+        self.hard.fill_(True)
+
+    @torch.no_grad()
+    def soften(self) -> None:
+        """Lets the mask follow ratio and importance again."""
+        self.hard.fill_(False)
+
+    @torch.no_grad()
+    def update_importance(
+        self, mask_gradient: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> None:
+        """Takes one optimizer step's gradient into the moving average (Eq. 4).
+
+        Args:
+            mask_gradient: Gradient of the task loss with respect to the mask, without the loss
+                scale of AMP; shape (n,). Values that are not finite leave everything as it is.
+            mask: The mask that it belongs to; by default the present one.
+        """
+        if self.kind in ('index', 'l1'):
+            return
+        mask = self() if mask is None else mask
+        gradient = mask_gradient.to(self.importance)
+        if self.kind == 'taylor':
+            new = (mask * gradient) ** 2
+        elif self.kind == 'snip':
+            new = (mask * gradient).abs()
+        else:
+            new = gradient**2
+        average = self.decay * self.importance + (1 - self.decay) * new
+        usable = torch.isfinite(average).all() & ~self.hard
+        self.importance.copy_(torch.where(usable, average, self.importance))
+
+    @torch.no_grad()
+    def set_importance(self, importance: torch.Tensor) -> None:
+        """Replaces the importance, as for ``l1``; shape (n,)."""
+        self.importance.copy_(torch.where(self.hard, self.importance, importance))

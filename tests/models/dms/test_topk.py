@@ -1,0 +1,176 @@
+"""The operator against its formula, its closed-form gradient and finite differences."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmscale.models import DifferentiableTopK
+
+
+def gate_of(n, ratio, importance=None, **kwargs):
+    gate = DifferentiableTopK(n, **kwargs).double()
+    gate.pruning_ratio.data.fill_(ratio)
+    if importance is not None:
+        gate.importance.copy_(torch.as_tensor(importance, dtype=torch.double))
+    return gate
+
+
+def test_formula():
+    gate = gate_of(4, 0.3, [3.0, 1.0, 2.0, 8.0])
+    expected = [1 / (1 + torch.tensor(-4 * (r / 4 - 0.3)).exp()) for r in (2, 0, 1, 3)]
+    torch.testing.assert_close(gate(), torch.tensor(expected).double(), rtol=1e-6, atol=0)
+
+
+@given(
+    st.lists(st.floats(0, 9), min_size=1, max_size=12),
+    st.floats(0.02, 0.98),
+    st.sampled_from([None, 7.0, 40.0]),
+    st.integers(1, 3),
+)
+def test_gradient(importance, ratio, hardness, divisor):
+    n = len(importance)
+    gate = gate_of(n, ratio, importance, hardness=hardness, divisor=divisor)
+    mask = gate()
+    incoming = torch.linspace(-1, 2, n).double()
+    (mask * incoming).sum().backward()
+    closed_form = -(gate.hardness * mask * (1 - mask) * incoming).sum()
+    torch.testing.assert_close(gate.pruning_ratio.grad, closed_form.detach())
+    values = []
+    for step in (1e-6, -1e-6):
+        other = copy.deepcopy(gate)
+        other.pruning_ratio.data += step
+        values.append((other() * incoming).sum().item())
+    difference = (values[0] - values[1]) / 2e-6
+    assert gate.pruning_ratio.grad.item() == pytest.approx(difference, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize('n', [1, 2, 5, 64])
+@pytest.mark.parametrize('ratio', [0.0, 0.5])
+def test_first_step_has_a_gradient(n, ratio):
+    gate = gate_of(n, ratio)
+    gate().sum().backward()
+    assert gate.pruning_ratio.grad.item() < -0.01
+
+
+def test_mass_follows_the_ratio():
+    """In the interior one element's worth of ratio takes one element's worth of mask."""
+    gate = gate_of(256, 0.5)
+    mask = gate()
+    mask.sum().backward()
+    assert gate.pruning_ratio.grad.item() == pytest.approx(-256, rel=1e-3)
+    assert ((mask > 0.05) & (mask < 0.95)).sum() <= 6
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 9), st.integers(0, 3), st.randoms())
+def test_hard_count(n, dropped, divisor, minimum, random):
+    importance = [random.random() for _ in range(n)]
+    gate = gate_of(n, 0.0, importance, divisor=divisor, minimum=min(minimum, n))
+    dropped = min(dropped, gate.elements)
+    gate.pruning_ratio.data.fill_((dropped - 0.5) / gate.elements if dropped else 0)
+    gate.clamp()
+    kept = gate.keep_mask()
+    runs = [kept[start : start + divisor] for start in range(0, n, divisor)]
+    assert all(run.all() or not run.any() for run in runs)
+    assert sum(bool(run.all()) for run in runs) == gate.elements - min(
+        dropped, gate.elements - gate.minimum
+    )
+    assert gate.keep_count == kept.sum() == len(gate.keep_indices)
+    soft = gate() >= 0.5
+    assert (kept == soft).all() or kept.sum() > soft.sum()
+    values = [sum(importance[i : i + divisor]) for i in range(0, n, divisor)]
+    if divisor == 1 and 0 < kept.sum() < n:
+        lost = max(v for v, run in zip(values, runs, strict=True) if not run.any())
+        assert min(v for v, run in zip(values, runs, strict=True) if run.all()) >= lost
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=2, max_size=20, unique=True), st.floats(0, 1))
+def test_only_the_order_of_importance_matters(importance, ratio):
+    gate = gate_of(len(importance), ratio, importance)
+    other = gate_of(len(importance), ratio, [7 * value + 1e4 for value in importance])
+    order = sorted(range(len(importance)), key=lambda i: 7 * importance[i] + 1e4)
+    if len({7 * value + 1e4 for value in importance}) == len(importance):
+        torch.testing.assert_close(gate(), other())
+        assert gate()[order].diff().ge(0).all()
+
+
+def test_ties_and_permutation():
+    gate = gate_of(3, 0.4)
+    assert gate()[0] < gate()[1] < gate()[2]
+    mask = gate_of(3, 0.4, [2.0, 5.0, 1.0])()
+    assert torch.equal(mask[[2, 0, 1]], gate_of(3, 0.4, [1.0, 2.0, 5.0])())
+
+
+def test_importance_is_a_moving_average():
+    gradient = torch.tensor([1.0, -2.0, 4.0]).double()
+    mask = torch.tensor([0.5, 0.5, 1.0]).double()
+    for kind, value in (
+        ('taylor', (mask * gradient) ** 2),
+        ('snip', (mask * gradient).abs()),
+        ('fisher', gradient**2),
+    ):
+        gate = DifferentiableTopK(3, importance=kind).double()
+        gate.update_importance(gradient, mask)
+        gate.update_importance(2 * gradient, mask)
+        power = 1 if kind == 'snip' else 2
+        torch.testing.assert_close(gate.importance, 0.01 * value * (0.99 + 2**power))
+        before = gate.importance.clone()
+        gate.update_importance(torch.tensor([1.0, float('nan'), 1.0]).double(), mask)
+        assert torch.equal(gate.importance, before)
+    index = DifferentiableTopK(3, importance='index')
+    index.update_importance(gradient)
+    assert index.importance.tolist() == [2, 1, 0]
+    weights = DifferentiableTopK(3, importance='l1')
+    weights.set_importance(torch.tensor([4.0, 2.0, 3.0]))
+    assert weights.ranks().tolist() == [2, 0, 1]
+
+
+def test_hard_mask_is_frozen_and_saved():
+    gate = DifferentiableTopK(4)
+    gate.importance.copy_(torch.tensor([4.0, 1.0, 2.0, 3.0]))
+    gate.pruning_ratio.data.fill_(0.4)
+    gate.harden()
+    resumed = DifferentiableTopK(4)
+    resumed.load_state_dict(gate.state_dict())
+    for each in (gate, resumed):
+        each.pruning_ratio.data.fill_(0.9)
+        each.update_importance(torch.ones(4))
+        each.set_importance(torch.arange(4.0))
+        assert each().tolist() == [1, 0, 0, 1]
+        assert each.keep_indices.tolist() == [0, 3]
+        each().sum().backward()
+        assert each.pruning_ratio.grad == 0
+    gate.soften()
+    assert gate.keep_count == 1
+
+
+def test_minimum():
+    gate = DifferentiableTopK(5, minimum=2)
+    gate.pruning_ratio.data.fill_(1.0)
+    assert gate.keep_count == 2
+    gate.clamp()
+    assert gate.pruning_ratio.item() == pytest.approx(0.6)
+    depth = DifferentiableTopK(3, hardness=12, minimum=0)
+    depth.pruning_ratio.data.fill_(1.5)
+    depth.clamp()
+    assert depth.pruning_ratio == 1
+    assert depth.keep_count == 0
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(n=0), 'n=0 must be an integer of 1 or more'),
+        (dict(n=True), 'n=True'),
+        (dict(n=4, minimum=5), 'minimum=5 must not be more than n=4'),
+        (dict(n=4, importance='l2'), "importance='l2' is not one of taylor"),
+        (dict(n=4, decay=1), 'decay=1 must lie'),
+        (dict(n=4, hardness=0), 'hardness=0 must be more than 0'),
+        (dict(n=4, divisor=0), 'divisor=0 must be'),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        DifferentiableTopK(**kwargs)
