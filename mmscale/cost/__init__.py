@@ -1,6 +1,7 @@
 """Cost of networks: params, flops (multiply-adds) and acts, in closed form."""
 
 from mmscale.cost.count import CONVENTIONS, Cost, PartCost, count, count_parts
+from mmscale.cost.difference import ToolDifference, explain_difference
 from mmscale.cost.latency import (
     Latency,
     LatencyModel,
@@ -10,7 +11,7 @@ from mmscale.cost.latency import (
     this_device,
 )
 from mmscale.cost.matching import Constraints, Matched, NotReachable, match, match_scaling
-from mmscale.cost.module import ModuleCost, ToolDifference, count_module, explain_difference
+from mmscale.cost.module import ModuleCost, count_module
 from mmscale.cost.table import Costs, CostTable
 
 __all__ = [

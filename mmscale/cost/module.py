@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 # Part of the work that lies in no part of its own: functional calls and weights of the model.
 ITSELF = 'itself'
 
+# Operations whose output has the shape of their input.
+_SHAPE_KEEPING = {
+    *('batch_norm', 'group_norm', 'instance_norm', 'layer_norm'),
+    *('gelu', 'hardsigmoid', 'hardswish', 'hardtanh', 'relu', 'relu6', 'sigmoid', 'silu'),
+}
 # Names of operations that multiply matrices; where one of them cannot be counted, a warning says
 # so. Upsampling (bilinear2d) and the fused cells of recurrent networks do not.
 _MATRIX_WORK = re.compile(
@@ -163,7 +168,7 @@ class _Tally:
         elif self.biased and re.match(r'max_pool\dd', name):
             first = output[0] if isinstance(output, tuple) else output
             self.acts[where] += first.numel()
-        elif _is_matrix_work(name):
+        elif is_matrix_work(name):
             self.uncounted.add(name)
 
     def leave(self, *_: Any) -> None:
@@ -181,7 +186,7 @@ class _Tally:
         self.peak = max(self.peak, sum(self.live.values()))
 
 
-def _is_matrix_work(name: str) -> bool:
+def is_matrix_work(name: str) -> bool:
     """Whether an operation multiplies matrices, by its name."""
     return bool(_MATRIX_WORK.fullmatch(name) and not _POINTWISE.fullmatch(name))
 
@@ -250,7 +255,7 @@ def _tensors(
     return tuple(torch.zeros(shape, device='meta') for shape in shapes)
 
 
-def _twin(module: nn.Module, device: str | torch.device) -> nn.Module:
+def weightless_twin(module: nn.Module, device: str | torch.device) -> nn.Module:
     """A copy on another device whose weights take no memory: shared, or of no defined value."""
     import torch
     from torch import nn
@@ -283,7 +288,10 @@ def _run(
     real = [device for device in devices or ('cpu',) if str(device) != 'meta']
     for device in ('meta', *real[:1]):
         try:
-            return run(_twin(module, device), tuple(_on(tensor, device) for tensor in inputs))
+            return run(
+                weightless_twin(module, device),
+                tuple(on_device(tensor, device) for tensor in inputs),
+            )
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = error
     shapes = ', '.join(str(tuple(tensor.shape)) for tensor in inputs)
@@ -293,10 +301,11 @@ def _run(
     ) from reason
 
 
-def _on(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+def on_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """An input moved to a device; one on the meta device, which stands for any, becomes zeros."""
     import torch
 
-    if tensor.is_meta:  # stands for any image
+    if tensor.is_meta:
         return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
     return tensor.to(device)
 
@@ -323,6 +332,12 @@ def _tally(module: nn.Module, inputs: Sequence[torch.Tensor], biased: bool) -> _
             kwargs = kwargs or {}
             packet = getattr(func, 'overloadpacket', func)
             name = getattr(packet, '__name__', str(packet)).removesuffix('_')
+            if name in _SHAPE_KEEPING and args and args[0].is_meta:
+                # On the meta device these are slow Python, for the shape of their input.
+                in_place = getattr(packet, '__name__', '').endswith('_')
+                output = args[0] if in_place else torch.empty_like(args[0])
+                self.tally.hold([output])
+                return output
             formula = formulas.get(name)
             if formula is None and not name.startswith('max_pool') and hasattr(func, 'decompose'):
                 with self:
@@ -413,79 +428,3 @@ def _by_part(module: nn.Module, tally: _Tally) -> dict[str, Cost]:
     for name in {*tally.flops, *tally.acts}:
         totals[part_of(name)] += Cost(flops=tally.flops[name], acts=tally.acts[name])
     return {name: cost for name, cost in totals.items() if cost != Cost()}
-
-
-@dataclass(frozen=True)
-class ToolDifference:
-    """Why another tool reports other flops of the same module.
-
-    Attributes:
-        tool: The tool.
-        flops: What it reports.
-        ours: What :func:`count_module` reports.
-        reasons: What it counts more (positive) or less (negative), by operation; together they
-            are the whole difference.
-    """
-
-    tool: str
-    flops: int
-    ours: int
-    reasons: dict[str, int]
-
-    def __str__(self) -> str:
-        if not self.reasons:
-            return f'{self.tool} reports the same flops'
-        parts = [
-            ' and '.join(f'{name} ({number:+,})' for name, number in chosen)
-            for chosen in (
-                [(name, number) for name, number in self.reasons.items() if number > 0],
-                [(name, number) for name, number in self.reasons.items() if number < 0],
-            )
-        ]
-        why = [
-            f'{verb} {part}' for verb, part in zip(('adds', 'misses'), parts, strict=True) if part
-        ]
-        return f'{self.tool} reports {self.flops:,} flops: it {", and ".join(why)}'
-
-
-def explain_difference(
-    module: nn.Module,
-    input_shape: Sequence[int] | None = None,
-    inputs: Sequence[torch.Tensor] | None = None,
-) -> ToolDifference:
-    """What MMEngine's FlopAnalyzer reports of a module, and why it differs from ours.
-
-    It also counts norms, some pools and interpolations, and knows no fused attention. It traces
-    the module, which really computes one forward pass on the CPU.
-
-    Args:
-        module: As for :func:`count_module`.
-        input_shape: Shape of one image.
-        inputs: Positional arguments of the module instead.
-
-    Raises:
-        ValueError: The module does not run on such an input, or cannot be traced.
-    """
-    ours = count_module(module, input_shape, inputs, memory=False).flops
-    from mmengine.analysis import FlopAnalyzer
-
-    twin = _twin(module, 'cpu')
-    twin.eval()
-    images = tuple(_on(tensor, 'cpu') for tensor in _tensors(inputs, [(1, *(input_shape or ()))]))
-    analyzer = FlopAnalyzer(twin, images)
-    analyzer.unsupported_ops_warnings(False)
-    analyzer.uncalled_modules_warnings(False)
-    analyzer.tracer_warnings('none')
-    try:
-        theirs = {name: int(flops) for name, flops in analyzer.by_operator().items()}
-    except (RuntimeError, TypeError, ValueError) as error:
-        message = ' '.join(str(error).split())
-        raise ValueError(f'{type(module).__name__} cannot be traced: {message:.200}') from error
-    reasons = {name: flops for name, flops in theirs.items() if not _is_matrix_work(name)}
-    missing = sum(theirs.values()) - sum(reasons.values()) - ours
-    if missing:
-        unknown = [name.removeprefix('aten::') for name in analyzer.unsupported_ops()]
-        blamed = [name for name in unknown if _is_matrix_work(name)] or ['matrix products']
-        reasons[', '.join(blamed)] = missing
-    total = sum(theirs.values())
-    return ToolDifference("MMEngine's FlopAnalyzer", total, ours, reasons)

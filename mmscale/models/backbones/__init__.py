@@ -1,6 +1,20 @@
-"""Backbones: the static ArchNet and the weight-sharing SuperNet."""
+"""Backbones: the static ArchNet, the weight-sharing SuperNet, mmpretrain's with free depths."""
 
 from mmscale.models.backbones.arch_net import ArchNet, scaled_arch
+from mmscale.models.backbones.scalable import (
+    ScalableMobileNetV2,
+    ScalableRegNet,
+    ScalableResNet,
+)
 from mmscale.models.backbones.super_net import Region, SuperNet, index_of
 
-__all__ = ['ArchNet', 'Region', 'SuperNet', 'index_of', 'scaled_arch']
+__all__ = [
+    'ArchNet',
+    'Region',
+    'ScalableMobileNetV2',
+    'ScalableRegNet',
+    'ScalableResNet',
+    'SuperNet',
+    'index_of',
+    'scaled_arch',
+]
