@@ -322,6 +322,8 @@ def match(
     rule makes: fewest adjustments first, so the resolution *or* the depth or the width of a
     single network stage, then a network stage *and* the resolution. Networks are tried in the
     order of their distance from the budget; of those one step beside one, the nearest is taken.
+    All this first with networks whose factor is within 5 % of where the cost steps over the
+    budget, then with all whose cost is within a factor of two of it.
 
     Args:
         base: The base model.
