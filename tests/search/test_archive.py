@@ -252,3 +252,29 @@ def test_paths_with_spaces_and_unicode(tmp_path):
     directory = tmp_path / 'ein Ordner' / 'größer 2×'
     fill(directory, make_entries(2))
     assert len(Archive(Path(directory), FINGERPRINT)) == 2
+
+
+def test_an_existing_archive_opens_by_its_own_fingerprint(tmp_path):
+    entries = make_entries(4)
+    fill(tmp_path, entries[:2], rank=0)
+    path = fill(tmp_path, entries[2:], rank=1)
+    # Rank 0 was killed before its header was whole, rank 1 writes an entry right now.
+    (tmp_path / 'rank0000.jsonl').write_bytes(b'{"checksum":"')
+    with path.open('ab') as file:
+        file.write(b'{"checksum":"0b95')
+    before = path.read_bytes()
+    archive = Archive.open_existing(tmp_path)
+    assert archive.fingerprint == FINGERPRINT
+    assert list(archive.entries()) == entries[2:]
+    assert [record['digest'] for record in archive.records()] == [
+        entry.arch.digest for entry in entries[2:]
+    ]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize('content', [None, b'', b'{"checksum":"0b'])
+def test_there_is_nothing_to_open_without_a_header(tmp_path, content):
+    if content is not None:
+        (tmp_path / 'rank0000.jsonl').write_bytes(content)
+    with pytest.raises(ValueError, match='no archive with a complete header'):
+        Archive.open_existing(tmp_path)
