@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from mmscale.arch import Arch, Block
-from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member, runs, slots
+from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member, slots
 
 # After these an activation behind the addition changes nothing where the branch is gone.
 _IDEMPOTENT = ('relu', 'relu6')
