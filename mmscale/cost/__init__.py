@@ -11,7 +11,7 @@ from mmscale.cost.latency import (
     this_device,
 )
 from mmscale.cost.matching import Constraints, Matched, NotReachable, match, match_scaling
-from mmscale.cost.module import ModuleCost, count_module
+from mmscale.cost.module import ModuleCost, count_layers, count_module
 from mmscale.cost.table import Costs, CostTable
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     'PartCost',
     'ToolDifference',
     'count',
+    'count_layers',
     'count_module',
     'count_parts',
     'explain_difference',

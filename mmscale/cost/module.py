@@ -143,6 +143,31 @@ def count_module(
     )
 
 
+def count_layers(
+    module: nn.Module,
+    input_shape: Sequence[int] | None = None,
+    inputs: Sequence[torch.Tensor] | None = None,
+) -> dict[str, Cost]:
+    """Flops and acts of each module by itself, without those inside it, under its name.
+
+    Args:
+        module: As for :func:`count_module`.
+        input_shape: Shape of one image.
+        inputs: Positional arguments of the module instead.
+
+    Raises:
+        ValueError: Not exactly one of `input_shape` and `inputs` is given, or the module does not
+            run on such an input.
+    """
+    if (input_shape is None) == (inputs is None):
+        raise ValueError('count_layers: exactly one of input_shape and inputs must be given')
+    tally = _tally(module, _tensors(inputs, [(1, *(input_shape or ()))]), False)
+    return {
+        name: Cost(flops=tally.flops[name], acts=tally.acts[name])
+        for name in dict.fromkeys([*tally.flops, *tally.acts])
+    }
+
+
 @dataclass
 class _Tally:
     """What one forward pass did, by the innermost module that was running."""
