@@ -8,7 +8,7 @@ import warnings
 from mmscale.apis.cost import cost_report
 from mmscale.apis.launch import UsageError, run_tool
 from mmscale.arch import preset_names
-from mmscale.cost import CONVENTIONS
+from mmscale.cost import CONVENTIONS, LatencySetting
 
 _CONVENTIONS = {
     'mmscale': 'multiply-adds of convolutions, linear layers and attention; outputs of the same',
@@ -88,12 +88,10 @@ def print_report(report: dict) -> None:
         )
     if 'latency' in report:
         latency = report['latency']
-        setting = latency['setting']
-        threads = f', {setting["threads"]} threads' if setting['device'] == 'cpu' else ''
+        setting = LatencySetting(**latency['setting'])
         lines.append(
             f'Latency: {latency["median_ms"]:,.2f} ms (half of {latency["repeats"]} runs within '
-            f'{latency["low_ms"]:,.2f}-{latency["high_ms"]:,.2f}), batch {setting["batch"]}, '
-            f'{setting["dtype"]}, {setting["device_name"]}{threads}.'
+            f'{latency["low_ms"]:,.2f}-{latency["high_ms"]:,.2f}), {setting}.'
         )
     if 'mmengine' in report:
         lines.append(f'{report["mmengine"]["text"]}.')

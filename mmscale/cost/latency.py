@@ -73,7 +73,9 @@ class LatencySetting:
                 )
 
     def __str__(self) -> str:
-        threads = f', {self.threads} threads' if self.device == 'cpu' else ''
+        threads = ''
+        if self.device == 'cpu':
+            threads = f', {self.threads} thread{"s" if self.threads > 1 else ""}'
         step = 'forward and backward' if self.train else 'forward'
         return f'{step}, batch {self.batch}, {self.dtype}, {self.device_name}{threads}'
 
