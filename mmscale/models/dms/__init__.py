@@ -2,6 +2,7 @@
 
 from mmscale.models.dms.arch_groups import arch_groups
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member
+from mmscale.models.dms.masking import Masks
 from mmscale.models.dms.topk import DifferentiableTopK
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     'ChannelGroups',
     'DepthGroup',
     'DifferentiableTopK',
+    'Masks',
     'Member',
     'arch_groups',
 ]

@@ -69,7 +69,7 @@ def arch_groups(
             if j and block.residual == 'identity' and plain_end:
                 removable.append(name)
         if removable:
-            ends = tuple((f'{name}.project',) for name in removable)
+            ends = tuple((f'{name}.project.bn',) for name in removable)
             depths.append(DepthGroup(f'{prefix}stages.{i}', tuple(removable), ends))
         _leave(stream, consumers, i)
     if arch.head.channels:

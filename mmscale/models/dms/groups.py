@@ -110,7 +110,7 @@ class DepthGroup:
         name: Of the network stage.
         blocks: Names of the blocks that can go: those whose shortcut is the identity.
         branch_ends: For each block the names of the layers whose outputs are added to the
-            shortcut: the mask multiplies them.
+            shortcut: the mask multiplies them. They are linear or norm layers with weights.
     """
 
     name: str

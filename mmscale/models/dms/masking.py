@@ -1,0 +1,202 @@
+"""Masks of gates on the layers of a network, without changing the network's own code."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmscale.models.dms.groups import ChannelGroup, ChannelGroups
+from mmscale.models.dms.layers import input_dimension, masked_norm, output_dimension
+from mmscale.models.dms.topk import DifferentiableTopK
+
+# Where a mask acts on a layer: the group's key, and the element of each channel.
+_Term = tuple[str, torch.Tensor]
+
+
+class Masks:
+    """The masks of gates, acting on a network's layers.
+
+    A mask multiplies the inputs of the layers that consume its channels, and what the residual
+    branches of a block add (DMS, section 3.2). Both are done on the weights, which amounts to
+    the same, as these layers are linear, and costs next to nothing: while such a layer runs, a
+    masked copy stands in for its weight. Layer norms take their statistics over the channels
+    that the mask keeps, so that masks of 0 and 1 give what a pruned network gives.
+
+    One mask per group is computed for each forward pass of the network. Those that took part in
+    one with gradients are kept until :meth:`collect`.
+
+    Args:
+        model: The network; it gets hooks.
+        groups: What can go.
+        gates: Gates by the groups' ``key``; groups without a gate stay whole.
+
+    Attributes:
+        hard: Whether masks are 0 and 1, as an export at this moment would have them.
+
+    Raises:
+        ValueError: A gate is of no group, or of another size than its group.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: ChannelGroups,
+        gates: Mapping[str, DifferentiableTopK],
+    ) -> None:
+        sizes = {group.key: group.size for group in groups.all}
+        for key, gate in gates.items():
+            if sizes.get(key) != gate.n:
+                raise ValueError(f'gate {key}: n={gate.n}, but its group has {sizes.get(key)}')
+        self.hard = False
+        self._gates = gates
+        self._masks: dict[str, torch.Tensor] = {}
+        self._recorded: dict[str, list[torch.Tensor]] = defaultdict(list)
+        inputs: dict[str, list[_Term]] = defaultdict(list)
+        outputs: dict[str, list[_Term]] = defaultdict(list)
+        norms: dict[str, list[_Term]] = defaultdict(list)
+        layers = dict(model.named_modules())
+        for group, member in groups.members:
+            if group.key not in gates:
+                continue
+            targets = {'in': inputs, 'norm': norms}.get(member.role)
+            if member.masks_output:
+                targets = outputs
+            if targets is None:
+                continue
+            layer = layers[member.module]
+            dimension = input_dimension if member.role == 'in' else output_dimension
+            owners = _owners(member.indices, dimension(layer)[1], group.size)
+            targets[member.module].append((group.key, owners))
+        for depth in groups.depths:
+            if depth.key not in gates:
+                continue
+            for position, ends in enumerate(depth.branch_ends):
+                for end in ends:
+                    output_dimension(layers[end])
+                    outputs[end].append((depth.key, torch.tensor([position])))
+        self._handles = [
+            model.register_forward_pre_hook(self._begin),
+            model.register_forward_hook(self._end, always_call=True),
+        ]
+        for name in {**inputs, **outputs}:
+            layer = layers[name]
+            scale = partial(self._scale, inputs.get(name, ()), outputs.get(name, ()))
+            self._handles.append(layer.register_forward_pre_hook(scale))
+            self._handles.append(layer.register_forward_hook(_restore, always_call=True))
+        for name, terms in norms.items():
+            self._handles.append(layers[name].register_forward_hook(partial(self._norm, terms)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Masks of a pass belong to its graph, which copies do not share.
+        return {**self.__dict__, '_masks': {}, '_recorded': defaultdict(list), '_handles': []}
+
+    def collect(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Mask and gradient by key, of all backward passes since the last call.
+
+        Gradients are the sums over these passes, as those of weights are, and carry the loss
+        scale of AMP.
+        """
+        found = {}
+        for key, masks in self._recorded.items():
+            gradients = [mask.grad for mask in masks if mask.grad is not None]
+            if gradients:
+                found[key] = masks[-1].detach(), torch.stack(gradients).sum(dim=0)
+        self._recorded.clear()
+        return found
+
+    def forget(self) -> None:
+        """Forgets the masks of the pass before, for callers of parts of the network."""
+        self._masks.clear()
+
+    def remove(self) -> None:
+        """Takes the hooks off the network."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.forget()
+
+    def _begin(self, *_: Any) -> None:
+        self.forget()
+
+    def _end(self, *_: Any) -> None:
+        self.forget()
+
+    def _mask(self, key: str) -> torch.Tensor:
+        if key not in self._masks:
+            gate = self._gates[key]
+            if self.hard:
+                self._masks[key] = gate.keep_mask().to(gate.importance)
+            else:
+                mask = self._masks[key] = gate()
+                if mask.requires_grad:
+                    mask.retain_grad()
+                    self._recorded[key].append(mask)
+        return self._masks[key]
+
+    def _channels(self, terms: list[_Term], like: torch.Tensor) -> torch.Tensor:
+        """Product of masks for each channel; one number where only blocks are masked."""
+        product = None
+        for number, (key, owners) in enumerate(terms):
+            if owners.device != like.device:
+                owners = owners.to(like.device)
+                terms[number] = key, owners
+            mask = self._mask(key)
+            part = torch.cat([mask, mask.new_ones(1)])[owners]
+            product = part if product is None else product * part
+        return product.to(like.dtype)
+
+    def _scale(self, inputs: list[_Term], outputs: list[_Term], layer: nn.Module, _: Any) -> None:
+        weight = layer._parameters['weight']
+        if inputs:
+            dimension, _size, parts = input_dimension(layer)
+            mask = self._channels(inputs, weight)
+            # Row blocks of a grouped convolution see their own part of the inputs.
+            shape = [1] * (weight.dim() + 1)
+            shape[0], shape[dimension + 1] = parts, -1
+            rows = weight.unflatten(0, (parts, -1)) if dimension else weight[None]
+            weight = (rows * mask.view(shape)).view(weight.shape)
+        if outputs:
+            dimension = output_dimension(layer)[0]
+            mask = self._channels(outputs, weight)
+            weight = weight * mask.view([-1 if i == dimension else 1 for i in range(weight.dim())])
+            if layer._parameters.get('bias') is not None:
+                layer.__dict__['bias'] = layer._parameters['bias'] * mask
+        # Found before the parameter of the same name, which stays what it is.
+        layer.__dict__['weight'] = weight
+
+    def _norm(
+        self, terms: list[_Term], layer: nn.Module, inputs: tuple[torch.Tensor, ...], _: Any
+    ) -> torch.Tensor:
+        return masked_norm(layer, inputs[0], self._channels(terms, inputs[0]))
+
+
+def _restore(layer: nn.Module, *_: Any) -> None:
+    layer.__dict__.pop('weight', None)
+    layer.__dict__.pop('bias', None)
+
+
+def _owners(indices: np.ndarray, channels: int, size: int) -> torch.Tensor:
+    """The element that owns each channel; `size` for channels that none owns."""
+    owners = np.full(channels, size)
+    owners[indices] = np.arange(size)[:, None]
+    return torch.from_numpy(owners)
+
+
+def weight_importance(model: nn.Module, group: ChannelGroup) -> torch.Tensor:
+    """L1 norm of the weights that make each element of a group, shape (size,)."""
+    total = torch.zeros(group.size)
+    layers = dict(model.named_modules())
+    for member in group.members:
+        if member.role == 'out' and member.module in layers:
+            layer = layers[member.module]
+            # Outputs first, then everything that makes one.
+            weight = layer.weight.detach().movedim(output_dimension(layer)[0], 0)
+            norms = weight.flatten(1).abs().sum(dim=1).cpu()
+            total += norms[torch.from_numpy(member.indices.copy())].sum(dim=1)
+    return total

@@ -1,0 +1,142 @@
+"""Masks on a network: where they act, how often they are computed, what is collected."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmscale.arch import get_arch
+from mmscale.models import ArchNet, DifferentiableTopK
+from mmscale.models.dms import ChannelGroup, ChannelGroups, DepthGroup, Masks, Member, arch_groups
+from mmscale.models.dms.groups import runs
+
+
+class TwoLayers(nn.Module):
+    """Written so that a mask can be applied by hand: a residual MLP."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.second = nn.Linear(4, 3)
+
+    def forward(self, x, mask=1, block=1):
+        return x + block * self.second(torch.relu(self.first(x)) * mask)
+
+
+def groups_of_two_layers():
+    width = ChannelGroup(
+        'first',
+        4,
+        (Member('first', 'out', runs(4)), Member('second', 'in', runs(4))),
+    )
+    return ChannelGroups((width,), (DepthGroup('depth', ('block',), (('second',),)),))
+
+
+@pytest.fixture
+def masked():
+    torch.manual_seed(0)
+    model = TwoLayers()
+    gates = nn.ModuleDict({'first': DifferentiableTopK(4), 'depth': DifferentiableTopK(1, 4)})
+    for gate in gates.values():
+        gate.pruning_ratio.data.fill_(0.4)
+    return model, gates, Masks(model, groups_of_two_layers(), gates)
+
+
+def test_masks_multiply_inputs_of_consumers_and_ends_of_branches(masked):
+    model, gates, masks = masked
+    x = torch.randn(5, 3)
+    found = model(x)
+    found.pow(2).sum().backward()
+    plain = copy.deepcopy(model)
+    for module in plain.modules():
+        module._forward_pre_hooks.clear()
+        module._forward_hooks.clear()
+    mask, block = gates['first'](), gates['depth']()
+    mask.retain_grad()
+    block.retain_grad()
+    expected = plain(x, mask, block)
+    torch.testing.assert_close(found, expected)
+    plain.zero_grad()
+    ratio = gates['first'].pruning_ratio.grad.clone()
+    gates.zero_grad()
+    expected.pow(2).sum().backward()
+    torch.testing.assert_close(ratio, gates['first'].pruning_ratio.grad)
+    for parameter, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad)
+    collected = masks.collect()
+    for key, own in (('first', mask), ('depth', block)):
+        torch.testing.assert_close(collected[key][0], own.detach())
+        torch.testing.assert_close(collected[key][1], own.grad)
+    assert not masks.collect()
+
+
+def test_gradients_accumulate(masked):
+    model, _, masks = masked
+    x = torch.randn(6, 3)
+    model(x).sum().backward()
+    whole = masks.collect()
+    model(x[:2]).sum().backward()
+    with torch.no_grad():
+        model(x)
+    model(x)  # has no backward pass
+    model(x[2:]).sum().backward()
+    parts = masks.collect()
+    for key, (_, gradient) in whole.items():
+        torch.testing.assert_close(parts[key][1], gradient)
+
+
+def test_state_copies_and_removal(masked):
+    model, gates, masks = masked
+    x = torch.randn(2, 3)
+    before = model(x)
+    assert set(model.state_dict()) == {
+        'first.weight',
+        'first.bias',
+        'second.weight',
+        'second.bias',
+    }
+    holder = nn.Module()
+    holder.model, holder.gates, holder.masks = model, gates, masks
+    other = copy.deepcopy(holder)
+    assert torch.equal(other.model(x), before)
+    other.gates['first'].pruning_ratio.data.fill_(0.75)
+    assert not torch.equal(other.model(x), before)
+    assert torch.equal(model(x), before)
+    masks.hard = True
+    assert not model(x).allclose(before)
+    masks.remove()
+    torch.testing.assert_close(model(x), x + model.second(model.first(x).relu()))
+
+
+def test_an_error_on_the_way_leaves_no_masked_weight(masked):
+    model, _, _ = masked
+    with pytest.raises(RuntimeError):
+        model.second(torch.zeros(2, 7))
+    assert 'weight' not in model.second.__dict__
+    assert isinstance(model.second.weight, nn.Parameter)
+
+
+def test_gate_of_another_size(masked):
+    model = TwoLayers()
+    with pytest.raises(ValueError, match='gate first: n=5, but its group has 4'):
+        Masks(model, groups_of_two_layers(), {'first': DifferentiableTopK(5)})
+
+
+@pytest.mark.parametrize('name', ['RegNetY-200MF', 'MobileNetV2', 'ResNet-18'])
+def test_every_gate_of_an_arch_net_learns(name):
+    torch.manual_seed(0)
+    arch = get_arch(name)
+    net = ArchNet(arch)
+    groups = arch_groups(arch)
+    gates = nn.ModuleDict({group.key: DifferentiableTopK(group.size) for group in groups.all})
+    for gate in gates.values():
+        gate.pruning_ratio.data.fill_(0.2)
+    masks = Masks(net, groups, gates)
+    net(torch.randn(2, 3, 64, 64))[0].pow(2).sum().backward()
+    collected = masks.collect()
+    # What leaves the network has no consumer here.
+    assert set(gates) - set(collected) <= {groups.widths[-1].key, 'stages/6/0/project'}
+    for key, (_, gradient) in collected.items():
+        assert gradient.abs().sum() > 0, key
+        assert gates[key].pruning_ratio.grad != 0, key
