@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.adapters import config_cost, find_adapter, match_config, scale_config
+from mmscale.apis.adapters import config_cost, find_adapter, scale_config
 from mmscale.apis.cost import build_module, config_image_shape
+from mmscale.apis.match_config import match_config
 from mmscale.apis.scaling import MODES, label_of
 from mmscale.arch import ScalingRule
 from mmscale.cost import Cost, LatencyModel

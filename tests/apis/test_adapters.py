@@ -14,10 +14,10 @@ from mmscale.apis.adapters import (
     _scaled_heads,
     config_cost,
     find_adapter,
-    match_config,
     scale_config,
 )
 from mmscale.apis.cost import build_module
+from mmscale.apis.match_config import match_config
 from mmscale.arch import Scaling
 from mmscale.cost import Cost, LatencyModel, LatencySetting
 from mmscale.cost.matching import NotReachable
