@@ -3,6 +3,7 @@
 from mmscale.engine.distributed import SliceParallel
 from mmscale.engine.evaluator import SubnetEvaluator
 from mmscale.engine.hooks import (
+    DMSHook,
     HierarchicalSamplerHook,
     InputResolutionHook,
     IterationSeedHook,
@@ -19,6 +20,7 @@ from mmscale.engine.search_loops import (
 )
 
 __all__ = [
+    'DMSHook',
     'EvolutionLoop',
     'FamilyLoop',
     'HierarchicalSamplerHook',

@@ -1,8 +1,15 @@
 """Models: importing this package registers them."""
 
 from mmscale.models.backbones import ArchNet, SuperNet
-from mmscale.models.dms import DifferentiableTopK
+from mmscale.models.dms import DifferentiableTopK, DMSModel
 from mmscale.models.slice_update import SliceUpdate
 from mmscale.models.super_net_classifier import SuperNetClassifier
 
-__all__ = ['ArchNet', 'DifferentiableTopK', 'SliceUpdate', 'SuperNet', 'SuperNetClassifier']
+__all__ = [
+    'ArchNet',
+    'DMSModel',
+    'DifferentiableTopK',
+    'SliceUpdate',
+    'SuperNet',
+    'SuperNetClassifier',
+]

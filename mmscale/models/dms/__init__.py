@@ -1,16 +1,27 @@
 """Differentiable model scaling: the operator, channel groups, masks and pruning."""
 
 from mmscale.models.dms.arch_groups import arch_groups
+from mmscale.models.dms.find import channel_groups, declare_groups
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member
 from mmscale.models.dms.masking import Masks
+from mmscale.models.dms.model import DMSModel
+from mmscale.models.dms.model import DMSModel
+from mmscale.models.dms.prune import Pruning, apply_pruning, plan_pruning
 from mmscale.models.dms.topk import DifferentiableTopK
 
 __all__ = [
     'ChannelGroup',
     'ChannelGroups',
+    'DMSModel',
+    'DMSModel',
     'DepthGroup',
     'DifferentiableTopK',
     'Masks',
     'Member',
+    'Pruning',
+    'apply_pruning',
     'arch_groups',
+    'channel_groups',
+    'declare_groups',
+    'plan_pruning',
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,7 +121,8 @@ class MaskedCost(nn.Module):
         def share(owner: str, dimension: str | int, size: int) -> Polynomial:
             return _share(dimensions.get((owner, dimension), ()), self._sizes, size)
 
-        for name, cost in count_layers(model, inputs=inputs).items():
+        costs = count_layers(model, inputs=inputs)
+        for name, cost in costs.items():
             widths = _widths(modules[name])
             if widths is not None:
                 outputs = share(name, 'out', widths[1])
@@ -130,7 +131,7 @@ class MaskedCost(nn.Module):
                     flops = _product(outputs, share(name, 'in', widths[0]))
                 acts = outputs
             else:
-                flops, acts = self._attention(name, cost)
+                flops, acts = self._attention(name, costs, modules)
             yield 0, _product(blocks(name), _scaled(flops, cost.flops))
             yield 2, _product(blocks(name), _scaled(acts, cost.acts))
         for name, parameter in model.named_parameters():
@@ -171,27 +172,28 @@ class MaskedCost(nn.Module):
 
         return mask
 
-    def _attention(self, name: str, cost: Cost) -> tuple[Polynomial, Polynomial]:
+    def _attention(
+        self, name: str, costs: Mapping[str, Cost], modules: Mapping[str, nn.Module]
+    ) -> tuple[Polynomial, Polynomial]:
         """Shares of the flops and acts of attention that a module computes itself."""
-        gates = {
-            (group.kind, number): group.size
-            for number, group in enumerate(self._groups.widths)
-            if group.kind in ('heads', 'head_size')
-            and any(member.module.startswith(f'{name}.') for member in group.members)
-        }
-        heads, size = Polynomial({(): 1.0}), Polynomial({(): 1.0})
+        heads = size = Polynomial({(): 1.0})
         result = 0.0
-        for (kind, number), total in gates.items():
-            if kind == 'heads':
-                heads = Polynomial({(number,): 1 / total})
+        for number, group in enumerate(self._groups.widths):
+            inside = [m for m in group.members if m.module.startswith(f'{name}.')]
+            if group.kind not in ('heads', 'head_size') or not inside:
+                continue
+            share = Polynomial({(number,): 1 / group.size})
+            if group.kind == 'heads':
+                heads = share
             else:
-                size = Polynomial({(number,): 1 / total})
-                # Of two products, scores take `total` multiply-adds each, results as many.
-                result = cost.acts - cost.flops / (2 * total)
+                size = share
+            # The layer behind attention: as many tokens come out of it as out of attention.
+            behind = next(member.module for member in inside if member.role == 'in')
+            inputs, outputs, _ = _widths(modules[behind])
+            result = costs[behind].acts / outputs * inputs / costs[name].acts
         flops = _product(heads, size)
-        share = result / cost.acts if cost.acts else 0.0
-        acts = _scaled(heads, 1 - share) + _scaled(flops, share)
-        return flops, acts
+        # Results are of all heads and their size; scores have heads alone.
+        return flops, _scaled(heads, 1 - result) + _scaled(flops, result)
 
 
 def _share(parts: Sequence[tuple[int, np.ndarray]], sizes: Sequence[int], size: int) -> Polynomial:

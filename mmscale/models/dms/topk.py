@@ -26,6 +26,9 @@ class DifferentiableTopK(nn.Module):
         decay: Of the moving average.
         minimum: How many of the n must stay; 0 lets all of them go.
         divisor: Runs of so many neighbours are one element, kept or dropped together.
+        midpoint: Whether an element counts as the middle of its place, ``(rank + 1/2) / n``. As
+            Eq. 2 has it the last one is half off at a ratio of 0, which matters where elements
+            are few; with midpoints ``round((1 - ratio) n)`` elements stay (section 3.1).
 
     Attributes:
         pruning_ratio: Learned share of elements to drop, a scalar in [0, 1].
@@ -44,6 +47,7 @@ class DifferentiableTopK(nn.Module):
         decay: float = 0.99,
         minimum: int = 1,
         divisor: int = 1,
+        midpoint: bool = False,
     ) -> None:
         super().__init__()
         for key, value, smallest in (
@@ -67,6 +71,7 @@ class DifferentiableTopK(nn.Module):
         self.kind = importance
         self.decay = decay
         self.divisor = divisor
+        self.offset = 0.5 if midpoint else 0.0
         # The last run may be shorter, so this is the number that is sure to hold enough.
         self.minimum = min(self.elements, -(-minimum // divisor))
         self.pruning_ratio = nn.Parameter(torch.zeros(()))
@@ -94,7 +99,7 @@ class DifferentiableTopK(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """The mask of the n channels, heads or blocks, shape (n,)."""
-        ranks = self.ranks().to(self.pruning_ratio.dtype)
+        ranks = self.ranks().to(self.pruning_ratio.dtype) + self.offset
         soft = torch.sigmoid(self.hardness * (ranks / self.elements - self.pruning_ratio))
         return torch.where(self.hard, self.hard_mask, soft[self._element])
 
@@ -103,7 +108,8 @@ class DifferentiableTopK(nn.Module):
         """Which of the n stay: those whose mask is 0.5 or more, and at least the minimum."""
         ranks = self.ranks()
         # As the mask is computed, so that both agree in the last bit.
-        stays = ranks.to(self.pruning_ratio.dtype) / self.elements - self.pruning_ratio >= 0
+        places = (ranks.to(self.pruning_ratio.dtype) + self.offset) / self.elements
+        stays = places - self.pruning_ratio >= 0
         stays = stays | (ranks >= self.elements - self.minimum)
         return torch.where(self.hard, self.hard_mask > 0, stays[self._element])
 

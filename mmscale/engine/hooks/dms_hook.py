@@ -1,0 +1,166 @@
+"""DMSHook: the schedule of a differentiable search, and its structure's steps."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.runner import Runner
+
+from mmscale.models import DMSModel
+from mmscale.registry import HOOKS
+
+
+@HOOKS.register_module()
+class DMSHook(Hook):
+    """Trains the structure of a :class:`mmscale.models.DMSModel` beside its weights.
+
+    The budget falls geometrically from the whole model's cost to the target over the first part
+    of the training (DMS, Eq. 10). Then the choice of blocks is frozen, and widths alone go on at
+    the target. The last iteration ends with a projection onto the budget, which the log reports.
+
+    The structure's parameters are taken out of the runner's optimizer, whose schedulers act on
+    all of its groups and whose clipping looks at all gradients; the model steps them with an
+    optimizer of its own once per step of the runner's, and its state is in the checkpoints.
+
+    ``structure.jsonl`` in the work dir gets a line every `interval` iterations: ``iteration``,
+    ``budget``, ``value`` (of the budget's metric), ``flops``, ``params``, ``acts`` and
+    ``structure``, what each group keeps. A resumed run goes on with the file.
+
+    Args:
+        falling: Share of the iterations in which the budget falls.
+        interval: Iterations between two lines of the file; also how often the loss is checked.
+
+    Raises:
+        ValueError: A setting is out of its range.
+        TypeError: The model is of another kind.
+    """
+
+    # Before the hooks that write logs and checkpoints.
+    priority = 'HIGH'
+
+    def __init__(self, falling: float = 0.8, interval: int = 10) -> None:
+        if not 0 < falling <= 1:
+            raise ValueError(f'falling={falling!r} must lie in 0..1, above 0')
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+            raise ValueError(f'interval={interval!r} must be an integer of 1 or more')
+        self.falling = falling
+        self.interval = interval
+
+    def _find_model(self, runner: Runner) -> DMSModel:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not isinstance(model, DMSModel):
+            raise TypeError(
+                f'DMSHook needs model.type=mmscale.DMSModel, got {type(model).__name__}'
+            )
+        return model
+
+    def before_run(self, runner: Runner) -> None:
+        """Takes the structure's parameters out of the runner's optimizer."""
+        self._model = self._find_model(runner)
+        if not isinstance(runner.optim_wrapper, OptimWrapper):
+            return
+        structure = {id(gate.pruning_ratio) for gate in self._model.gates.values()}
+        for group in runner.optim_wrapper.param_groups:
+            # Groups stay even if empty: schedulers count them.
+            group['params'] = [p for p in group['params'] if id(p) not in structure]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Restores the state of the structure's optimizer."""
+        if 'structure_optimizer' in checkpoint:
+            self._find_model(runner).structure_optimizer.load_state_dict(
+                checkpoint['structure_optimizer']
+            )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Saves the state of the structure's optimizer."""
+        checkpoint['structure_optimizer'] = self._model.structure_optimizer.state_dict()
+
+    def before_train(self, runner: Runner) -> None:
+        """Starts the file of structures, or cuts what a resumed run will write again."""
+        self._full = self._model.value(self._model.cost.full)
+        self._file = Path(runner.work_dir) / 'structure.jsonl'
+        if not is_main_process():
+            return
+        kept = []
+        if runner.iter and self._file.is_file():
+            lines = self._file.read_text(encoding='utf-8').splitlines(keepends=True)
+            # A kill may have cut the last line off.
+            kept = [line for line in lines if line.endswith('\n')]
+            kept = [line for line in kept if json.loads(line)['iteration'] <= runner.iter]
+        self._file.write_text(''.join(kept), encoding='utf-8')
+
+    def budget_at(self, progress: float) -> float:
+        """The budget when a share `progress` of the iterations is done."""
+        share = min(1.0, progress / self.falling)
+        return self._full * (self._model.goal / self._full) ** share
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Sets the budget of this iteration, and freezes the blocks when their time is over."""
+        progress = runner.iter / runner.max_iters
+        self._model.set_budget(self.budget_at(progress))
+        if progress >= self.falling:
+            self._model.harden_depth()
+        self._loss_scale = 1.0
+        if isinstance(runner.optim_wrapper, AmpOptimWrapper):
+            self._loss_scale = runner.optim_wrapper.loss_scaler.get_scale()
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Steps the structure once the optimizer has stepped; at the end projects it.
+
+        Raises:
+            RuntimeError: The loss is not a number.
+        """
+        iteration = runner.iter + 1
+        is_last = iteration == runner.max_iters
+        is_due = iteration % self.interval == 0 or is_last
+        if is_due:
+            self._check_loss(iteration, outputs)
+        if runner.optim_wrapper.should_update():
+            self._model.step_structure(self._loss_scale)
+        if is_last:
+            runner.logger.info(f'projection onto the budget: {self._model.project()}')
+        if is_due:
+            self._record(runner, iteration)
+
+    def _check_loss(self, iteration: int, outputs: dict) -> None:
+        loss = outputs['loss'].item()
+        if not math.isfinite(loss):
+            raise RuntimeError(
+                f'loss={loss} at iteration {iteration}: the search cannot go on; lower the '
+                'learning rate, or start from the last checkpoint before it'
+            )
+
+    def _record(self, runner: Runner, iteration: int) -> None:
+        cost = self._model.current_cost()
+        budget = self.budget_at(iteration / runner.max_iters)
+        value = self._model.value(cost)
+        runner.message_hub.update_scalar('train/budget', budget / self._full)
+        runner.message_hub.update_scalar('train/cost', value / self._full)
+        if not is_main_process():
+            return
+        line = {
+            'iteration': iteration,
+            'metric': self._model.metric,
+            'budget': budget,
+            'value': value,
+            'flops': cost.flops,
+            'params': cost.params,
+            'acts': cost.acts,
+            'structure': self._model.structure(),
+        }
+        with self._file.open('a', encoding='utf-8') as file:
+            file.write(json.dumps(line) + '\n')

@@ -1,0 +1,411 @@
+"""DMSModel: any model of MMEngine with learnable widths and depths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import OPTIMIZERS
+from mmengine.runner import CheckpointLoader
+from torch import distributed, nn
+
+from mmscale.cost import Cost, LatencyModel
+from mmscale.models.dms.cost import MaskedCost
+from mmscale.models.dms.find import channel_groups
+from mmscale.models.dms.groups import ChannelGroups, DepthGroup
+from mmscale.models.dms.masking import Masks
+from mmscale.models.dms.topk import DifferentiableTopK
+from mmscale.registry import MODELS
+
+METRICS = ('flops', 'params', 'acts', 'latency')
+PIPELINES = ('np', 'p', 'p-')
+SEARCHES = ('width', 'depth')
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What the final projection onto the budget changed.
+
+    Attributes:
+        metric: What the budget is of.
+        budget: The budget.
+        before: Value of the metric as the search left it.
+        after: Value behind the projection.
+        shift: What was added to the pruning ratio of every width.
+    """
+
+    metric: str
+    budget: float
+    before: float
+    after: float
+    shift: float
+
+    def __str__(self) -> str:
+        return (
+            f'{self.metric} {self.before:.6g} -> {self.after:.6g}, '
+            f'{self.after / self.budget - 1:+.2%} of the budget {self.budget:.6g}, '
+            f'by a shift of {self.shift:+.4f} of all pruning ratios of widths'
+        )
+
+
+@MODELS.register_module()
+class DMSModel(BaseModel):
+    """Learns how wide and deep a model should be, by gradient, while the model trains.
+
+    Differentiable model scaling: every group of channels, heads or residual blocks has one
+    :class:`DifferentiableTopK`. To the loss of the task comes ``weight * log(cost / budget)``
+    where the cost is above the budget of the moment (Eq. 5-6). For widths the cost is that of
+    the network which an export at this moment would give (hard counts, with the gradient of the
+    soft masks): the budget then holds for what is exported, and not for an expectation that
+    rounding moves. Blocks are few and dear, and would switch the resource loss on and off by
+    jumps: theirs is the expected cost (soft masks), until the choice of blocks is frozen.
+
+    The DMSHook of :mod:`mmscale.engine` sets the budget, and has the structure step once per
+    optimizer step, with an optimizer of its own that no scheduler, weight decay or clipping
+    touches. In eval mode all masks are hard: what is evaluated is what would be exported.
+
+    Args:
+        model: Config of the model to scale, or the model. Its mode ``tensor`` takes images.
+        target: The budget, as a share of the whole model's cost or absolute: ``0.5``, or
+            ``dict(flops=4e8)``, ``dict(latency=3.5)`` (milliseconds).
+        metric: With a share: of ``flops``, ``params``, ``acts`` or ``latency``.
+        input_shape: Shape of the images that the cost is counted for.
+        search: What is searched, ``width``, ``depth`` or both.
+        pipeline: ``np`` trains from random weights (the default), ``p`` from those of
+            `pretrained`, ``p-`` keeps these as they are and trains the structure alone.
+        pretrained: Checkpoint of the model, of the pipelines ``p`` and ``p-``.
+        latency_model: File of a :class:`mmscale.cost.LatencyModel`, for ``latency``.
+        weight: Weight of the resource loss.
+        structure_optimizer: Config of the structure's optimizer; SGD with the paper's 0.005
+            (Table 15) by default.
+        gates: Further arguments of every :class:`DifferentiableTopK`, such as ``importance``;
+            ``divisor`` and ``minimum`` are those of widths.
+        data_preprocessor: As of the model, which it is handed to.
+
+    Raises:
+        ValueError: A setting is not allowed, the model has nothing of what is searched, or the
+            target is out of reach.
+    """
+
+    def __init__(
+        self,
+        model: dict | nn.Module,
+        target: float | dict,
+        metric: str = 'flops',
+        input_shape: Sequence[int] = (3, 224, 224),
+        search: Sequence[str] = SEARCHES,
+        pipeline: str = 'np',
+        pretrained: str | None = None,
+        latency_model: str | None = None,
+        weight: float = 1.0,
+        structure_optimizer: dict | None = None,
+        gates: dict | None = None,
+        data_preprocessor: dict | None = None,
+    ) -> None:
+        self._check_settings(search, pipeline, pretrained, weight)
+        if isinstance(model, dict):
+            model = dict(model)
+            if data_preprocessor is not None:
+                model.setdefault('data_preprocessor', data_preprocessor)
+            model = MODELS.build(model)
+        super().__init__(data_preprocessor=getattr(model, 'data_preprocessor', None))
+        self.model = model
+        self.pretrained = pretrained
+        self.weight = weight
+        inputs = [torch.zeros(1, *input_shape)]
+        groups = channel_groups(model, inputs)
+        self.groups = self._searched(groups, search)
+        self.cost = MaskedCost(model, self.groups, inputs)
+        self.gates = nn.ModuleDict(_gates(self.groups, dict(gates or {})))
+        segments = self._segments()
+        self._num_counts = segments[-1] + 1
+        is_block = torch.tensor(segments) >= len(self.groups.widths)
+        self.register_buffer('_is_block', is_block, persistent=False)
+        self.register_buffer('_segment', torch.tensor(segments), persistent=False)
+        self.masks = Masks(model, self.groups, self.gates)
+        self.latency = None if latency_model is None else LatencyModel.load(latency_model)
+        self.metric, self.goal = self._resolved(target, metric)
+        if pipeline == 'p-':
+            model.requires_grad_(False)
+        self.structure_optimizer = OPTIMIZERS.build(
+            {
+                **(structure_optimizer or dict(type='SGD', lr=0.005)),
+                'params': [gate.pruning_ratio for gate in self.gates.values()],
+            }
+        )
+        self._budget: float | None = None
+
+    @staticmethod
+    def _check_settings(
+        search: Sequence[str], pipeline: str, pretrained: str | None, weight: float
+    ) -> None:
+        if not search or any(part not in SEARCHES for part in search):
+            raise ValueError(f'search={search!r} must hold {" or ".join(SEARCHES)}, or both')
+        if pipeline not in PIPELINES:
+            raise ValueError(f'pipeline={pipeline!r} is not one of {", ".join(PIPELINES)}')
+        if (pipeline == 'np') != (pretrained is None):
+            raise ValueError(
+                f'pipeline={pipeline!r} with pretrained={pretrained!r}: np starts from random '
+                'weights, p and p- need a checkpoint'
+            )
+        if not weight > 0:
+            raise ValueError(f'weight={weight!r} must be more than 0')
+
+    @staticmethod
+    def _searched(groups: ChannelGroups, search: Sequence[str]) -> ChannelGroups:
+        """The groups of what is searched."""
+        for part, found in (('width', groups.widths), ('depth', groups.depths)):
+            if part in search and not found:
+                others = [other for other in SEARCHES if other != part]
+                what = 'width' if part == 'width' else 'residual block'
+                raise ValueError(
+                    f'search={tuple(search)!r}: the model has no {what} that can go; '
+                    f'search={others!r} leaves {part} as it is'
+                )
+        return ChannelGroups(
+            groups.widths if 'width' in search else (),
+            groups.depths if 'depth' in search else (),
+        )
+
+    def _resolved(self, target: float | dict, metric: str) -> tuple[str, float]:
+        """The metric, and its budget as an absolute number."""
+        relative = not isinstance(target, dict)
+        if not relative:
+            if len(target) != 1:
+                raise ValueError(f'target={target!r} must have exactly one metric')
+            ((metric, target),) = target.items()
+        if metric not in METRICS:
+            raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
+        if (metric == 'latency') != (self.latency is not None):
+            raise ValueError(
+                'latency_model is needed for the metric latency, and for no other; '
+                f'metric={metric!r}'
+            )
+        if isinstance(target, bool) or not isinstance(target, (int, float)):
+            raise ValueError(f'target={target!r} must be a number')
+        self.metric = metric
+        full = self.value(self.cost.full)
+        goal = target * full if relative else target
+        smallest = self.value(self._smallest())
+        if not smallest <= goal < full:
+            raise ValueError(
+                f'target: {metric} of {goal:.6g} are out of reach: the whole model has '
+                f'{full:.6g}, the smallest that can be left of it {smallest:.6g}'
+            )
+        return metric, float(goal)
+
+    @torch.no_grad()
+    def _smallest(self) -> Cost:
+        ratios = [gate.pruning_ratio.clone() for gate in self.gates.values()]
+        for gate in self.gates.values():
+            gate.pruning_ratio.fill_(1)
+            gate.clamp()
+        smallest = self.current_cost()
+        for gate, ratio in zip(self.gates.values(), ratios, strict=True):
+            gate.pruning_ratio.copy_(ratio)
+        return smallest
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The backbone of the model, which hooks look for."""
+        return self.model.backbone
+
+    def value(self, cost: Cost) -> float:
+        """What a cost is in the metric of the budget."""
+        if self.metric == 'latency':
+            return float(self.latency.predict(cost))
+        return float(getattr(cost, self.metric))
+
+    @torch.no_grad()
+    def current_cost(self) -> Cost:
+        """Exact cost of the network that an export at this moment would give."""
+        kept = torch.cat([gate.keep_mask() for gate in self.gates.values()])
+        return self.cost.count(self._counts(kept).tolist())
+
+    def init_weights(self) -> None:
+        """Initialises the model, or loads what it starts from.
+
+        Raises:
+            ValueError: The checkpoint does not fit the model.
+        """
+        super().init_weights()
+        if self.pretrained is None:
+            return
+        found = CheckpointLoader.load_checkpoint(self.pretrained, map_location='cpu')
+        try:
+            self.model.load_state_dict(found.get('state_dict', found))
+        except RuntimeError as error:
+            raise ValueError(f'pretrained={self.pretrained}: {error}') from None
+
+    def set_budget(self, budget: float) -> None:
+        """Sets what the cost is to fall to at this moment."""
+        self._budget = budget
+
+    def harden_depth(self) -> None:
+        """Freezes which blocks stay, as of now."""
+        for group, gate in zip(self.groups.all, self.gates.values(), strict=True):
+            if isinstance(group, DepthGroup):
+                gate.harden()
+
+    def forward(
+        self, inputs: torch.Tensor, data_samples: list | None = None, mode: str = 'tensor'
+    ) -> object:
+        """The model's own forward under the masks; to its losses comes ``resource_loss``.
+
+        Raises:
+            RuntimeError: Losses are asked for, and the DMSHook is missing.
+        """
+        searching = self.training and mode == 'loss'
+        if searching and self._budget is None:
+            raise RuntimeError(
+                "DMSModel has no budget: add dict(type='mmscale.DMSHook') to custom_hooks"
+            )
+        self.masks.hard = not searching
+        result = self.model(inputs, data_samples, mode=mode)
+        if not searching:
+            return result
+        # Masks of its own: importance is of the task's gradient alone.
+        masks = torch.cat([gate() for gate in self.gates.values()])
+        return {**result, 'resource_loss': self.weight * self._resource_loss(masks)}
+
+    def _resource_loss(self, masks: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(masks.device.type, enabled=False):
+            hard = (masks >= 0.5).to(masks.dtype)
+            exported = torch.where(self._is_block, masks, hard + masks - masks.detach())
+            cost = Cost(*self.cost(self._counts(exported)))
+            if self.metric == 'latency':
+                value = self.latency.predict(cost)
+            else:
+                value = getattr(cost, self.metric)
+            return (value / self._budget).log().clamp(min=0).float()
+
+    def _counts(self, masks: torch.Tensor) -> torch.Tensor:
+        """What the masks of all gates keep of each group, and of each block."""
+        counts = masks.new_zeros(self._num_counts, dtype=torch.float64)
+        return counts.index_add(0, self._segment, masks.double())
+
+    def _segments(self) -> list[int]:
+        """For each element of all masks, which count it is of: a width's, or a block's own."""
+        segments = []
+        for group in self.groups.all:
+            next_one = segments[-1] + 1 if segments else 0
+            is_depth = isinstance(group, DepthGroup)
+            segments += [next_one + i * is_depth for i in range(group.size)]
+        return segments
+
+    @torch.no_grad()
+    def step_structure(self, loss_scale: float = 1.0) -> None:
+        """One step of the structure: importance first, then the pruning ratios.
+
+        Gradients that are not finite (AMP tries its loss scale out) change nothing.
+
+        Args:
+            loss_scale: What the loss was multiplied with before the backward pass.
+        """
+        found = self.masks.collect()
+        gradients = [
+            found[key][1] / loss_scale if key in found else torch.zeros_like(gate.importance)
+            for key, gate in self.gates.items()
+        ]
+        packed = torch.cat(gradients)
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(packed)
+            packed /= distributed.get_world_size()
+        parts = packed.split([gate.n for gate in self.gates.values()])
+        for (key, gate), gradient in zip(self.gates.items(), parts, strict=True):
+            if key in found:
+                gate.update_importance(gradient, found[key][0])
+        ratios = [gate.pruning_ratio for gate in self.gates.values()]
+        slopes = torch.stack([ratio.grad for ratio in ratios]) / loss_scale
+        # Where one is not finite none is taken; a comparison in Python would wait for the GPU.
+        slopes = torch.where(torch.isfinite(slopes).all(), slopes, 0)
+        for ratio, slope in zip(ratios, slopes, strict=True):
+            ratio.grad.copy_(slope)
+        self.structure_optimizer.step()
+        self.structure_optimizer.zero_grad()
+        for gate in self.gates.values():
+            gate.clamp()
+
+    @torch.no_grad()
+    def project(self) -> Projection:
+        """Moves the widths onto the budget by one common shift of their ratios; freezes all.
+
+        The shift is the smallest that meets the budget. As it takes elements of several widths at
+        once, what it leaves of the budget then goes to the widths that are nearest to their next
+        element, at most one element each.
+
+        Raises:
+            ValueError: The widths cannot reach the budget, with the blocks that are left.
+        """
+        gates = [
+            gate
+            for group, gate in zip(self.groups.all, self.gates.values(), strict=True)
+            if not isinstance(group, DepthGroup)
+        ]
+        start = [float(gate.pruning_ratio) for gate in gates]
+        before = self.value(self.current_cost())
+
+        def fits(shift: float) -> bool:
+            for gate, ratio in zip(gates, start, strict=True):
+                gate.pruning_ratio.fill_(ratio + shift)
+                gate.clamp()
+            return self.value(self.current_cost()) <= self.goal
+
+        low, high = -1.0, 1.0
+        if fits(low):
+            high = low
+        elif not fits(high):
+            raise ValueError(
+                f'the widths cannot reach {self.metric}={self.goal:.6g} with the blocks that are '
+                f'left: their smallest is {self.value(self.current_cost()):.6g}'
+            )
+        else:
+            for _ in range(30):
+                middle = (low + high) / 2
+                low, high = (low, middle) if fits(middle) else (middle, high)
+            fits(high)
+        next_ones = [_ratio_of_one_more(gate) for gate in gates]
+        distances = [
+            float(gate.pruning_ratio - ratio) for gate, ratio in zip(gates, next_ones, strict=True)
+        ]
+        for number in sorted(range(len(gates)), key=distances.__getitem__):
+            gate = gates[number]
+            ratio = gate.pruning_ratio.clone()
+            gate.pruning_ratio.copy_(next_ones[number])
+            if self.value(self.current_cost()) > self.goal:
+                gate.pruning_ratio.copy_(ratio)
+        for gate in self.gates.values():
+            gate.harden()
+        after = self.value(self.current_cost())
+        return Projection(self.metric, self.goal, before, after, high)
+
+    @torch.no_grad()
+    def structure(self) -> dict[str, int | list[int]]:
+        """How many elements each width keeps, and which blocks each depth keeps, by name."""
+        return {
+            group.name: gate.keep_mask().int().tolist()
+            if isinstance(group, DepthGroup)
+            else gate.keep_count
+            for group, gate in zip(self.groups.all, self.gates.values(), strict=True)
+        }
+
+
+def _gates(groups: ChannelGroups, options: dict) -> Iterator[tuple[str, DifferentiableTopK]]:
+    """One operator for each group, under its key; few elements take harder masks."""
+    common = {key: options[key] for key in options if key not in ('divisor', 'minimum')}
+    for group in groups.all:
+        if isinstance(group, DepthGroup):
+            settings = {'hardness': 4.0 * group.size, 'midpoint': True, 'minimum': 0, **common}
+        elif group.kind == 'heads':
+            settings = {'hardness': 4.0 * group.size, 'midpoint': True, **common}
+        else:
+            settings = {**options, 'minimum': min(group.size, options.get('minimum', 1))}
+        yield group.key, DifferentiableTopK(group.size, **settings)
+
+
+def _ratio_of_one_more(gate: DifferentiableTopK) -> torch.Tensor:
+    """The ratio at which a gate keeps one element more."""
+    dropped = (gate.pruning_ratio * gate.elements - gate.offset).ceil()
+    return ((dropped - 1 + gate.offset) / gate.elements).clamp(min=0)
