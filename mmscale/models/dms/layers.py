@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 
@@ -52,24 +51,23 @@ def output_dimension(layer: nn.Module) -> tuple[int, int]:
     raise ValueError(f'{type(layer).__name__}: not known how its outputs lie in its weight')
 
 
-def channel_dimension(layer: nn.Module, x: torch.Tensor) -> int:
-    """Dimension of the channels in what a norm layer maps."""
-    first = isinstance(layer, (_BatchNorm, nn.GroupNorm)) or (
-        # LayerNorm2d of mmpretrain and torchvision: over the channels of images.
-        isinstance(layer, nn.LayerNorm) and type(layer) is not nn.LayerNorm and x.dim() == 4
-    )
-    return 1 if first else x.dim() - 1
-
-
-def masked_norm(layer: nn.Module, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def masked_norm(
+    layer: nn.Module, x: torch.Tensor, mask: torch.Tensor, data_format: str = 'channel_first'
+) -> torch.Tensor:
     """What a layer norm gives, with its statistics weighted by a mask of the channels.
 
-    Raises:
-        ValueError: The layer is none of LayerNorm, RMSNorm and their relatives.
+    Args:
+        layer: A LayerNorm, RMSNorm or one of their relatives.
+        x: What it maps.
+        mask: Mask of its channels, shape (channels,).
+        data_format: Where mmpretrain's LayerNorm2d finds the channels of images.
     """
-    if isinstance(layer, (_BatchNorm, nn.GroupNorm)):
-        raise ValueError(f'{type(layer).__name__}: statistics under a mask are not known of it')
-    channels_first = channel_dimension(layer, x) == 1
+    channels_first = (
+        isinstance(layer, nn.LayerNorm)
+        and type(layer) is not nn.LayerNorm
+        and x.dim() == 4
+        and data_format == 'channel_first'
+    )
     if channels_first:
         x = x.movedim(1, -1)
     dtype = x.dtype

@@ -90,7 +90,8 @@ class Masks:
             self._handles.append(layer.register_forward_pre_hook(scale))
             self._handles.append(layer.register_forward_hook(_restore, always_call=True))
         for name, terms in norms.items():
-            self._handles.append(layers[name].register_forward_hook(partial(self._norm, terms)))
+            hook = partial(self._norm, terms)
+            self._handles.append(layers[name].register_forward_hook(hook, with_kwargs=True))
 
     def __getstate__(self) -> dict[str, Any]:
         # Masks of a pass belong to its graph, which copies do not share.
@@ -171,9 +172,9 @@ class Masks:
         layer.__dict__['weight'] = weight
 
     def _norm(
-        self, terms: list[_Term], layer: nn.Module, inputs: tuple[torch.Tensor, ...], _: Any
+        self, terms: list[_Term], layer: nn.Module, args: tuple, kwargs: dict, _: Any
     ) -> torch.Tensor:
-        return masked_norm(layer, inputs[0], self._channels(terms, inputs[0]))
+        return masked_norm(layer, args[0], self._channels(terms, args[0]), *args[1:], **kwargs)
 
 
 def _restore(layer: nn.Module, *_: Any) -> None:

@@ -1,0 +1,249 @@
+"""Pruning: a network without the channels and blocks that masks have shut, as data and in fact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from mmscale.arch.arch import read_json
+from mmscale.models.dms.groups import ChannelGroups
+from mmscale.models.dms.layers import input_dimension, output_dimension
+from mmscale.models.dms.transformers import set_counts
+
+SCHEMA = 1
+
+
+class Skip(nn.Module):
+    """Stands where a block was: hands on its first argument."""
+
+    def forward(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """Returns x."""
+        return x
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What stays of a network, complete enough to prune it again from its config alone.
+
+    Attributes:
+        keep: Indices of the elements that stay, by the groups' names.
+        slices: Indices that stay of the dimensions of layers and parameters, by their names:
+            ``out`` and ``in`` of layers, a number of parameters.
+        removed: Names of the blocks that go.
+        counts: New values of attributes, by module and attribute.
+    """
+
+    keep: dict[str, list[int]]
+    slices: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as a mapping of plain lists, numbers and strings."""
+        return {'schema': SCHEMA, **self.__dict__}
+
+    @classmethod
+    def from_json(cls, source: str | Path | Mapping) -> Pruning:
+        """Reads it from a JSON file or from the object in one.
+
+        Raises:
+            ValueError: It is no such file, or of another schema.
+        """
+        owner = 'pruned'
+        if not isinstance(source, Mapping):
+            owner, source = str(source), read_json(source)
+        data = dict(source) if isinstance(source, Mapping) else {}
+        if data.pop('schema', None) != SCHEMA:
+            raise ValueError(f'{owner}: not a description of a pruned network of schema {SCHEMA}')
+        if set(data) != set(cls.__dataclass_fields__):
+            raise ValueError(f'{owner}: keys {", ".join(data)} are not those of a pruned network')
+        return cls(**data)
+
+    def save(self, path: str | Path) -> None:
+        """Writes it as a JSON file that :meth:`from_json` reads."""
+        Path(path).write_text(json.dumps(self.to_json()) + '\n', encoding='utf-8')
+
+
+def plan_pruning(
+    model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Sequence[int]]
+) -> Pruning:
+    """What pruning does to each layer.
+
+    Args:
+        model: The network.
+        groups: What can go.
+        keep: Indices of the elements that stay, by the groups' names; groups that are not
+            named stay whole.
+
+    Raises:
+        ValueError: A name is of no group, an index is none of it, or nothing would stay.
+    """
+    kept = {}
+    for name, indices in keep.items():
+        if name not in groups.by_name:
+            raise ValueError(f'keep: there is no group {name}')
+        group = groups.by_name[name]
+        kept[name] = sorted({int(index) for index in indices})
+        if any(not 0 <= index < group.size for index in kept[name]):
+            raise ValueError(f'keep: {name} has elements 0..{group.size - 1}, not {kept[name]}')
+        if not kept[name] and group in groups.widths:
+            raise ValueError(f'keep: nothing of {name} would stay')
+    removed = [
+        block
+        for depth in groups.depths
+        for index, block in enumerate(depth.blocks)
+        if depth.name in kept and index not in kept[depth.name]
+    ]
+    gone = tuple(f'{block}.' for block in removed)
+    layers = dict(model.named_modules())
+    stays: dict[tuple[str, str], np.ndarray] = {}
+    for group, member in groups.members:
+        if group.name not in kept or member.module.startswith(gone):
+            continue
+        if member.dim is not None:
+            owner, _, tensor = member.module.rpartition('.')
+            place = str(member.dim)
+            size = getattr(layers[owner], tensor).shape[member.dim]
+        else:
+            layer = layers[member.module]
+            place = 'in' if member.role == 'in' else 'out'
+            size = (input_dimension if place == 'in' else output_dimension)(layer)[1]
+        channels = stays.setdefault((member.module, place), np.ones(size, dtype=bool))
+        dropped = np.setdiff1d(np.arange(group.size), kept[group.name])
+        channels[member.indices[dropped]] = False
+    slices: dict[str, dict[str, list[int]]] = {}
+    for (name, place), channels in stays.items():
+        if not channels.all():
+            slices.setdefault(name, {})[place] = np.flatnonzero(channels).tolist()
+    counts: dict[str, dict[str, int]] = {}
+    for group in groups.widths:
+        for module, attribute, multiple in group.counts:
+            if group.name in kept and not f'{module}.'.startswith(gone):
+                new = multiple * len(kept[group.name])
+                counts.setdefault(module, {})[attribute] = new
+    return Pruning(kept, slices, removed, counts)
+
+
+@torch.no_grad()
+def apply_pruning(model: nn.Module, pruning: Pruning) -> nn.Module:
+    """Makes a network smaller, in place; returns it.
+
+    Raises:
+        ValueError: It has not the layers or the channels that are to be sliced.
+    """
+    # One tensor that several layers share is sliced once, so that they go on sharing it.
+    done: dict[tuple, nn.Parameter] = {}
+    try:
+        for name, places in pruning.slices.items():
+            owner, _, last = name.rpartition('.')
+            if not places.keys() <= {'in', 'out'}:
+                for dim, indices in places.items():
+                    _slice(model.get_submodule(owner), last, int(dim), indices, done)
+                continue
+            _slice_layer(model.get_submodule(name), places.get('out'), places.get('in'), done)
+        for name in pruning.removed:
+            model.get_submodule(name)
+            model.set_submodule(name, Skip())
+        for name, counts in pruning.counts.items():
+            set_counts(model.get_submodule(name), counts)
+    except (AttributeError, IndexError) as error:
+        raise ValueError(f'{type(model).__name__} does not fit its pruning: {error}') from error
+    return model
+
+
+def _slice(
+    owner: nn.Module, name: str, dim: int, indices: Sequence[int], done: dict[tuple, nn.Parameter]
+) -> None:
+    """Keeps these indices of a dimension of a parameter or buffer."""
+    old = getattr(owner, name, None)
+    if old is None:
+        return
+    key = (id(old), dim % old.dim(), tuple(indices))
+    if isinstance(old, nn.Parameter):
+        if key not in done:
+            index = torch.tensor(indices, device=old.device)
+            new = nn.Parameter(old.detach().index_select(dim, index), old.requires_grad)
+            # The old tensor is kept beside it, so that its id stays its own.
+            done[key] = new, old
+        setattr(owner, name, done[key][0])
+    else:
+        owner.register_buffer(
+            name,
+            old.index_select(dim, torch.tensor(indices, device=old.device)),
+            persistent=name not in owner._non_persistent_buffers_set,
+        )
+
+
+def _slice_layer(
+    layer: nn.Module,
+    outputs: Sequence[int] | None,
+    inputs: Sequence[int] | None,
+    done: dict[tuple, nn.Parameter],
+) -> None:
+    """Keeps these outputs and inputs of a layer."""
+    if isinstance(layer, _ConvNd) and layer.groups > 1:
+        _slice_grouped(layer, outputs, inputs, done)
+        return
+    if inputs is not None:
+        _slice(layer, 'weight', input_dimension(layer)[0], inputs, done)
+    if outputs is not None:
+        dim, size = output_dimension(layer)
+        _slice(layer, 'weight', dim, outputs, done)
+        for name in ('bias', 'running_mean', 'running_var'):
+            tensor = getattr(layer, name, None)
+            if isinstance(tensor, torch.Tensor) and tensor.shape == (size,):
+                _slice(layer, name, 0, outputs, done)
+    _set_widths(layer)
+
+
+def _slice_grouped(
+    layer: _ConvNd,
+    outputs: Sequence[int] | None,
+    inputs: Sequence[int] | None,
+    done: dict[tuple, nn.Parameter],
+) -> None:
+    """As _slice_layer; depthwise convolutions lose groups, others channels of every group."""
+    if layer.groups == layer.in_channels == layer.out_channels:
+        _slice(layer, 'weight', 0, outputs, done)
+        _slice(layer, 'bias', 0, outputs, done)
+        layer.groups = layer.in_channels = layer.out_channels = len(outputs)
+        return
+    if inputs is not None:
+        size = layer.in_channels // layer.groups
+        parts = [[i % size for i in inputs if i // size == part] for part in range(layer.groups)]
+        if any(part != parts[0] for part in parts):
+            raise IndexError('the groups of a convolution must keep the same inputs')
+        _slice(layer, 'weight', 1, parts[0], done)
+        layer.in_channels = len(inputs)
+    if outputs is not None:
+        size = layer.out_channels // layer.groups
+        if len({sum(i // size == part for i in outputs) for part in range(layer.groups)}) > 1:
+            raise IndexError('the groups of a convolution must keep as many outputs each')
+        _slice(layer, 'weight', 0, outputs, done)
+        _slice(layer, 'bias', 0, outputs, done)
+        layer.out_channels = len(outputs)
+
+
+def _set_widths(layer: nn.Module) -> None:
+    """Makes a layer's attributes agree with its tensors."""
+    weight = layer.weight
+    if isinstance(layer, (_ConvNd, nn.Linear)):
+        inputs, outputs = input_dimension(layer)[0], output_dimension(layer)[0]
+        kind = 'channels' if isinstance(layer, _ConvNd) else 'features'
+        setattr(layer, f'in_{kind}', weight.shape[inputs])
+        setattr(layer, f'out_{kind}', weight.shape[outputs])
+    elif isinstance(layer, nn.Embedding):
+        layer.embedding_dim = weight.shape[1]
+    elif hasattr(layer, 'normalized_shape'):
+        layer.normalized_shape = tuple(weight.shape)
+    for attribute, dim in (('num_features', 0), ('num_channels', 0), ('nf', 1), ('nx', 0)):
+        if isinstance(getattr(layer, attribute, None), int) and weight.dim() > dim:
+            setattr(layer, attribute, weight.shape[dim])

@@ -1,0 +1,185 @@
+"""Channel groups of models that do not declare them, from Torch-Pruning's dependency graph."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils._pytree import tree_leaves
+
+from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, Member
+from mmscale.models.dms.residual import depth_groups
+
+_DECLARE = (
+    'declare its groups with mmscale.models.dms.declare_groups(class_name, grouper), as '
+    'mmscale/models/dms/transformers.py does for transformers'
+)
+
+# What tracing raises of models that it does not understand.
+_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGroups:
+    """What a model can lose, found by following one forward pass.
+
+    Widths that reach an output of the model stay.
+
+    Args:
+        model: Any model of convolutions, linear and norm layers; it is left as it is.
+        inputs: Positional arguments of one forward pass.
+
+    Raises:
+        ValueError: Torch-Pruning is not installed, or does not understand the model.
+    """
+    try:
+        import torch_pruning
+    except ImportError:
+        raise ValueError(
+            f'{type(model).__name__}: finding its channel groups needs Torch-Pruning: '
+            'pip install torch-pruning'
+        ) from None
+    # On a copy, with all weights trainable: frozen ones would hide groups.
+    twin = copy.deepcopy(model)
+    graph = torch_pruning.DependencyGraph()
+    leaving: set[Any] = set()
+
+    def forward(twin: nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
+        # Not before: networks with frozen stages freeze them again with every change of mode.
+        output = twin.requires_grad_(True)(*inputs)
+        leaving.update(leaf.grad_fn for leaf in tree_leaves(output) if torch.is_tensor(leaf))
+        return output
+
+    try:
+        with warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter('ignore')
+            graph.build_dependency(twin, list(inputs), forward_fn=forward, verbose=False)
+            found = list(graph.get_all_groups())
+    except _ERRORS as error:
+        reason = ' '.join(str(error).split())
+        raise ValueError(
+            f'{type(model).__name__} cannot be traced ({type(error).__name__}: {reason:.200}); '
+            f'{_DECLARE}'
+        ) from error
+    order = {name: number for number, (name, _) in enumerate(twin.named_modules())}
+    names = {module: name for name, module in twin.named_modules()}
+    names |= {parameter: name for name, parameter in twin.named_parameters()}
+    groups = [
+        _group(_places(graph, group, names), order)
+        for group in found
+        if not any(
+            dep.target.grad_fn in leaving and graph.is_out_channel_pruning_fn(dep.handler)
+            for dep, _ in group
+        )
+    ]
+    widths = sorted(filter(None, groups), key=lambda group: order[group.name])
+    return ChannelGroups(tuple(widths), depth_groups(model, inputs))
+
+
+def _role(layer: nn.Module | nn.Parameter, makes: bool) -> str | None:
+    """Role of a layer whose outputs (or else inputs) are in a group; None if it has to stay."""
+    if isinstance(layer, nn.Parameter):
+        return 'through'
+    if getattr(layer, 'weight', None) is None:
+        return None
+    if isinstance(layer, _ConvNd) and layer.groups > 1:
+        if layer.groups == layer.in_channels:
+            return 'through' if layer.groups == layer.out_channels else None
+        return 'out' if makes else 'in'
+    if isinstance(layer, (_ConvNd, nn.Linear, nn.Embedding)):
+        return 'out' if makes else 'in'
+    if isinstance(layer, (_BatchNorm, _InstanceNorm, nn.PReLU)):
+        return 'through'
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and len(layer.normalized_shape) == 1:
+        return 'norm'
+    return None
+
+
+@dataclass
+class _Place:
+    """What one layer has of a group: channels by element of the group's root."""
+
+    role: str
+    dim: int | None = None
+    parts: int = 1
+    channels: dict[int, set[int]] = field(default_factory=dict)
+
+
+def _places(graph: Any, found: Any, names: dict[Any, str]) -> dict[tuple, _Place] | None:
+    """Where a group of Torch-Pruning's lies, or None if a layer in it has to keep its width."""
+    places: dict[tuple, _Place] = {}
+    for item in found:
+        layer = item.dep.target.module
+        if layer not in names:
+            continue  # an operation, or a part of the model without weights
+        role = _role(layer, graph.is_out_channel_pruning_fn(item.dep.handler))
+        if role is None:
+            return None
+        place = _Place(role)
+        if isinstance(layer, nn.Parameter):
+            place.dim = item.dep.target.pruning_dim - layer.dim()
+        elif role in ('out', 'in'):
+            place.parts = getattr(layer, 'groups', 1)
+        place = places.setdefault((names[layer], role), place)
+        for root, channel in zip(item.root_idxs, item.idxs, strict=True):
+            place.channels.setdefault(root, set()).add(channel)
+    return places
+
+
+def _group(places: dict[tuple, _Place] | None, order: dict[str, int]) -> ChannelGroup | None:
+    """A group of ours, or None if its elements cannot go one by one."""
+    if not places or not any(role == 'in' for _, role in places):
+        return None
+    elements = _elements(list(places.values()))
+    members = []
+    for (name, role), place in places.items():
+        rows = [sorted(set().union(*(place.channels.get(r, ()) for r in e))) for e in elements]
+        if len({len(row) for row in rows}) != 1 or not rows[0]:
+            return None
+        members.append(Member(name, role, np.array(rows), place.dim))
+    members.sort(key=lambda member: order.get(member.module, len(order)))
+    name = next(member.module for member in members if member.role == 'out')
+    return ChannelGroup(name, len(elements), tuple(members))
+
+
+def _elements(places: list[_Place]) -> list[list[int]]:
+    """Elements of the root that can only go together, as they share a channel somewhere.
+
+    The groups of a convolution lose the same slots, so that they stay equal.
+    """
+    roots = sorted(set().union(*(place.channels for place in places)))
+    leader = {root: root for root in roots}
+
+    def find(root: int) -> int:
+        while leader[root] != root:
+            leader[root] = root = leader[leader[root]]
+        return root
+
+    for place in places:
+        width = max(max(channels) for channels in place.channels.values()) + 1
+        owner: dict[int, int] = {}
+        for root, channels in place.channels.items():
+            for channel in channels:
+                first = find(owner.setdefault(channel % (width // place.parts), root))
+                leader[find(root)] = first
+    elements: dict[int, list[int]] = {}
+    for root in roots:
+        elements.setdefault(find(root), []).append(root)
+    return list(elements.values())

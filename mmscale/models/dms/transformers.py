@@ -1,0 +1,295 @@
+"""Channel groups of transformers, declared by hand: tracing does not see through attention.
+
+A grouper takes a model, the prefix of the transformer's names in it (as ``backbone.``), and the
+names of the layers that use its last output: empty where these are unknown, so that the width of
+the output has to stay, and None where there is nothing behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+import torch
+from mmpretrain.models.utils import MultiheadAttention, WindowMSA
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member, runs
+
+Consumers = tuple[str, ...] | None
+
+
+class _Stream:
+    """A residual stream, its width gathered member by member."""
+
+    def __init__(self, model: nn.Module, name: str, size: int, prefix: str) -> None:
+        self.model = model
+        self.name = name
+        self.size = size
+        self.prefix = prefix
+        self.members: list[Member] = []
+
+    def add(self, role: str, *names: str, repeats: int = 1) -> None:
+        """Adds layers; those that the model has not, or only as Identity, are left out."""
+        for name in names:
+            layer = self.model
+            for part in f'{self.prefix}{name}'.split('.'):
+                layer = getattr(layer, part, None)
+            if isinstance(getattr(layer, 'weight', None), torch.Tensor):
+                indices = runs(self.size, repeats)
+                self.members.append(Member(f'{self.prefix}{name}', role, indices))
+
+    def add_parameters(self, *names: str) -> None:
+        """Adds parameters of the network itself that hold the stream in their last dimension."""
+        network = self.model.get_submodule(self.prefix.rstrip('.'))
+        for name in names:
+            if isinstance(getattr(network, name, None), nn.Parameter):
+                member = Member(f'{self.prefix}{name}', 'through', runs(self.size), dim=-1)
+                self.members.append(member)
+
+    def groups(self, consumers: Consumers, *counts: tuple[str, str, int]) -> list[ChannelGroup]:
+        """The stream as a group, or none if unknown layers use it."""
+        if consumers == ():
+            return []
+        behind = [Member(name, 'in', runs(self.size)) for name in consumers or ()]
+        members = (*self.members, *behind)
+        return [ChannelGroup(self.name, self.size, members, 'embedding', counts)]
+
+
+def _fused_attention(name: str, attention: nn.Module, size: int) -> list[ChannelGroup]:
+    """Heads and their size, of attention with one linear layer for queries, keys and values."""
+    heads = attention.num_heads
+    rows = np.arange(3 * heads * size).reshape(3, heads, size)
+    head = [
+        Member(f'{name}.qkv', 'out', rows.transpose(1, 0, 2).reshape(heads, -1)),
+        Member(f'{name}.proj', 'in', rows[0]),
+    ]
+    if hasattr(attention, 'relative_position_bias_table'):
+        table = f'{name}.relative_position_bias_table'
+        head.append(Member(table, 'through', runs(heads), dim=-1))
+    places = (
+        # Queries are masked for their product with keys, and values where they are used.
+        Member(f'{name}.qkv', 'out', rows[0].T, masks_output=True),
+        Member(f'{name}.qkv', 'out', rows[1:].transpose(2, 0, 1).reshape(size, -1)),
+        Member(f'{name}.proj', 'in', rows[0].T),
+    )
+    return [
+        ChannelGroup(f'{name}.heads', heads, tuple(head), 'heads', ((name, 'num_heads', 1),)),
+        ChannelGroup(f'{name}.head_size', size, places, 'head_size', ((name, 'head_dims', 1),)),
+    ]
+
+
+def _hidden(model: nn.Module, name: str, makers: Iterable[str], consumer: str) -> ChannelGroup:
+    """Hidden width of an MLP, whose consumer is a linear layer."""
+    weight = model.get_submodule(f'{name}.{consumer}').weight
+    transposed = type(model.get_submodule(f'{name}.{consumer}')).__name__ == 'Conv1D'
+    size = weight.shape[0 if transposed else 1]
+    members = [Member(f'{name}.{maker}', 'out', runs(size)) for maker in makers]
+    return ChannelGroup(name, size, (*members, Member(f'{name}.{consumer}', 'in', runs(size))))
+
+
+def vit_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelGroups:
+    """Groups of mmpretrain's VisionTransformer and DeiT."""
+    network = model.get_submodule(prefix.rstrip('.'))
+    stream = _Stream(model, f'{prefix}embedding', network.embed_dims, prefix)
+    stream.add('out', 'patch_embed.projection')
+    stream.add_parameters('cls_token', 'dist_token', 'pos_embed')
+    stream.add('norm', 'patch_embed.norm', 'pre_norm')
+    widths, blocks, ends = [], [], []
+    for i, layer in enumerate(network.layers):
+        name = f'layers.{i}'
+        stream.add('norm', f'{name}.ln1', f'{name}.ln2')
+        stream.add('in', f'{name}.attn.qkv', f'{name}.ffn.layers.0.0')
+        stream.add('out', f'{name}.attn.proj', f'{name}.ffn.layers.1')
+        stream.add('through', f'{name}.attn.gamma1', f'{name}.ffn.gamma2')
+        widths += _fused_attention(f'{prefix}{name}.attn', layer.attn, layer.attn.head_dims)
+        widths.append(_hidden(model, f'{prefix}{name}.ffn.layers', ('0.0',), '1'))
+        blocks.append(f'{prefix}{name}')
+        ends.append((f'{prefix}{name}.attn.proj', f'{prefix}{name}.ffn.layers.1'))
+    stream.add('norm', 'ln1', 'ln2')
+    depth = DepthGroup(f'{prefix}layers', tuple(blocks), tuple(ends))
+    return ChannelGroups((*stream.groups(consumers), *widths), (depth,))
+
+
+def swin_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelGroups:
+    """Groups of mmpretrain's SwinTransformer."""
+    network = model.get_submodule(prefix.rstrip('.'))
+    widths: list[ChannelGroup] = []
+    depths = []
+    size = network.embed_dims
+    stream = _Stream(model, f'{prefix}patch_embed', size, prefix)
+    stream.add('out', 'patch_embed.projection')
+    stream.add('norm', 'patch_embed.norm')
+    stream.add_parameters('absolute_pos_embed')
+    last = len(network.stages) - 1
+    for i, stage in enumerate(network.stages):
+        blocks, ends = [], []
+        for j, block in enumerate(stage.blocks):
+            name = f'stages.{i}.blocks.{j}'
+            attention = f'{name}.attn.w_msa'
+            stream.add('norm', f'{name}.norm1', f'{name}.norm2')
+            stream.add('in', f'{attention}.qkv', f'{name}.ffn.layers.0.0')
+            stream.add('out', f'{attention}.proj', f'{name}.ffn.layers.1')
+            heads = block.attn.w_msa
+            widths += _fused_attention(f'{prefix}{attention}', heads, size // heads.num_heads)
+            widths.append(_hidden(model, f'{prefix}{name}.ffn.layers', ('0.0',), '1'))
+            blocks.append(f'{prefix}{name}')
+            ends.append((f'{prefix}{attention}.proj', f'{prefix}{name}.ffn.layers.1'))
+        depths.append(DepthGroup(f'{prefix}stages.{i}', tuple(blocks), tuple(ends)))
+        stream.add('norm', f'norm{i}')
+        behind: Consumers = None
+        if i in network.out_indices:
+            behind = consumers if i == last else ()
+        merging = stage.downsample
+        if merging is not None:
+            stream.add('norm', f'stages.{i}.downsample.norm', repeats=4)
+            stream.add('in', f'stages.{i}.downsample.reduction', repeats=4)
+        count = (prefix.rstrip('.'), f'num_features.{i}', 1)
+        widths += stream.groups(behind, count)
+        if merging is not None:
+            size = merging.reduction.out_features
+            stream = _Stream(model, f'{prefix}stages.{i}.downsample', size, prefix)
+            stream.add('out', f'stages.{i}.downsample.reduction')
+    return ChannelGroups(tuple(widths), tuple(depths))
+
+
+def llama_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelGroups:
+    """Groups of transformers' LlamaForCausalLM.
+
+    Heads are those of keys and values with the queries that share them. Elements of the head
+    size are the pairs that the rotary embedding turns, which all layers share.
+    """
+    del consumers
+    config = model.get_submodule(prefix.rstrip('.')).config
+    stream = _Stream(model, f'{prefix}embedding', config.hidden_size, prefix)
+    stream.add('out', 'model.embed_tokens')
+    heads, shared = config.num_key_value_heads, config.num_attention_heads
+    size = model.get_submodule(f'{prefix}model.layers.0.self_attn').head_dim
+    queries = np.arange(shared * size).reshape(heads, -1)
+    keys = np.arange(heads * size).reshape(heads, size)
+    pairs = {rows: np.arange(rows * size).reshape(rows, 2, -1) for rows in (heads, shared)}
+    pairs = {
+        rows: index.transpose(2, 0, 1).reshape(size // 2, -1) for rows, index in pairs.items()
+    }
+    frequencies = f'{prefix}model.rotary_emb.inv_freq'
+    places = [Member(frequencies, 'through', runs(size // 2), dim=-1)]
+    widths, blocks, ends, counts = [], [], [], []
+    for i in range(len(model.get_submodule(f'{prefix}model.layers'))):
+        name = f'model.layers.{i}'
+        attention, mlp = f'{name}.self_attn', f'{name}.mlp'
+        stream.add('norm', f'{name}.input_layernorm', f'{name}.post_attention_layernorm')
+        stream.add('in', *(f'{attention}.{part}_proj' for part in 'qkv'))
+        stream.add('in', f'{mlp}.gate_proj', f'{mlp}.up_proj')
+        stream.add('out', f'{attention}.o_proj', f'{mlp}.down_proj')
+        attention = f'{prefix}{attention}'
+        head = [
+            Member(f'{attention}.q_proj', 'out', queries),
+            Member(f'{attention}.k_proj', 'out', keys),
+            Member(f'{attention}.v_proj', 'out', keys),
+            Member(f'{attention}.o_proj', 'in', queries),
+        ]
+        widths.append(ChannelGroup(f'{attention}.heads', heads, tuple(head), 'heads'))
+        places += [
+            Member(f'{attention}.q_proj', 'out', pairs[shared], masks_output=True),
+            Member(f'{attention}.k_proj', 'out', pairs[heads]),
+            Member(f'{attention}.v_proj', 'out', pairs[heads]),
+            Member(f'{attention}.o_proj', 'in', pairs[shared]),
+        ]
+        counts.append((attention, 'head_dim', 2))
+        widths.append(_hidden(model, f'{prefix}{mlp}', ('gate_proj', 'up_proj'), 'down_proj'))
+        blocks.append(f'{prefix}{name}')
+        ends.append((f'{attention}.o_proj', f'{prefix}{mlp}.down_proj'))
+    stream.add('norm', 'model.norm')
+    stream.add('in', 'lm_head')
+    head_size = ChannelGroup(
+        f'{prefix}head_size', size // 2, tuple(places), 'head_size', tuple(counts)
+    )
+    depth = DepthGroup(f'{prefix}model.layers', tuple(blocks), tuple(ends))
+    return ChannelGroups((*stream.groups(None), head_size, *widths), (depth,))
+
+
+def gpt2_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelGroups:
+    """Groups of transformers' GPT2LMHeadModel; heads keep their size, which sets their scale."""
+    del consumers
+    config = model.get_submodule(prefix.rstrip('.')).config
+    stream = _Stream(model, f'{prefix}embedding', config.n_embd, prefix)
+    stream.add('out', 'transformer.wte', 'transformer.wpe')
+    heads = config.n_head
+    rows = np.arange(3 * config.n_embd).reshape(3, heads, -1)
+    widths, blocks, ends = [], [], []
+    for i in range(config.n_layer):
+        name = f'transformer.h.{i}'
+        stream.add('norm', f'{name}.ln_1', f'{name}.ln_2')
+        stream.add('in', f'{name}.attn.c_attn', f'{name}.mlp.c_fc')
+        stream.add('out', f'{name}.attn.c_proj', f'{name}.mlp.c_proj')
+        attention = f'{prefix}{name}.attn'
+        head = (
+            Member(f'{attention}.c_attn', 'out', rows.transpose(1, 0, 2).reshape(heads, -1)),
+            Member(f'{attention}.c_proj', 'in', rows[0]),
+        )
+        count = (attention, 'num_heads', 1)
+        widths.append(ChannelGroup(f'{attention}.heads', heads, head, 'heads', (count,)))
+        widths.append(_hidden(model, f'{prefix}{name}.mlp', ('c_fc',), 'c_proj'))
+        blocks.append(f'{prefix}{name}')
+        ends.append((f'{attention}.c_proj', f'{prefix}{name}.mlp.c_proj'))
+    stream.add('norm', 'transformer.ln_f')
+    stream.add('in', 'lm_head')
+    depth = DepthGroup(f'{prefix}transformer.h', tuple(blocks), tuple(ends))
+    return ChannelGroups((*stream.groups(None), *widths), (depth,))
+
+
+class PrunedWindowMSA(WindowMSA):
+    """Window attention with heads that do not share out the embedding among them."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Maps (windows, N, C) to the same shape, with a mask of (windows per image, N, N)."""
+        windows, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(windows, tokens, 3, self.num_heads, self.head_dims)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        table = self.relative_position_bias_table[self.relative_position_index.view(-1)]
+        bias = table.view(tokens, tokens, -1).permute(2, 0, 1)
+        scores = (query * self.scale) @ key.transpose(-2, -1) + bias
+        if mask is not None:
+            scores = scores.unflatten(0, (-1, len(mask))) + mask.unsqueeze(1)
+            scores = scores.flatten(0, 1)
+        result = self.attn_drop(self.softmax(scores)) @ value
+        result = result.transpose(1, 2).reshape(windows, tokens, -1)
+        return self.proj_drop(self.proj(result))
+
+
+def set_counts(module: nn.Module, counts: dict[str, int]) -> None:
+    """Sets attributes that hold numbers of heads or channels, and what follows from them.
+
+    The scale of attention stays what it was, so that outputs do.
+    """
+    if isinstance(module, WindowMSA):
+        module.__class__ = PrunedWindowMSA
+    elif (
+        isinstance(module, MultiheadAttention)
+        and module.scaled_dot_product_attention is scaled_dot_product_attention
+    ):
+        module.scaled_dot_product_attention = partial(
+            scaled_dot_product_attention, scale=module.head_dims**-0.5
+        )
+    for attribute, value in counts.items():
+        name, _, index = attribute.partition('.')
+        if index:
+            getattr(module, name)[int(index)] = value
+        else:
+            setattr(module, name, value)
+    if isinstance(module, (WindowMSA, MultiheadAttention)):
+        module.head_dims = module.qkv.out_features // 3 // module.num_heads
+        if isinstance(module, MultiheadAttention):
+            module.embed_dims = module.num_heads * module.head_dims
+    elif hasattr(module, 'split_size'):  # GPT2Attention
+        module.embed_dim = module.split_size = module.num_heads * module.head_dim
+
+
+GROUPERS = {
+    'VisionTransformer': vit_groups,
+    'SwinTransformer': swin_groups,
+    'LlamaForCausalLM': llama_groups,
+    'GPT2LMHeadModel': gpt2_groups,
+}
