@@ -237,7 +237,8 @@ class DMSModel(BaseModel):
         try:
             self.model.load_state_dict(found.get('state_dict', found))
         except RuntimeError as error:
-            raise ValueError(f'pretrained={self.pretrained}: {error}') from None
+            message = ' '.join(str(error).split())
+            raise ValueError(f'pretrained={self.pretrained}: {message:.300}') from None
 
     def set_budget(self, budget: float) -> None:
         """Sets what the cost is to fall to at this moment."""

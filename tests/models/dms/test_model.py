@@ -1,0 +1,344 @@
+"""DMSModel by itself: losses, importance, steps of the structure, projection, wrong settings."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from mmpretrain.structures import DataSample
+from torch import distributed, multiprocessing
+
+from mmscale.arch import Arch, get_arch
+from mmscale.cost import LatencyModel, LatencySetting, count_module
+from mmscale.cost.count import Cost
+from mmscale.models import DMSModel
+from mmscale.models.dms import apply_pruning, plan_pruning
+from mmscale.registry import MODELS
+
+SIDE = 12
+
+
+@pytest.fixture
+def classifier(tiny_space):
+    """A classifier of four classes around a network with blocks that can go."""
+
+    def make(arch=None):
+        torch.manual_seed(0)
+        arch = tiny_space.largest(-1) if arch is None else arch
+        return dict(
+            type='mmpretrain.ImageClassifier',
+            # Statistics of a batch would differ from those of its halves.
+            backbone=dict(type='mmscale.ArchNet', arch=arch, norm_eval=True),
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
+            head=dict(
+                type='mmpretrain.LinearClsHead', num_classes=4, in_channels=arch.feature_channels
+            ),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_model(classifier):
+    """A function that makes a DMSModel of the small classifier from further settings."""
+
+    def make(**settings):
+        settings = {
+            'model': classifier(),
+            'target': 0.5,
+            'input_shape': (1, SIDE, SIDE),
+            'structure_optimizer': dict(type='SGD', lr=0.05),
+            **settings,
+        }
+        model = DMSModel(**settings).train()
+        model.set_budget(model.value(model.cost.full))
+        return model
+
+    return make
+
+
+def batch(seed=0, count=4):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (count,), generator=generator).tolist()
+    return dict(
+        inputs=torch.randn(count, 1, SIDE, SIDE, generator=generator),
+        data_samples=[DataSample().set_gt_label(label) for label in labels],
+    )
+
+
+def wrapper_of(model, **settings):
+    weights = [p for name, p in model.named_parameters() if 'pruning_ratio' not in name]
+    return OptimWrapper(torch.optim.SGD(weights, lr=0.1), **settings)
+
+
+def search(model, steps=3, budget=None):
+    wrapper = wrapper_of(model)
+    for step in range(steps):
+        model.set_budget(model.goal if budget is None else budget)
+        losses = model.train_step(batch(step), wrapper)
+        model.step_structure()
+    return losses
+
+
+def state(model):
+    return {
+        key: (gate.importance.clone(), gate.pruning_ratio.detach().clone())
+        for key, gate in model.gates.items()
+    }
+
+
+# ------------------------------------------------------------------ losses
+
+
+def test_resource_loss(make_model):
+    model = make_model()
+    model.set_budget(model.value(model.cost.full) / 3)
+    model.weight = 2.0
+    losses = model(**batch(), mode='loss')
+    # Widths count what would be exported, blocks their masks.
+    counts = []
+    for group in model.groups.all:
+        gate = model.gates[group.key]
+        is_depth = group in model.groups.depths
+        counts += gate().tolist() if is_depth else [float(gate.keep_count)]
+    share = model.cost(torch.tensor(counts))[0] / model.value(model.cost.full)
+    assert losses['resource_loss'].item() == pytest.approx(2 * (3 * share).log().item())
+    model.set_budget(model.value(model.cost.full) * 3)
+    assert model(**batch(), mode='loss')['resource_loss'].item() == 0
+
+
+def test_resource_loss_takes_every_gate_down(make_model):
+    model = make_model()
+    model.set_budget(model.goal)
+    model(**batch(), mode='loss')['resource_loss'].backward()
+    for key, gate in model.gates.items():
+        assert gate.pruning_ratio.grad.item() < 0, key
+
+
+def test_importance_is_of_the_task_alone(make_model):
+    light, heavy = make_model(weight=1e-6), make_model(weight=100.0)
+    for model in (light, heavy):
+        search(model, steps=1)
+    for key, (importance, ratio) in state(light).items():
+        assert torch.equal(importance, heavy.gates[key].importance)
+        assert importance.max() > 0
+        gate = heavy.gates[key]
+        assert gate.pruning_ratio > ratio or gate.elements == gate.minimum
+
+
+def test_accumulated_batches_are_one_step(make_model):
+    whole, parts = make_model(), make_model()
+    search(whole, steps=1)
+    parts.set_budget(parts.goal)
+    wrapper = wrapper_of(parts, accumulative_counts=2)
+    data = batch()
+    for half in (slice(0, 2), slice(2, 4)):
+        parts.train_step({key: value[half] for key, value in data.items()}, wrapper)
+    parts.step_structure()
+    for key, (importance, ratio) in state(whole).items():
+        torch.testing.assert_close(parts.gates[key].importance, importance, rtol=1e-4, atol=1e-12)
+        torch.testing.assert_close(parts.gates[key].pruning_ratio.detach(), ratio)
+
+
+def test_loss_scale_is_taken_out(make_model):
+    plain, scaled = make_model(), make_model()
+    search(plain, steps=1)
+    scaled.set_budget(scaled.goal)
+    loss, _ = scaled.parse_losses(scaled(**batch(), mode='loss'))
+    (loss * 1024).backward()
+    scaled.step_structure(1024.0)
+    for key, (importance, ratio) in state(plain).items():
+        torch.testing.assert_close(scaled.gates[key].importance, importance)
+        torch.testing.assert_close(scaled.gates[key].pruning_ratio.detach(), ratio)
+
+
+def test_gradients_that_are_not_finite_change_nothing(make_model):
+    model = make_model()
+    search(model)
+    before = state(model)
+    loss, _ = model.parse_losses(model(**batch(), mode='loss'))
+    (loss * float('inf')).backward()
+    model.step_structure()
+    for key, (importance, ratio) in before.items():
+        assert torch.equal(model.gates[key].importance, importance)
+        assert torch.equal(model.gates[key].pruning_ratio, ratio)
+
+
+# ------------------------------------------------------------------ processes
+
+
+def train_rank(rank, model, folder):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2
+    )
+    from mmengine.model import MMDistributedDataParallel
+
+    wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
+    wrapper = wrapper_of(model)
+    for step in range(2):
+        data = batch(step)
+        half = slice(2 * rank, 2 * rank + 2)
+        model.set_budget(model.goal)
+        wrapped.train_step({key: value[half] for key, value in data.items()}, wrapper)
+        model.step_structure()
+    torch.save(state(model), f'{folder}/rank{rank}.pth')
+    distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_importances_of_one(make_model, tmp_path):
+    model = make_model()
+    multiprocessing.start_processes(
+        train_rank, (model, str(tmp_path)), nprocs=2, start_method='fork'
+    )
+    search(model, steps=2)
+    for rank in range(2):
+        found = torch.load(tmp_path / f'rank{rank}.pth', weights_only=True)
+        for key, (importance, ratio) in state(model).items():
+            torch.testing.assert_close(found[key][0], importance, rtol=1e-4, atol=1e-12)
+            torch.testing.assert_close(found[key][1], ratio, rtol=1e-4, atol=1e-7)
+    assert not distributed.is_initialized()
+
+
+# ------------------------------------------------------------------ evaluation and projection
+
+
+def test_evaluation_is_of_what_would_be_exported(make_model, classifier, randomise):
+    model = make_model()
+    search(model, steps=20)
+    randomise(model.model.backbone, weights=True).eval()
+    model.eval()
+    keep = {g.name: model.gates[g.key].keep_indices.tolist() for g in model.groups.all}
+    assert model.current_cost().flops < 0.9 * model.cost.full.flops
+    plain = MODELS.build(classifier()).eval()
+    plain.load_state_dict(model.model.state_dict())
+    whole = plain(batch()['inputs'])
+    pruned = apply_pruning(plain, plan_pruning(plain, model.groups, keep))
+    masked = model(batch()['inputs'])
+    torch.testing.assert_close(masked, pruned(batch()['inputs']), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(masked, whole, rtol=0.1)
+
+
+def latency_file(tmp_path):
+    costs = [
+        Cost(10**6, 10**5, 10**5),
+        Cost(2 * 10**6, 10**5, 10**5),
+        Cost(10**6, 10**5, 3 * 10**5),
+    ]
+    path = tmp_path / 'latency.json'
+    LatencyModel.fit(costs, [2.0, 2.5, 4.0], LatencySetting(device_name='test')).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize('metric', ['flops', 'params', 'acts', 'latency'])
+@pytest.mark.parametrize('steps', [0, 30])
+def test_projection_meets_the_budget(metric, steps, classifier, tmp_path):
+    settings = dict(latency_model=latency_file(tmp_path)) if metric == 'latency' else {}
+    arch = get_arch('scalenet-s0')
+    config = classifier(arch)
+    # Latency has a part that no width takes away.
+    target = 0.8 if metric == 'latency' else 0.5
+    model = DMSModel(
+        config,
+        target,
+        metric,
+        input_shape=(3, 32, 32),
+        structure_optimizer=dict(type='SGD', lr=0.02),
+        **settings,
+    )
+    for _ in range(steps):
+        # No forward pass of the network: the resource loss alone.
+        model.set_budget(model.goal)
+        masks = torch.cat([gate() for gate in model.gates.values()])
+        model._resource_loss(masks).backward()
+        model.step_structure()
+    projection = model.project()
+    cost = model.current_cost()
+    assert projection.after == model.value(cost)
+    assert 0.98 * model.goal <= projection.after <= model.goal
+    assert (projection.shift > 0) == (projection.before > model.goal)
+    keep = {g.name: model.gates[g.key].keep_indices.tolist() for g in model.groups.all}
+    pruned = apply_pruning(model.model, plan_pruning(model.model, model.groups, keep))
+    model.masks.remove()
+    assert count_module(pruned, (3, 32, 32), memory=False).cost == cost
+
+
+# ------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(target=0.001), r'out of reach: .* the smallest that can be left of it \d'),
+        (dict(target=1.5), 'out of reach'),
+        (dict(target=dict(flops=1)), 'flops of 1 are out of reach'),
+        (dict(target=dict(flops=1e6, params=1)), 'exactly one metric'),
+        (dict(target='half'), "target='half' must be a number"),
+        (dict(metric='energy'), "metric='energy' is not one of flops, params, acts, latency"),
+        (dict(metric='latency'), 'latency_model is needed for the metric latency'),
+        (dict(search=['height']), r"search=\['height'\] must hold width or depth"),
+        (dict(pipeline='pp'), "pipeline='pp' is not one of np, p, p-"),
+        (dict(pipeline='p'), 'p and p- need a checkpoint'),
+        (dict(pretrained='x.pth'), 'np starts from random weights'),
+        (dict(weight=0), 'weight=0 must be more than 0'),
+        (dict(gates=dict(importance='size')), "importance='size' is not one of taylor"),
+    ],
+)
+def test_wrong_settings(make_model, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(**settings)
+
+
+def test_depth_of_a_network_without_residual_blocks(make_model, classifier):
+    stages = [
+        [
+            dict(
+                kind='fused_mbconv',
+                kernel=3,
+                stride=2,
+                in_channels=4,
+                hidden_channels=6,
+                out_channels=8,
+                groups=1,
+            )
+        ]
+    ]
+    arch = Arch.from_json(
+        dict(
+            schema=1,
+            resolution=SIDE,
+            stem=dict(out_channels=4, in_channels=1),
+            stages=stages,
+            head=dict(),
+        )
+    )
+    message = r"no residual block that can go; search=\['width'\] leaves depth as it is"
+    with pytest.raises(ValueError, match=message):
+        make_model(model=classifier(arch))
+    assert make_model(model=classifier(arch), search=['width']).groups.depths == ()
+
+
+def test_losses_need_a_budget(classifier):
+    model = DMSModel(classifier(), 0.5, input_shape=(1, SIDE, SIDE)).train()
+    with pytest.raises(RuntimeError, match=r'mmscale\.DMSHook'):
+        model(**batch(), mode='loss')
+
+
+def test_pretrained_weights(make_model, classifier, tmp_path):
+    source = make_model()
+    torch.save({'state_dict': source.model.state_dict()}, tmp_path / 'whole.pth')
+    torch.manual_seed(5)
+    for pipeline in ('p', 'p-'):
+        model = make_model(pipeline=pipeline, pretrained=str(tmp_path / 'whole.pth'))
+        model.init_weights()
+        before = copy.deepcopy(dict(model.model.named_parameters()))
+        for name, value in source.model.named_parameters():
+            assert torch.equal(before[name], value), name
+        search(model)
+        changed = [n for n, p in model.model.named_parameters() if not torch.equal(p, before[n])]
+        assert bool(changed) == (pipeline == 'p')
+        moved = [gate.pruning_ratio > 0 for gate in model.gates.values()]
+        assert sum(moved) > len(moved) / 2
+    torch.save({'weight': torch.zeros(1)}, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match=r'other.pth: .*Missing key'):
+        make_model(pipeline='p', pretrained=str(tmp_path / 'other.pth')).init_weights()
