@@ -1,10 +1,10 @@
 """Differentiable model scaling: the operator, channel groups, masks and pruning."""
 
 from mmscale.models.dms.arch_groups import arch_groups
-from mmscale.models.dms.find import channel_groups, declare_groups
+from mmscale.models.dms.export import pruned_arch, pruned_model, renumbered
+from mmscale.models.dms.find import channel_groups, declare_groups, static_model
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member
 from mmscale.models.dms.masking import Masks
-from mmscale.models.dms.model import DMSModel
 from mmscale.models.dms.model import DMSModel
 from mmscale.models.dms.prune import Pruning, apply_pruning, plan_pruning
 from mmscale.models.dms.topk import DifferentiableTopK
@@ -12,7 +12,6 @@ from mmscale.models.dms.topk import DifferentiableTopK
 __all__ = [
     'ChannelGroup',
     'ChannelGroups',
-    'DMSModel',
     'DMSModel',
     'DepthGroup',
     'DifferentiableTopK',
@@ -24,4 +23,8 @@ __all__ = [
     'channel_groups',
     'declare_groups',
     'plan_pruning',
+    'pruned_arch',
+    'pruned_model',
+    'renumbered',
+    'static_model',
 ]

@@ -109,6 +109,9 @@ def _add_block(widths: list[_Width], stream: _Width, name: str, block: Block) ->
         hidden = _Width(block.grouped_widths[1], parts=block.groups)
         hidden.made_by(f'{name}.spatial')
         widths.append(hidden)
+        # An Arch has one number for both widths of a dsconv.
+        if block.kind == 'dsconv':
+            before.fixed = hidden.fixed = True
     if block.se is not None:
         squeeze = _Width(block.se.channels)
         squeeze.uses += [(f'{name}.se.conv1.conv', 'out'), (f'{name}.se.conv2.conv', 'in')]

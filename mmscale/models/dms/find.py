@@ -8,33 +8,33 @@ import torch
 from mmpretrain.models import GlobalAveragePooling, LinearClsHead, VisionTransformerClsHead
 from torch import nn
 
-from mmscale.models.backbones import ArchNet
+from mmscale.models.backbones import ArchNet, SuperNet
 from mmscale.models.dms.arch_groups import arch_groups
 from mmscale.models.dms.groups import ChannelGroups
 from mmscale.models.dms.traced import traced_groups
-from mmscale.models.dms.transformers import GROUPERS, Consumers
+from mmscale.models.dms.transformers import GROUPERS, Consumers, full_name
 
 Grouper = Callable[[nn.Module, str, Consumers], ChannelGroups]
 
 
-def declare_groups(class_name: str, grouper: Grouper) -> None:
+def declare_groups(network: type[nn.Module], grouper: Grouper) -> None:
     """Declares what networks of a class can lose, for those that tracing does not understand.
 
     Args:
-        class_name: Name of the class, or of one that it inherits from.
+        network: The class; those that inherit from it are meant too.
         grouper: Makes the groups from a model, the prefix of the network's names in the model
             (as ``backbone.``, empty for the network alone), and the names of the layers that use
             its output: empty if these are unknown, so that the output has to keep its width, and
             None if there is nothing behind the network.
     """
-    GROUPERS[class_name] = grouper
+    GROUPERS[full_name(network)] = grouper
 
 
 def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGroups:
     """What of a model can go: channels, heads and so on, and residual blocks.
 
-    Networks that declare their groups are ArchNet, SuperNet (of its largest subnet), those of
-    :mod:`mmscale.models.dms.transformers` and those of :func:`declare_groups`. All others are
+    Networks that declare their groups are ArchNet, SuperNet (those of :func:`static_model`), those
+    of :mod:`mmscale.models.dms.transformers` and those of :func:`declare_groups`. All others are
     traced with Torch-Pruning's dependency graph.
 
     Args:
@@ -53,16 +53,28 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
                 behind = {index: () for index in module.out_indices}
                 behind[module.out_indices[-1]] = consumers or ()
                 behind |= _lateral_convolutions(model, module.out_indices)
-            return arch_groups(module.arch, behind, prefix)
+            arch = module.space.largest() if isinstance(module, SuperNet) else module.arch
+            return arch_groups(arch, behind, prefix)
         for base in type(module).__mro__:
-            if base.__name__ in GROUPERS:
-                return GROUPERS[base.__name__](model, prefix, consumers)
+            if full_name(base) in GROUPERS:
+                return GROUPERS[full_name(base)](model, prefix, consumers)
     return traced_groups(model, inputs)
+
+
+def static_model(model: nn.Module) -> nn.Module:
+    """The model with its SuperNet, if it has one, replaced by its largest subnet: an ArchNet."""
+    if isinstance(model, SuperNet):
+        return model.extract(model.space.largest())
+    for name, module in model.named_modules():
+        if isinstance(module, SuperNet):
+            model.set_submodule(name, module.extract(module.space.largest()))
+            break
+    return model
 
 
 def _consumers(model: nn.Module, name: str) -> Consumers:
     """Layers behind a network of that name, see `declare_groups`."""
-    if '.' not in name and name != 'backbone':
+    if not name:
         return None
     head, neck = getattr(model, 'head', None), getattr(model, 'neck', None)
     if name == 'backbone' and (neck is None or isinstance(neck, GlobalAveragePooling)):

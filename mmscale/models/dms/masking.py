@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmscale.models.backbones import SuperNet
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups
 from mmscale.models.dms.layers import input_dimension, masked_norm, output_dimension
 from mmscale.models.dms.topk import DifferentiableTopK
@@ -40,7 +41,8 @@ class Masks:
         hard: Whether masks are 0 and 1, as an export at this moment would have them.
 
     Raises:
-        ValueError: A gate is of no group, or of another size than its group.
+        ValueError: A gate is of no group, or of another size than its group; or the model is or
+            has a SuperNet, whose layers do not run themselves.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class Masks:
         for key, gate in gates.items():
             if sizes.get(key) != gate.n:
                 raise ValueError(f'gate {key}: n={gate.n}, but its group has {sizes.get(key)}')
+        if any(isinstance(module, SuperNet) for module in model.modules()):
+            raise ValueError('a SuperNet cannot be masked: make an ArchNet of it (static_model)')
         self.hard = False
         self._gates = gates
         self._masks: dict[str, torch.Tensor] = {}

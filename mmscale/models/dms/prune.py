@@ -16,17 +16,25 @@ from torch.nn.modules.conv import _ConvNd
 from mmscale.arch.arch import read_json
 from mmscale.models.dms.groups import ChannelGroups
 from mmscale.models.dms.layers import input_dimension, output_dimension
-from mmscale.models.dms.transformers import set_counts
+from mmscale.models.dms.transformers import TUPLE_BLOCKS, full_name, set_counts
 
 SCHEMA = 1
 
 
 class Skip(nn.Module):
-    """Stands where a block was: hands on its first argument."""
+    """Stands where a block was: hands on its first argument.
 
-    def forward(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    Args:
+        as_tuple: Whether in a tuple, as the block did.
+    """
+
+    def __init__(self, as_tuple: bool = False) -> None:
+        super().__init__()
+        self.as_tuple = as_tuple
+
+    def forward(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | tuple[torch.Tensor]:
         """Returns x."""
-        return x
+        return (x,) if self.as_tuple else x
 
 
 @dataclass(frozen=True)
@@ -150,8 +158,8 @@ def apply_pruning(model: nn.Module, pruning: Pruning) -> nn.Module:
                 continue
             _slice_layer(model.get_submodule(name), places.get('out'), places.get('in'), done)
         for name in pruning.removed:
-            model.get_submodule(name)
-            model.set_submodule(name, Skip())
+            block = model.get_submodule(name)
+            model.set_submodule(name, Skip(full_name(type(block)) in TUPLE_BLOCKS))
         for name, counts in pruning.counts.items():
             set_counts(model.get_submodule(name), counts)
     except (AttributeError, IndexError) as error:

@@ -20,7 +20,7 @@ from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, Member
 from mmscale.models.dms.residual import depth_groups
 
 _DECLARE = (
-    'declare its groups with mmscale.models.dms.declare_groups(class_name, grouper), as '
+    'declare its groups with mmscale.models.dms.declare_groups(network, grouper), as '
     'mmscale/models/dms/transformers.py does for transformers'
 )
 
@@ -78,6 +78,16 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
             f'{type(model).__name__} cannot be traced ({type(error).__name__}: {reason:.200}); '
             f'{_DECLARE}'
         ) from error
+    unseen = [
+        name
+        for name, module in twin.named_modules()
+        if isinstance(module, (_ConvNd, nn.Linear)) and module not in graph.module2node
+    ]
+    if unseen:
+        raise ValueError(
+            f'{type(model).__name__} cannot be traced: {", ".join(unseen[:5])} took no part in '
+            f'the forward pass, so it is not known what they share; {_DECLARE}'
+        )
     order = {name: number for number, (name, _) in enumerate(twin.named_modules())}
     names = {module: name for name, module in twin.named_modules()}
     names |= {parameter: name for name, parameter in twin.named_parameters()}

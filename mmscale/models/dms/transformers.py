@@ -287,9 +287,18 @@ def set_counts(module: nn.Module, counts: dict[str, int]) -> None:
         module.embed_dim = module.split_size = module.num_heads * module.head_dim
 
 
+# By module and name of the class: transformers is an optional requirement.
 GROUPERS = {
-    'VisionTransformer': vit_groups,
-    'SwinTransformer': swin_groups,
-    'LlamaForCausalLM': llama_groups,
-    'GPT2LMHeadModel': gpt2_groups,
+    'mmpretrain.models.backbones.vision_transformer.VisionTransformer': vit_groups,
+    'mmpretrain.models.backbones.swin_transformer.SwinTransformer': swin_groups,
+    'transformers.models.llama.modeling_llama.LlamaForCausalLM': llama_groups,
+    'transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel': gpt2_groups,
 }
+
+# Blocks whose caller takes the first of what they return.
+TUPLE_BLOCKS = ('transformers.models.gpt2.modeling_gpt2.GPT2Block',)
+
+
+def full_name(cls: type) -> str:
+    """Name of a class with its module."""
+    return f'{cls.__module__}.{cls.__qualname__}'

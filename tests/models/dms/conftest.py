@@ -1,0 +1,147 @@
+"""Networks of every kind that groups are declared or traced for, built small or at full width."""
+
+import random
+
+import pytest
+import torch
+import torchvision
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import mmscale.models  # noqa: F401
+
+IMAGES = (2, 3, 64, 64)
+
+
+def classifier(head='LinearClsHead', pooling=True, **backbone):
+    widths = backbone.pop('width')
+    config = dict(
+        type='ImageClassifier',
+        backbone=backbone,
+        neck=dict(type='GlobalAveragePooling') if pooling else None,
+        head=dict(type=head, num_classes=10, in_channels=widths),
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return MODELS.build(config)
+
+
+def arch_net(name, width):
+    return classifier(type='mmscale.ArchNet', arch=name, width=width)
+
+
+def vision_transformer(kind, head):
+    arch = dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=64)
+    return classifier(
+        head,
+        pooling=False,
+        width=48,
+        type=kind,
+        arch=arch,
+        img_size=64,
+        layer_scale_init_value=1.0,
+    )
+
+
+def swin():
+    arch = dict(embed_dims=24, depths=[2, 2, 2], num_heads=[2, 3, 4])
+    return classifier(type='SwinTransformer', arch=arch, img_size=64, window_size=4, width=96)
+
+
+def conv_next():
+    arch = dict(depths=[2, 1, 3, 2], channels=[16, 24, 32, 40])
+    return classifier(type='ConvNeXt', arch=arch, width=40, pooling=False)
+
+
+def llama():
+    transformers = pytest.importorskip('transformers')
+    config = transformers.LlamaConfig(
+        vocab_size=50,
+        hidden_size=48,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=12,
+        use_cache=False,
+        tie_word_embeddings=True,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def gpt2():
+    transformers = pytest.importorskip('transformers')
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=48, n_layer=2, n_head=4, n_positions=32, use_cache=False
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+# Number of width groups, elements, network stages with blocks that can go, and such blocks.
+NETWORKS = {
+    'ResNet-50': (lambda: torchvision.models.resnet50(num_classes=10), (37, 11456, 4, 12)),
+    'MobileNetV2': (lambda: torchvision.models.mobilenet_v2(num_classes=10), (25, 9128, 5, 10)),
+    'EfficientNet-B0': (
+        lambda: torchvision.models.efficientnet_b0(num_classes=10),
+        (40, 11404, 5, 9),
+    ),
+    'ArchNet EfficientNet-B0': (lambda: arch_net('EfficientNet-B0', 1280), (40, 11404, 5, 9)),
+    'ArchNet MobileNetV2': (lambda: arch_net('MobileNetV2', 1280), (25, 9128, 5, 10)),
+    'ArchNet ResNet-50': (lambda: arch_net('ResNet-50', 2048), (37, 11456, 4, 12)),
+    'ArchNet ResNet-18': (lambda: arch_net('ResNet-18', 512), (12, 2880, 4, 4)),
+    'ArchNet RegNetY-400MF': (lambda: arch_net('RegNetY-400MF', 440), (53, 2048, 3, 12)),
+    'RegNetX-400MF': (
+        lambda: classifier(type='RegNet', arch='regnetx_400mf', width=384),
+        (49, 1376, 3, 18),
+    ),
+    # One stream for each network stage, one hidden width for each block.
+    'ConvNeXt': (conv_next, (12, 560, 4, 8)),
+    # The embedding, and of each layer heads, their size and the hidden width.
+    'ViT': (
+        lambda: vision_transformer('VisionTransformer', 'VisionTransformerClsHead'),
+        (10, 48 + 3 * (4 + 12 + 64), 1, 3),
+    ),
+    'DeiT': (
+        lambda: vision_transformer('DistilledVisionTransformer', 'DeiTClsHead'),
+        (10, 48 + 3 * (4 + 12 + 64), 1, 3),
+    ),
+    'Swin': (swin, (21, 168 + 2 * (2 + 12 + 96 + 3 + 16 + 192 + 4 + 24 + 384), 3, 6)),
+    # The embedding and the size of heads, and of each layer heads and the hidden width.
+    'LLaMA': (llama, (6, 48 + 6 + 2 * (4 + 40), 1, 2)),
+    'GPT-2': (gpt2, (5, 48 + 2 * (4 + 192), 1, 2)),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    """Name, model in eval mode with random statistics, inputs, and what is expected of groups."""
+    torch.manual_seed(0)
+    build, expected = NETWORKS[request.param]
+    model = build()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            for tensor in (module.weight, module.running_var):
+                tensor.data.uniform_(0.5, 1.5)
+            for tensor in (module.bias, module.running_mean):
+                tensor.data.normal_(0, 0.3)
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    inputs = [torch.randn(IMAGES)]
+    if request.param in ('LLaMA', 'GPT-2'):
+        inputs = [torch.randint(50, (2, 7))]
+    return request.param, model.eval(), inputs, expected
+
+
+@pytest.fixture
+def random_half():
+    """A function that chooses half of each group's elements at random, and half of the blocks."""
+
+    def choose(groups, seed=0):
+        generator = random.Random(seed)
+        return {
+            group.name: sorted(generator.sample(range(group.size), max(1, group.size // 2)))
+            for group in groups.all
+        }
+
+    return choose
