@@ -188,7 +188,10 @@ class MaskedCost(nn.Module):
             else:
                 size = share
             # The layer behind attention: as many tokens come out of it as out of attention.
-            behind = next(member.module for member in inside if member.role == 'in')
+            behind = next((member.module for member in inside if member.role == 'in'), None)
+            if behind is None:  # a rotary embedding: all it gives is of that size
+                result = 1.0
+                continue
             inputs, outputs, _ = _widths(modules[behind])
             result = costs[behind].acts / outputs * inputs / costs[name].acts
         flops = _product(heads, size)

@@ -45,7 +45,9 @@ def vision_transformer(kind, head):
 
 def swin():
     arch = dict(embed_dims=24, depths=[2, 2, 2], num_heads=[2, 3, 4])
-    return classifier(type='SwinTransformer', arch=arch, img_size=64, window_size=4, width=96)
+    return classifier(
+        type='SwinTransformer', arch=arch, img_size=64, window_size=4, out_indices=(2,), width=96
+    )
 
 
 def conv_next():
@@ -95,7 +97,7 @@ NETWORKS = {
         (49, 1376, 3, 18),
     ),
     # One stream for each network stage, one hidden width for each block.
-    'ConvNeXt': (conv_next, (12, 560, 4, 8)),
+    'ConvNeXt': (conv_next, (12, 1040, 4, 8)),
     # The embedding, and of each layer heads, their size and the hidden width.
     'ViT': (
         lambda: vision_transformer('VisionTransformer', 'VisionTransformerClsHead'),
