@@ -110,9 +110,7 @@ def _draw_base(
     scalable = np.ones(len(pool), dtype=bool)
     if strategy is None:
         for j in range(1, len(space.scaling_stages)):
-            scalings = feasibility.distinct_scalings(j)
-            masks = [feasibility.scaled_feasible(pool, j, scaling) for scaling in scalings]
-            scalable &= np.any(masks, axis=0)
+            scalable &= feasibility.admitted(pool, j).any(axis=0)
     if not scalable.any():
         raise ValueError(feasibility.explain_unscalable(pool))
     # The pool is ordered by how it was found: repaired base models come last.

@@ -131,7 +131,11 @@ class Feasibility:
         return self.feasible(genes, (Scaling(),))
 
     def scaled_feasible(
-        self, genes: Genes, scaling_stage: int, scaling: Scaling
+        self,
+        genes: Genes,
+        scaling_stage: int,
+        scaling: Scaling,
+        base_cost: NDArray[np.int64] | None = None,
     ) -> NDArray[np.bool_]:
         """Which base models, scaled, meet the budget of a scaling stage.
 
@@ -141,11 +145,27 @@ class Feasibility:
             genes: Shape (n, genes).
             scaling_stage: From 1 on.
             scaling: The multipliers.
+            base_cost: Cost of the base models, shape (n,), where it is known already.
 
         Returns:
             Shape (n,).
         """
-        return np.abs(self._scaled_deviation(genes, scaling_stage, scaling)) <= self.tolerance
+        deviation = self._scaled_deviation(genes, scaling_stage, scaling, base_cost)
+        return np.abs(deviation) <= self.tolerance
+
+    def admitted(self, genes: Genes, scaling_stage: int) -> NDArray[np.bool_]:
+        """Which distinct scalings of a scaling stage base models admit.
+
+        Args:
+            genes: Shape (n, genes).
+            scaling_stage: From 1 on.
+
+        Returns:
+            Shape (distinct scalings, n), in the order of :meth:`distinct_scalings`.
+        """
+        base = self.cost(genes)
+        scalings = self.distinct_scalings(scaling_stage)
+        return np.stack([self.scaled_feasible(genes, scaling_stage, s, base) for s in scalings])
 
     def _scaled_deviation(
         self,

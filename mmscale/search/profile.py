@@ -184,7 +184,7 @@ def profile_search(
         genes = np.concatenate([rows[mask] for rows, mask in pairs])[:_MOST_ON_BUDGET]
         met = np.ones(len(genes), dtype=bool)
         for j in stages[1:]:
-            meets = np.stack([feasibility.scaled_feasible(genes, j, s) for s in scalings[j]])
+            meets = feasibility.admitted(genes, j)
             admitted[j] = Share.of(meets.mean(axis=0))
             scalable[j] = Share.of(meets.any(axis=0))
             met &= meets.any(axis=0)

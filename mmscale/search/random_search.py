@@ -18,6 +18,9 @@ from mmscale.search.schedule import check_integer
 # Base models drawn at a time.
 _POOL = 512
 _FAMILIES_AT_ONCE = 8
+# Pools in a row without a family after which there is taken to be no further one: a space may
+# hold more base models than could ever be tried.
+_FRUITLESS_POOLS = 8
 
 
 class RandomSearch:
@@ -57,20 +60,20 @@ class RandomSearch:
     def _families(self, rng: np.random.Generator) -> Iterator[tuple[Genes, Strategy]]:
         """Random base models, none twice, with a random feasible scaling per scaling stage."""
         feasibility = self.family.feasibility
-        scalings = [
-            feasibility.distinct_scalings(j)
-            for j in range(1, len(self.family.space.scaling_stages))
-        ]
+        stages = range(1, len(self.family.space.scaling_stages))
+        scalings = [feasibility.distinct_scalings(j) for j in stages]
         seen: set[bytes] = set()
-        while len(pool := rng.permutation(feasibility.draw(rng, _POOL, seen=seen))):
-            # Per scaling stage which scalings a base model admits, shape (scalings, pool).
-            admitted = [
-                np.stack([feasibility.scaled_feasible(pool, j, s) for s in stage])
-                for j, stage in enumerate(scalings, start=1)
-            ]
+        fruitless = 0
+        while fruitless < _FRUITLESS_POOLS:
+            pool = rng.permutation(feasibility.draw(rng, _POOL, seen=seen))
+            if not len(pool):
+                return
+            fruitless += 1
+            admitted = [feasibility.admitted(pool, j) for j in stages]
             for i, genes in enumerate(pool):
                 options = [np.flatnonzero(masks[:, i]) for masks in admitted]
                 if all(map(len, options)):
+                    fruitless = 0
                     chosen = [
                         stage[rng.choice(indices)]
                         for stage, indices in zip(scalings, options, strict=True)
@@ -78,10 +81,11 @@ class RandomSearch:
                     yield genes, (Scaling(), *chosen)
 
     def run(self) -> SearchResult:
-        """Searches until the evaluations are used up or no new base model is found.
+        """Searches until the evaluations are used up or no new family is found.
 
         Raises:
-            ValueError: No family meets the budgets.
+            ValueError: No family meets the budgets; the message names the scaling stage and the
+                nearest costs within reach.
         """
         family = self.family
         chain = Chain(family, self.seed, self.on_step, self.most_evaluations)
@@ -95,23 +99,26 @@ class RandomSearch:
             batch = list(islice(families, min(left, _FAMILIES_AT_ONCE)))
             if not batch:
                 break
-            family.scorer.score(
+            scores = family.scorer.score(
                 [
                     family.space.decode(genes, strategy[j])
                     for genes, strategy in batch
                     for j in stages
                 ]
             )
-            for genes, strategy in batch:
+            costs = family.feasibility.cost(np.stack([genes for genes, _ in batch]))
+            for i, (genes, strategy) in enumerate(batch):
                 number += 1
-                candidate = family.candidates(genes[None], strategy)[0]
+                own = scores[i * len(stages) : (i + 1) * len(stages)]
+                base = family.space.genotype(genes)
+                candidate = Candidate(base, family.mean(own), int(costs[i]))
                 if best is None or candidate.order < best.order:
                     best = candidate
                     chain.record('random family', number, candidate.genotype, strategy)
         if best is None:
-            raise ValueError(
-                f'no family of the space meets the budget {family.feasibility.budget:,} '
-                f'{family.feasibility.metric} and its multiples within a tolerance of '
-                f'{family.feasibility.tolerance:.3g}'
-            )
+            rng = chain.rng(0, 'random families')
+            pool = family.feasibility.draw(rng, _POOL)
+            if not len(pool):
+                raise ValueError(family.feasibility.explain_empty((Scaling(),), rng))
+            raise ValueError(family.feasibility.explain_unscalable(pool))
         return chain.result({'evaluations': self.evaluations})

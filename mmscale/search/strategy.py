@@ -93,8 +93,7 @@ class StrategySearch:
         if not len(pool):
             raise ValueError(feasibility.explain_empty((Scaling(),), rng))
         admitted = [
-            np.stack([feasibility.scaled_feasible(pool, j, s) for s in self._scalings(j)])
-            for j in range(1, len(family.space.scaling_stages))
+            feasibility.admitted(pool, j) for j in range(1, len(family.space.scaling_stages))
         ]
         scalable = np.ones(len(pool), dtype=bool)
         for masks in admitted:
@@ -112,14 +111,11 @@ class StrategySearch:
         strategy = (Scaling(), *(option.scaling for option in chosen))
         return InitialStrategy(strategy, pool[feasible])
 
-    def _scalings(self, scaling_stage: int) -> tuple[Scaling, ...]:
-        return self.family.feasibility.distinct_scalings(scaling_stage)
-
     def _options(
         self, scaling_stage: int, pool: Genes, admitted: NDArray[np.bool_]
     ) -> list[_Option]:
         """The scalings that the fixed set admits, by falling effect."""
-        scalings = self._scalings(scaling_stage)
+        scalings = self.family.feasibility.distinct_scalings(scaling_stage)
         bases = pool[: self.num_base_models]
         pairs = [(s, b) for b in range(len(bases)) for s in np.flatnonzero(admitted[:, b])]
         effects = dict.fromkeys((s for s, _ in pairs), Fraction(0))

@@ -39,6 +39,19 @@ def test_masks_equal_counts_of_the_decoded_networks(strategy):
     assert 0 < joint.sum() < min(sum(column) for column in zip(*expected, strict=True))
 
 
+def test_admitted_scalings_are_those_that_meet_the_budget():
+    space, feasibility = small_space(), small_feasibility()
+    genes = all_genotypes(space)[::97]
+    base = [count(space.decode(row)).flops for row in genes]
+    for j in (1, 2):
+        admitted = feasibility.admitted(genes, j)
+        assert 0 < admitted.mean() < 1
+        for mask, scaling in zip(admitted, feasibility.distinct_scalings(j), strict=True):
+            flops = [count(space.decode(row, scaling)).flops for row in genes]
+            pairs = zip(flops, base, strict=True)
+            assert mask.tolist() == [abs(f / (b * 2**j) - 1) <= TOLERANCE for f, b in pairs]
+
+
 def test_the_budget_may_be_any_column():
     table = CostTable(small_space())
     params = table.costs(all_genotypes(small_space())).params

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,13 @@ from analytic_problem import (
     small_feasibility,
     small_space,
 )
+from mmengine.config import Config
 
 from mmscale.arch import SearchSpace
 from mmscale.cost import CostTable, count
 from mmscale.search import Archive, FamilyFitness, Feasibility, RandomSearch, Scorer
+
+PAPER_SPACE = Path(__file__).parents[2] / 'configs' / '_base_' / 'search_spaces' / 'scalenet.py'
 
 
 def run(directory, evaluations=60, seed=0, evaluator=None, **settings):
@@ -70,13 +74,11 @@ def test_no_infeasible_arch_is_ever_scored(tmp_path):
 
 def test_the_result_is_the_best_family_it_saw(tmp_path):
     seen = []
-    original = FamilyFitness.candidates
 
     class Spy(FamilyFitness):
-        def candidates(self, genes, strategy, least=None):
-            candidates = original(self, genes, strategy, least)
-            seen.extend(candidate.fitness for candidate in candidates)
-            return candidates
+        def mean(self, scores):
+            seen.append(super().mean(scores))
+            return seen[-1]
 
     family = make_family(tmp_path)
     spy = Spy(family.feasibility, scorer=family.scorer)
@@ -201,7 +203,18 @@ def test_no_family_within_the_budgets_is_an_error_before_any_evaluation(tmp_path
     evaluator = AnalyticEvaluator()
     scorer = Scorer(Archive(tmp_path, evaluator.fingerprint), evaluator)
     feasibility = Feasibility(CostTable(small_space()), 600_000, tolerance=1e-6)
-    with pytest.raises(ValueError, match=r'no family of the space meets the budget 600,000 flops'):
+    with pytest.raises(ValueError, match='scaling stage 0: no base model meets the budget'):
+        RandomSearch(FamilyFitness(feasibility, scorer=scorer), 50).run()
+    assert evaluator.digests == []
+
+
+def test_a_scaling_stage_out_of_reach_is_an_error_in_a_space_too_large_to_exhaust(tmp_path):
+    settings = Config.fromfile(PAPER_SPACE)['space'].to_dict()
+    settings['scaling_stages'][3] = dict(depth=[1.0], width=[1.0], resolution=[224])
+    evaluator = AnalyticEvaluator()
+    scorer = Scorer(Archive(tmp_path, evaluator.fingerprint), evaluator)
+    feasibility = Feasibility(CostTable(SearchSpace(**settings)), 340e6)
+    with pytest.raises(ValueError, match=r'scaling stage 3: .*wanted 8 x .*within reach 1$'):
         RandomSearch(FamilyFitness(feasibility, scorer=scorer), 50).run()
     assert evaluator.digests == []
 
