@@ -12,7 +12,7 @@ from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.operators import crossover, mutate, take_new, tournament
 from mmscale.search.result import Generation, OnStep
-from mmscale.search.schedule import check_integer, checked_halving
+from mmscale.search.schedule import check_integer, check_mutations, checked_halving
 
 _TOURNAMENT = 2
 _ATTEMPTS = 8
@@ -61,10 +61,7 @@ class BaseEvolution:
     ) -> None:
         check_integer('population', population, 2)
         check_integer('generations', generations, 1)
-        if isinstance(mutations, bool) or not isinstance(mutations, (int, float)):
-            raise ValueError(f'mutations={mutations!r} must be a number')
-        if not mutations > 0:
-            raise ValueError(f'mutations={mutations} must be above 0')
+        check_mutations(mutations)
         self.family = family
         self.population = population
         self.generations = generations

@@ -24,7 +24,7 @@ from mmscale.search.dominance import (
 from mmscale.search.feasibility import distinct_scalings
 from mmscale.search.operators import crossover, mutate, tournament
 from mmscale.search.result import SCHEMA, Generation, OnStep
-from mmscale.search.schedule import check_integer
+from mmscale.search.schedule import check_integer, check_mutations
 from mmscale.search.scoring import Scorer
 
 METRICS = (*Costs._fields, 'latency')
@@ -189,9 +189,7 @@ class ParetoSearch:
         check_integer('population', population, 2)
         check_integer('generations', generations, 1)
         check_integer('seed', seed, 0)
-        number = isinstance(mutations, (int, float)) and not isinstance(mutations, bool)
-        if not number or not 0 < mutations < math.inf:
-            raise ValueError(f'mutations={mutations!r} must be a number above 0')
+        check_mutations(mutations)
         self.scorer = scorer
         self.table = table
         self.space = table.space

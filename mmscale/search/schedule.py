@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from mmscale.search.feasibility import Feasibility
@@ -11,6 +12,13 @@ def check_integer(key: str, value: object, smallest: int) -> None:
     """Raises ValueError unless the setting `key` is an integer of at least `smallest`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
         raise ValueError(f'{key}={value!r} must be an integer of {smallest} or more')
+
+
+def check_mutations(value: object) -> None:
+    """Raises ValueError unless the setting `mutations` is a finite number above 0."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise ValueError(f'mutations={value!r} must be a number above 0')
 
 
 def checked_halving(value: object) -> bool:

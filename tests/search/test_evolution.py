@@ -1,5 +1,6 @@
 """Base evolution under a fixed strategy, and the fitness it follows."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -143,7 +144,9 @@ def test_a_strategy_without_base_models_says_so(tmp_path):
         ({'population': 1}, 'population=1 must be an integer of 2 or more'),
         ({'generations': 0}, 'generations=0 must be an integer of 1 or more'),
         ({'generations': 2.0}, 'generations=2.0'),
-        ({'mutations': 0}, 'mutations=0 must be above 0'),
+        ({'mutations': 0}, 'mutations=0 must be a number above 0'),
+        ({'mutations': math.inf}, 'mutations=inf must be a number above 0'),
+        ({'mutations': '1'}, "mutations='1' must be a number above 0"),
     ],
 )
 def test_settings_are_checked(tmp_path, settings, message):

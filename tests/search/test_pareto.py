@@ -176,6 +176,7 @@ def test_latency_is_predicted_and_never_measured(tmp_path, latency_model):
         (dict(generations=0), 'generations=0'),
         (dict(mutations=0), 'mutations=0'),
         (dict(mutations=True), 'mutations=True'),
+        (dict(mutations=float('inf')), 'mutations=inf'),
         (dict(seed=-1), 'seed=-1'),
         (dict(cost_range=5), 'cost_range=5'),
         (dict(cost_range=(2e6, 1e6)), 'cost_range='),
