@@ -63,11 +63,12 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
 
 def static_model(model: nn.Module) -> nn.Module:
     """The model with its SuperNet, if it has one, replaced by its largest subnet: an ArchNet."""
-    if isinstance(model, SuperNet):
-        return model.extract(model.space.largest())
     for name, module in model.named_modules():
         if isinstance(module, SuperNet):
-            model.set_submodule(name, module.extract(module.space.largest()))
+            largest = module.extract(module.space.largest()).train(module.training)
+            if not name:
+                return largest
+            model.set_submodule(name, largest)
             break
     return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,7 +92,7 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
     names = {module: name for name, module in twin.named_modules()}
     names |= {parameter: name for name, parameter in twin.named_parameters()}
     groups = [
-        _group(_places(graph, group, names), order)
+        _group(graph, group, names, order)
         for group in found
         if not any(
             dep.target.grad_fn in leaving and graph.is_out_channel_pruning_fn(dep.handler)
@@ -132,7 +132,7 @@ class _Place:
     channels: dict[int, set[int]] = field(default_factory=dict)
 
 
-def _places(graph: Any, found: Any, names: dict[Any, str]) -> dict[tuple, _Place] | None:
+def _places(graph: Any, found: Iterable[Any], names: dict[Any, str]) -> dict[tuple, _Place] | None:
     """Where a group of Torch-Pruning's lies, or None if a layer in it has to keep its width."""
     places: dict[tuple, _Place] = {}
     for item in found:
@@ -153,10 +153,38 @@ def _places(graph: Any, found: Any, names: dict[Any, str]) -> dict[tuple, _Place
     return places
 
 
-def _group(places: dict[tuple, _Place] | None, order: dict[str, int]) -> ChannelGroup | None:
-    """A group of ours, or None if its elements cannot go one by one."""
+def _one_by_one(graph: Any, found: Any) -> Iterator[Any]:
+    """A group found from each of its root's channels alone.
+
+    Torch-Pruning forgets, of a group as a whole, that two channels of the root lead to one place
+    (halves that are multiplied with each other); from one channel it finds all that goes with it.
+    """
+    root = found[0].dep
+    for channel in found[0].idxs:
+        for item in graph.get_pruning_group(root.target.module, root.handler, [channel]):
+            item.root_idxs = [channel] * len(item.idxs)
+            yield item
+
+
+def _group(
+    graph: Any, found: Any, names: dict[Any, str], order: dict[str, int]
+) -> ChannelGroup | None:
+    """A group of Torch-Pruning's as ours, or None if its width has to stay."""
+    places = _places(graph, found, names)
     if not places or not any(role == 'in' for _, role in places):
         return None
+    members = _members(places)
+    if members is None:
+        members = _members(_places(graph, _one_by_one(graph, found), names))
+    if members is None:
+        return None
+    members.sort(key=lambda member: order.get(member.module, len(order)))
+    name = next(member.module for member in members if member.role == 'out')
+    return ChannelGroup(name, len(members[0].indices), tuple(members))
+
+
+def _members(places: dict[tuple, _Place]) -> list[Member] | None:
+    """Members of a group, or None if its elements are not all alike."""
     elements = _elements(list(places.values()))
     members = []
     for (name, role), place in places.items():
@@ -164,9 +192,7 @@ def _group(places: dict[tuple, _Place] | None, order: dict[str, int]) -> Channel
         if len({len(row) for row in rows}) != 1 or not rows[0]:
             return None
         members.append(Member(name, role, np.array(rows), place.dim))
-    members.sort(key=lambda member: order.get(member.module, len(order)))
-    name = next(member.module for member in members if member.role == 'out')
-    return ChannelGroup(name, len(elements), tuple(members))
+    return members
 
 
 def _elements(places: list[_Place]) -> list[list[int]]:
