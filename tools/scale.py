@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.from_search import read_family
-from mmscale.apis.launch import UsageError, load_config, run_tool
+from mmscale.apis.launch import UsageError, read_config, run_tool
 from mmscale.apis.scale_configs import check_output
 from mmscale.apis.scaling import (
     MODES,
@@ -140,6 +141,8 @@ def check_args(args: argparse.Namespace) -> None:
     if args.budget is not None:
         if args.mode == 'reference':
             raise UsageError('--budget needs --mode matched: reference does not solve for a cost')
+        if args.factor is not None:
+            raise UsageError(f'--budget {args.budget} and --factor: give one of them')
         metric, _, number = args.budget.partition('=')
         if metric not in METRICS or args.metric not in (None, metric):
             raise UsageError(
@@ -150,6 +153,8 @@ def check_args(args: argparse.Namespace) -> None:
             args.budget = float(number)
         except ValueError:
             raise UsageError(f'--budget {args.budget}: {number!r} is not a number') from None
+        if not 0 < args.budget < math.inf:
+            raise UsageError(f'--budget {metric}={number} must be above 0')
         args.mode = 'matched'
     if args.from_search is not None:
         if args.mode == 'reference' or args.strategy or args.alpha:
@@ -203,11 +208,7 @@ def plan(args: argparse.Namespace, model: LatencyModel | None) -> Job:
     rules = find_rules(args.strategy, args.alpha or ())
     recipe = None
     if args.base.endswith('.py'):
-        config = load_config(
-            argparse.Namespace(
-                config=args.base, cfg_options=[], work_dir=None, launcher='none', local_rank=0
-            )
-        )
+        config = read_config(args.base)
         recipe, name, arch = args.base, Path(args.base).stem, arch_of(config)
         if arch is None:
             if given:
@@ -235,7 +236,7 @@ def plan(args: argparse.Namespace, model: LatencyModel | None) -> Job:
         return made
 
     base = unscaled(name, arch, args.convention)
-    factors = factors_of(args, cost_of(arch, args.metric, args.convention, model))
+    factors = factors_of(args, rules, cost_of(arch, args.metric, args.convention, model))
     return Job(base, recipe, rules, factors, make, sketch_of(name, arch, args.convention))
 
 
@@ -251,10 +252,13 @@ def sketch_of(name: str, arch: Arch, convention: str) -> Callable[[ScalingRule, 
     return sketch
 
 
-def factors_of(args: argparse.Namespace, present: float) -> list[float]:
+def factors_of(args: argparse.Namespace, rules: list[ScalingRule], present: float) -> list[float]:
     """The factors asked for, or the one that the budget is of the base's present cost."""
     if args.budget is not None:
         return [args.budget / present]
+    for rule in rules:
+        for factor in args.factor:
+            rule.scaling(factor)  # refuses a bad one before any work
     return args.factor
 
 
@@ -278,9 +282,10 @@ def plan_family(args: argparse.Namespace, model: LatencyModel | None, given: dic
         return made
 
     base = unscaled(family.name, family.base, family.convention)
-    factors = factors_of(args, cost_of(family.base, args.metric, family.convention, model))
+    rules = [family.rule()]
+    present = cost_of(family.base, args.metric, family.convention, model)
     sketch = sketch_of(family.name, family.base, family.convention)
-    return Job(base, None, [family.rule()], factors, make, sketch)
+    return Job(base, None, rules, factors_of(args, rules, present), make, sketch)
 
 
 def plan_config(
@@ -291,20 +296,16 @@ def plan_config(
 
     args.convention = 'mmscale'
     base = BaseConfig(args.base, config)
-    latency = args.metric == 'latency'
-    present = model.predict(base.cost) if latency else vars(base.cost)[args.metric]
+    factors = factors_of(args, rules, base.present(args.metric, model))
 
     def make(rule: ScalingRule, factor: float) -> Made:
         return base.scale(rule, factor, args.mode, args.metric, args.tolerance, model)
 
-    return Job(base.as_scaled(), args.base, rules, factors_of(args, present), make, base.scale)
+    return Job(base.as_scaled(), args.base, rules, factors, make, base.scale)
 
 
 def scale_all(job: Job) -> list[Made]:
     """Scales by every strategy; those that cannot meet a budget are told of and left out."""
-    for rule in job.rules:
-        for factor in job.factors:
-            rule.scaling(factor)  # refuses a bad one before any work
     networks, failures = [], []
     for rule in job.rules:
         for factor in job.factors:
@@ -416,6 +417,7 @@ def fit_latency(args: argparse.Namespace) -> None:
         raise UsageError(f'{path} exists: name another --latency-model, or give --overwrite')
     if args.repeats < 1:
         raise UsageError(f'--repeats {args.repeats} must be 1 or more')
+    path.parent.mkdir(parents=True, exist_ok=True)
     archs = {}
     for source in [args.base] if args.base else LATENCY_BASES:
         name, base = preset_name(source) or Path(source).stem, get_arch(source)
@@ -430,7 +432,6 @@ def fit_latency(args: argparse.Namespace) -> None:
     model = fit(
         archs, args.device, args.batch, args.dtype, args.train, 3, args.repeats, on_measured=tell
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)
     print(f'{len(archs)} networks: {model.setting}')
     print('Pearson r of time with', *(f'{key} {r:.3f}' for key, r in model.pearson.items()))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.launch import load_config
+from mmscale.apis.launch import read_config
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.cost import (
     Latency,
@@ -216,7 +215,7 @@ def cost_report(
     """
     for key, value in (('resolution', resolution), ('batch', batch)):
         if value is not None and (type(value) is not int or value < 1):
-            raise ValueError(f'{key}={value!r} must lie in 1.. and be an integer')
+            raise ValueError(f'{key}={value!r} must be an integer of 1 or more')
     if latency is not None:
         this_device(latency, batch)
     if Path(source).suffix == '.py':
@@ -251,11 +250,7 @@ def _config_report(
     latency: str | None,
     options: Sequence[str],
 ) -> dict[str, Any]:
-    config = load_config(
-        argparse.Namespace(
-            config=source, cfg_options=list(options), work_dir=None, launcher='none', local_rank=0
-        )
-    )
+    config = read_config(source, options)
     if not isinstance(config.get('model'), Mapping):
         raise ValueError(f'{source}: the config has no model')
     with _quiet_log():

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -171,6 +171,24 @@ def load_config(arguments: argparse.Namespace) -> Config:
     elif config.get('work_dir') is None:
         config.work_dir = str(Path('work_dirs') / path.stem)
     return config
+
+
+def read_config(path: str | Path, options: Sequence[str] = ()) -> Config:
+    """Reads a config that nothing is run of.
+
+    Args:
+        path: The file.
+        options: Overrides, ``KEY=VALUE`` each.
+
+    Raises:
+        UsageError: See :func:`load_config`.
+    """
+    return load_config(
+        argparse.Namespace(
+            config=str(path), cfg_options=list(options), work_dir=None, launcher='none',
+            local_rank=0,
+        )
+    )  # fmt: skip
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

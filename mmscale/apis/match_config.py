@@ -11,7 +11,7 @@ from mmscale.apis.adapters import ScalableConfig, config_cost
 from mmscale.arch import Scaling
 from mmscale.arch.rules import ScalingRule, scaling_rule
 from mmscale.cost import Cost, LatencyModel
-from mmscale.cost.matching import METRICS, NotReachable
+from mmscale.cost.matching import NotReachable, check_metric
 
 # How far beyond the wanted factor match_config looks, and how closely at factors and costs.
 _RANGE = 64.0
@@ -74,10 +74,7 @@ def match_config(
         NotReachable: No factor found comes that near; the message names the nearest costs.
         ValueError: A setting is not allowed, or there is no adapter for the backbone.
     """
-    if metric not in METRICS:
-        raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
-    if metric == 'latency' and latency_model is None:
-        raise ValueError('metric=latency needs a latency_model')
+    check_metric(metric, latency_model)
     if not 0 < tolerance < 1:
         raise ValueError(f'tolerance={tolerance} must lie between 0 and 1')
     rule = scaling_rule(rule)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from mmscale.apis.adapters import config_cost, find_adapter, scale_config
 from mmscale.apis.cost import build_module, config_image_shape
 from mmscale.apis.match_config import match_config
-from mmscale.apis.scaling import MODES, label_of
+from mmscale.apis.scaling import MODES, backbone_of, label_of
 from mmscale.arch import ScalingRule
 from mmscale.cost import Cost, LatencyModel
-from mmscale.cost.matching import METRICS
+from mmscale.cost.matching import check_metric
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -113,19 +113,31 @@ class BaseConfig:
     Args:
         path: Where the config is from.
         config: The config.
+        name: Name of the base model; by default the file's.
 
     Raises:
         ValueError: There is no adapter for its backbone, or it cannot be built.
     """
 
-    def __init__(self, path: str, config: Config) -> None:
-        if not isinstance(config.get('model'), Mapping) or 'backbone' not in config.model:
+    def __init__(self, path: str, config: Config, name: str | None = None) -> None:
+        if backbone_of(config) is None:
             raise ValueError(f'{path}: the config has no model with a backbone')
-        self.name = Path(path).stem
+        self.name = name or Path(path).stem
         self.model = config.model.to_dict()
         find_adapter(self.model['backbone'])
         self.resolution = config_image_shape(config, build_module(self.model, meta=True))[1]
         self.cost = config_cost(self.model, self.resolution)
+
+    def present(self, metric: str, latency_model: LatencyModel | None = None) -> float:
+        """The base model's own cost in a metric; the latency is predicted by a model.
+
+        Raises:
+            ValueError: There is no such metric, or no model for the latency.
+        """
+        check_metric(metric, latency_model)
+        if metric == 'latency':
+            return latency_model.predict(self.cost)
+        return getattr(self.cost, metric)
 
     def as_scaled(self) -> ScaledConfig:
         """The base model itself, in the numbers that its adapter scales."""
@@ -154,9 +166,9 @@ class BaseConfig:
             NotReachable: The budget cannot be met.
             ValueError: A setting is not allowed.
         """
-        for key, value, allowed in (('mode', mode, MODES), ('metric', metric, METRICS)):
-            if value not in allowed:
-                raise ValueError(f'{key}={value!r} is not one of {", ".join(allowed)}')
+        if mode not in MODES:
+            raise ValueError(f'mode={mode!r} is not one of {", ".join(MODES)}')
+        check_metric(metric, latency_model)
         if mode == 'matched':
             found = match_config(
                 self.model, rule, factor, metric, self.resolution, tolerance, latency_model

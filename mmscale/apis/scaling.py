@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.cost import build_network, image_shape
 from mmscale.apis.from_search import FoundFamily, read_family
+from mmscale.apis.launch import read_config
 from mmscale.arch import (
     PYCLS_ROUNDING,
     Arch,
@@ -21,11 +23,14 @@ from mmscale.arch import (
     scaling_rule,
 )
 from mmscale.cost import Cost, LatencyModel, count
-from mmscale.cost.matching import METRICS, Constraints, Matched, NotReachable, match
+from mmscale.cost.matching import Constraints, Matched, NotReachable, check_metric, match
+from mmscale.quiet import quiet_imports
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
+
+    from mmscale.apis.scale_backbones import ScaledConfig
 
 MODES = ('reference', 'matched')
 
@@ -143,16 +148,24 @@ def find_rules(
     return rules
 
 
+def backbone_of(config: Config) -> Mapping | None:
+    """The backbone of a config's model, or None if it has none."""
+    model = config.get('model')
+    backbone = model.get('backbone') if isinstance(model, Mapping) else None
+    return backbone if isinstance(backbone, Mapping) else None
+
+
 def arch_of(config: Config) -> Arch | None:
     """The Arch of a config's backbone, or None if that is no ArchNet.
 
     Raises:
         ValueError: The backbone's Arch is not one.
     """
-    backbone = (config.get('model') or {}).get('backbone') or {}
-    if backbone.get('type') != 'mmscale.ArchNet':
+    backbone = backbone_of(config)
+    if backbone is None or backbone.get('type') != 'mmscale.ArchNet':
         return None
-    from mmscale.models.backbones.arch_net import scaled_arch
+    with quiet_imports():
+        from mmscale.models.backbones.arch_net import scaled_arch
 
     return scaled_arch(backbone.get('arch'), backbone.get('scaling'))
 
@@ -171,12 +184,9 @@ def cost_of(
     Raises:
         ValueError: There is no such metric, or no model for the latency.
     """
-    if metric not in METRICS:
-        raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
+    check_metric(metric, latency_model)
     if metric != 'latency':
         return getattr(count(arch, convention), metric)
-    if latency_model is None:
-        raise ValueError('metric=latency needs a latency_model')
     # The runtime model is fitted on costs of the default convention.
     return latency_model.predict(count(arch))
 
@@ -189,6 +199,9 @@ def _targets(
         for factor in factors:
             rule.scaling(factor)  # refuses a bad one
     if budget is not None:
+        number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+        if not number or not 0 < budget < math.inf:
+            raise ValueError(f'budget={budget!r} must be a number above 0')
         if factors:
             raise ValueError(f'budget={budget:g} and factor={factors[0]:g}: give one of them')
         return [(budget / present, budget)]
@@ -199,9 +212,9 @@ def _targets(
 
 def scale(
     base: str | Path | dict | Arch,
-    strategies: Sequence[str | ScalingRule] = ('dWr',),
-    factors: Sequence[float] = (),
-    alphas: Sequence[float] = (),
+    strategies: str | ScalingRule | Sequence[str | ScalingRule] = 'dWr',
+    factors: float | Sequence[float] = (),
+    alphas: float | Sequence[float] = (),
     mode: str = 'reference',
     metric: str = 'flops',
     budget: float | None = None,
@@ -210,24 +223,26 @@ def scale(
     convention: str = 'pycls',
     latency_model: LatencyModel | None = None,
     name: str | None = None,
-) -> list[ScaledNetwork]:
+) -> list[ScaledNetwork] | list[ScaledConfig]:
     """Scales a network by every strategy to every factor.
 
     ``reference`` mode is the paper's: shapes are rounded once, the true cost is what comes out.
     ``matched`` mode solves for it, see :func:`mmscale.cost.matching.match`.
 
     Args:
-        base: The base model, as :func:`mmscale.arch.get_arch` finds it.
-        strategies: See :func:`find_rules`.
-        factors: Wanted multiples of the base model's cost.
-        alphas: See :func:`find_rules`.
+        base: The base model, as :func:`mmscale.arch.get_arch` finds it; or a config (``.py``) of
+            an ArchNet or of a backbone with an adapter.
+        strategies: One or several, see :func:`find_rules`.
+        factors: Wanted multiples of the base model's cost, one or several.
+        alphas: One or several, see :func:`find_rules`.
         mode: ``reference`` or ``matched``.
         metric: What is to be multiplied: ``flops``, ``params``, ``acts`` or ``latency``; the
             rules of reference mode are about flops.
         budget: Wanted cost, in the place of factors; matched mode alone.
         tolerance: Largest relative deviation from a budget, in matched mode.
         constraints: What a network has to keep to, in matched mode.
-        convention: See :func:`mmscale.cost.count`.
+        convention: See :func:`mmscale.cost.count`; backbones with an adapter are counted by
+            ``mmscale``.
         latency_model: Predicts the latency; needed where the metric is that.
         name: Name of the base model; by default its published or its file's name.
 
@@ -236,6 +251,7 @@ def scale(
 
     Raises:
         NotReachable: A strategy cannot meet a budget; the message names the nearest costs.
+        UsageError: The config cannot be read.
         ValueError: A setting is not allowed.
     """
     if mode not in MODES:
@@ -243,11 +259,30 @@ def scale(
     if mode == 'reference' and (metric != 'flops' or budget is not None):
         given = f'metric={metric}' if budget is None else f'budget={budget:g}'
         raise ValueError(f'{given} needs mode=matched: reference mode does not solve for a cost')
-    arch = get_arch(base)
+    alphas = [alphas] if isinstance(alphas, (int, float)) else alphas
+    rules = find_rules(
+        [strategies] if isinstance(strategies, (str, ScalingRule)) else strategies, alphas
+    )
+    factors = [factors] if isinstance(factors, (int, float)) else factors
+    named = None if isinstance(base, (Arch, dict)) else str(base)
     if name is None:
-        named = None if isinstance(base, (Arch, dict)) else str(base)
         name = 'arch' if named is None else preset_name(named) or Path(named).stem
-    rules = find_rules(strategies, alphas)
+    if named is not None and named.endswith('.py'):
+        from mmscale.apis.scale_backbones import BaseConfig
+
+        config = read_config(named)
+        base = arch_of(config)
+        if base is None:
+            if constraints != Constraints():
+                raise ValueError(f'{named}: constraints are for Archs')
+            model = BaseConfig(named, config, name)
+            targets = _targets(rules, factors, budget, model.present(metric, latency_model))
+            return [
+                model.scale(rule, factor, mode, metric, tolerance, latency_model)
+                for rule in rules
+                for factor, _ in targets
+            ]
+    arch = get_arch(base)
     present = cost_of(arch, metric, convention, latency_model)
     targets = _targets(rules, factors, budget, present)
     networks = []

@@ -32,6 +32,14 @@ _FACTOR_WINDOW = 16.0
 _WINDOW = 2.0
 
 
+def check_metric(metric: str, latency_model: LatencyModel | None) -> None:
+    """Raises ValueError for an unknown metric, and for latency without a model of it."""
+    if metric not in METRICS:
+        raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
+    if metric == 'latency' and latency_model is None:
+        raise ValueError('metric=latency needs a latency_model')
+
+
 @dataclass(frozen=True)
 class Constraints:
     """What a matched network has to keep to.
@@ -289,8 +297,23 @@ class _Matcher:
                         return adjusted
         return None
 
+    def _seek_below(self) -> None:
+        """Looks far below the budget, where caps leave nothing near it."""
+        low, high = 1 / _LARGEST_FACTOR, _LARGEST_FACTOR
+        while high / low > _FINEST:
+            middle = math.sqrt(low * high)
+            found = self._at(middle)
+            fits = (
+                found is not None
+                and found.achieved <= self._target
+                and self._constraints.admit(found.cost)
+            )
+            low, high = (middle, high) if fits else (low, middle)
+
     def failure(self) -> NotReachable:
         """What to say when :meth:`solve` found nothing."""
+        if self._below is None:
+            self._seek_below()
         sides = ' and '.join(
             f'{side} at factor {side.factor:.4g}'
             for side in (self._below, self._above)
@@ -341,10 +364,7 @@ def match(
         NotReachable: No network of the rule, nor one a step beside, meets the budget.
         ValueError: A setting is not allowed, or the rule cannot scale this base model.
     """
-    if metric not in METRICS:
-        raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
-    if metric == 'latency' and latency_model is None:
-        raise ValueError('metric=latency needs a latency_model')
+    check_metric(metric, latency_model)
     for key, value in (('target', target), ('tolerance', tolerance)):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f'{key}={value!r} must be a number')
@@ -352,12 +372,18 @@ def match(
             raise ValueError(f'{key}={value} must be above 0')
     check_convention(convention)
     divisor = constraints.resolution_divisor or base.strides[-1]
+    largest = constraints.largest_resolution
+    if largest is not None and largest < divisor:
+        raise ValueError(
+            f'constraints: largest_resolution={largest} leaves no multiple of {divisor}, which '
+            'resolutions are: set a smaller resolution_divisor'
+        )
     rounding = Rounding(mode, constraints.width_divisor, divisor, strict=rule == 'pycls')
 
     def scaled(factor: float) -> tuple[Arch, Scaling]:
         scaling = scaling_of(factor)
-        if constraints.largest_resolution is not None:
-            limit = max(1, constraints.largest_resolution // divisor) * divisor / base.resolution
+        if largest is not None:
+            limit = largest // divisor * divisor / base.resolution
             scaling = replace(scaling, resolution=min(scaling.resolution, limit))
         return apply_scaling(base, scaling, rule, rounding), scaling
 

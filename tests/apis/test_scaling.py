@@ -59,6 +59,12 @@ def test_matched_networks_say_what_was_wanted_and_what_came_out():
         assert network.achieved == pytest.approx(network.factor * count(base).acts, rel=0.01)
 
 
+def test_one_of_each_needs_no_list():
+    assert scale('RegNetY-400MF', 'dw', 2) == scale('RegNetY-400MF', ['dw'], [2])
+    assert scale('RegNetY-400MF', SCALING_RULES['dw'], 2)[0].strategy == 'dw'
+    assert scale('RegNetY-400MF', alphas=0.6, factors=2)[0].strategy == 'dWr_a0.6'
+
+
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
@@ -69,6 +75,10 @@ def test_matched_networks_say_what_was_wanted_and_what_came_out():
         ({'factors': []}, 'neither a factor nor a budget'),
         ({'budget': 4e9}, 'budget=4e[+]09 needs mode=matched'),
         ({'budget': 4e9, 'mode': 'matched'}, 'budget=4e[+]09 and factor=2: give one of them'),
+        (
+            {'budget': '4e9', 'mode': 'matched', 'factors': []},
+            "budget='4e9' must be a number above 0",
+        ),
         ({'metric': 'acts'}, 'metric=acts needs mode=matched'),
         ({'mode': 'exact'}, "mode='exact' is not one of reference, matched"),
         ({'mode': 'matched', 'metric': 'latency'}, 'metric=latency needs a latency_model'),
@@ -230,4 +240,28 @@ def test_the_arch_of_a_config_is_found():
     assert arch_of(Config.fromfile(folder / 'scalenet-s2_8xb128_in1k.py')) == get_arch(
         'scalenet-s2'
     )
-    assert arch_of(Config(dict(model=dict(backbone=dict(type='ResNet', depth=18))))) is None
+    for model in (dict(backbone=dict(type='ResNet', depth=18)), dict(backbone='x'), 'x', None):
+        assert arch_of(Config(dict(model=model))) is None
+
+
+@pytest.mark.slow
+def test_a_base_may_be_a_config(tmp_path):
+    named = ROOT / 'configs/scalenet/scalenet-s0_8xb128_in1k.py'
+    (found,) = scale(named, 'w', 2)
+    assert found.name == named.stem
+    assert found.arch == scale('scalenet-s0', 'w', 2)[0].arch
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        "model = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))\n"
+    )
+    shallow, deep = scale(path, 'd', [1, 2], name='r18')
+    assert deep.label == 'r18_d_x2'
+    assert (shallow.depths, deep.depths) == ([2, 2, 2, 2], [4, 4, 4, 4])
+    assert shallow.cost.flops < 0.6 * deep.cost.flops
+    (matched,) = scale(path, 'w', mode='matched', budget=4e9, tolerance=0.1)
+    assert matched.achieved == pytest.approx(4e9, rel=0.1)
+    with pytest.raises(ValueError, match='constraints are for Archs'):
+        scale(path, 'w', 2, mode='matched', constraints=Constraints(most_acts=5e6))
+    path.write_text("model = 'ResNet'\n")
+    with pytest.raises(ValueError, match='the config has no model with a backbone'):
+        scale(path, 'w', 2)

@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -159,6 +160,32 @@ def test_constraints_are_kept():
     assert kept.arch.resolution == 272
     assert all(width % 16 == 0 for width in kept.arch.widths)
     assert kept.achieved == pytest.approx(target, rel=TOLERANCE)
+
+
+def test_a_largest_resolution_below_the_divisor_is_refused():
+    base = get_arch('RegNetX-200MF')
+    with pytest.raises(ValueError, match='largest_resolution=20 leaves no multiple of 32'):
+        match(
+            base, SCALING_RULES['d'].scaling, 1e9, constraints=Constraints(largest_resolution=20)
+        )
+
+
+def test_the_nearest_under_a_cap_is_named_however_far_below():
+    base = get_arch('EfficientNet-Lite3')
+    most = 0.9 * count(base, 'pycls').acts
+    with pytest.raises(NotReachable, match='above the caps; the nearest are flops') as caught:
+        match(
+            base,
+            SCALING_RULES['r'].scaling,
+            budget(base, 12, 'flops'),
+            constraints=Constraints(most_acts=most),
+        )
+    below = caught.value.below
+    assert below.cost.acts <= most
+    # The next resolution is above the cap.
+    beyond = replace(below.arch, resolution=below.arch.resolution + 32)
+    assert count(beyond, 'pycls').acts > most
+    assert caught.value.above is None
 
 
 def test_caps_are_kept():
