@@ -124,7 +124,7 @@ def regnet(
     Raises:
         ValueError: A parameter is not allowed.
     """
-    if kind not in _REGNET_KINDS:
+    if not isinstance(kind, str) or kind not in _REGNET_KINDS:
         raise ValueError(f'regnet: kind={kind!r} is not one of {", ".join(_REGNET_KINDS)}')
     family = _REGNET_KINDS[kind]
     ratio = family.bottleneck_ratio if bottleneck_ratio is None else bottleneck_ratio
@@ -132,6 +132,9 @@ def regnet(
     head_channels = family.head_channels if head_channels is None else head_channels
     _check_counts('regnet', depth=depth, w0=w0, group_width=group_width)
     _check_positive('regnet', wm=wm, bottleneck_ratio=ratio)
+    exact_ratio = Fraction(ratio).limit_denominator(64)
+    if not exact_ratio:
+        raise ValueError(f'regnet: bottleneck_ratio={ratio} must be 1/64 or more')
     if w0 % 8:
         raise ValueError(f'regnet: w0={w0} must be a multiple of 8')
     if wm <= 1:
@@ -146,7 +149,7 @@ def regnet(
     stages = []
     for width, blocks in zip(*np.unique(widths, return_counts=True), strict=True):
         out, hidden, group = compatible_widths(
-            int(width), Fraction(ratio).limit_denominator(64), group_width, PYCLS_ROUNDING
+            int(width), exact_ratio, group_width, PYCLS_ROUNDING
         )
         block = Block(
             family.block, 3, 1, out, hidden, out, hidden // group, act=family.act, eps=eps

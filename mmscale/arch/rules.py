@@ -55,14 +55,18 @@ class ScalingRule:
             factor: Wanted multiple of the flops, above 0; below 1 it shrinks the network.
 
         Raises:
-            ValueError: The factor is not a number above 0, or it is beyond all bounds.
+            ValueError: The factor is not a number above 0, or its multipliers are out of range.
         """
         if isinstance(factor, bool) or not isinstance(factor, (int, float)):
             raise ValueError(f'factor={factor!r} must be a number above 0')
         if not 0 < factor < math.inf:
             raise ValueError(f'factor={factor} must be a number above 0')
-        groups = None if self.group_width is None else factor**self.group_width
-        return Scaling(factor**self.depth, factor**self.width, factor**self.resolution, groups)
+        exponents = self.depth, self.width, self.resolution, self.group_width
+        try:
+            return Scaling(*(None if e is None else float(factor) ** e for e in exponents))
+        except (OverflowError, ValueError) as error:
+            reason = 'too large' if isinstance(error, OverflowError) else error
+            raise ValueError(f'factor={factor!r:.20} by strategy {self.name}: {reason}') from None
 
 
 def fast_rule(alpha: float = FAST_ALPHA) -> ScalingRule:
@@ -150,7 +154,7 @@ def scaling_rule(name: str | ScalingRule, alpha: float | None = None) -> Scaling
     if isinstance(name, ScalingRule):
         name, rule = name.name, name
     else:
-        rule = SCALING_RULES.get(name)
+        rule = SCALING_RULES.get(name) if isinstance(name, str) else None
     if alpha is not None:
         if name not in ('dWr', 'dWr_gfix'):
             raise ValueError(f'alpha={alpha} is of dWr and dWr_gfix, not of strategy={name!r}')

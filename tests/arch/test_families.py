@@ -173,6 +173,11 @@ def test_unknown_names_offer_the_nearest(name, near):
     ('make', 'message'),
     [
         (lambda: regnet('w', 13, 24, 36, 2.5, 8), "kind='w' is not one of x, y, z"),
+        (lambda: regnet(['x'], 13, 24, 36, 2.5, 8), r"kind=\['x'\] is not one of x, y, z"),
+        (
+            lambda: regnet('x', 13, 24, 36, 2.5, 8, bottleneck_ratio=1e-9),
+            'bottleneck_ratio=1e-09 must be 1/64 or more',
+        ),
         (lambda: regnet('x', 13, 20, 36, 2.5, 8), 'w0=20 must be a multiple of 8'),
         (lambda: regnet('x', 0, 24, 36, 2.5, 8), 'depth=0 must be an integer'),
         (lambda: regnet('x', 13, 24, -1, 2.5, 8), 'wa=-1 must be a number above 0'),
