@@ -81,9 +81,12 @@ def main() -> None:
     except (OSError, ValueError) as error:
         raise UsageError(' '.join(str(error).split())) from None
     partial = out.with_suffix('.partial')
-    torch.save({'state_dict': weights}, partial)
-    os.replace(partial, out)
-    arch.save(out.with_suffix('.json'))
+    try:
+        torch.save({'state_dict': weights}, partial)
+        os.replace(partial, out)
+        arch.save(out.with_suffix('.json'))
+    except (OSError, RuntimeError) as error:  # torch raises the latter
+        raise UsageError(f'--out {out}: {" ".join(str(error).split())}') from None
     head = 'with classifier' if any(key.startswith('head.') for key in weights) else 'backbone'
     print(f'{out}: {len(weights)} tensors, {head}; {out.with_suffix(".json")}: the Arch')
 
