@@ -84,8 +84,8 @@ def main() -> None:
     runner = build_runner(config, 'test')
     try:
         runner.test()
-    except ValueError as error:
-        # Of archive, budgets or schedule: it says what does not fit, and nothing was lost.
+    except (OSError, ValueError) as error:
+        # Of archive, budgets, schedule or disk: it says what is wrong, and nothing was lost.
         raise UsageError(one_line(error)) from error
 
 

@@ -54,7 +54,9 @@ def check_search(config: Config) -> None:
     Raises:
         UsageError: It has none.
     """
-    if 'Loop' not in (config.get('test_cfg') or {}).get('type', ''):
+    settings = config.get('test_cfg')
+    loop = settings.get('type', '') if isinstance(settings, dict) else ''
+    if not isinstance(loop, str) or 'Loop' not in loop:
         raise UsageError(
             f'config={config.filename} has no search: test_cfg.type must be mmscale.MCEALoop '
             f'or another search loop'
@@ -101,9 +103,11 @@ def plan_search(config: Config) -> PlannedSearch:
     if seed is None:
         seed = (config.get('randomness') or {}).get('seed') or 0
     settings = {key: value for key, value in settings.items() if key not in _SCORING_KEYS}
-    space = ((config.get('model') or {}).get('backbone') or {}).get('space')
-    if space is None:
-        raise UsageError(f'config={config.filename} has no model.backbone.space to search in')
+    space = config.get('model')
+    for key in ('backbone', 'space'):
+        space = space.get(key) if isinstance(space, dict) else None
+    if not isinstance(space, dict):
+        raise UsageError(f'config={config.filename} has no dict model.backbone.space to search in')
     try:
         space = SearchSpace(**space)
         family, table = None, CostTable(space)
@@ -307,8 +311,9 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
     """Runs the search of a config with the analytic score, and random search beside it.
 
     No model is built and no image is read. The work dir gets what a search leaves there, except
-    for weights: ``archive/``, ``history.jsonl``, ``result.json``, ``archs/``; and of the random
-    search ``random/archive/`` and ``random/result.json``; and ``dry_run.log``.
+    for weights and times: the dumped config, ``archive/``, ``history.jsonl``, ``result.json``,
+    ``archs/``; and of the random search ``random/archive/`` and ``random/result.json``; and
+    ``dry_run.log``.
 
     Args:
         config: The config of a search; its work_dir is written to.
@@ -330,6 +335,8 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
         evaluator = _hidden(planned)
         for name in ('archs', 'random'):
             (work_dir / name).mkdir(parents=True, exist_ok=True)
+        # A report on the way reads from it what the costs of the history are.
+        config.dump(work_dir / Path(config.filename).name)
         with _logger(work_dir) as logger:
             return _dry_run(planned, evaluator, work_dir, logger)
     except (OSError, ValueError) as error:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmscale.arch import Arch
 
@@ -77,6 +78,7 @@ def test_a_dry_run_leaves_what_a_search_leaves(tool, tmp_path):
         assert arch == Arch.from_json(stage['arch'])
     history = (work_dir / 'history.jsonl').read_text().splitlines()
     assert json.loads(history[-1])['kind'] == 'scaling search'
+    assert Config.fromfile(work_dir / 'search_digits.py').test_cfg.population == 4
     lines = (work_dir / 'archive' / 'rank0000.jsonl').read_text().splitlines()
     assert len(lines) == 1 + result['evaluations']
     log = (work_dir / 'dry_run.log').read_text()
@@ -117,8 +119,11 @@ def test_a_dry_run_of_a_given_strategy_has_the_optimum_within_reach(tool, tmp_pa
         (
             'search_digits.py',
             ['--profile', '--cfg-options', 'model.backbone.space=None'],
-            'has no model.backbone.space',
+            'has no dict model.backbone.space',
         ),
+        ('search_digits.py', ['--profile', '--cfg-options', 'model.backbone=3'], 'has no dict'),
+        ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg=3'], 'has no search'),
+        ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg.type=3'], 'has no search'),
         ('pareto_digits.py', ['--dry-run'], 'mmscale.ParetoLoop has no known optimum'),
         ('search_digits.py', ['--profile', '--dry-run'], 'not allowed with argument'),
         ('search_digits.py', ['--json'], '--json needs --profile'),

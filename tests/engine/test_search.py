@@ -271,6 +271,16 @@ def test_bad_settings_are_refused(refused, changes, message):
     assert message in refused('--resume', changes=changes)
 
 
+def test_an_archive_that_cannot_be_written_is_one_line(
+    search_config, trained, write_config, call_tool, tmp_path
+):
+    work_dir = tmp_path / 'work'
+    work_dir.mkdir()
+    (work_dir / 'archive').write_text('in the way')
+    path = write_config(dict(search_config, work_dir=str(work_dir), load_from=trained))
+    assert str(work_dir / 'archive') in refusal(call_tool, path)
+
+
 def test_strategies_that_fit_no_budget_are_refused(refused, read_result, searched):
     # The base model meets its budget to the unit, none of its scalings does.
     flops = read_result(searched)['scaling_stages'][0]['cost']['flops']
