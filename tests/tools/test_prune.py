@@ -1,0 +1,71 @@
+"""tools/prune.py as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmscale.apis.cost import build_module
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='mmscale.DMSModel',
+    target=0.5,
+    input_shape=(3, 32, 32),
+    model=dict(
+        type='ImageClassifier',
+        backbone=dict(type='mmscale.ArchNet', arch='ResNet-18'),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=4, in_channels=512),
+    ),
+)
+"""
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'tools/prune.py'), *map(str, arguments)],
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'COLUMNS': '80'},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def search(tmp_path):
+    """Config and checkpoint of a search that halves one width."""
+    config = tmp_path / 'search.py'
+    config.write_text(CONFIG)
+    settings = {}
+    exec(CONFIG, settings)
+    model = build_module(settings['model'])
+    gate = model.gates['backbone/stages/1/0/spatial']
+    gate.pruning_ratio.data.fill_(0.5)
+    checkpoint = tmp_path / 'iter_9.pth'
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, checkpoint)
+    return config, checkpoint, tmp_path / 'pruned'
+
+
+def test_table(search):
+    config, checkpoint, out = search
+    found = run(config, checkpoint, '--out', out)
+    assert found.returncode == 0, found.stderr
+    assert 'backbone.stages.1.0.spatial: 64 of 128' in found.stdout
+    assert f"backbone=dict(arch='{out}/arch.json')" in found.stdout
+    assert json.loads((out / 'arch.json').read_text())['stages'][1][0]['hidden_channels'] == 64
+
+
+def test_damaged_checkpoint(search):
+    config, checkpoint, out = search
+    checkpoint.write_bytes(b'no checkpoint')
+    found = run(config, checkpoint, '--out', out)
+    assert found.returncode == 2
+    assert found.stderr.startswith(f'error: {checkpoint} is not a checkpoint')
+    assert found.stderr.count('\n') == 1
