@@ -125,6 +125,8 @@ def read_family(path: str | Path) -> FoundFamily:
         data = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: not a JSON file ({error})') from None
+    if isinstance(data, dict) and data.get('kind') == 'pareto':
+        raise ValueError(f'{path}: a Pareto front is no family; search one with mmscale.MCEALoop')
     data = _object(str(path), data, ('schema', 'scaling_stages', 'settings'))
     if data['schema'] != SCHEMA:
         raise ValueError(f'{path}: schema={data["schema"]!r} is not supported, expected {SCHEMA}')
@@ -143,5 +145,8 @@ def read_family(path: str | Path) -> FoundFamily:
         raise ValueError(f'{path}: scaling_stages[0].scaling must be 1, 1, 1: the base model')
     making = _making(strategy, archs)
     if making is None:
-        raise ValueError(f'{path}: the scalings do not make the networks of scaling_stages')
+        raise ValueError(
+            f'{path}: the scalings do not make the networks of scaling_stages of one base model; '
+            f'those of mmscale.SeparateSearchLoop have one each'
+        )
     return FoundFamily(path.resolve().parent.name, strategy, archs, metric, convention, *making)

@@ -188,6 +188,7 @@ def in_stage(index, **changes):
     [
         (broken(schema=2), 'schema=2 is not supported, expected 1'),
         (broken(convention='ours'), "convention='ours' is not one of mmscale, pycls"),
+        (broken(kind='pareto'), 'a Pareto front is no family'),
         (broken(settings=[]), 'settings: expected an object'),
         (broken(settings={'metric': 'time'}), "settings.metric='time' is not one of"),
         (broken(scaling_stages=[]), 'scaling_stages must be a list of 2 or more networks'),
@@ -206,7 +207,7 @@ def in_stage(index, **changes):
         ),
         (
             in_stage(1, scaling={'depth': 3, 'width': 1, 'resolution': 1}),
-            'the scalings do not make the networks',
+            'the scalings do not make the networks of scaling_stages of one base model',
         ),
         (
             in_stage(0, scaling={'depth': 2, 'width': 1, 'resolution': 1}),
