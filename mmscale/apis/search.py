@@ -336,7 +336,7 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
         for name in ('archs', 'random'):
             (work_dir / name).mkdir(parents=True, exist_ok=True)
         # A report on the way reads from it what the costs of the history are.
-        config.dump(work_dir / Path(config.filename).name)
+        config.dump(work_dir / Path(config.filename or 'config.py').name)
         with _logger(work_dir) as logger:
             return _dry_run(planned, evaluator, work_dir, logger)
     except (OSError, ValueError) as error:
