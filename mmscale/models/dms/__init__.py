@@ -1,6 +1,7 @@
 """Differentiable model scaling: the operator, channel groups, masks and pruning."""
 
 from mmscale.models.dms.arch_groups import arch_groups
+from mmscale.models.dms.distill import DISTClassifier
 from mmscale.models.dms.export import pruned_arch, pruned_model, renumbered
 from mmscale.models.dms.find import channel_groups, declare_groups, static_model
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member
@@ -12,6 +13,7 @@ from mmscale.models.dms.topk import DifferentiableTopK
 __all__ = [
     'ChannelGroup',
     'ChannelGroups',
+    'DISTClassifier',
     'DMSModel',
     'DepthGroup',
     'DifferentiableTopK',
