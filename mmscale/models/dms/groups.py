@@ -184,36 +184,6 @@ class ChannelGroups(Sequence):
         """Every member, with its group."""
         return ((group, member) for group in self.widths for member in group.members)
 
-    def prefixed(self, prefix: str) -> ChannelGroups:
-        """The same groups of a model that holds the network under the name `prefix`."""
-
-        def full(name: str) -> str:
-            return f'{prefix}.{name}'
-
-        return ChannelGroups(
-            tuple(
-                ChannelGroup(
-                    full(group.name),
-                    group.size,
-                    tuple(
-                        Member(full(m.module), m.role, m.indices, m.dim, m.masks_output)
-                        for m in group.members
-                    ),
-                    group.kind,
-                    tuple((full(module), *rest) for module, *rest in group.counts),
-                )
-                for group in self.widths
-            ),
-            tuple(
-                DepthGroup(
-                    full(depth.name),
-                    tuple(full(block) for block in depth.blocks),
-                    tuple(tuple(full(end) for end in ends) for ends in depth.branch_ends),
-                )
-                for depth in self.depths
-            ),
-        )
-
     def __str__(self) -> str:
         blocks = sum(depth.size for depth in self.depths)
         lines = [

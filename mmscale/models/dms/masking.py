@@ -84,10 +84,7 @@ class Masks:
                 for end in ends:
                     output_dimension(layers[end])
                     outputs[end].append((depth.key, torch.tensor([position])))
-        self._handles = [
-            model.register_forward_pre_hook(self._begin),
-            model.register_forward_hook(self._end, always_call=True),
-        ]
+        self._handles = [model.register_forward_pre_hook(self._begin)]
         for name in {**inputs, **outputs}:
             layer = layers[name]
             scale = partial(self._scale, inputs.get(name, ()), outputs.get(name, ()))
@@ -128,9 +125,10 @@ class Masks:
 
     def _begin(self, *_: Any) -> None:
         self.forget()
-
-    def _end(self, *_: Any) -> None:
-        self.forget()
+        # All of them at once: layers that are run again in the backward pass (activation
+        # checkpoints) have to find them as they were.
+        for key in self._gates:
+            self._mask(key)
 
     def _mask(self, key: str) -> torch.Tensor:
         if key not in self._masks:

@@ -27,6 +27,7 @@ from mmscale.models.dms import (
 from mmscale.models.dms.groups import runs
 from mmscale.models.dms.traced import traced_groups
 
+TRANSFORMERS = ('ViT', 'DeiT', 'Swin', 'LLaMA')
 IMAGE = [torch.zeros(1, 3, 32, 32)]
 
 
@@ -78,6 +79,21 @@ def test_groups_explain_themselves():
         ),
         '  stages.0: 1 blocks: stages.0.1',
     ]
+
+
+@pytest.mark.parametrize(
+    ('network', 'kinds'),
+    [
+        *((name, {'embedding', 'heads', 'head_size', 'width'}) for name in TRANSFORMERS),
+        ('GPT-2', {'embedding', 'heads', 'width'}),
+    ],
+    indirect=['network'],
+)
+def test_transformers_declare_heads_their_size_and_the_embedding(network, kinds):
+    _, model, inputs, _ = network
+    groups = channel_groups(model, inputs)
+    assert {group.kind for group in groups} == kinds
+    assert all(len(ends) == 2 for depth in groups.depths for ends in depth.branch_ends)
 
 
 def test_groups_are_checked():

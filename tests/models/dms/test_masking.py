@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmscale.arch import get_arch
 from mmscale.models import ArchNet, DifferentiableTopK
@@ -121,6 +122,49 @@ def test_gate_of_another_size(masked):
     model = TwoLayers()
     with pytest.raises(ValueError, match='gate first: n=5, but its group has 4'):
         Masks(model, groups_of_two_layers(), {'first': DifferentiableTopK(5)})
+
+
+def test_activation_checkpoints(masked):
+    model, gates, masks = masked
+    x = torch.randn(5, 3)
+    model(x).pow(2).sum().backward()
+    whole = masks.collect()
+
+    class Checkpointed(TwoLayers):
+        def forward(self, x):
+            first = checkpoint(lambda x: self.first(x).relu(), x, use_reentrant=False)
+            return x + checkpoint(self.second, first, use_reentrant=False)
+
+    other = Checkpointed()
+    other.load_state_dict(model.state_dict())
+    masks = Masks(other, groups_of_two_layers(), gates)
+    other(x).pow(2).sum().backward()
+    for key, (_, gradient) in masks.collect().items():
+        torch.testing.assert_close(gradient, whole[key][1])
+    for parameter, own in zip(other.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, own.grad)
+
+
+def test_norms_under_masks_in_half_precision():
+    norm = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 2))
+    norm[0].weight.data.uniform_(0.5, 1.5)
+    members = (Member('0', 'norm', runs(6)), Member('1', 'in', runs(6)))
+    groups = ChannelGroups((ChannelGroup('stream', 6, members, 'embedding'),))
+    gate = DifferentiableTopK(6)
+    gate.pruning_ratio.data.fill_(0.5)
+    Masks(norm, groups, {'stream': gate})
+    x = 100 + torch.randn(3, 6)
+    mask = gate().detach()
+    share = mask / mask.sum()
+    centred = x - (x * share).sum(1, keepdim=True)
+    scaled = centred / ((centred**2 * share).sum(1, keepdim=True) + 1e-5).sqrt()
+    scaled = (scaled * norm[0].weight + norm[0].bias) * mask
+    expected = scaled @ norm[1].weight.T + norm[1].bias
+    torch.testing.assert_close(norm(x), expected)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = norm(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize('name', ['RegNetY-200MF', 'MobileNetV2', 'ResNet-18'])
