@@ -29,6 +29,8 @@ EXPERIMENTS = sorted(
 SEARCHES = [name for name in EXPERIMENTS if Path(name).name.startswith('search_')]
 # Scales of one network; ImageNet's S0 is the recipe that the others inherit.
 CHILDREN = [name for name in EXPERIMENTS if '-s' in name and '-s0_8xb128' not in name]
+# Searches by gradient.
+DMS = [name for name in EXPERIMENTS if name.startswith('dms/') and 'retrain' not in name]
 SPACES = sorted(path.stem for path in (CONFIGS / '_base_' / 'search_spaces').glob('*.py'))
 
 
@@ -90,9 +92,14 @@ def test_a_part_that_does_not_exist_would_be_noticed():
     ]
 
 
-@pytest.mark.parametrize('name', EXPERIMENTS)
+@pytest.mark.parametrize('name', [name for name in EXPERIMENTS if name not in DMS])
 def test_its_model_builds(name):
     config = load(name)
+    if config.model.type == 'mmscale.DISTClassifier':
+        # The teacher has to be trained first.
+        for key in ('type', 'teacher', 'teacher_checkpoint'):
+            config.model.pop(key)
+        config.model.type = 'ImageClassifier'
     if config.model.backbone.type == 'mmscale.ArchNet' and config.model.backbone.arch is None:
         # A recipe for any Arch of the space; a child names one.
         space = SearchSpace(**load('_base_/search_spaces/digits.py').space)
@@ -176,3 +183,15 @@ def test_the_published_s0_meets_the_budget_of_the_imagenet_search():
     feasibility = feasibility_of(load('scalenet/search_in1k.py'))
     genes = np.array([feasibility.space.encode(get_arch('scalenet-s0-search')).genes])
     assert feasibility.base_feasible(genes).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [name for name in DMS if 'b1_' not in name and 'b2_' not in name])
+def test_the_target_of_a_search_by_gradient_is_within_reach(name):
+    config = load(name)
+    model = {**config.model, 'data_preprocessor': config.get('data_preprocessor')}
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        built = registry.MODELS.build(model)
+    assert 0.1 < built.goal / built.value(built.cost.full) <= 0.5
+    assert built.groups.widths and built.groups.depths
+    assert [hook.type for hook in config.custom_hooks].count('mmscale.DMSHook') == 1

@@ -1,0 +1,44 @@
+# Learns heads, their size, MLP, embedding and depth of a small DeiT on the digit data.
+_base_ = './arch_net_digits.py'
+
+pipeline = [
+    dict(type='mmscale.ResizeToResolution', resolution=32, interpolation='area'),
+    dict(type='PackInputs'),
+]
+model = dict(
+    input_shape=(1, 32, 32),
+    model=dict(
+        backbone=dict(
+            _delete_=True,
+            type='VisionTransformer',
+            arch=dict(embed_dims=64, num_layers=6, num_heads=4, feedforward_channels=192),
+            img_size=32,
+            patch_size=4,
+            in_channels=1,
+        ),
+        neck=None,
+        head=dict(
+            _delete_=True,
+            type='VisionTransformerClsHead',
+            num_classes=10,
+            in_channels=64,
+            loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
+            topk=(1,),
+        ),
+    ),
+)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05),
+)
+
+train_dataloader = dict(
+    sampler=dict(batch_size=96),
+    dataset=dict(dataset=dict(pipeline=pipeline)),
+)
+val_dataloader = dict(dataset=dict(pipeline=pipeline))
+test_dataloader = dict(dataset=dict(pipeline=pipeline))
+custom_hooks = [
+    dict(type='mmscale.IterationSeedHook'),
+    dict(type='mmscale.StrictLoadHook'),
+    dict(type='mmscale.DMSHook'),
+]

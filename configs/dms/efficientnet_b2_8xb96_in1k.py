@@ -1,0 +1,11 @@
+# DMS-EN-B2: EfficientNet-B7 at 288 px comes down to 1.1 G multiply-adds.
+_base_ = './efficientnet_b0_8xb96_in1k.py'
+
+model = dict(
+    target=dict(_delete_=True, flops=1.1e9),
+    input_shape=(3, 288, 288),
+    model=dict(
+        backbone=dict(arch='efficientnet-b7', scaling=dict(resolution=288 / 600)),
+        head=dict(in_channels=2560),
+    ),
+)
