@@ -1,10 +1,10 @@
-# Random search on the digit data, for comparison at as many evaluations as search_digits.py took.
+# Random search on the digit data, at as many evaluations as search_digits.py took with seed 0.
 _base_ = './search_digits.py'
 
 test_cfg = dict(
     _delete_=True,
     type='mmscale.RandomSearchLoop',
-    evaluations=300,
+    evaluations=211,
     budget={{_base_.test_cfg.budget}},
     tolerance={{_base_.test_cfg.tolerance}},
     weights={{_base_.test_cfg.weights}},

@@ -169,6 +169,11 @@ def test_unknown_names_offer_the_nearest(name, near):
         get_arch(name)
 
 
+def test_a_missing_file_is_told_as_such():
+    with pytest.raises(ValueError, match=r"arch='archs/s0.json' is not a file"):
+        get_arch('archs/s0.json')
+
+
 @pytest.mark.parametrize(
     ('make', 'message'),
     [
