@@ -212,7 +212,7 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
             return _from_family(str(source), content)
         return Arch.from_json(source)
     if Path(source).suffix == '.json':
-        raise ValueError(f'arch={str(source)!r} is not a file; it must be the JSON file of an Arch')
+        raise ValueError(f'arch={str(source)!r} is not a file; it must hold an Arch')
     near = difflib.get_close_matches(_key(str(source)), _NAMES, n=4, cutoff=0.5)
     raise ValueError(
         f'arch={str(source)!r} is neither a file nor a preset; '
