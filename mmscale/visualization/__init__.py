@@ -11,6 +11,7 @@ from mmscale.visualization.searches import (
     plot_front,
     plot_population,
 )
+from mmscale.visualization.structures import plot_structure
 
 __all__ = [
     'ChainPoint',
@@ -23,5 +24,6 @@ __all__ = [
     'plot_front',
     'plot_histograms',
     'plot_population',
+    'plot_structure',
     'sampling_histograms',
 ]
