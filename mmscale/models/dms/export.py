@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -44,7 +43,9 @@ def pruned_arch(arch: Arch, pruning: Pruning, prefix: str = '') -> Arch:
     return replace(arch, stem=stem, stages=tuple(stages), head=head)
 
 
-def _pruned_block(block: Block, name: str, channels: int, width: Any) -> Block:
+def _pruned_block(
+    block: Block, name: str, channels: int, width: Callable[[str, int], int]
+) -> Block:
     spatial = width(f'{name}.spatial', block.grouped_widths[1])
     hidden, grouped = spatial, None
     if block.kind in ('mbconv', 'bottleneck'):
