@@ -15,7 +15,7 @@ from mmscale.cost import Cost, LatencyModel
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.find import channel_groups
 from mmscale.models.dms.groups import ChannelGroups, DepthGroup
-from mmscale.models.dms.masking import Masks
+from mmscale.models.dms.masking import Masks, weight_importance
 from mmscale.models.dms.topk import DifferentiableTopK
 from mmscale.registry import MODELS
 
@@ -318,6 +318,10 @@ class DMSModel(BaseModel):
         for (key, gate), gradient in zip(self.gates.items(), parts, strict=True):
             if key in found:
                 gate.update_importance(gradient, found[key][0])
+        for group in self.groups.widths:
+            gate = self.gates[group.key]
+            if gate.kind == 'l1':
+                gate.set_importance(weight_importance(self.model, group).to(gate.importance))
         ratios = [gate.pruning_ratio for gate in self.gates.values()]
         slopes = torch.stack([ratio.grad for ratio in ratios]) / loss_scale
         # Where one is not finite none is taken; a comparison in Python would wait for the GPU.

@@ -140,6 +140,18 @@ def test_accumulated_batches_are_one_step(make_model):
         torch.testing.assert_close(parts.gates[key].pruning_ratio.detach(), ratio)
 
 
+@pytest.mark.parametrize('kind', ['index', 'l1', 'snip', 'fisher'])
+def test_other_importances(kind, make_model):
+    model = make_model(gates=dict(importance=kind))
+    search(model, steps=2)
+    group = model.groups.widths[-1]
+    importance = model.gates[group.key].importance
+    assert importance.unique().numel() == group.size
+    if kind == 'l1':
+        weight = model.model.backbone.conv_head.conv.weight.detach()
+        torch.testing.assert_close(importance, weight.abs().sum(dim=(1, 2, 3)))
+
+
 def test_loss_scale_is_taken_out(make_model):
     plain, scaled = make_model(), make_model()
     search(plain, steps=1)
