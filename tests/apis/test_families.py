@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mmscale.apis.families import FAMILIES, collect, plot, standard_error, table
-from mmscale.arch import Scaling, apply_scaling, get_arch
+from mmscale.arch import Genotype, Scaling, apply_scaling, get_arch
 from mmscale.cost import count
 from mmscale.search import FamilyMember, Score
 
@@ -28,9 +28,8 @@ def work_dir(tmp_path):
         members = []
         for j, scaling in enumerate(STRATEGY):
             arch = apply_scaling(get_arch('scalenet-s0'), scaling)
-            member = FamilyMember(
-                j, scaling, arch, count(arch), Score(900 + 100 * i + 10 * j, 2000)
-            )
+            score = Score(900 + 100 * i + 10 * j, 2000)
+            member = FamilyMember(j, Genotype((0,)), scaling, arch, count(arch), score)
             members.append(member.to_json())
         (tmp_path / family).mkdir()
         text = json.dumps({'scaling_stages': members, 'convention': 'mmscale'})
