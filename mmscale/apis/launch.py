@@ -375,6 +375,18 @@ def build_runner(config: Config, phase: str) -> Runner:
     return runner
 
 
+def _leave_processes() -> None:
+    """Closes the connections to the other processes, if there are any.
+
+    Threads of a group that is open while the interpreter ends can abort the process.
+    """
+    if 'torch' in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
 def run_tool(main: Callable[[], Any]) -> None:
     """Runs a tool's main function; a usage error becomes one line and exit code 2.
 
@@ -384,6 +396,7 @@ def run_tool(main: Callable[[], Any]) -> None:
     set_environment()
     try:
         main()
+        _leave_processes()
     except UsageError as error:
         ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]
         rank = next((rank for rank in ranks if rank is not None), '0')
