@@ -19,6 +19,8 @@ LOOPS = _child(mmengine_registry.LOOPS, 'engine')
 MODEL_WRAPPERS = _child(mmengine_registry.MODEL_WRAPPERS, 'engine')
 TASK_UTILS = _child(mmengine_registry.TASK_UTILS, 'engine')
 
+METRICS = _child(mmengine_registry.METRICS, 'evaluation')
+
 DATASETS = _child(mmengine_registry.DATASETS, 'datasets')
 DATA_SAMPLERS = _child(mmengine_registry.DATA_SAMPLERS, 'datasets')
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, 'datasets')

@@ -107,7 +107,7 @@ def export_search(config: Config, state: Mapping[str, torch.Tensor], out: str | 
     model, groups = search.model, search.groups
     keep = {group.name: search.gates[group.key].keep_indices.tolist() for group in groups.all}
     pruning = plan_pruning(model, groups, keep)
-    inputs = [torch.zeros(1, *settings.get('input_shape', (3, 224, 224)))]
+    inputs = search.example_inputs
     before = count_module(model, inputs=inputs, memory=False)
     after = count_module(apply_pruning(model, pruning), inputs=inputs, memory=False)
     folder = Path(out)

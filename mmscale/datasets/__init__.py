@@ -1,9 +1,10 @@
-"""Data: the embedded digit images, and loading at a drawn resolution and seed."""
+"""Data: digit images, text, and loading at a drawn resolution and seed."""
 
 from mmscale.datasets.cluttered_digits import ClutteredDigits
 from mmscale.datasets.composer import Composite, Composition, compose_image
 from mmscale.datasets.samplers import Draw, ResolutionSampler
 from mmscale.datasets.seeded_dataset import SeededDataset
+from mmscale.datasets.tokens import StandardLibrary, TokenFile
 from mmscale.datasets.transforms import (
     CenterCropToResolution,
     RandomResizedCropToResolution,
@@ -20,5 +21,7 @@ __all__ = [
     'ResizeToResolution',
     'ResolutionSampler',
     'SeededDataset',
+    'StandardLibrary',
+    'TokenFile',
     'compose_image',
 ]

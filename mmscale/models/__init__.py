@@ -1,12 +1,14 @@
 """Models: importing this package registers them."""
 
 from mmscale.models.backbones import ArchNet, SuperNet
+from mmscale.models.causal_lm import CausalLM
 from mmscale.models.dms import DifferentiableTopK, DMSModel
 from mmscale.models.slice_update import SliceUpdate
 from mmscale.models.super_net_classifier import SuperNetClassifier
 
 __all__ = [
     'ArchNet',
+    'CausalLM',
     'DMSModel',
     'DifferentiableTopK',
     'SliceUpdate',

@@ -14,7 +14,7 @@ from torch import distributed, nn
 from mmscale.cost import Cost, LatencyModel
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.find import channel_groups
-from mmscale.models.dms.groups import ChannelGroups, DepthGroup
+from mmscale.models.dms.groups import GROUP_KINDS, ChannelGroups, DepthGroup
 from mmscale.models.dms.masking import Masks, weight_importance
 from mmscale.models.dms.topk import DifferentiableTopK
 from mmscale.registry import MODELS
@@ -67,12 +67,15 @@ class DMSModel(BaseModel):
     touches. In eval mode all masks are hard: what is evaluated is what would be exported.
 
     Args:
-        model: Config of the model to scale, or the model. Its mode ``tensor`` takes images.
+        model: Config of the model to scale, or the model. Its mode ``tensor`` takes
+            images, or tokens.
         target: The budget, as a share of the whole model's cost or absolute: ``0.5``, or
             ``dict(flops=4e8)``, ``dict(latency=3.5)`` (milliseconds).
         metric: With a share: of ``flops``, ``params``, ``acts`` or ``latency``.
-        input_shape: Shape of the images that the cost is counted for.
+        input_shape: Shape of the images that the cost is counted for; of tokens ``(length,)``.
         search: What is searched, ``width``, ``depth`` or both.
+        width_kinds: Which widths are searched: ``width`` (of channels, and inside MLPs),
+            ``heads``, ``head_size``, ``embedding``; all by default.
         pipeline: ``np`` trains from random weights (the default), ``p`` from those of
             `pretrained`, ``p-`` keeps these as they are and trains the structure alone.
         pretrained: Checkpoint of the model, of the pipelines ``p`` and ``p-``.
@@ -83,6 +86,9 @@ class DMSModel(BaseModel):
         gates: Further arguments of every :class:`DifferentiableTopK`, such as ``importance``;
             ``divisor`` and ``minimum`` are those of widths.
         data_preprocessor: As of the model, which it is handed to.
+
+    Attributes:
+        example_inputs: What the cost is counted for: one image or sequence, on the CPU.
 
     Raises:
         ValueError: A setting is not allowed, the model has nothing of what is searched, or the
@@ -96,6 +102,7 @@ class DMSModel(BaseModel):
         metric: str = 'flops',
         input_shape: Sequence[int] = (3, 224, 224),
         search: Sequence[str] = SEARCHES,
+        width_kinds: Sequence[str] = GROUP_KINDS,
         pipeline: str = 'np',
         pretrained: str | None = None,
         latency_model: str | None = None,
@@ -104,7 +111,7 @@ class DMSModel(BaseModel):
         gates: dict | None = None,
         data_preprocessor: dict | None = None,
     ) -> None:
-        self._check_settings(search, pipeline, pretrained, weight)
+        self._check_settings(search, width_kinds, pipeline, pretrained, weight)
         if isinstance(model, dict):
             model = dict(model)
             if data_preprocessor is not None:
@@ -114,10 +121,13 @@ class DMSModel(BaseModel):
         self.model = model
         self.pretrained = pretrained
         self.weight = weight
-        inputs = [torch.zeros(1, *input_shape)]
-        groups = channel_groups(model, inputs)
-        self.groups = self._searched(groups, search)
-        self.cost = MaskedCost(model, self.groups, inputs)
+        is_text = len(input_shape) == 1
+        self.example_inputs = [
+            torch.zeros(1, *input_shape, dtype=torch.long if is_text else torch.float32)
+        ]
+        groups = channel_groups(model, self.example_inputs)
+        self.groups = self._searched(groups, search, width_kinds)
+        self.cost = MaskedCost(model, self.groups, self.example_inputs)
         self.gates = nn.ModuleDict(_gates(self.groups, dict(gates or {})))
         segments = self._segments()
         self._num_counts = segments[-1] + 1
@@ -139,10 +149,16 @@ class DMSModel(BaseModel):
 
     @staticmethod
     def _check_settings(
-        search: Sequence[str], pipeline: str, pretrained: str | None, weight: float
+        search: Sequence[str],
+        width_kinds: Sequence[str],
+        pipeline: str,
+        pretrained: str | None,
+        weight: float,
     ) -> None:
         if not search or any(part not in SEARCHES for part in search):
             raise ValueError(f'search={search!r} must hold {" or ".join(SEARCHES)}, or both')
+        if not width_kinds or any(kind not in GROUP_KINDS for kind in width_kinds):
+            raise ValueError(f'width_kinds={width_kinds!r} must hold some of {GROUP_KINDS}')
         if pipeline not in PIPELINES:
             raise ValueError(f'pipeline={pipeline!r} is not one of {", ".join(PIPELINES)}')
         if (pipeline == 'np') != (pretrained is None):
@@ -154,9 +170,12 @@ class DMSModel(BaseModel):
             raise ValueError(f'weight={weight!r} must be more than 0')
 
     @staticmethod
-    def _searched(groups: ChannelGroups, search: Sequence[str]) -> ChannelGroups:
+    def _searched(
+        groups: ChannelGroups, search: Sequence[str], width_kinds: Sequence[str]
+    ) -> ChannelGroups:
         """The groups of what is searched."""
-        for part, found in (('width', groups.widths), ('depth', groups.depths)):
+        widths = tuple(group for group in groups.widths if group.kind in width_kinds)
+        for part, found in (('width', widths), ('depth', groups.depths)):
             if part in search and not found:
                 others = [other for other in SEARCHES if other != part]
                 what = 'width' if part == 'width' else 'residual block'
@@ -165,7 +184,7 @@ class DMSModel(BaseModel):
                     f'search={others!r} leaves {part} as it is'
                 )
         return ChannelGroups(
-            groups.widths if 'width' in search else (),
+            widths if 'width' in search else (),
             groups.depths if 'depth' in search else (),
         )
 
