@@ -1,6 +1,6 @@
 # Trains the network that gpt2_stdlib.py and tools/prune.py have found, from random weights. To go
 # on from those of the search: load_from=work_dirs/gpt2_stdlib/pruned/weights.pth.
-_base_ = '../causal_lm/gpt2_stdlib.py'
+_base_ = '../causal_lm/train_gpt2_stdlib.py'
 
 model = dict(
     _delete_=True,

@@ -1,6 +1,6 @@
 # Trains the network that llama_stdlib.py and tools/prune.py have found, from random weights. To go
 # on from those of the search: load_from=work_dirs/llama_stdlib/pruned/weights.pth.
-_base_ = '../causal_lm/llama_stdlib.py'
+_base_ = '../causal_lm/train_llama_stdlib.py'
 
 model = dict(
     _delete_=True,

@@ -45,10 +45,11 @@ def train(config):
     return runner.message_hub.get_scalar('val/perplexity').current()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', SMALL)
 def test_search_prune_and_retrain(family, tmp_path):
     np.save(tmp_path / 'text.npy', np.tile(np.arange(32, 127, dtype=np.uint8), 2))
-    whole = short(f'causal_lm/{family}_stdlib.py', family, tmp_path)
+    whole = short(f'causal_lm/train_{family}_stdlib.py', family, tmp_path)
     assert 1 < train(whole) < 400
     search = short(
         f'dms/{family}_stdlib.py',
