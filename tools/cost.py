@@ -6,7 +6,7 @@ import json
 import warnings
 
 from mmscale.apis.cost import cost_report
-from mmscale.apis.launch import UsageError, run_tool
+from mmscale.apis.launch import UsageError, add_config_options, run_tool
 from mmscale.arch import preset_names
 from mmscale.cost import CONVENTIONS, LatencySetting
 
@@ -40,13 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--memory', action='store_true', help='count memory also of a preset or an Arch'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        default=[],
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_config_options(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     return parser.parse_args()
 

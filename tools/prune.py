@@ -6,7 +6,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from mmscale.apis.launch import UsageError, load_config, read_checkpoint, run_tool
+from mmscale.apis.launch import (
+    UsageError,
+    add_config_options,
+    load_config,
+    read_checkpoint,
+    run_tool,
+)
 from mmscale.quiet import quiet_imports
 
 
@@ -20,13 +26,7 @@ def parse_args() -> argparse.Namespace:
         help='folder to write weights.pth to, and arch.json (the network of an ArchNet) or '
         'pruned.json (what stays of any other)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        default=[],
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_config_options(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     return parser.parse_args()
 

@@ -60,12 +60,8 @@ class UsageError(Exception):
     """A mistake in what the user asked for; its message is all that the user needs to see."""
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that OpenMMLab users expect of every tool that runs a config."""
-    parser.add_argument('config', help='config file')
-    parser.add_argument(
-        '--work-dir', help='folder of logs and results (default: work_dirs/<config name>)'
-    )
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that overrides settings of a config."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -74,6 +70,15 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='override settings of the config, as in train_cfg.max_iters=10 '
         '"key=[a,b]" key.sub="(1,2)"',
     )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that OpenMMLab users expect of every tool that runs a config."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir', help='folder of logs and results (default: work_dirs/<config name>)'
+    )
+    add_config_options(parser)
     parser.add_argument(
         '--launcher',
         choices=('none', 'pytorch', 'slurm', 'mpi'),
