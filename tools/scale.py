@@ -475,6 +475,9 @@ def main() -> None:
         print(json.dumps([{**made.to_json(), **own} for made, own in pairs], indent=1))
     else:
         print_table(rows, milliseconds, args)
+        if args.out is not None:
+            print(f'\nWrote configs, networks.json and sweep.png to {args.out}. To train one:')
+            print(f'python tools/train.py {args.out / networks[0].label}.py')
 
 
 if __name__ == '__main__':

@@ -207,7 +207,7 @@ def check_output(labels: Sequence[str], folder: Path, extra: Sequence[str] = ())
         raise ValueError(f'{folder} is a file, not a folder')
     for path in (*output_files(labels, folder), *(folder / name for name in extra)):
         if path.exists():
-            raise ValueError(f'{path} exists: name another folder, or allow to overwrite it')
+            raise ValueError(f'{path} exists: name another folder, or give --overwrite')
 
 
 def write_networks(
