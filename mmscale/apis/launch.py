@@ -356,6 +356,10 @@ def build_runner(config: Config, phase: str) -> Runner:
     try:
         if config.launcher != 'none':
             _join_processes(config.launcher)
+            hooks = config.setdefault('default_hooks', {})
+            logger_hook = hooks.get('logger', {'type': 'LoggerHook'})
+            if logger_hook and logger_hook.get('type') == 'LoggerHook':
+                hooks['logger'] = {**logger_hook, 'type': 'mmscale.MainProcessLoggerHook'}
             if not cuda.is_available() and config.get('model_wrapper_cfg') is None:
                 # As MMEngine would, but for its device_ids, which only a GPU has.
                 config.model_wrapper_cfg = dict(

@@ -1,6 +1,7 @@
 """Hooks: importing this package registers them."""
 
 from mmscale.engine.hooks.dms_hook import DMSHook
+from mmscale.engine.hooks.logger_hook import MainProcessLoggerHook
 from mmscale.engine.hooks.resolution_hook import InputResolutionHook
 from mmscale.engine.hooks.sampler_hook import HierarchicalSamplerHook
 from mmscale.engine.hooks.seed_hook import IterationSeedHook
@@ -11,5 +12,6 @@ __all__ = [
     'HierarchicalSamplerHook',
     'InputResolutionHook',
     'IterationSeedHook',
+    'MainProcessLoggerHook',
     'StrictLoadHook',
 ]
