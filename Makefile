@@ -53,7 +53,7 @@ quickstart-full: $(STAMP)
 	$(VENV)/bin/python tools/quickstart.py --full $(ARGS)
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest tests -q $(ARGS)
+	$(VENV)/bin/python -m pytest tests -q -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(VENV)/bin/python -m ruff check .
