@@ -1,7 +1,8 @@
-"""Data: digit images, text, and loading at a drawn resolution and seed."""
+"""Data: digit images to classify or detect, text, and loading at a drawn resolution and seed."""
 
 from mmscale.datasets.cluttered_digits import ClutteredDigits
 from mmscale.datasets.composer import Composite, Composition, compose_image
+from mmscale.datasets.digits_detection import DetectionFiles, digits_detection
 from mmscale.datasets.samplers import Draw, ResolutionSampler
 from mmscale.datasets.seeded_dataset import SeededDataset
 from mmscale.datasets.tokens import StandardLibrary, TokenFile
@@ -16,6 +17,7 @@ __all__ = [
     'ClutteredDigits',
     'Composite',
     'Composition',
+    'DetectionFiles',
     'Draw',
     'RandomResizedCropToResolution',
     'ResizeToResolution',
@@ -24,4 +26,5 @@ __all__ = [
     'StandardLibrary',
     'TokenFile',
     'compose_image',
+    'digits_detection',
 ]

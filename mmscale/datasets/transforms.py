@@ -35,6 +35,8 @@ def _check(transform: BaseTransform, resolution: int | None) -> None:
 class ResizeToResolution(BaseTransform):
     """Resize the whole image to a square of the resolution, whatever its aspect ratio.
 
+    mmdet's boxes, where there are some, go with it.
+
     Args:
         resolution: Side in pixels where the results name none.
         interpolation: 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'.
@@ -53,7 +55,7 @@ class ResizeToResolution(BaseTransform):
         self.backend = backend
 
     def transform(self, results: dict) -> dict:
-        """Resize ``img``; sets ``img_shape`` and ``scale_factor`` (width, height)."""
+        """Resize ``img`` and boxes; sets ``img_shape`` and ``scale_factor`` (width, height)."""
         resolution = _resolution_of(self, results)
         results['img'], width_scale, height_scale = mmcv.imresize(
             results['img'],
@@ -64,6 +66,8 @@ class ResizeToResolution(BaseTransform):
         )
         results['img_shape'] = (resolution, resolution)
         results['scale_factor'] = (width_scale, height_scale)
+        if 'gt_bboxes' in results:
+            results['gt_bboxes'].rescale_(results['scale_factor'])
         return results
 
     def __repr__(self) -> str:
