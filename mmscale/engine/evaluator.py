@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -20,11 +21,14 @@ from mmscale.datasets import SeededDataset
 from mmscale.datasets.samplers import Draw
 from mmscale.models import SuperNetClassifier
 from mmscale.registry import TASK_UTILS
-from mmscale.search import Score
+from mmscale.search import EvaluationError, Score
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 _STATISTICS = ('recalibrated', 'batch')
+
+# How torch says that memory is out: CUDA, and the CPU's allocator.
+_OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory')
 
 _HANDLING = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root')
 
@@ -77,6 +81,12 @@ class _Images:
             self._cache[resolution] = list(self._load(resolution))
         yield from self._cache[resolution]
 
+    def prepare(self, resolution: int) -> int:
+        """Fills the cache with a resolution, if there is one; returns the bytes that it takes."""
+        if self._cache is None:
+            return 0
+        return sum(inputs.nbytes + labels.nbytes for inputs, labels in self.batches(resolution))
+
     def digest(self, resolution: int) -> str:
         """SHA-256 of the first batch: other pixels, labels or normalisation give another."""
         inputs, labels = next(self.batches(resolution))
@@ -115,6 +125,24 @@ def weights_digest(model: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+@contextmanager
+def out_of_memory_is_of_the_candidate() -> Iterator[None]:
+    """Turns running out of memory into a failure of the one network that is evaluated.
+
+    Raises:
+        EvaluationError: The device or the machine ran out of memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = ' '.join(str(error).split())
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
+            words in text for words in _OUT_OF_MEMORY
+        ):
+            raise
+        raise EvaluationError(f'out of memory: {text:.200}') from error
 
 
 @TASK_UTILS.register_module()
@@ -226,6 +254,17 @@ class SubnetEvaluator:
         """
         return self._recalibrated(arch, self.sides[0])
 
+    def prepare(self, resolution: int) -> int:
+        """Reads the images of a resolution into memory, where they are kept there.
+
+        Returns:
+            Bytes that they take.
+        """
+        used = [self._images]
+        if self.bn == 'recalibrated':
+            used.append(self._calibration)
+        return sum(images.prepare(resolution) for images in used)
+
     def _raw(self, arch: Arch, side: str) -> ImageClassifier:
         torch.set_num_threads(self.threads)
         return self.model.extract(arch, side).to(next(self.model.parameters()).device)
@@ -256,8 +295,14 @@ class SubnetEvaluator:
             The score; or None, once so many images are wrong that it is below `needed`.
 
         Raises:
+            EvaluationError: This network cannot be scored: memory is out, or its logits are not
+                finite.
             ValueError: The Arch is not in the super-supernet's space.
         """
+        with out_of_memory_is_of_the_candidate():
+            return self._evaluate(arch, needed)
+
+    def _evaluate(self, arch: Arch, needed: Fraction | None) -> Score | None:
         nets = [self._scored(arch, side) for side in self.sides]
         total = len(self._images)
         least = 0 if needed is None else needed * total
@@ -268,6 +313,8 @@ class SubnetEvaluator:
                     self.images_saved += total - seen
                     return None
                 logits = torch.stack([net(inputs) for net in nets]).mean(dim=0)
+                if not logits.isfinite().all():
+                    raise EvaluationError('logits that are not finite')
                 correct += int((logits.argmax(dim=1) == labels).sum())
                 seen += len(labels)
                 self.images_seen += len(labels)

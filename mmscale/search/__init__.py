@@ -23,7 +23,14 @@ from mmscale.search.result import (
     SearchResult,
 )
 from mmscale.search.schedule import most_evaluations
-from mmscale.search.scoring import Communicator, Evaluator, Progress, Scorer, SingleProcess
+from mmscale.search.scoring import (
+    Communicator,
+    EvaluationError,
+    Evaluator,
+    Progress,
+    Scorer,
+    SingleProcess,
+)
 from mmscale.search.separate import SeparateSearch
 from mmscale.search.strategy import InitialStrategy, StrategySearch
 
@@ -35,6 +42,7 @@ __all__ = [
     'ChainStep',
     'Communicator',
     'Entry',
+    'EvaluationError',
     'Evaluator',
     'EvolutionSearch',
     'Evolved',

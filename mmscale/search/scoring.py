@@ -15,6 +15,14 @@ from mmscale.cost import count
 from mmscale.search.archive import Archive, Entry, Score
 
 
+class EvaluationError(Exception):
+    """One Arch cannot be scored, while others can.
+
+    The message is the reason; what stands before its first colon is the kind of it, as in
+    ``out of memory: tried to allocate 2 GiB``.
+    """
+
+
 class Evaluator(Protocol):
     """Scores one Arch. Equal Archs must get equal scores, on every rank and in every run."""
 
@@ -29,6 +37,9 @@ class Evaluator(Protocol):
             arch: The Arch.
             needed: The score that is of interest at least; None for any. It may be ignored, and
                 is given only where a search may drop candidates.
+
+        Raises:
+            EvaluationError: This Arch cannot be scored.
         """
 
 

@@ -10,7 +10,7 @@ from small_setups import SPACE
 
 from mmscale.arch import SearchSpace
 from mmscale.engine import SubnetEvaluator
-from mmscale.search import Score
+from mmscale.search import EvaluationError, Score
 
 
 @pytest.fixture
@@ -164,3 +164,42 @@ def test_an_evaluation_stops_when_too_many_images_are_wrong(make_evaluator):
     for needed in range(score.correct + 1, 49):
         found = evaluator.evaluate(arch, Fraction(needed, 48))
         assert found is None or found == score  # seen to the end it is known
+
+
+def test_logits_that_are_not_finite_fail_the_candidate(make_evaluator):
+    make, model = make_evaluator
+    with torch.no_grad():
+        model.head.fc.bias[3] = torch.nan
+    with pytest.raises(EvaluationError, match=r'^logits that are not finite$'):
+        make().evaluate(SearchSpace(**SPACE).smallest())
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        MemoryError(),
+        torch.OutOfMemoryError('CUDA out of memory. Tried to allocate\n 2.00 GiB'),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_fails_the_candidate_alone(make_evaluator, monkeypatch, error):
+    make, model = make_evaluator
+    evaluator, arch = make(), SearchSpace(**SPACE).smallest()
+    score = evaluator.evaluate(arch)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, 'extract', lambda *_: (_ for _ in ()).throw(error))
+        with pytest.raises(EvaluationError, match=r'^out of memory: '):
+            evaluator.evaluate(arch)
+        patch.setattr(model, 'extract', lambda *_: (_ for _ in ()).throw(RuntimeError('a bug')))
+        with pytest.raises(RuntimeError, match='a bug'):
+            evaluator.evaluate(arch)
+    assert evaluator.evaluate(arch) == score
+
+
+def test_prepared_images_are_read_once(make_evaluator):
+    make, _ = make_evaluator
+    pixels = 20 * 20
+    # 48 scoring images and 24 to calibrate, one channel of floats, and a label each.
+    assert make().prepare(20) == 72 * (4 * pixels + 8)
+    assert make(bn='batch').prepare(20) == 48 * (4 * pixels + 8)
+    assert make(cache=False).prepare(20) == 0
