@@ -390,7 +390,7 @@ class DMSModel(BaseModel):
                 middle = (low + high) / 2
                 low, high = (low, middle) if fits(middle) else (middle, high)
             fits(high)
-        next_ones = [_ratio_of_one_more(gate) for gate in gates]
+        next_ones = [gate.ratio_of_one_more() for gate in gates]
         distances = [
             float(gate.pruning_ratio - ratio) for gate, ratio in zip(gates, next_ones, strict=True)
         ]
@@ -427,9 +427,3 @@ def _gates(groups: ChannelGroups, options: dict) -> Iterator[tuple[str, Differen
         else:
             settings = {**options, 'minimum': min(group.size, options.get('minimum', 1))}
         yield group.key, DifferentiableTopK(group.size, **settings)
-
-
-def _ratio_of_one_more(gate: DifferentiableTopK) -> torch.Tensor:
-    """The ratio at which a gate keeps one element more."""
-    dropped = (gate.pruning_ratio * gate.elements - gate.offset).ceil()
-    return ((dropped - 1 + gate.offset) / gate.elements).clamp(min=0)

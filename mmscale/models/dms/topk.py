@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 IMPORTANCES = ('taylor', 'index', 'l1', 'snip', 'fisher')
+NORMALISATIONS = ('rank', 'minmax', 'none')
 
 
 class DifferentiableTopK(nn.Module):
@@ -29,6 +30,8 @@ class DifferentiableTopK(nn.Module):
         midpoint: Whether an element counts as the middle of its place, ``(rank + 1/2) / n``. As
             Eq. 2 has it the last one is half off at a ratio of 0, which matters where elements
             are few; with midpoints ``round((1 - ratio) n)`` elements stay (section 3.1).
+        normalise: What the ratio is compared with: the ``rank``; for ablations the importance
+            itself (``none``, Table 11), or scaled to 0..1 (``minmax``).
 
     Attributes:
         pruning_ratio: Learned share of elements to drop, a scalar in [0, 1].
@@ -48,6 +51,7 @@ class DifferentiableTopK(nn.Module):
         minimum: int = 1,
         divisor: int = 1,
         midpoint: bool = False,
+        normalise: str = 'rank',
     ) -> None:
         super().__init__()
         for key, value, smallest in (
@@ -61,6 +65,9 @@ class DifferentiableTopK(nn.Module):
             raise ValueError(f'minimum={minimum} must not be more than n={n}')
         if importance not in IMPORTANCES:
             raise ValueError(f'importance={importance!r} is not one of {", ".join(IMPORTANCES)}')
+        if normalise not in NORMALISATIONS:
+            allowed = ', '.join(NORMALISATIONS)
+            raise ValueError(f'normalise={normalise!r} is not one of {allowed}')
         if not 0 <= decay < 1:
             raise ValueError(f'decay={decay!r} must lie in 0..1, below 1')
         if hardness is not None and not hardness > 0:
@@ -69,6 +76,7 @@ class DifferentiableTopK(nn.Module):
         self.elements = -(-n // divisor)
         self.hardness = float(self.elements if hardness is None else hardness)
         self.kind = importance
+        self.normalise = normalise
         self.decay = decay
         self.divisor = divisor
         self.offset = 0.5 if midpoint else 0.0
@@ -85,33 +93,49 @@ class DifferentiableTopK(nn.Module):
         """What printing a model shows of this operator."""
         return f'{self.n}, hardness={self.hardness:g}, importance={self.kind!r}'
 
+    def _of_elements(self) -> torch.Tensor:
+        """Importance of each element, shape (elements,)."""
+        if self.divisor == 1:
+            return self.importance
+        zeros = self.importance.new_zeros(self.elements)
+        total = zeros.index_add(0, self._element, self.importance)
+        return total / zeros.index_add(0, self._element, torch.ones_like(self.importance))
+
     def ranks(self) -> torch.Tensor:
         """Rank of each element, 0 for the least important; shape (elements,)."""
-        importance = self.importance
-        if self.divisor > 1:
-            zeros = importance.new_zeros(self.elements)
-            total = zeros.index_add(0, self._element, importance)
-            importance = total / zeros.index_add(0, self._element, torch.ones_like(importance))
-        order = torch.argsort(importance, stable=True)
+        order = torch.argsort(self._of_elements(), stable=True)
         return torch.empty_like(order).scatter_(
             0, order, torch.arange(order.numel(), device=order.device)
         )
 
+    def places(self) -> torch.Tensor:
+        """What the pruning ratio is compared with, for each element; shape (elements,)."""
+        if self.normalise == 'rank':
+            return (self.ranks().to(self.pruning_ratio.dtype) + self.offset) / self.elements
+        importance = self._of_elements()
+        if self.normalise == 'minmax':
+            low, high = importance.aminmax()
+            importance = (importance - low) / (high - low).clamp(min=1e-30)
+        return importance.to(self.pruning_ratio.dtype)
+
     def forward(self) -> torch.Tensor:
         """The mask of the n channels, heads or blocks, shape (n,)."""
-        ranks = self.ranks().to(self.pruning_ratio.dtype) + self.offset
-        soft = torch.sigmoid(self.hardness * (ranks / self.elements - self.pruning_ratio))
+        soft = torch.sigmoid(self.hardness * (self.places() - self.pruning_ratio))
         return torch.where(self.hard, self.hard_mask, soft[self._element])
 
     @torch.no_grad()
     def keep_mask(self) -> torch.Tensor:
         """Which of the n stay: those whose mask is 0.5 or more, and at least the minimum."""
-        ranks = self.ranks()
-        # As the mask is computed, so that both agree in the last bit.
-        places = (ranks.to(self.pruning_ratio.dtype) + self.offset) / self.elements
-        stays = places - self.pruning_ratio >= 0
-        stays = stays | (ranks >= self.elements - self.minimum)
+        # The places that the mask is computed from, so that both agree in the last bit.
+        stays = self.places() - self.pruning_ratio >= 0
+        stays = stays | (self.ranks() >= self.elements - self.minimum)
         return torch.where(self.hard, self.hard_mask > 0, stays[self._element])
+
+    @torch.no_grad()
+    def ratio_of_one_more(self) -> torch.Tensor:
+        """The ratio at which one element more stays; 0 where all do."""
+        places = self.places()
+        return torch.where(places < self.pruning_ratio, places, 0).max()
 
     @property
     def keep_indices(self) -> torch.Tensor:

@@ -103,6 +103,23 @@ def test_ties_and_permutation():
     assert torch.equal(mask[[2, 0, 1]], gate_of(3, 0.4, [1.0, 2.0, 5.0])())
 
 
+def test_normalisation():
+    importance = [0.01, 0.5, 0.03, 0.21]
+    for normalise, places in (
+        ('rank', [0, 3 / 4, 1 / 4, 2 / 4]),
+        ('minmax', [0, 1, 0.02 / 0.49, 0.2 / 0.49]),
+        ('none', importance),
+    ):
+        gate = gate_of(4, 0.2, importance, normalise=normalise)
+        expected = torch.sigmoid(4 * (torch.tensor(places).double() - 0.2))
+        torch.testing.assert_close(gate(), expected, rtol=1e-6, atol=1e-6)
+        kept = gate.keep_mask()
+        assert torch.equal(kept, gate() >= 0.5)
+        gate.pruning_ratio.data.copy_(gate.ratio_of_one_more())
+        assert gate.keep_count == kept.sum() + 1
+    assert gate_of(3, 0.0, normalise='minmax')().tolist() == [0.5, 0.5, 0.5]
+
+
 def test_importance_is_a_moving_average():
     gradient = torch.tensor([1.0, -2.0, 4.0]).double()
     mask = torch.tensor([0.5, 0.5, 1.0]).double()
@@ -166,6 +183,7 @@ def test_minimum():
         (dict(n=True), 'n=True'),
         (dict(n=4, minimum=5), 'minimum=5 must not be more than n=4'),
         (dict(n=4, importance='l2'), "importance='l2' is not one of taylor"),
+        (dict(n=4, normalise='max'), "normalise='max' is not one of rank"),
         (dict(n=4, decay=1), 'decay=1 must lie'),
         (dict(n=4, hardness=0), 'hardness=0 must be more than 0'),
         (dict(n=4, divisor=0), 'divisor=0 must be'),
