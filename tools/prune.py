@@ -11,6 +11,7 @@ from mmscale.apis.launch import (
     add_config_options,
     load_config,
     read_checkpoint,
+    read_config,
     run_tool,
 )
 from mmscale.quiet import quiet_imports
@@ -23,8 +24,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out',
         required=True,
-        help='folder to write weights.pth to, and arch.json (the network of an ArchNet) or '
-        'pruned.json (what stays of any other)',
+        help='folder to write weights.pth to, arch.json (the network of an ArchNet) or '
+        'pruned.json (what stays of any other), and retrain.py',
+    )
+    parser.add_argument(
+        '--recipe',
+        metavar='CONFIG',
+        help='config whose data, schedule and model retrain.py inherits (default: that of the '
+        'search)',
     )
     add_config_options(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON object')
@@ -47,13 +54,11 @@ def print_report(report: dict) -> None:
     for name, (kept, size) in report['kept'].items():
         if kept < size:
             console.print(f'{name}: {kept} of {size}', highlight=False)
-    described, weights = report['files']
-    console.print(f'\nWrote {described} and {weights}.', highlight=False, soft_wrap=True)
-    if described.endswith('arch.json'):
-        hint = f"backbone=dict(arch='{described}')"
-    else:
-        hint = f"model=dict(type='mmscale.PrunedModel', pruned='{described}', model=dict(...))"
-    console.print(f'To train it: {hint}', highlight=False, soft_wrap=True, markup=False)
+    for setting, width in report['widths'].items():
+        console.print(f'{setting}: {width}', highlight=False)
+    *files, retrain = report['files']
+    console.print(f'\nWrote {", ".join(files)} and {retrain}.', highlight=False, soft_wrap=True)
+    console.print(f'To train it: tools/train.py {retrain}', highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -61,10 +66,11 @@ def main() -> None:
     args.work_dir, args.launcher, args.local_rank = None, 'none', 0
     config = load_config(args)
     checkpoint = read_checkpoint(args.checkpoint)
+    recipe = None if args.recipe is None else read_config(args.recipe)
     with quiet_imports():
         from mmscale.apis.prune import export_search
     try:
-        report = export_search(config, checkpoint.get('state_dict', checkpoint), args.out)
+        report = export_search(config, checkpoint.get('state_dict', checkpoint), args.out, recipe)
     except (ValueError, OSError) as error:
         raise UsageError(error) from error
     if args.json:

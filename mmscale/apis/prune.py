@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -76,21 +77,30 @@ def _chosen(model: nn.Module, group: ChannelGroup | DepthGroup, keep: Keep) -> S
     return weight_importance(model, group).topk(count).indices.tolist()
 
 
-def export_search(config: Config, state: Mapping[str, torch.Tensor], out: str | Path) -> dict:
-    """Writes the network that a search by gradient has found.
+def export_search(
+    config: Config,
+    state: Mapping[str, torch.Tensor],
+    out: str | Path,
+    recipe: Config | None = None,
+) -> dict:
+    """Writes the network that a search by gradient has found, and a config to retrain it.
 
     Args:
         config: Config of the search; its model is a DMSModel.
         state: State dict of the search's checkpoint.
-        out: Folder to write to: ``weights.pth``, and ``arch.json`` for an ArchNet or
-            ``pruned.json`` for any other model.
+        out: Folder to write to: ``weights.pth``; ``arch.json`` for an ArchNet that is a backbone
+            or the whole model, ``pruned.json`` for any other model; and ``retrain.py``, unless
+            the configs are of no file.
+        recipe: Config that ``retrain.py`` inherits from and whose model it prunes; the search's
+            own by default.
 
     Returns:
-        Flops, params and acts ``before`` and ``after``; ``kept`` and all elements by group; and
-        the names of the ``files``.
+        Flops, params and acts ``before`` and ``after``; ``kept`` and all elements by group; new
+        ``widths`` of what feeds the parts behind an ArchNet; and the names of the ``files``.
 
     Raises:
-        ValueError: The config is of no search, or the state is not its own.
+        ValueError: The config is of no search, the state is not its own, or the recipe is of
+            another kind of model.
     """
     settings = dict(config.get('model') or {})
     if 'data_preprocessor' in config:
@@ -108,6 +118,11 @@ def export_search(config: Config, state: Mapping[str, torch.Tensor], out: str | 
     keep = {group.name: search.gates[group.key].keep_indices.tolist() for group in groups.all}
     pruning = plan_pruning(model, groups, keep)
     inputs = search.example_inputs
+    recipe = config if recipe is None else recipe
+    whole = _plain_model(recipe)
+    arch_net = _arch_net(model)
+    if arch_net is not None and 'arch' not in whole.get('backbone', whole):
+        raise ValueError(f'recipe={recipe.filename}: its model has no mmscale.ArchNet')
     before = count_module(model, inputs=inputs, memory=False)
     after = count_module(apply_pruning(model, pruning), inputs=inputs, memory=False)
     folder = Path(out)
@@ -115,21 +130,103 @@ def export_search(config: Config, state: Mapping[str, torch.Tensor], out: str | 
     tensors = model.state_dict()
     described: Pruning | Arch = pruning
     path = folder / 'pruned.json'
-    for name, module in model.named_modules():
-        if isinstance(module, ArchNet):
-            prefix = f'{name}.' if name else ''
-            described = pruned_arch(module.arch, pruning, prefix)
-            tensors = renumbered(tensors, module.arch, pruning, prefix)
-            path = folder / 'arch.json'
+    widths: dict[str, int | list[int]] = {}
+    if arch_net is not None:
+        name, module = arch_net
+        prefix = f'{name}.' if name else ''
+        described = pruned_arch(module.arch, pruning, prefix)
+        tensors = renumbered(tensors, module.arch, pruning, prefix)
+        path = folder / 'arch.json'
+        widths = _new_widths(whole, described, module.out_indices)
     described.save(path)
     weights = folder / 'weights.pth'
     torch.save({'state_dict': tensors}, weights)
+    files = [path, weights]
+    if recipe.filename is not None:
+        files.append(folder / 'retrain.py')
+        _write_retraining(files[-1], recipe, whole, path.name, widths)
     return {
         'before': _numbers(before),
         'after': _numbers(after),
         'kept': {group.name: [len(keep[group.name]), group.size] for group in groups.all},
-        'files': [str(path), str(weights)],
+        'widths': widths,
+        'files': [str(file) for file in files],
     }
+
+
+def _arch_net(model: nn.Module) -> tuple[str, ArchNet] | None:
+    """The ArchNet that a model is or has as its backbone, and its name there."""
+    for name in ('', 'backbone'):
+        module = getattr(model, name, None) if name else model
+        if isinstance(module, ArchNet):
+            return name, module
+    return None
+
+
+def _plain_model(config: Config) -> dict[str, Any]:
+    """Config of the model that is trained, without the search around it."""
+    model = config.to_dict().get('model')
+    if not isinstance(model, dict):
+        raise ValueError(f'recipe={config.filename} has no model')
+    if model['type'] not in ('mmscale.DMSModel', 'DMSModel'):
+        return model
+    plain = model['model']
+    if 'data_preprocessor' in model:
+        plain.setdefault('data_preprocessor', model['data_preprocessor'])
+    return plain
+
+
+def _new_widths(
+    model: Mapping[str, Any], arch: Arch, indices: Sequence[int]
+) -> dict[str, int | list[int]]:
+    """What the parts behind an ArchNet are told of its feature maps, as settings of the model."""
+    last = len(arch.stages)
+    widths = [
+        arch.feature_channels if i == last else arch.stages[i][-1].out_channels for i in indices
+    ]
+    neck, head = model.get('neck') or {}, model.get('head') or {}
+    found: dict[str, int | list[int]] = {}
+    if isinstance(neck.get('in_channels'), list):
+        found['neck.in_channels'] = widths
+    if isinstance(head.get('in_channels'), int):
+        found['head.in_channels'] = widths[-1]
+    return found
+
+
+def _write_retraining(
+    path: Path,
+    recipe: Config,
+    model: dict[str, Any],
+    described: str,
+    widths: Mapping[str, int | list[int]],
+) -> None:
+    """Writes the config that trains a pruned network: an inheriting one, with another model."""
+    from mmengine.config import Config
+
+    # In the place of the config itself, so that the folder can be moved.
+    here = '{{ fileDirname }}'
+    if described == 'arch.json':
+        network = model.get('backbone', model)
+        network['arch'] = f'{here}/{described}'
+        network.pop('scaling', None)  # The Arch is scaled already.
+        for setting, value in widths.items():
+            part, _, key = setting.partition('.')
+            model[part][key] = value
+    elif model['type'] in ('mmscale.PrunedModel', 'PrunedModel'):
+        model['pruned'] = f'{here}/{described}'
+    else:
+        model = dict(type='mmscale.PrunedModel', pruned=f'{here}/{described}', model=model)
+    settings = dict(
+        _base_=os.path.relpath(os.path.realpath(recipe.filename), path.parent.resolve()),
+        model=dict(_delete_=True, **model),
+        load_from=f'{here}/weights.pth',
+        work_dir=f'{here}/retrain',
+    )
+    hooks = recipe.to_dict().get('custom_hooks', [])
+    if any('DMSHook' in hook['type'] for hook in hooks):
+        settings['custom_hooks'] = [hook for hook in hooks if 'DMSHook' not in hook['type']]
+    comment = '# Written by tools/prune.py. From random weights: --cfg-options load_from=None\n'
+    path.write_text(comment + Config(settings).pretty_text, encoding='utf-8')
 
 
 def _numbers(cost: ModuleCost) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmscale.apis.cost import build_module
-from mmscale.apis.prune import channel_groups, export_search, prune
-from mmscale.arch import Arch
+from mmscale.apis.prune import _new_widths, channel_groups, export_search, prune
+from mmscale.arch import Arch, get_arch
 from mmscale.cost import count, count_module
 from mmscale.models import ArchNet, SuperNet
 
@@ -117,6 +118,7 @@ def test_search_of_an_arch_net(make_search):
     report = export_search(config, search.state_dict(), out)
     assert sorted(path.name for path in out.iterdir()) == ['arch.json', 'weights.pth']
     arch = Arch.from_json(out / 'arch.json')
+    assert report['widths'] == {'head.in_channels': arch.feature_channels}
     model = copy.deepcopy(ARCH_NET)
     model['backbone']['arch'] = str(out / 'arch.json')
     model['head']['in_channels'] = arch.feature_channels
@@ -147,6 +149,76 @@ def test_search_of_any_other_model(make_search):
     described = json.loads((out / 'pruned.json').read_text())
     groups = channel_groups(search.model, IMAGE)
     assert described['keep'].keys() == groups.by_name.keys()
+
+
+HOOKS = [dict(type='mmscale.StrictLoadHook'), dict(type='mmscale.DMSHook', interval=2)]
+
+
+def config_file(path, **settings):
+    Config(settings).dump(path)
+    return Config.fromfile(path)
+
+
+# What is found is an Arch that is scaled already.
+SCALED = ARCH_NET | dict(backbone=dict(ARCH_NET['backbone'], scaling=dict(width=0.5)))
+
+
+@pytest.mark.parametrize(
+    ('model', 'of'),
+    [
+        (SCALED, 'search'),
+        (SCALED, 'recipe'),
+        (RESNET, 'search'),
+        (RESNET, 'recipe'),
+        (RESNET, 'pruned'),
+    ],
+)
+def test_retraining_needs_no_number(model, of, make_search, tmp_path):
+    """The written config builds what was found, whatever it inherits from, wherever it lies."""
+    config, search, out = make_search(copy.deepcopy(model))
+    config.custom_hooks = HOOKS
+    config = config_file(tmp_path / 'search.py', **config)
+    recipe = None
+    if of != 'search':
+        model = model | dict(backbone=dict(model['backbone'], norm_eval=True))
+        if of == 'pruned':
+            model = dict(type='mmscale.PrunedModel', pruned='old.json', model=model)
+        recipe = config_file(tmp_path / 'recipe.py', model=model, custom_hooks=HOOKS[:1])
+    report = export_search(config, search.state_dict(), out, recipe)
+    assert report['files'][-1] == str(out / 'retrain.py')
+    # Of its parents only the place counts; the folder itself may move.
+    moved = tmp_path / 'moved'
+    shutil.copytree(out, moved)
+    shutil.rmtree(out)
+    found = Config.fromfile(moved / 'retrain.py')
+    assert found.custom_hooks == HOOKS[:1]
+    assert found.default_scope == 'mmpretrain' if recipe is None else 'default_scope' not in found
+    assert found.load_from == f'{moved}/weights.pth'
+    assert found.work_dir == f'{moved}/retrain'
+    small = build_module(found.model.to_dict()).eval()
+    small.load_state_dict(torch.load(found.load_from, weights_only=True)['state_dict'])
+    assert small.backbone.norm_eval == (of != 'search')
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), search(x), rtol=1e-4, atol=1e-6)
+
+
+def test_a_recipe_of_another_kind(make_search, tmp_path):
+    config, search, out = make_search(ARCH_NET)
+    recipe = config_file(tmp_path / 'recipe.py', optim_wrapper=dict())
+    with pytest.raises(ValueError, match=r'recipe=.*recipe.py has no model'):
+        export_search(config, search.state_dict(), out, recipe)
+    recipe = config_file(tmp_path / 'recipe.py', model=RESNET)
+    with pytest.raises(ValueError, match=r'recipe.py: its model has no mmscale.ArchNet'):
+        export_search(config, search.state_dict(), out, recipe)
+    assert not out.exists()
+
+
+def test_widths_of_a_feature_pyramid():
+    arch = get_arch('MobileNetV2')
+    model = dict(neck=dict(in_channels=[1, 2, 3]), bbox_head=dict(in_channels=8))
+    last = len(arch.stages)
+    assert _new_widths(model, arch, (2, 4, last)) == {'neck.in_channels': [32, 96, 1280]}
 
 
 def test_search_errors(make_search):

@@ -58,7 +58,13 @@ def test_table(search):
     found = run(config, checkpoint, '--out', out)
     assert found.returncode == 0, found.stderr
     assert 'backbone.stages.1.0.spatial: 64 of 128' in found.stdout
-    assert f"backbone=dict(arch='{out}/arch.json')" in found.stdout
+    assert 'head.in_channels: 512' in found.stdout
+    assert f'tools/train.py {out}/retrain.py' in found.stdout
+    assert sorted(path.name for path in out.iterdir()) == [
+        'arch.json',
+        'retrain.py',
+        'weights.pth',
+    ]
     assert json.loads((out / 'arch.json').read_text())['stages'][1][0]['hidden_channels'] == 64
 
 
