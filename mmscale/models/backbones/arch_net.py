@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
+from mmengine.model import PretrainedInit
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscale.arch import Arch, Block, Head, Scaling, Stem, apply_scaling, get_arch
 from mmscale.models.backbones.blocks import ArchBlock, conv_norm_act, freeze
+from mmscale.models.checkpoints import read_part
 from mmscale.registry import MODELS
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
+Neck = Callable[[tuple[torch.Tensor, ...]], Sequence[torch.Tensor]]
+# How an init_cfg names the loading of a checkpoint.
+_PRETRAINED = ('Pretrained', PretrainedInit)
 
 
 def scaled_arch(arch: str | Path | dict | Arch, scaling: dict | None = None) -> Arch:
@@ -44,7 +50,10 @@ def scaled_arch(arch: str | Path | dict | Arch, scaling: dict | None = None) -> 
 
 @MODELS.register_module()
 class ArchNet(BaseBackbone):
-    """The network of one Arch, as an mmpretrain backbone.
+    """The network of one Arch, as a backbone of mmpretrain, mmdet and whatever takes their kind.
+
+    What lies behind the last feature map that is returned is kept, so that one checkpoint fits
+    every choice of maps, but is frozen and never computed.
 
     Args:
         arch: A preset's name (``scalenet-s0``), a JSON file, its content as a dict, or an Arch.
@@ -52,17 +61,25 @@ class ArchNet(BaseBackbone):
         out_indices: Which feature maps to return: i is the output of network stage i (from 0),
             the number of network stages is the head's 1x1 convolution (or, if the Arch has
             none, the last network stage again). Negative indexes count from the end.
+        out_strides: Instead of `out_indices`, as in ``(4, 8, 16, 32)``: of each total stride the
+            output of the last network stage that has it, whichever that is in the Arch.
+        neck: Config of a neck that takes the feature maps, without ``in_channels``, which follow
+            from the Arch: a config that changes `arch` alone stays right. The model around the
+            backbone then has none (``neck=None``).
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k network
             stages, one more than the network stages the head's convolution too.
-        norm_eval: Whether BNs stay in eval mode while training.
+        norm_eval: Whether BNs stay in eval mode while training, but for those of the neck.
         norm_cfg: Config of the norm layers; eps is the Arch's.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
         channels_last: Whether to compute with channels as the innermost dimension in memory,
             which is often faster, on CPUs and on GPUs in half precision.
         init_cfg: MMEngine's initialisation config; by default Kaiming for convolutions.
+            ``dict(type='Pretrained', checkpoint=, prefix='backbone.')`` loads the weights of a
+            classifier; all keys must fit, but for those of a neck.
 
     Attributes:
         arch: The Arch, with the scaling applied.
+        out_channels: Channels of each feature map, before the neck.
         resolution: Side of the input that the Arch is made for, in pixels.
 
     Raises:
@@ -74,6 +91,8 @@ class ArchNet(BaseBackbone):
         arch: str | Path | dict | Arch,
         scaling: dict | None = None,
         out_indices: int | Sequence[int] = -1,
+        out_strides: Sequence[int] | None = None,
+        neck: dict | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         norm_cfg: dict | None = None,
@@ -86,13 +105,18 @@ class ArchNet(BaseBackbone):
                 dict(type='Kaiming', layer='Conv2d'),
                 dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
             ]
-        super().__init__(init_cfg)
+        configs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
+        self._pretrained = [part for part in configs if part.get('type') in _PRETRAINED]
+        super().__init__([part for part in configs if part not in self._pretrained])
         self.arch = scaled_arch(arch, scaling)
         self.resolution = self.arch.resolution
         self.norm_eval = norm_eval
         self.channels_last = channels_last
         self.norm_cfg = dict(type='BN') if norm_cfg is None else dict(norm_cfg)
+        if out_strides is not None:
+            out_indices = self._indices_of_strides(out_indices, out_strides)
         self.out_indices = self._checked_indices(out_indices)
+        self.out_channels = self._channels_of(self.arch)
         outputs = len(self.arch.stages) + 1
         if not -1 <= frozen_stages <= outputs:
             raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..{outputs}')
@@ -114,6 +138,8 @@ class ArchNet(BaseBackbone):
         self.conv_head = None
         if self.arch.head.channels:
             self.conv_head = self._make_conv_head(self.arch.widths[-1], self.arch.head)
+        self.neck_cfg = neck
+        self.neck = None if neck is None else self._make_neck(self.out_channels)
         # Before anything that looks at requires_grad is built around the network.
         self._freeze_stages()
 
@@ -136,9 +162,40 @@ class ArchNet(BaseBackbone):
         del stage  # a super-supernet's slots depend on it
         return ArchBlock(block, self.norm_cfg, drop_path_rate)
 
+    def _make_neck(self, channels: tuple[int, ...]) -> nn.Module:
+        if 'in_channels' in self.neck_cfg:
+            raise ValueError(
+                f'neck.in_channels={self.neck_cfg["in_channels"]!r}: leave it out, it follows '
+                'from the Arch'
+            )
+        return MODELS.build({**self.neck_cfg, 'in_channels': list(channels)})
+
+    def _channels_of(self, arch: Arch) -> tuple[int, ...]:
+        """Channels of the feature maps of an Arch that is like this network's."""
+        channels = (*arch.widths, arch.feature_channels)
+        return tuple(channels[index] for index in self.out_indices)
+
+    def _indices_of_strides(
+        self, out_indices: int | Sequence[int], out_strides: Sequence[int]
+    ) -> tuple[int, ...]:
+        if out_indices != -1:
+            raise ValueError(
+                f'out_indices={out_indices!r} and out_strides={out_strides!r}: give one of them'
+            )
+        last = {stride: index for index, stride in enumerate(self.arch.strides)}
+        for stride in out_strides:
+            if stride not in last:
+                raise ValueError(
+                    f'out_strides={out_strides!r}: {stride} is none of the strides of the '
+                    f"Arch's network stages, {', '.join(map(str, last))}"
+                )
+        return tuple(last[stride] for stride in out_strides)
+
     def _checked_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
         indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
         outputs = len(self.arch.stages) + 1
+        if not indices:
+            raise ValueError('out_indices=() must name at least one feature map')
         for index in indices:
             if not isinstance(index, int) or not -outputs <= index < outputs:
                 raise ValueError(
@@ -153,13 +210,36 @@ class ArchNet(BaseBackbone):
         return tuple(found)
 
     def init_weights(self) -> None:
-        """Initialises the weights, then freezes what has to be frozen."""
+        """Initialises the weights, then freezes what has to be frozen.
+
+        Raises:
+            ValueError: A checkpoint of init_cfg does not fit; the message names keys.
+        """
+        is_new = not self.is_init
         super().init_weights()
+        if is_new:
+            for state in self.read_pretrained():
+                self.load_state_dict(state, strict=False)
         self._freeze_stages()
 
+    def read_pretrained(self) -> list[dict[str, torch.Tensor]]:
+        """The weights that init_cfg names, compared with the network key by key.
+
+        Raises:
+            ValueError: A checkpoint does not fit; the message names keys.
+            FileNotFoundError: There is no such file.
+        """
+        return [
+            read_part(part['checkpoint'], part.get('prefix'), self.state_dict(), 'neck.')
+            for part in self._pretrained
+        ]
+
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Maps images (N, channels, H, W) to the feature maps of ``out_indices``."""
-        return self._run(x, self.stem, self.stages, self.conv_head)
+        """Maps images (N, channels, H, W) to the feature maps, or to what the neck makes of them.
+
+        A map of stride s has ceil(H / s) x ceil(W / s) positions.
+        """
+        return self._run(x, self.stem, self.stages, self.conv_head, self.neck)
 
     def _run(
         self,
@@ -167,6 +247,7 @@ class ArchNet(BaseBackbone):
         stem: Layer,
         stages: Iterable[Iterable[Layer]],
         conv_head: Layer | None,
+        neck: Neck | None,
     ) -> tuple[torch.Tensor, ...]:
         if self.channels_last:
             # Not contiguous(): the layout of one-channel images is ambiguous to it.
@@ -175,20 +256,24 @@ class ArchNet(BaseBackbone):
         if self.max_pool is not None:
             x = self.max_pool(x)
         outputs = []
-        for index, stage in enumerate(stages):
+        for index, stage in enumerate(islice(stages, self.out_indices[-1] + 1)):
             for block in stage:
                 x = block(x)
             if index in self.out_indices:
                 outputs.append(x)
         if len(self.stages) in self.out_indices:
             outputs.append(x if conv_head is None else conv_head(x))
-        return tuple(outputs)
+        return tuple(outputs if neck is None else neck(tuple(outputs)))
+
+    def _parts(self) -> list[nn.Module]:
+        """All layers but the neck's, in the order in which they run."""
+        parts = [self.stem, *self.stages]
+        return parts if self.conv_head is None else [*parts, self.conv_head]
 
     def _freeze_stages(self) -> None:
-        parts = [self.stem, *self.stages]
-        if self.conv_head is not None:
-            parts.append(self.conv_head)
-        for part in parts[: self.frozen_stages + 1]:
+        parts = self._parts()
+        unused = parts[self.out_indices[-1] + 2 :]
+        for part in (*parts[: self.frozen_stages + 1], *unused):
             freeze(part)
 
     def train(self, mode: bool = True) -> ArchNet:
@@ -196,7 +281,8 @@ class ArchNet(BaseBackbone):
         nn.Module.train(self, mode)
         self._freeze_stages()
         if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            for part in self._parts():
+                for module in part.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
         return self

@@ -19,6 +19,9 @@ KERNEL_SHARING = ('shared', 'separate')
 
 # One slice per dimension of a tensor, as hashable (start, stop) pairs.
 Region = tuple[tuple[int, int], ...]
+# What a layer is made from: the head's convolution from its input's width too, a neck from the
+# channels of the feature maps.
+Part = Stem | Block | tuple[int, Head] | tuple[int, ...]
 
 
 def index_of(region: Region) -> tuple[slice, ...]:
@@ -90,6 +93,8 @@ class SuperNet(ArchNet):
         kernels: ``shared``: a small kernel is the centre of the large one; ``separate``: every
             kernel size has a whole block of its own (the paper's).
         out_indices: As in :class:`ArchNet`.
+        out_strides: As in :class:`ArchNet`.
+        neck: As in :class:`ArchNet`; a subnet uses the part of its weights that fits its widths.
         frozen_stages: As in :class:`ArchNet`.
         norm_eval: As in :class:`ArchNet`.
         norm_cfg: As in :class:`ArchNet`.
@@ -106,6 +111,8 @@ class SuperNet(ArchNet):
         space: dict | SearchSpace,
         kernels: str = 'shared',
         out_indices: int | Sequence[int] = -1,
+        out_strides: Sequence[int] | None = None,
+        neck: dict | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         norm_cfg: dict | None = None,
@@ -121,6 +128,8 @@ class SuperNet(ArchNet):
         super().__init__(
             space.allocation,
             out_indices=out_indices,
+            out_strides=out_strides,
+            neck=neck,
             frozen_stages=frozen_stages,
             norm_eval=norm_eval,
             norm_cfg=norm_cfg,
@@ -128,7 +137,7 @@ class SuperNet(ArchNet):
             init_cfg=init_cfg,
         )
         self.used_regions: dict[str, set[Region]] = {}
-        self._templates: dict[Stem | Block | tuple[int, Head], nn.Module] = {}
+        self._templates: dict[Part, nn.Module] = {}
         self.set_arch(space.largest())
 
     def _make_block(self, stage: int, block: Block, drop_path_rate: float) -> nn.Module:
@@ -168,7 +177,7 @@ class SuperNet(ArchNet):
         if problem is not None:
             raise ValueError(f'arch {arch.digest[:10]} is not in this search space: {problem}')
 
-    def _template(self, part: Stem | Block | tuple[int, Head]) -> nn.Module:
+    def _template(self, part: Part) -> nn.Module:
         """A layer of a subnet without weights, built once: few differ within a space."""
         if part not in self._templates:
             with torch.device('meta'):
@@ -176,8 +185,10 @@ class SuperNet(ArchNet):
                     template = self._make_stem(part)
                 elif isinstance(part, Block):
                     template = ArchBlock(part, self.norm_cfg)
-                else:
+                elif isinstance(part[-1], Head):
                     template = self._make_conv_head(*part)
+                else:
+                    template = self._make_neck(part)
             self._templates[part] = template
         return self._templates[part]
 
@@ -204,7 +215,7 @@ class SuperNet(ArchNet):
             region = slice_region(tensor.shape, wanted.shape, side)
             yield key, region, tensor if tensor.shape == wanted.shape else tensor[index_of(region)]
 
-    def _layer(self, name: str, part: Stem | Block | tuple[int, Head], side: str) -> Layer:
+    def _layer(self, name: str, part: Part, side: str) -> Layer:
         """The layer of that name, cut to what a subnet's part needs."""
         template = self._template(part)
         record = self.training and torch.is_grad_enabled()
@@ -226,15 +237,20 @@ class SuperNet(ArchNet):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Runs the active subnet on images (N, channels, H, W)."""
         arch, side = self._active
+        last = self.out_indices[-1]
         stages = [
             [
                 self._layer(self._block_name(i, j, block), block, side)
                 for j, block in enumerate(stage)
             ]
-            for i, stage in enumerate(arch.stages)
+            for i, stage in enumerate(arch.stages[: last + 1])
         ]
-        conv_head = self._layer('conv_head', (arch.widths[-1], arch.head), side)
-        return self._run(x, self._layer('stem', arch.stem, side), stages, conv_head)
+        conv_head = neck = None
+        if last == len(arch.stages) and self.conv_head is not None:
+            conv_head = self._layer('conv_head', (arch.widths[-1], arch.head), side)
+        if self.neck is not None:
+            neck = self._layer('neck', self._channels_of(arch), side)
+        return self._run(x, self._layer('stem', arch.stem, side), stages, conv_head, neck)
 
     def forget_used_regions(self) -> None:
         """Starts a new record of what forward passes use."""
@@ -252,10 +268,13 @@ class SuperNet(ArchNet):
             net = ArchNet(
                 arch,
                 out_indices=self.out_indices,
+                neck=self.neck_cfg,
                 norm_cfg=self.norm_cfg,
                 channels_last=self.channels_last,
             )
-        names = {'stem': 'stem', 'conv_head': 'conv_head'}
+        names = {
+            name: name for name in ('stem', 'conv_head', 'neck') if getattr(net, name) is not None
+        }
         for i, stage in enumerate(arch.stages):
             for j, block in enumerate(stage):
                 names[f'stages.{i}.{j}'] = self._block_name(i, j, block)

@@ -1,0 +1,70 @@
+"""What of a checkpoint fits a network: all of it, or an error that names the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from mmengine.runner import CheckpointLoader
+
+
+def misfit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
+    """Says in one line how two state dicts differ in keys and shapes; empty if they do not."""
+    problems = {
+        'missing': [key for key in wanted if key not in found],
+        'not in the model': [key for key in found if key not in wanted],
+        'of another shape': [
+            f'{key} {tuple(found[key].shape)}, expected {tuple(wanted[key].shape)}'
+            for key in wanted
+            if key in found and found[key].shape != wanted[key].shape
+        ],
+    }
+    return '; '.join(
+        f'{len(keys)} {what}: {", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""}'
+        for what, keys in problems.items()
+        if keys
+    )
+
+
+def _beginnings(keys: Iterable[str]) -> str:
+    """The distinct first parts of keys, as ``backbone., head.``."""
+    return ', '.join(sorted({f'{key.partition(".")[0]}.' for key in keys})[:5])
+
+
+def read_part(
+    path: str, prefix: str | None, wanted: Mapping[str, torch.Tensor], optional: str
+) -> dict[str, torch.Tensor]:
+    """Reads the part of a checkpoint that belongs to one network, all of it and nothing else.
+
+    Args:
+        path: The file, or an address as MMEngine understands it.
+        prefix: What the part's keys begin with, as ``backbone.``; None if the file is that part.
+        wanted: State dict of the network.
+        optional: Keys of the network that begin so may all be missing.
+
+    Raises:
+        ValueError: No key matches, or some are missing, left over or of another shape; the
+            message names some.
+        FileNotFoundError: There is no such file.
+    """
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    state = checkpoint.get('state_dict', checkpoint)
+    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    found = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
+    needed = {f'{prefix}{key}': tensor for key, tensor in wanted.items()}
+    if not found.keys() & needed.keys():
+        raise ValueError(
+            f'init_cfg: with prefix={prefix or None!r} no key of {path} is one of the network, '
+            f'whose first would be {next(iter(needed))}; the keys there begin with '
+            f'{_beginnings(state)}'
+        )
+    if not any(key.startswith(f'{prefix}{optional}') for key in found):
+        needed = {
+            key: tensor
+            for key, tensor in needed.items()
+            if not key.startswith(f'{prefix}{optional}')
+        }
+    difference = misfit(needed, found)
+    if difference:
+        raise ValueError(f'init_cfg: {path} does not fit the network: {difference}')
+    return {key.removeprefix(prefix): tensor for key, tensor in found.items()}
