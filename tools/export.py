@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""Exports a network: weights, configs, ONNX, torch.export, and a model card."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from mmscale.apis.launch import UsageError, add_config_options, run_tool
+from mmscale.quiet import quiet_imports
+
+_FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'source',
+        help='result.json of a search; an Arch (a name or its JSON file); a config (.py); or '
+        'weights.pth of an earlier export',
+    )
+    parser.add_argument('--out', required=True, help='folder to write')
+    parser.add_argument(
+        '--checkpoint',
+        help='the weights, of a classifier, a backbone, or the model of the config (default: '
+        'those that the search scored the network with)',
+    )
+    parser.add_argument(
+        '--scaling-stage',
+        type=int,
+        metavar='J',
+        help='network of result.json: its scaling stage, or its place in a Pareto front '
+        '(default: 0)',
+    )
+    parser.add_argument(
+        '--config',
+        help='config around an Arch: its data, head and schedule go into the exported config',
+    )
+    add_config_options(parser)
+    parser.add_argument(
+        '--formats',
+        nargs='+',
+        choices=_FORMATS,
+        default=_FORMATS,
+        help='what to write beside weights, Arch and model card (default: all)',
+    )
+    parser.add_argument(
+        '--detector',
+        default='retinanet',
+        help="mmdet's config to put the network into: retinanet (default), faster-rcnn, atss, gfl "
+        'or rtmdet',
+    )
+    parser.add_argument(
+        '--fuse', action='store_true', help='fold BNs into convolutions in ONNX and .pt2'
+    )
+    parser.add_argument('--name', help='name of the network in the model card')
+    parser.add_argument('--overwrite', action='store_true', help='replace an earlier export')
+    parser.add_argument('--json', action='store_true', help='print one JSON object')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with quiet_imports():
+        from mmscale.apis.export import export
+    try:
+        exported = export(
+            args.source,
+            args.out,
+            checkpoint=args.checkpoint,
+            scaling_stage=args.scaling_stage,
+            config=args.config,
+            options=args.cfg_options,
+            formats=args.formats,
+            detector=args.detector,
+            fuse=args.fuse,
+            name=args.name,
+            overwrite=args.overwrite,
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(' '.join(str(error).split())) from error
+    if args.json:
+        print(json.dumps(exported.to_json(), indent=1))
+        return
+    for note in exported.notes:
+        print(note)
+    for what, value in exported.differences.items():
+        print(f'{what}: largest difference {value:.3g}')
+    print(f'Wrote {exported.folder}: {", ".join(exported.files)}, model_card.md')
+
+
+if __name__ == '__main__':
+    run_tool(main)
