@@ -1,0 +1,29 @@
+# RetinaNet with 64 channels for gray images of digits; children set backbone.arch.
+_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
+
+model = dict(
+    # As for the classification data, so that its weights see what they know.
+    data_preprocessor=dict(
+        _delete_=True, type='DetDataPreprocessor', mean=[52.7], std=[53.6], pad_size_divisor=16
+    ),
+    backbone=dict(
+        _delete_=True,
+        type='mmscale.ArchNet',
+        arch=None,
+        out_strides=(4, 8),
+        channels_last=True,
+        neck=dict(type='FPN', out_channels=64, num_outs=3, add_extra_convs='on_output'),
+    ),
+    neck=None,
+    bbox_head=dict(
+        num_classes=10,
+        in_channels=64,
+        feat_channels=64,
+        stacked_convs=2,
+        # Digits are 8 to 37 pixels high at a resolution of 96, and narrower than high.
+        anchor_generator=dict(
+            octave_base_scale=2, scales_per_octave=3, ratios=[1.4], strides=[4, 8, 16]
+        ),
+    ),
+    test_cfg=dict(nms_pre=300, max_per_img=30),
+)
