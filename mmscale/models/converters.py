@@ -356,6 +356,16 @@ def convert_state_dict(
     classifier = state_dict.get(f'{layout.classifier}.weight')
     if classifier is not None and classifier.ndim:
         arch = replace(arch, head=replace(arch.head, num_classes=len(classifier)))
+    linear = _linear_layers(arch, layout)
+    names = tuple(f'{theirs}.' for theirs, _ in linear.values())
+    with_head = any(key.startswith(names) for key in state_dict)
+    return arch, _renamed(state_dict, _names(arch, layout, prefix, with_head))
+
+
+def _names(
+    arch: Arch, layout: _Layout, prefix: str, with_head: bool
+) -> dict[str, tuple[str, torch.Size]]:
+    """Our keys of an Arch's weights: the other library's, and the shapes that we want."""
     wanted = {}
     modules = layout.backbone(arch)
     with torch.device('meta'):
@@ -365,10 +375,31 @@ def convert_state_dict(
         if module not in modules:
             raise ValueError(f'arch: the weights are of a network without its layer {module}')
         wanted[f'backbone.{key}'] = (f'{prefix}{modules[module]}.{leaf}', tensor.shape)
-    linear = _linear_layers(arch, layout)
-    names = tuple(f'{theirs}.' for theirs, _ in linear.values())
-    if any(key.startswith(names) for key in state_dict):
-        for ours, (theirs, shape) in linear.items():
+    if with_head:
+        for ours, (theirs, shape) in _linear_layers(arch, layout).items():
             wanted[f'{ours}.weight'] = (f'{theirs}.weight', torch.Size(shape))
             wanted[f'{ours}.bias'] = (f'{theirs}.bias', torch.Size(shape[:1]))
-    return arch, _renamed(state_dict, wanted)
+    return wanted
+
+
+def revert_state_dict(
+    weights: Mapping[str, Tensor], arch: Arch, theirs: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """The inverse of :func:`convert_state_dict`.
+
+    Args:
+        weights: Those of an mmpretrain ImageClassifier with an ArchNet.
+        arch: Its Arch.
+        theirs: State dict of the other library's network: its keys and shapes are what counts.
+        source: ``mmpretrain`` or ``timm``.
+
+    Raises:
+        ValueError: One network has layers that the other has not; the message names keys.
+    """
+    convert_state_dict(theirs, arch, source)  # refuses another network
+    layout = next(one for one in _LAYOUTS[source] if f'{one.stem}.weight' in theirs)
+    linear = tuple(f'{name}.' for name, _ in _linear_layers(arch, layout).values())
+    names = _names(arch, layout, '', any(key.startswith(linear) for key in theirs))
+    wanted = {key: (ours, names[ours][1]) for ours, (key, _) in names.items()}
+    found = _renamed(weights, wanted)
+    return {key: tensor.reshape(theirs[key].shape) for key, tensor in found.items()}

@@ -1,4 +1,4 @@
-"""Spaces that are built and run quickly, and statistics that no network would keep by itself."""
+"""Spaces that are built and run quickly."""
 
 import copy
 import runpy
@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from mmpretrain.structures import DataSample
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscale.arch import SearchSpace
 from mmscale.models import SuperNetClassifier
@@ -84,28 +82,3 @@ def make_batch():
         )
 
     return make
-
-
-@pytest.fixture
-def randomise():
-    """A function that gives every norm layer random statistics and affine parameters.
-
-    With `weights` also convolutions random weights, large enough for a signal to pass through
-    slices of them.
-    """
-
-    def apply(model, weights=False, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                for tensor in (module.weight, module.running_var):
-                    tensor.data.uniform_(0.5, 1.5, generator=generator)
-                for tensor in (module.bias, module.running_mean):
-                    tensor.data.normal_(0, 0.3, generator=generator)
-            elif weights and isinstance(module, nn.Conv2d):
-                dense = module.groups == 1
-                scale = (5 / module.weight[0].numel()) ** 0.5 if dense else 0.5
-                module.weight.data.normal_(0, scale, generator=generator)
-        return model
-
-    return apply
