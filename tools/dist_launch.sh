@@ -14,11 +14,13 @@ usage() {
 Usage: tools/dist_${tool%.py}.sh ${names[*]} N [ARGS...]
 Runs tools/$tool in N processes of this machine; ARGS go to tools/$tool.
 Environment variables:
-  NNODES       number of machines (1)
-  NODE_RANK    rank of this machine, from 0 (0)
-  MASTER_ADDR  address of the machine with rank 0 (127.0.0.1)
-  PORT         port on that machine (a free one; 29500 with several machines)
-  PYTHON       Python to run (that of the active environment, else .venv's)
+  NNODES         number of machines (1); LEAST:MOST lets torchrun go on with fewer
+  NODE_RANK      rank of this machine, from 0 (0); unused with LEAST:MOST
+  MASTER_ADDR    address of the machine with rank 0 (127.0.0.1)
+  PORT           port on that machine (a free one; 29500 with several machines)
+  TORCHRUN_ARGS  more arguments for torchrun, split at spaces: --max-restarts=3 starts a run
+                 again that lost a process (give --resume in ARGS), --rdzv-id=NAME names it
+  PYTHON         Python to run (that of the active environment, else .venv's)
 EOF
 }
 
@@ -45,9 +47,14 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 
 nodes=${NNODES:-1}
+read -r -a torchrun_args <<<"${TORCHRUN_ARGS:-}"
 if [ "$nodes" = 1 ] && [ -z "${PORT:-}" ]; then
     # Port 0: torchrun takes a free one, so that two runs on one machine do not meet.
     rendezvous=(--rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:0 --local-addr=127.0.0.1)
+elif [[ $nodes == *:* ]]; then
+    # Machines come and go: they agree on their ranks.
+    rendezvous=(--rdzv-backend=c10d
+        --rdzv-endpoint="${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}" --rdzv-id=mmscale)
 else
     rendezvous=(--node-rank="${NODE_RANK:-0}" --master-addr="${MASTER_ADDR:-127.0.0.1}"
         --master-port="${PORT:-29500}")
@@ -58,4 +65,4 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 exec "$PYTHON" -m torch.distributed.run --nnodes="$nodes" --nproc-per-node="$processes" \
-    "${rendezvous[@]}" "$tools/$tool" "${positional[@]}" --launcher pytorch "$@"
+    "${rendezvous[@]}" ${torchrun_args[@]+"${torchrun_args[@]}"} "$tools/$tool" "${positional[@]}" --launcher pytorch "$@"

@@ -23,7 +23,13 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='resume from a checkpoint, or from the latest one in the work dir',
     )
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (GPU)')
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
+        '--amp', action='store_true', help='mixed precision with float16 and loss scaling (GPU)'
+    )
+    precision.add_argument(
+        '--bf16', action='store_true', help='mixed precision with bfloat16 (GPU or CPU)'
+    )
     parser.add_argument('--no-validate', action='store_true', help='no validation while training')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size'
@@ -45,13 +51,20 @@ def main() -> None:
     if args.amp:
         config.optim_wrapper.type = 'AmpOptimWrapper'
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.bf16:
+        config.optim_wrapper.type = 'mmscale.BFloat16OptimWrapper'
     if args.auto_scale_lr:
         if config.get('auto_scale_lr') is None:
             raise UsageError(
                 f'--auto-scale-lr: config={args.config} has no auto_scale_lr.base_batch_size'
             )
         config.auto_scale_lr.enable = True
-    build_runner(config, 'train').train()
+    runner = build_runner(config, 'train')
+    try:
+        runner.train()
+    except (FloatingPointError, OSError) as error:
+        # Of the loss, the disk or the data: the last checkpoint is whole.
+        raise UsageError(' '.join(str(error).split())) from error
 
 
 if __name__ == '__main__':

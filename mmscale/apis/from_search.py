@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -11,6 +10,7 @@ from typing import Any
 
 from mmscale.arch import WIDTH_RULES, Arch, Rounding, Scaling, apply_scaling
 from mmscale.arch.generalise import fit_rule
+from mmscale.arch.json_files import read_json
 from mmscale.arch.rules import ScalingRule
 from mmscale.cost import CONVENTIONS, Cost, count
 from mmscale.cost.matching import Constraints
@@ -121,10 +121,7 @@ def read_family(path: str | Path) -> FoundFamily:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f'{path} is not a file; it must be the result.json of a search')
-    try:
-        data = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: not a JSON file ({error})') from None
+    data = read_json(path)
     if isinstance(data, dict) and data.get('kind') == 'pareto':
         raise ValueError(f'{path}: a Pareto front is no family; search one with mmscale.MCEALoop')
     data = _object(str(path), data, ('schema', 'scaling_stages', 'settings'))

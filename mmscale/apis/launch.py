@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -216,23 +217,6 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     return checkpoint
 
 
-def _check_checkpoint(runner: Runner, path: str) -> None:
-    """Reads the checkpoint that a run starts from, as the run will.
-
-    Raises:
-        UsageError: The file is damaged, holds code, or does not fit the model.
-    """
-    from mmscale.engine.hooks import StrictLoadHook
-
-    checkpoint = read_checkpoint(path)
-    for hook in runner.hooks:
-        if isinstance(hook, StrictLoadHook):
-            try:
-                hook.after_load_checkpoint(runner, checkpoint)
-            except ValueError as error:
-                raise UsageError(f'{path}: {error}') from error
-
-
 def _first_slurm_host() -> str:
     """The machine with rank 0, which Slurm names first.
 
@@ -256,8 +240,12 @@ def _first_slurm_host() -> str:
     return '127.0.0.1'
 
 
-def _join_processes(launcher: str) -> None:
+def _join_processes(launcher: str, dist_cfg: Mapping[str, Any]) -> None:
     """Joins the processes that a launcher started, with gloo where there is no GPU.
+
+    Args:
+        launcher: Name of the launcher.
+        dist_cfg: As in ``env_cfg``; ``timeout``: seconds to wait for other processes, ever.
 
     Raises:
         UsageError: The launcher did not start this process.
@@ -281,7 +269,8 @@ def _join_processes(launcher: str) -> None:
     if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
         os.environ['MASTER_ADDR'] = _first_slurm_host()
     os.environ.setdefault('MASTER_PORT', '29500')
-    distributed.init_process_group('gloo')
+    timeout = dist_cfg.get('timeout')
+    distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
 
 
 def _check_arch(runner: Runner) -> None:
@@ -328,6 +317,18 @@ def _check_arch(runner: Runner) -> None:
         )
 
 
+def _make_durable(config: Config) -> None:
+    """Adds to a training what lets it survive kills, preemption and numbers that are none."""
+    hooks = config.setdefault('default_hooks', {})
+    checkpoint = hooks.get('checkpoint', {'type': 'CheckpointHook', 'interval': 1})
+    is_stock = checkpoint and checkpoint.get('type') == 'CheckpointHook'
+    # Another storage than files of this machine has its own ways.
+    if is_stock and not checkpoint.get('backend_args') and not checkpoint.get('file_client_args'):
+        hooks['checkpoint'] = {**checkpoint, 'type': 'mmscale.DurableCheckpointHook'}
+    for name in ('Preemption', 'FiniteLoss'):
+        hooks.setdefault(name, {'type': f'mmscale.{name}Hook'})
+
+
 def build_runner(config: Config, phase: str) -> Runner:
     """Builds the runner of a config, on GPUs or, where there is none, on CPUs with gloo.
 
@@ -349,13 +350,16 @@ def build_runner(config: Config, phase: str) -> Runner:
     with quiet_imports():
         import mmpretrain.models  # noqa: F401
         from mmengine.registry import RUNNERS
-        from mmengine.runner import Runner, find_latest_checkpoint
+        from mmengine.runner import Runner
         from torch import cuda
 
         import mmscale.engine  # noqa: F401
+        from mmscale.apis.checkpoints import check_checkpoint, choose_checkpoint
+    if phase == 'train':
+        _make_durable(config)
     try:
         if config.launcher != 'none':
-            _join_processes(config.launcher)
+            _join_processes(config.launcher, config.get('env_cfg', {}).get('dist_cfg', {}))
             hooks = config.setdefault('default_hooks', {})
             logger_hook = hooks.get('logger', {'type': 'LoggerHook'})
             if logger_hook and logger_hook.get('type') == 'LoggerHook':
@@ -370,10 +374,12 @@ def build_runner(config: Config, phase: str) -> Runner:
                 )
         runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
         _check_arch(runner)
-        if not load_from and config.get('resume'):
-            load_from = find_latest_checkpoint(runner.work_dir)
-        if load_from and not is_url:
-            _check_checkpoint(runner, load_from)
+        if load_from:
+            check_checkpoint(runner, load_from, bool(config.get('resume')))
+        elif config.get('resume'):
+            # In place of MMEngine's choice: what `last_checkpoint` names, whole or not.
+            runner._load_from = choose_checkpoint(runner)
+            runner._resume = runner._load_from is not None
         if getattr(runner, f'{phase}_loop') is None:
             raise UsageError(f'the config has no {phase}_cfg')
         if phase == 'train':
@@ -404,7 +410,11 @@ def run_tool(main: Callable[[], Any]) -> None:
     """
     set_environment()
     try:
-        main()
+        try:
+            main()
+        except SystemExit:
+            _leave_processes()
+            raise
         _leave_processes()
     except UsageError as error:
         ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]

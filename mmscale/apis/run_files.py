@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import warnings
@@ -11,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmscale.apis.config_text import read_config_text
 from mmscale.apis.launch import UsageError
+from mmscale.arch.json_files import read_json
 from mmscale.search import Archive
 
 
@@ -24,6 +25,7 @@ class RunFiles:
         result: Content of ``result.json``, None before the end of a search.
         events: Events of the search, in order: those of ``history.jsonl``.
         records: Scored networks, see :meth:`mmscale.search.Archive.records`.
+        structures: What a search by gradient kept over time: lines of ``structure.jsonl``.
         config: Those settings of the dumped config that are plain data.
         iterations: Iterations of a training that are known to be done.
         missing: What is not there or damaged, a sentence each.
@@ -33,6 +35,7 @@ class RunFiles:
     result: dict[str, Any] | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
+    structures: list[dict[str, Any]] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     iterations: int = 0
     missing: list[str] = field(default_factory=list)
@@ -66,7 +69,8 @@ def read_run(work_dir: Path) -> RunFiles:
     result = work_dir / 'result.json'
     if result.is_file():
         run.result = _read_json(result)
-    _read_history(run)
+    run.events = _read_lines(run, 'history.jsonl', 'kind')
+    run.structures = _read_lines(run, 'structure.jsonl', 'structure')
     _read_archive(run)
     _read_config(run)
     run.iterations = _iterations_done(work_dir)
@@ -77,9 +81,9 @@ def read_run(work_dir: Path) -> RunFiles:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f'{path}: not a JSON file ({error})') from error
+        data = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
     if not isinstance(data, dict):
         raise UsageError(f'{path}: not the result of a search')
     return data
@@ -97,14 +101,16 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
         yield data if isinstance(data, dict) else None
 
 
-def _read_history(run: RunFiles) -> None:
-    path = run.work_dir / 'history.jsonl'
-    if path.is_file():
-        lines = list(_json_lines(path))
-        run.events = [line for line in lines if line is not None and 'kind' in line]
-        damaged = len(lines) - len(run.events)
-        if damaged:
-            run.missing.append(f'history.jsonl: {damaged} damaged lines are left out')
+def _read_lines(run: RunFiles, name: str, key: str) -> list[dict[str, Any]]:
+    """Those lines of a JSON-lines file that have a key; what is left out is noted."""
+    path = run.work_dir / name
+    if not path.is_file():
+        return []
+    lines = list(_json_lines(path))
+    whole = [line for line in lines if line is not None and key in line]
+    if len(whole) < len(lines):
+        run.missing.append(f'{name}: {len(lines) - len(whole)} damaged lines are left out')
+    return whole
 
 
 def _has_whole_line(path: Path) -> bool:
@@ -127,32 +133,11 @@ def _read_archive(run: RunFiles) -> None:
 
 
 def _read_config(run: RunFiles) -> None:
-    """Reads the dumped config as data: it is Python, but nothing of it is executed."""
     for path in sorted(run.work_dir.glob('*.py')):
         try:
-            tree = ast.parse(path.read_text(encoding='utf-8'))
+            run.config |= read_config_text(path.read_text(encoding='utf-8'))
         except (OSError, SyntaxError, ValueError, RecursionError):
             run.missing.append(f'{path.name}: not a config')
-            continue
-        for statement in tree.body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-                try:
-                    run.config[statement.targets[0].id] = _value(statement.value)
-                except (RecursionError, TypeError, ValueError):
-                    continue  # More than plain data: nothing that a report needs.
-
-
-def _value(node: ast.expr) -> Any:
-    """The value of plain data as MMEngine dumps it: literals and calls of ``dict``."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        if not node.args and all(keyword.arg for keyword in node.keywords):
-            return {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
-    elif isinstance(node, ast.List | ast.Tuple):
-        items = [_value(item) for item in node.elts]
-        return items if isinstance(node, ast.List) else tuple(items)
-    elif isinstance(node, ast.Dict) and None not in node.keys:
-        return {_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True)}
-    return ast.literal_eval(node)
 
 
 def _iterations_done(work_dir: Path) -> int:

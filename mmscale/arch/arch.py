@@ -11,6 +11,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from mmscale.arch.json_files import read_json
+
 SCHEMA = 1
 
 KINDS = ('mbconv', 'dsconv', 'fused_mbconv', 'bottleneck', 'basic')
@@ -49,19 +51,6 @@ def _check_eps(owner: str, eps: object) -> None:
 def _check_object(owner: str, value: object, cls: type) -> None:
     if not isinstance(value, cls):
         raise ValueError(f'{owner}: expected a {cls.__name__}, got {value!r}')
-
-
-def read_json(path: str | Path) -> Any:
-    """Reads what a JSON file holds.
-
-    Raises:
-        ValueError: The file is not JSON.
-        FileNotFoundError: There is no such file.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: not a JSON file ({error})') from None
 
 
 def _check_keys(owner: str, data: object, allowed: list[str], required: list[str]) -> None:

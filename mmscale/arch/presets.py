@@ -9,8 +9,9 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem, read_json
+from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem
 from mmscale.arch.families import efficientnet, mobilenet_v2, mobilenet_v3, regnet, resnet
+from mmscale.arch.json_files import read_json
 from mmscale.arch.scaling import Scaling, apply_scaling
 
 # Kernels per network stage of the published base model S0 (ScaleNet's released configs).

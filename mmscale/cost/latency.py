@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from mmscale.arch.json_files import read_json
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -307,10 +309,7 @@ class LatencyModel:
             ValueError: The file is not JSON, or a key is unknown, missing or out of range.
             FileNotFoundError: There is no such file.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding='utf-8'))
-        except ValueError as error:
-            raise ValueError(f'{path}: not a JSON file ({error})') from error
+        data = read_json(path)
         schema = data.get('schema') if isinstance(data, dict) else None
         if type(schema) is not int or schema != LATENCY_SCHEMA:
             raise ValueError(

@@ -233,7 +233,7 @@ def joined(monkeypatch):
     """What the process group would be made of, on a machine without a GPU."""
     seen = {}
 
-    def record(backend):
+    def record(backend, timeout):
         names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
         seen.update({name: os.environ[name] for name in names}, backend=backend)
         raise ValueError('far enough')

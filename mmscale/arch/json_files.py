@@ -1,0 +1,40 @@
+"""JSON files that the tools read: data of bounded size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+# The result of a search with a front of hundreds of networks takes a few MB.
+MOST_JSON_BYTES = 2**26
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f'the key {twice!r:.40} comes twice')
+    return data
+
+
+def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
+    """Reads what a JSON file holds.
+
+    Args:
+        path: The file.
+        most_bytes: A larger file is refused before it is read.
+
+    Raises:
+        ValueError: The file is too large or not JSON, or a key comes twice in one object.
+        FileNotFoundError: There is no such file.
+    """
+    with Path(path).open('rb') as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f'{path}: more than {most_bytes} bytes, which is no file of ours')
+    try:
+        return json.loads(content.decode(), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: not a JSON file ({error})') from None

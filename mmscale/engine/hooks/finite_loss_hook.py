@@ -1,0 +1,44 @@
+"""FiniteLossHook: a training whose loss is not a number ends instead of wasting days."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import isfinite
+
+from mmscale.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stops a training whose loss is infinite or not a number.
+
+    Args:
+        interval: Iterations between two checks, each of which waits for the device.
+
+    Raises:
+        ValueError: The interval is not a positive integer.
+    """
+
+    def __init__(self, interval: int = 50) -> None:
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+            raise ValueError(f'interval={interval!r} must be an integer of 1 or more')
+        self.interval = interval
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Checks the loss.
+
+        Raises:
+            FloatingPointError: It is not finite.
+        """
+        if self.every_n_train_iters(runner, self.interval) and not isfinite(outputs['loss']):
+            raise FloatingPointError(
+                f'loss={outputs["loss"].item()} at iteration {runner.iter + 1}: lower the '
+                'learning rate and resume from the last checkpoint'
+            )

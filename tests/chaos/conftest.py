@@ -1,0 +1,81 @@
+"""Options of the chaos test, and what it trains and searches: the digit data, made tiny."""
+
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT / 'tests' / 'engine')]
+
+from small_setups import SPACE
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        '--chaos-kills', type=int, default=3, help='kills of the training, and of the search'
+    )
+    parser.addoption('--chaos-seed', type=int, default=0, help='decides what is killed and when')
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope='session')
+def data_root(tmp_path_factory):
+    return str(tmp_path_factory.mktemp('data'))
+
+
+def _tiny(name, data_root):
+    config = Config.fromfile(ROOT / 'configs' / 'scalenet' / name)
+    config.merge_from_dict(
+        {
+            'model.backbone.space': {'_delete_': True, **SPACE},
+            'model.head.in_channels': SPACE['head']['channels'],
+            'env_cfg.dist_cfg.timeout': 60,
+            'default_hooks.logger.interval': 4,
+            'visualizer.vis_backends': [],
+            'log_level': 'WARNING',
+            'experiment_name': uuid.uuid4().hex,
+        }
+    )
+    for loader in (config.get('train_dataloader'), config.get('test_dataloader')):
+        if loader:
+            loader.batch_size = 8
+            loader.dataset.dataset.update(num_images=48, data_root=data_root, serialize_data=False)
+    return config
+
+
+@pytest.fixture(scope='session')
+def train_config(data_root):
+    """A super-supernet of twelve iterations, with a checkpoint every third."""
+    config = _tiny('supernet_digits.py', data_root)
+    config.model.update(warmup_iters=2, warmup_scaling_stage=0)
+    config.merge_from_dict(
+        {
+            'train_cfg.max_iters': 12,
+            'default_hooks.checkpoint': dict(interval=3, max_keep_ckpts=2),
+            'custom_hooks.0.distribution': 'uniform',
+        }
+    )
+    return config
+
+
+@pytest.fixture(scope='session')
+def search_config(data_root):
+    """A search of the small space; load_from has to be set."""
+    config = _tiny('search_digits.py', data_root)
+    config.test_cfg.update(
+        budget=22_000, tolerance=0.3, weights=[1, 1], population=4, generations=2, rounds=1,
+        num_base_models=2, subnet_evaluator=dict(calibration_images=16, max_images=40),
+    )  # fmt: skip
+    config.test_cfg.calibration_dataloader.batch_size = 8
+    config.test_cfg.calibration_dataloader.dataset.dataset.update(
+        num_images=48, data_root=data_root, serialize_data=False
+    )
+    return config
