@@ -34,6 +34,11 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='continue the search in the work dir: what its archive knows is not evaluated again',
     )
+    parser.add_argument(
+        '--retry-failed',
+        action='store_true',
+        help='with --resume: evaluate anew what could not be scored before',
+    )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         '--profile',
@@ -52,6 +57,8 @@ def parse_args() -> argparse.Namespace:
         parser.error('--json needs --profile')
     if args.launcher != 'none' and (args.profile or args.dry_run):
         parser.error('--profile and --dry-run run in one process: leave out --launcher')
+    if args.retry_failed and not args.resume:
+        parser.error('--retry-failed needs --resume')
     if args.resume and args.profile:
         parser.error('--profile touches nothing: leave out --resume')
     return args
@@ -81,6 +88,7 @@ def main() -> None:
             '--cfg-options load_from=PATH'
         )
     config.test_cfg.resume = args.resume
+    config.test_cfg.retry_failed = args.retry_failed
     runner = build_runner(config, 'test')
     try:
         runner.test()

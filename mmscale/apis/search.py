@@ -31,6 +31,7 @@ from mmscale.search import (
     SearchResult,
 )
 from mmscale.search.analytic import AnalyticEvaluator
+from mmscale.search.forecast import analytic_evaluator
 from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe, write_json
 from mmscale.version import __version__
@@ -40,7 +41,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # What a search loop reads for its super-supernet and its images.
-_SCORING_KEYS = ('type', 'calibration_dataloader', 'subnet_evaluator', 'resume', 'seed')
+_SCORING_KEYS = (
+    'type',
+    'calibration_dataloader',
+    'subnet_evaluator',
+    'resume',
+    'retry_failed',
+    'seed',
+)
 
 
 def one_line(error: Exception) -> str:
@@ -255,12 +263,7 @@ def _hidden(planned: PlannedSearch) -> AnalyticEvaluator:
             f'--dry-run: mmscale.{planned.loop} has no known optimum; only searches for a family '
             f'of networks can be run dry'
         )
-    given: dict[str, Any] = {}
-    if isinstance(search, ScalingSearch):
-        given['base'] = search.base
-    elif isinstance(search, EvolutionSearch):
-        given['strategy'] = search.strategy
-    return AnalyticEvaluator(family.feasibility, planned.seed, **given)
+    return analytic_evaluator(search, family, planned.seed)
 
 
 @contextmanager

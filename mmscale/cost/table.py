@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmscale.arch.arch import Arch
 from mmscale.arch.scaling import Scaling
 from mmscale.arch.space import Genes, SearchSpace
-from mmscale.cost.count import block_cost, check_convention, head_cost, stem_cost
+from mmscale.cost.count import Cost, block_cost, check_convention, count_parts, stem_cost
 
 
 class Costs(NamedTuple):
@@ -30,13 +32,21 @@ class CostTable:
     Args:
         space: The search space.
         convention: See :func:`mmscale.cost.count`.
+        behind_stages: Cost of what follows the network stages, where that is not the Arch's own
+            head but, say, a detector's neck and head. It depends on widths and resolution alone.
 
     Raises:
         ValueError: The convention is unknown.
     """
 
-    def __init__(self, space: SearchSpace, convention: str = 'mmscale') -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        convention: str = 'mmscale',
+        behind_stages: Callable[[Arch], Cost] | None = None,
+    ) -> None:
         check_convention(convention)
+        self._behind_stages = behind_stages
         self.space = space
         self.convention = convention
         self._tables: dict[Scaling, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
@@ -55,7 +65,6 @@ class CostTable:
         space = self.space
         most_depths = max(len(stage.depths) for stage in space.stages)
         most_kernels = max(len(stage.kernels) for stage in space.stages)
-        fixed = np.zeros(3, dtype=np.int64)
         added = np.zeros((len(self._kernel_genes), most_depths, most_kernels, 3), dtype=np.int64)
         for kernel in range(most_kernels):
             deepest = np.where(space.gene_slot < 0, space.num_choices - 1, kernel)
@@ -73,11 +82,20 @@ class CostTable:
                     added[first : first + own, i, kernel] = costs[:own]
                     added[first + depth - 1, i, kernel] += costs[own:scaled].sum(axis=0)
                 first += choices.depths[-1]
-            head = head_cost(arch.head, arch.widths[-1], size, self.convention)
-            total = stem + head
-            fixed = np.array([total.flops, total.params, total.acts], dtype=np.int64)
+        total = stem + self._behind(arch)
+        fixed = np.array([total.flops, total.params, total.acts], dtype=np.int64)
         self._tables[scaling] = fixed, added
         return self._tables[scaling]
+
+    def _behind(self, arch: Arch) -> Cost:
+        if self._behind_stages is None:
+            return count_parts(arch, self.convention)[-1].cost
+        return self._behind_stages(arch)
+
+    def cost(self, arch: Arch) -> Cost:
+        """Cost of one Arch of the space."""
+        parts = count_parts(arch, self.convention)
+        return sum((part.cost for part in parts[:-1]), self._behind(arch))
 
     def costs(self, genes: Genes, scaling: Scaling = Scaling()) -> Costs:  # noqa: B008
         """Costs of base models under one scaling.

@@ -10,6 +10,7 @@ from mmscale.cost import CostTable, LatencyModel
 from mmscale.engine.scoring_loop import ScoringLoop
 from mmscale.registry import LOOPS
 from mmscale.search import OnStep, ParetoResult, ParetoSearch, Scorer
+from mmscale.search.forecast import Forecast, forecast
 
 
 @LOOPS.register_module()
@@ -55,6 +56,10 @@ class ParetoLoop(ScoringLoop):
         """Runs the search."""
         self._search.scorer = scorer
         return self._search.run()
+
+    def forecast(self) -> Forecast:
+        """What the search is expected to evaluate."""
+        return forecast(self._search, None, self.seed, self.search)
 
     @staticmethod
     def networks(result: ParetoResult) -> dict[str, Arch]:

@@ -7,15 +7,18 @@ import json
 import socket
 import time
 from abc import abstractmethod
+from datetime import timedelta
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import all_gather_object, get_dist_info
+import torch
+from mmengine.dist import get_dist_info
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, save_checkpoint
 from mmengine.runner.base_loop import BaseLoop
+from torch import distributed
 
 from mmscale.arch import Arch
 from mmscale.cost import CostTable
@@ -29,10 +32,14 @@ from mmscale.search import (
     Scorer,
     SearchResult,
 )
-from mmscale.search.reporting import History, ProgressLog, describe, write_json
+from mmscale.search.forecast import Forecast
+from mmscale.search.reporting import History, ProgressLog, SecondsLog, describe, write_json
 from mmscale.version import __version__
 
 Result = SearchResult | ParetoResult
+
+# Settings that say how to go on, not what to search.
+_OTHER_KEYS = ('resume', 'retry_failed')
 
 # What scores depend on, besides mmscale.
 _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'numpy', 'cv2')
@@ -42,15 +49,39 @@ def _version_of(package: str) -> str:
     return import_module(package).__version__
 
 
-class _Ranks:
-    """The processes of torch.distributed, for the search; one process is rank 0 of 1."""
+# A rank may wait for another's evaluations; of a dead one the launcher tells.
+_PATIENCE = timedelta(days=7)
+
+
+class Ranks:
+    """The processes of torch.distributed, for the search; one process is rank 0 of 1.
+
+    They exchange text, on the CPU whatever evaluates, and a rank without work waits long enough
+    for the others: the default groups give up after minutes.
+    """
 
     def __init__(self) -> None:
         self.rank, self.world_size = get_dist_info()
+        self._group = None
+        if self.world_size > 1:
+            self._group = distributed.new_group(timeout=_PATIENCE, backend='gloo')
 
     def gather(self, items: list[str]) -> list[list[str]]:
         """Waits for all ranks; gives each of them every rank's items."""
-        return all_gather_object(items)
+        if self._group is None:
+            return [items]
+        data = bytearray(json.dumps(items).encode())
+        length = torch.tensor([len(data)])
+        lengths = [torch.zeros_like(length) for _ in range(self.world_size)]
+        distributed.all_gather(lengths, length, self._group)
+        longest = int(max(lengths))
+        padded = torch.frombuffer(data.ljust(longest), dtype=torch.uint8)
+        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world_size)]
+        distributed.all_gather(parts, padded, self._group)
+        return [
+            json.loads(part[: int(size)].numpy().tobytes())
+            for part, size in zip(parts, lengths, strict=True)
+        ]
 
 
 class ScoringLoop(BaseLoop):
@@ -60,17 +91,20 @@ class ScoringLoop(BaseLoop):
     the search, for a report on the way) while it searches, and ``result.json`` and
     ``archs/<network>.json`` at the end; these depend on config, seed and weights alone. Beside
     them lie ``weights/<network>.pth`` with the weights each network was scored with, to start
-    training from or to ship, and ``timing.json`` with times and hosts. Resuming replays the
-    search from the archive.
+    training from or to ship, ``timing.json`` with times and hosts, and ``seconds/`` with those
+    of every evaluation. Resuming replays the search from the archive.
 
     Args:
-        runner: The runner; its model is a SuperNetClassifier.
+        runner: The runner; its model is a SuperNetClassifier, or a SuperNetDetector, whose cost
+            is that of backbone, neck and head.
         dataloader: Config of the loader of scoring images.
         evaluator: Ignored: a candidate's score is counted by `subnet_evaluator`.
         calibration_dataloader: Config of the loader of training images for BN statistics.
         seed: Seed of the search; by default the runner's.
         resume: Whether to continue the archive in the work dir.
-        subnet_evaluator: Further settings of :class:`SubnetEvaluator`.
+        retry_failed: Whether to evaluate anew what the archive has as failed.
+        subnet_evaluator: Further settings of :class:`SubnetEvaluator`, or with ``type`` of
+            another: :class:`DetectionEvaluator` for a detector.
         **settings: Settings of the search itself, see :meth:`build_search`.
 
     Raises:
@@ -86,6 +120,7 @@ class ScoringLoop(BaseLoop):
         calibration_dataloader: dict[str, Any],
         seed: int | None = None,
         resume: bool = False,
+        retry_failed: bool = False,
         subnet_evaluator: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
@@ -99,6 +134,7 @@ class ScoringLoop(BaseLoop):
         self.space = model.backbone.space
         self.seed = runner.seed if seed is None else seed
         self.resume = resume
+        self.retry_failed = retry_failed
         self.archive_dir = Path(runner.work_dir) / 'archive'
         if not resume and any(self.archive_dir.glob('*.jsonl')):
             raise ValueError(
@@ -119,6 +155,14 @@ class ScoringLoop(BaseLoop):
     @abstractmethod
     def search(self, scorer: Scorer) -> Result:
         """Runs the search with a scorer."""
+
+    @abstractmethod
+    def forecast(self) -> Forecast:
+        """What the search is expected to evaluate; to be called before it is run.
+
+        Raises:
+            ValueError: No network meets the budgets.
+        """
 
     @staticmethod
     @abstractmethod
@@ -144,27 +188,53 @@ class ScoringLoop(BaseLoop):
             The best fitness, for the runner's log.
         """
         start = time.monotonic()
-        ranks = _Ranks()
+        ranks = Ranks()
         fingerprint = self.evaluator.fingerprint
-        archive = Archive(self.archive_dir, fingerprint, ranks.rank)
-        if len(archive):
-            self._runner.logger.info(f'replaying {len(archive)} evaluations of {self.archive_dir}')
+        archive = self._open_archive(fingerprint, ranks.rank)
+        seconds = Path(self._runner.work_dir) / 'seconds' / f'rank{ranks.rank:04d}.jsonl'
+        on_evaluated = SecondsLog(seconds)
         try:
             progress = ProgressLog(self._runner.logger, ranks.world_size)
-            scorer = Scorer(archive, self.evaluator, ranks, progress)
+            # Of rank 0 alone are the log lines.
+            expected = self._expected_evaluations() if ranks.rank == 0 else 0
+            scorer = Scorer(archive, self.evaluator, ranks, progress, on_evaluated)
+            scorer.expected_evaluations = expected
             result = self.search(scorer)
             if ranks.rank == 0:
                 self._write(result, fingerprint, scorer.fresh, time.monotonic() - start)
         finally:
             archive.close()
+            on_evaluated.close()
             self.history.close()
         self._runner.logger.info(str(result))
         return {'fitness': float(self.best(result))}
 
+    def _open_archive(self, fingerprint: dict[str, Any], rank: int) -> Archive:
+        """Opens the archive and says what is in it."""
+        logger = self._runner.logger
+        archive = Archive(self.archive_dir, fingerprint, rank)
+        for path in archive.cut_off:
+            logger.info(f'{path}: its last line was cut off while it was written, and is dropped')
+        failed = len(archive.failures)
+        if self.retry_failed:
+            archive.forget_failures()
+        if len(archive):
+            logger.info(f'replaying {len(archive)} evaluations of {self.archive_dir}')
+        if failed:
+            what = 'are evaluated anew' if self.retry_failed else 'count as failed'
+            logger.info(f'{failed} of them could not be scored before and {what}')
+        return archive
+
+    def _expected_evaluations(self) -> int:
+        try:
+            return len(self.forecast().candidates)
+        except ValueError:
+            return 0  # The search itself will say what is wrong.
+
     def _config_hash(self, fingerprint: dict) -> str:
         """SHA-256 of what the config says of network, data and search, and of the evaluator."""
         config = self._runner.cfg
-        search = {key: value for key, value in config.test_cfg.items() if key != 'resume'}
+        search = {key: value for key, value in config.test_cfg.items() if key not in _OTHER_KEYS}
         parts = {
             'model': config.model,
             'data_preprocessor': config.get('data_preprocessor'),

@@ -26,6 +26,7 @@ from mmscale.search import (
     SearchResult,
     SeparateSearch,
 )
+from mmscale.search.forecast import Forecast, forecast
 
 
 class SearchLoop(ScoringLoop):
@@ -61,6 +62,10 @@ class SearchLoop(ScoringLoop):
         """Runs the search."""
         self.family.scorer = scorer
         return self._search.run()
+
+    def forecast(self) -> Forecast:
+        """What the search is expected to evaluate."""
+        return forecast(self._search, self.family, self.seed, self.search)
 
     @staticmethod
     def networks(result: SearchResult) -> dict[str, Arch]:

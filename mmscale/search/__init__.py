@@ -1,12 +1,13 @@
 """The search itself: archive, scoring, budgets, evolution. No torch and no MMEngine in it."""
 
-from mmscale.search.archive import Archive, Entry, Score
+from mmscale.search.archive import Archive
 from mmscale.search.dominance import (
     crowding_distances,
     hypervolume,
     non_dominated_sort,
     pareto_front,
 )
+from mmscale.search.entry import Entry, Failure, Score
 from mmscale.search.evolution import BaseEvolution, Evolved
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Feasibility, Strategy
@@ -46,6 +47,7 @@ __all__ = [
     'Evaluator',
     'EvolutionSearch',
     'Evolved',
+    'Failure',
     'FamilyFitness',
     'FamilyMember',
     'Feasibility',

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmscale.arch import Arch, Genotype, Scaling
-from mmscale.search.archive import Score
+from mmscale.search.entry import Score
 from mmscale.search.feasibility import Feasibility, Strategy
 from mmscale.search.schedule import check_integer
 

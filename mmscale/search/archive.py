@@ -3,119 +3,35 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost
+from mmscale.search.entry import (
+    Entry,
+    Failure,
+    Outcome,
+    Score,
+    make_line,
+    read_header,
+    read_outcome,
+    unpacked,
+)
 
-SCHEMA = 1
-
-_CHECKSUM_BYTES = 8
-
-
-@dataclass(frozen=True)
-class Score:
-    """A score as the exact fraction `correct` / `total`.
-
-    A metric that is a rounded decimal fits too: a mAP of 0.3712 is ``Score(3712, 10000)``.
-
-    Attributes:
-        correct: Numerator, for a classifier the number of images it got right.
-        total: Denominator, for a classifier the number of images it saw.
-    """
-
-    correct: int
-    total: int
-
-    def __post_init__(self) -> None:
-        for key in ('correct', 'total'):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ValueError(f'score: {key}={value!r} must be an integer')
-        if not 0 <= self.correct <= self.total or self.total < 1:
-            raise ValueError(
-                f'score: {self.correct} of {self.total} is not a fraction between 0 and 1'
-            )
-
-    @property
-    def value(self) -> Fraction:
-        """The score between 0 and 1, exact: compare and average this."""
-        return Fraction(self.correct, self.total)
-
-    def __str__(self) -> str:
-        return f'{self.correct}/{self.total} = {self.correct / self.total:.4f}'
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One evaluated Arch."""
-
-    arch: Arch
-    cost: Cost
-    score: Score
-
-    def to_line(self) -> str:
-        """The line of this entry in an archive file, without its line break."""
-        data = {
-            'digest': self.arch.digest,
-            'score': asdict(self.score),
-            'cost': asdict(self.cost),
-            'arch': self.arch.to_json(),
-        }
-        return _line('entry', data)
-
-
-def _checksum(payload: bytes) -> bytes:
-    return hashlib.blake2b(payload, digest_size=_CHECKSUM_BYTES).hexdigest().encode()
-
-
-def _line(kind: str, data: Mapping[str, Any]) -> str:
-    payload = json.dumps(data, separators=(',', ':'))
-    checksum = _checksum(payload.encode()).decode()
-    return f'{{"checksum":"{checksum}","{kind}":{payload}}}'
-
-
-def _payload(line: bytes, kind: str) -> bytes:
-    """The checked payload of a line of the given kind.
-
-    Raises:
-        ValueError: The line has another form or its checksum does not match.
-    """
-    start = b'{"checksum":"'
-    middle = f'","{kind}":'.encode()
-    checksum_end = len(start) + 2 * _CHECKSUM_BYTES
-    payload_start = checksum_end + len(middle)
-    if not (
-        line.startswith(start)
-        and line[checksum_end:payload_start] == middle
-        and line.endswith(b'}')
-    ):
-        raise ValueError(f'it is not an archive {kind}')
-    payload = line[payload_start:-1]
-    if _checksum(payload) != line[len(start) : checksum_end]:
-        raise ValueError('its checksum does not match')
-    return payload
-
-
-def _digest_and_score(line: bytes) -> tuple[str, Score]:
-    payload = _payload(line, 'entry')
-    # The Arch comes last and is most of the line: opening an archive does not parse it.
-    head = json.loads(payload[: payload.index(b',"arch":')] + b'}')
-    return head['digest'], Score(**head['score'])
+# 1 has the Archs as plain JSON objects, and no failures; it is read.
+SCHEMA = 2
+_READABLE = (1, 2)
 
 
 def _header_of(path: Path, line: bytes) -> dict[str, Any]:
     try:
-        return json.loads(_payload(line, 'header'))
+        return read_header(line)
     except ValueError as error:
         raise ValueError(
             f'{path}, line 1: {error}: this is no archive, or a damaged one; move the file '
@@ -156,25 +72,33 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 class Archive:
-    """Scores by Arch, kept in a directory of JSON-lines files, one file per rank.
+    """Outcomes by Arch, kept in a directory of JSON-lines files, one file per rank.
 
     The first line of a file is its header: schema version and fingerprint, that is, what the
-    scores depend on. Every further line is one :class:`Entry`; every line carries a checksum of
-    its payload. A process writes its own rank's file only and reads all of them, so the number
-    of ranks may change from run to run.
+    scores depend on. Every further line is one :class:`Entry`, its Arch packed; every line
+    carries a checksum of its payload. A process writes its own rank's file only and reads all of
+    them, so the number of ranks may change from run to run.
 
-    Opening only reads. A last line without a line break was cut off while it was written: it is
-    dropped, and cut off the file before the next entry is appended. A damaged line in the middle
-    is dropped with a warning. What was dropped counts as not evaluated.
+    Opening only reads, and reads all: every checksum is compared, no Arch is unpacked. In memory
+    are digests and outcomes, so that a look-up takes the same time however many there are. A last
+    line without a line break was cut off while it was written: it is dropped, and cut off the
+    file before the next entry is appended. A damaged line in the middle is dropped with a warning
+    that names it. What was dropped counts as not evaluated.
+
+    A file of an older schema is read and stays as it is; a file of the present schema is begun
+    beside it.
 
     Args:
         directory: Where the files lie; made when the first entry is appended.
         fingerprint: What the scores depend on, as plain JSON data: a checkpoint's hash, the
             evaluator's settings, and so on.
-        rank: Rank of this process.
+        rank: Rank of this process; None for a process that only reads.
         durable: Whether an entry is on the disk when it is appended. Without, it is the operating
             system's to write: a kill of the process loses nothing, a power cut may. For scores
             that cost less than the writing.
+
+    Attributes:
+        cut_off: Files whose last line was cut off when they were read.
 
     Raises:
         ValueError: A file has another fingerprint (the message shows the keys that differ),
@@ -185,16 +109,17 @@ class Archive:
         self,
         directory: str | Path,
         fingerprint: Mapping[str, Any],
-        rank: int = 0,
+        rank: int | None = 0,
         durable: bool = True,
     ) -> None:
         self.directory = Path(directory)
         self.durable = durable
         self.fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint))
         self.rank = rank
-        self._header = _line('header', {'schema': SCHEMA, 'fingerprint': self.fingerprint})
-        self._scores: dict[str, Score] = {}
-        self._origins: dict[str, tuple[Path, int]] = {}
+        self.cut_off: list[Path] = []
+        self._header = make_line('header', {'schema': SCHEMA, 'fingerprint': self.fingerprint})
+        self._outcomes: dict[str, Outcome] = {}
+        self._old: set[Path] = set()
         self._descriptor: int | None = None
         for path in self.files:
             self._read(path)
@@ -212,13 +137,15 @@ class Archive:
             with path.open('rb') as file:
                 line = file.readline()
             if line.endswith(b'\n'):
-                return cls(directory, _header_of(path, line[:-1]).get('fingerprint', {}))
+                fingerprint = _header_of(path, line[:-1]).get('fingerprint', {})
+                return cls(directory, fingerprint, rank=None)
         raise ValueError(f'{directory}: there is no archive with a complete header')
 
     @property
     def path(self) -> Path:
         """File of this process."""
-        return self.directory / f'rank{self.rank:04d}.jsonl'
+        path = self.directory / f'rank{self.rank:04d}.jsonl'
+        return path.with_suffix(f'.v{SCHEMA}.jsonl') if path in self._old else path
 
     @property
     def files(self) -> list[Path]:
@@ -226,47 +153,69 @@ class Archive:
         return sorted(self.directory.glob('rank*.jsonl'))
 
     def __len__(self) -> int:
-        return len(self._scores)
+        return len(self._outcomes)
 
     def __contains__(self, arch: Arch) -> bool:
-        return arch.digest in self._scores
+        return arch.digest in self._outcomes
+
+    def outcome(self, arch: Arch) -> Outcome | None:
+        """Score or failure of an Arch, or None if it was not evaluated."""
+        return self._outcomes.get(arch.digest)
 
     def score(self, arch: Arch) -> Score | None:
-        """The score of an Arch, or None if it was not evaluated."""
-        return self._scores.get(arch.digest)
+        """The score of an Arch, or None if it has none."""
+        outcome = self.outcome(arch)
+        return outcome if isinstance(outcome, Score) else None
 
     def digests(self) -> list[str]:
         """Digests of all known Archs, sorted."""
-        return sorted(self._scores)
+        return sorted(self._outcomes)
+
+    @property
+    def failures(self) -> dict[str, Failure]:
+        """Why Archs could not be scored, by their digests."""
+        known = self._outcomes.items()
+        return {digest: outcome for digest, outcome in known if isinstance(outcome, Failure)}
+
+    def forget_failures(self) -> int:
+        """Forgets which Archs could not be scored, so that they are evaluated again.
+
+        Returns:
+            Their number.
+        """
+        failed = self.failures
+        for digest in failed:
+            del self._outcomes[digest]
+        return len(failed)
 
     def entries(self) -> Iterator[Entry]:
-        """Reads the entries back from disk, file after file, one per Arch."""
+        """Reads the scored entries back from disk, file after file, one per Arch."""
         for data in self.records():
             cost, score = Cost(**data['cost']), Score(**data['score'])
             yield Entry(Arch.from_json(data['arch']), cost, score)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """As :meth:`entries`, but as the plain JSON data of each: many times faster."""
-        seen = set()
+        for line in self.lines():
+            data = json.loads(line)['entry']
+            if 'score' in data:
+                yield {**data, 'arch': unpacked(data['arch'])}
+
+    def lines(self, digests: Collection[str] | None = None) -> Iterator[str]:
+        """Lines of what is known, file after file, one per Arch: of several that which counts.
+
+        Args:
+            digests: Of which Archs; None for all.
+        """
+        seen: set[str] = set()
         for path in self.files:
-            for _, line in self._lines(path):
-                try:
-                    digest, _ = _digest_and_score(line)
-                    data = json.loads(_payload(line, 'entry'))
-                except (ValueError, KeyError, TypeError):
-                    continue  # Reported when the archive was opened.
-                if digest not in seen:
+            for _, line, digest, outcome in self._entries(path):
+                wanted = digests is None or digest in digests
+                if wanted and digest not in seen and outcome == self._outcomes.get(digest):
                     seen.add(digest)
-                    yield data
+                    yield line.decode()
 
     # ------------------------------------------------------------------ reading
-
-    def _lines(self, path: Path) -> Iterator[tuple[int, bytes]]:
-        """Complete lines behind the header, with their numbers."""
-        with path.open('rb') as file:
-            for number, line in enumerate(file, start=1):
-                if number > 1 and line.endswith(b'\n'):
-                    yield number, line[:-1]
 
     def _check_header(self, path: Path) -> None:
         with path.open('rb') as file:
@@ -274,9 +223,10 @@ class Archive:
         if not line.endswith(b'\n') and self._header.encode().startswith(line):
             return  # Cut off while it was made: there is no entry to lose.
         header = _header_of(path, line.rstrip(b'\n'))
-        if header.get('schema') != SCHEMA:
+        if header.get('schema') not in _READABLE:
             raise ValueError(
-                f'{path}: schema={header.get("schema")!r} is not supported, expected {SCHEMA}'
+                f'{path}: schema={header.get("schema")!r} is not supported, expected one of '
+                f'{", ".join(map(str, _READABLE))}'
             )
         if header.get('fingerprint') != self.fingerprint:
             difference = _difference(header.get('fingerprint', {}), self.fingerprint)
@@ -284,28 +234,56 @@ class Archive:
                 f'{path}: its scores belong to another setting ({difference}); take another '
                 f'directory, or restore the setting'
             )
+        if header['schema'] != SCHEMA:
+            self._old.add(path)
 
     def _read(self, path: Path) -> None:
         self._check_header(path)
-        for number, line in self._lines(path):
-            try:
-                digest, score = _digest_and_score(line)
-            except (ValueError, KeyError, TypeError) as error:
-                warnings.warn(f'{path}, line {number}: dropped, {error}', stacklevel=3)
-                continue
-            self._add(digest, score, (path, number))
+        for number, _, digest, outcome in self._entries(path, report=True):
+            if self._outcomes.setdefault(digest, outcome) is not outcome:
+                self._add(digest, outcome, f'{path}, line {number}')
 
-    def _add(self, digest: str, score: Score, origin: tuple[Path, int]) -> None:
-        known = self._scores.setdefault(digest, score)
-        if known != score:
-            first, second = (
-                f'{path}, line {number}' if number else f'{path}, in this run'
-                for path, number in (self._origins[digest], origin)
-            )
+    def _entries(
+        self, path: Path, report: bool = False
+    ) -> Iterator[tuple[int, bytes, str, Outcome]]:
+        """Whole lines behind the header: their numbers, themselves, digests and outcomes.
+
+        Args:
+            path: The file.
+            report: Whether to warn of damaged lines, and to note a last one that was cut off.
+        """
+        with path.open('rb') as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b'\n'):
+                    if report:
+                        self.cut_off.append(path)
+                elif number > 1:
+                    line = line[:-1]
+                    try:
+                        digest, outcome = read_outcome(line)
+                    except ValueError as error:
+                        if report:
+                            warnings.warn(f'{path}, line {number}: dropped, {error}', stacklevel=5)
+                        continue
+                    yield number, line, digest, outcome
+
+    def _add(self, digest: str, outcome: Outcome, origin: str) -> None:
+        known = self._outcomes.setdefault(digest, outcome)
+        if isinstance(known, Failure) and isinstance(outcome, Score):
+            self._outcomes[digest] = outcome  # It failed first, and succeeded later.
+        elif isinstance(outcome, Score) and known != outcome:
             raise ValueError(
-                f'arch {digest[:10]} has two scores: {known} ({first}) and {score} ({second})'
+                f'arch {digest[:10]} has two scores: {known} ({self._origin(digest)}) and '
+                f'{outcome} ({origin})'
             )
-        self._origins.setdefault(digest, origin)
+
+    def _origin(self, digest: str) -> str:
+        """Where an Arch is found in the files first."""
+        for path in self.files:
+            for number, _, found, _ in self._entries(path):
+                if found == digest:
+                    return f'{path}, line {number}'
+        return 'in this run'
 
     def merge(self, lines: Iterable[str], rank: int) -> None:
         """Takes over entries that another rank has appended to its file.
@@ -317,9 +295,8 @@ class Archive:
         Raises:
             ValueError: A line is damaged, or an Arch is known with another score.
         """
-        path = self.directory / f'rank{rank:04d}.jsonl'
         for line in lines:
-            self._add(*_digest_and_score(line.encode()), (path, 0))
+            self._add(*read_outcome(line.encode()), f'rank {rank}, in this run')
 
     # ------------------------------------------------------------------ writing
 
@@ -332,15 +309,20 @@ class Archive:
             The entry's line, for other ranks to :meth:`merge`.
 
         Raises:
+            RuntimeError: The archive was opened to be read.
             ValueError: The Arch is known with another score.
             OSError: The disk is full or the directory cannot be written; the file is unchanged.
         """
+        if self.rank is None:
+            raise RuntimeError(f'{self.directory}: the archive was opened to be read')
         digest, line = entry.arch.digest, entry.to_line()
-        if digest not in self._scores:
+        known = self._outcomes.get(digest)
+        succeeded = isinstance(known, Failure) and isinstance(entry.outcome, Score)
+        if known is None or succeeded:
             if self._descriptor is None:
                 self._descriptor = self._open()
             self._write(self._descriptor, line)
-        self._add(digest, entry.score, (self.path, 0))
+        self._add(digest, entry.outcome, f'{self.path}, in this run')
         return line
 
     def _open(self) -> int:

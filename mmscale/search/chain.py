@@ -7,7 +7,6 @@ from fractions import Fraction
 import numpy as np
 
 from mmscale.arch import Genotype
-from mmscale.cost import count
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.result import ChainStep, FamilyMember, OnStep, SearchResult
@@ -68,11 +67,11 @@ class Chain:
         family.scorer.step = 'result'
         archs = [family.space.decode(last.base, scaling) for scaling in last.strategy]
         scores = family.scorer.score(archs)
-        convention = family.feasibility.table.convention
+        table = family.feasibility.table
         return SearchResult(
             base=last.base,
             family=tuple(
-                FamilyMember(j, last.base, scaling, arch, count(arch, convention), score)
+                FamilyMember(j, last.base, scaling, arch, table.cost(arch), score)
                 for j, (scaling, arch, score) in enumerate(
                     zip(last.strategy, archs, scores, strict=True)
                 )
@@ -80,6 +79,7 @@ class Chain:
             fitness=last.fitness,
             chain=tuple(self.steps),
             evaluations=family.scorer.evaluations,
+            failed=len(family.scorer.failed),
             seed=self.seed,
             settings={**family.settings, **settings},
             details={'dropped': len(family.scorer.dropped)} if settings.get('halving') else {},

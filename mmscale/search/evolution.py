@@ -89,7 +89,7 @@ class BaseEvolution:
             on_step: Called with every generation.
 
         Raises:
-            ValueError: No base model was found that meets the budgets.
+            ValueError: No base model was found that meets the budgets, or none can be scored.
         """
         feasibility, space = self.family.feasibility, self.family.space
         scorer = self.family.scorer
@@ -116,6 +116,8 @@ class BaseEvolution:
             least = survivors[-1].fitness if self.halving and full else None
             survivors += self.family.candidates(genes, strategy, least)
             survivors = sorted(survivors, key=lambda c: c.order)[: self.population]
+            if not survivors:
+                raise ValueError(f'{scorer.step}: {scorer.explain_failures()}')
             history.append(survivors[0].fitness)
             scorer.best = survivors[0].fitness
             if on_step is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmscale.arch import Genotype
 from mmscale.arch.space import Genes
-from mmscale.search.archive import Score
+from mmscale.search.entry import Score
 from mmscale.search.feasibility import Feasibility, Strategy
 from mmscale.search.scoring import Scorer
 
@@ -130,10 +130,11 @@ class FamilyFitness:
                 certain; by default none.
 
         Returns:
-            The candidates, in the order of `genes`.
+            The candidates, in the order of `genes`, without those of which a network cannot be
+            scored.
 
         Raises:
-            ValueError: A base model does not meet the budgets.
+            ValueError: A base model does not meet the budgets, or most networks cannot be scored.
         """
         if not self.feasibility.feasible(genes, strategy).all():
             raise ValueError('a base model that does not meet the budgets must not be scored')
@@ -145,8 +146,10 @@ class FamilyFitness:
         costs = self.feasibility.cost(genes)
         candidates = []
         for i, row in enumerate(genes):
-            fitness = self.mean(scores[i * len(stages) : (i + 1) * len(stages)])
-            candidates.append(Candidate(self.space.genotype(row), fitness, int(costs[i])))
+            own = scores[i * len(stages) : (i + 1) * len(stages)]
+            if None not in own:
+                genotype, fitness = self.space.genotype(row), self.mean(own)
+                candidates.append(Candidate(genotype, fitness, int(costs[i])))
         return candidates
 
     def _without_losers(self, genes: Genes, strategy: Strategy, least: Fraction) -> Genes:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 from mmscale.arch import SCALING_RULES, Genotype, Rounding, Scaling, apply_scaling
-from mmscale.cost import count, match_scaling
+from mmscale.cost import match_scaling
 from mmscale.search.family import FamilyFitness
 from mmscale.search.result import FamilyMember, SearchResult
 
@@ -52,7 +52,7 @@ class GivenFamily:
             )
         self.strategy = tuple(strategy)
         self.archs = [apply_scaling(arch, scaling, space.rule, rounding) for scaling in strategy]
-        costs = [getattr(count(arch), metric) for arch in self.archs]
+        costs = [getattr(family.feasibility.table.cost(arch), metric) for arch in self.archs]
         self.deviations = [cost / (costs[0] * 2**j) - 1 for j, cost in enumerate(costs)]
 
     @property
@@ -61,7 +61,11 @@ class GivenFamily:
         return len(set(self.archs))
 
     def run(self) -> SearchResult:
-        """Scores the family."""
+        """Scores the family.
+
+        Raises:
+            ValueError: A network of it cannot be scored.
+        """
         family = self.family
         for j, deviation in enumerate(self.deviations):
             if abs(deviation) > family.feasibility.tolerance:
@@ -72,10 +76,13 @@ class GivenFamily:
         family.scorer.step = 'given family'
         family.scorer.most_evaluations = self.most_evaluations
         scores = family.scorer.score(self.archs)
+        if any(scores[j] is None for j in family.scored_stages):
+            raise ValueError(family.scorer.explain_failures())
+        table = family.feasibility.table
         return SearchResult(
             base=self.base,
             family=tuple(
-                FamilyMember(j, self.base, scaling, arch, count(arch), score)
+                FamilyMember(j, self.base, scaling, arch, table.cost(arch), score)
                 for j, (scaling, arch, score) in enumerate(
                     zip(self.strategy, self.archs, scores, strict=True)
                 )
@@ -83,6 +90,7 @@ class GivenFamily:
             fitness=family.mean([scores[j] for j in family.scored_stages]),
             chain=(),
             evaluations=family.scorer.evaluations,
+            failed=len(family.scorer.failed),
             seed=None,
             settings={
                 'strategy': [scaling.to_json() for scaling in self.strategy],

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.arch.space import Genes
-from mmscale.cost import Cost, Costs, CostTable, LatencyModel, count
-from mmscale.search.archive import Score
+from mmscale.cost import Cost, Costs, CostTable, LatencyModel
 from mmscale.search.dominance import (
     Point,
     crowding_distances,
@@ -21,6 +20,7 @@ from mmscale.search.dominance import (
     non_dominated_sort,
     pareto_front,
 )
+from mmscale.search.entry import Score
 from mmscale.search.feasibility import distinct_scalings
 from mmscale.search.operators import crossover, mutate, tournament
 from mmscale.search.result import SCHEMA, Generation, OnStep
@@ -82,6 +82,7 @@ class ParetoResult:
         metric: The cost that the score was weighed against.
         front: What no network of the search dominates, by rising cost.
         evaluations: Distinct Archs that were scored.
+        failed: Distinct Archs that could not be scored.
         hypervolume: Of all that was scored so far, after every generation.
         seed: Seed of the search.
         settings: Cost range and schedule, plain JSON data.
@@ -90,6 +91,7 @@ class ParetoResult:
     metric: str
     front: tuple[ParetoMember, ...]
     evaluations: int
+    failed: int
     hypervolume: tuple[float, ...]
     seed: int
     settings: dict[str, Any]
@@ -102,6 +104,7 @@ class ParetoResult:
             'metric': self.metric,
             'front': [member.to_json() for member in self.front],
             'evaluations': self.evaluations,
+            'failed': self.failed,
             'hypervolume': list(self.hypervolume),
             'seed': self.seed,
             'settings': self.settings,
@@ -287,6 +290,7 @@ class ParetoSearch:
         individuals = [
             _Individual(tuple(genes.tolist()), option, arch.digest, cost, score)
             for (genes, option, arch, cost), score in zip(pairs, scores, strict=True)
+            if score is not None
         ]
         self._scored += individuals
         return individuals
@@ -357,7 +361,7 @@ class ParetoSearch:
         """Searches from the start; what the archive knows is not evaluated again.
 
         Raises:
-            ValueError: No network was found in the cost range.
+            ValueError: No network was found in the cost range, or none can be scored.
         """
         self._seen, self._scored = set(), []
         scorer = self.scorer
@@ -375,6 +379,8 @@ class ParetoSearch:
                 break
             scorer.step = f'generation {generation} of {self.generations}'
             survivors = self._survivors(survivors + self._score(pairs))
+            if not survivors:
+                raise ValueError(f'{scorer.step}: {scorer.explain_failures()}')
             scorer.best = max(individual.score.value for individual in self._scored)
             areas.append(hypervolume([i.point for i in self._scored], self.cost_range))
             self._report(generation, survivors)
@@ -385,6 +391,7 @@ class ParetoSearch:
             metric=self.metric,
             front=tuple(self._front()),
             evaluations=scorer.evaluations,
+            failed=len(scorer.failed),
             hypervolume=tuple(areas),
             seed=self.seed,
             settings={
@@ -409,7 +416,7 @@ class ParetoSearch:
             scaling_stage, scaling = self._options[individual.option]
             base = Genotype(individual.genes)
             arch = self.space.decode(base, scaling)
-            cost = count(arch, self.table.convention)
+            cost = self.table.cost(arch)
             latency = self._latency(cost) if self.latency_model is not None else None
             members.append(
                 ParetoMember(base, scaling_stage, scaling, arch, cost, individual.score, latency)

@@ -110,11 +110,15 @@ class RandomSearch:
             for i, (genes, strategy) in enumerate(batch):
                 number += 1
                 own = scores[i * len(stages) : (i + 1) * len(stages)]
+                if None in own:
+                    continue
                 base = family.space.genotype(genes)
                 candidate = Candidate(base, family.mean(own), int(costs[i]))
                 if best is None or candidate.order < best.order:
                     best = candidate
                     chain.record('random family', number, candidate.genotype, strategy)
+        if best is None and family.scorer.failed:
+            raise ValueError(family.scorer.explain_failures())
         if best is None:
             rng = chain.rng(0, 'random families')
             pool = family.feasibility.draw(rng, _POOL)

@@ -7,10 +7,13 @@ import logging
 import math
 import os
 import time
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
+from mmscale.arch import Arch
+from mmscale.cost import Cost
 from mmscale.search.result import ChainStep, Generation
 from mmscale.search.scoring import Progress
 
@@ -18,7 +21,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressLog:
-    """Logs how far a search is, with an estimate of the time that is left at most.
+    """Logs how far a search is, with an estimate of the time that is left.
+
+    Where it is known about how many evaluations there will be, that is what the estimate is of,
+    else it is of the most that there can be.
 
     Args:
         logger: Where to.
@@ -41,15 +47,22 @@ class ProgressLog:
             return
         self._step, self._last = progress.step, now
         line = f'{progress.step}: {progress.evaluations} evaluations'
-        if progress.most_evaluations:
-            line += f' of at most {progress.most_evaluations}'
+        expected, most = progress.expected_evaluations, progress.most_evaluations
+        is_expected = expected > progress.evaluations
+        if is_expected:
+            line += f' of about {expected}'
+        elif most:
+            line += f' of at most {most}'
+        if progress.failed:
+            line += f', {progress.failed} failed'
         if progress.best is not None:
             line += f', best fitness {float(progress.best):.4f}'
         fresh = progress.fresh - self._start[1]
-        if fresh and progress.most_evaluations:
-            left = progress.most_evaluations - progress.evaluations
+        if fresh and (is_expected or most):
+            left = (expected if is_expected else most) - progress.evaluations
             seconds = (now - self._start[0]) / fresh * left / self._processes
-            line += f', eta at most {timedelta(seconds=round(seconds))}'
+            about = 'about' if is_expected else 'at most'
+            line += f', eta {about} {timedelta(seconds=round(seconds))}'
         self._logger.info(line)
 
 
@@ -72,6 +85,39 @@ class History:
         if self._file is None:
             self._file = self._path.open('w', encoding='utf-8')
         self._file.write(json.dumps(event.to_json()) + '\n')
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+class SecondsLog:
+    """How long each evaluation of a process took, as a JSON-lines file.
+
+    It is apart from the archive, which holds nothing that differs from run to run.
+
+    Args:
+        path: The file; lines are appended to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+
+    def __call__(self, arch: Arch, cost: Cost, seconds: float) -> None:
+        """Appends an evaluation."""
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open('a', encoding='utf-8')
+        line = {
+            'digest': arch.digest,
+            'resolution': arch.resolution,
+            **asdict(cost),
+            'seconds': round(seconds, 4),
+        }
+        self._file.write(json.dumps(line) + '\n')
         self._file.flush()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.arch.arch import aligned
 from mmscale.cost import Cost
-from mmscale.search.archive import Score
+from mmscale.search.entry import Score
 from mmscale.search.feasibility import Strategy
 
 SCHEMA = 1
@@ -90,14 +90,17 @@ OnStep = Callable[[ChainStep | Generation], None]
 
 @dataclass(frozen=True)
 class FamilyMember:
-    """The network of one scaling stage, and the base model it is scaled from."""
+    """The network of one scaling stage, and the base model it is scaled from.
+
+    It has no score if it is of a scaling stage of weight 0 and could not be scored.
+    """
 
     scaling_stage: int
     base: Genotype
     scaling: Scaling
     arch: Arch
     cost: Cost
-    score: Score
+    score: Score | None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the network as plain JSON data."""
@@ -106,7 +109,7 @@ class FamilyMember:
             'genes': list(self.base.genes),
             'scaling': self.scaling.to_json(),
             'cost': asdict(self.cost),
-            'score': asdict(self.score),
+            'score': None if self.score is None else asdict(self.score),
             'arch': self.arch.to_json(),
         }
 
@@ -122,6 +125,7 @@ class SearchResult:
         fitness: Weighted mean of their scores.
         chain: The steps that led here.
         evaluations: Distinct Archs that were scored.
+        failed: Distinct Archs that could not be scored.
         seed: Seed of the search, or None if it has no randomness.
         settings: Budget, schedule and weights, plain JSON data.
         details: What else this kind of search has to tell, plain JSON data.
@@ -132,6 +136,7 @@ class SearchResult:
     fitness: Fraction
     chain: tuple[ChainStep, ...]
     evaluations: int
+    failed: int
     seed: int | None
     settings: dict[str, Any]
     details: dict[str, Any] = field(default_factory=dict)
@@ -149,6 +154,7 @@ class SearchResult:
             'scaling_stages': [member.to_json() for member in self.family],
             'fitness': float(self.fitness),
             'evaluations': self.evaluations,
+            'failed': self.failed,
             'chain': [step.to_json() for step in self.chain],
             'seed': self.seed,
             'settings': self.settings,
@@ -157,9 +163,10 @@ class SearchResult:
 
     def __str__(self) -> str:
         seed = '' if self.seed is None else f', seed {self.seed}'
+        failed = f' and {self.failed:,} networks that could not be scored' if self.failed else ''
         lines = [
             f'Search result: fitness {float(self.fitness):.4f} after {self.evaluations:,} '
-            f'evaluations{seed}'
+            f'evaluations{failed}{seed}'
         ]
         kernels = (' '.join(str(b.kernel) for b in stage) for stage in self.family[0].arch.stages)
         lines.append(f'  base model: kernels per network stage {" | ".join(kernels)}')
@@ -183,7 +190,7 @@ class SearchResult:
                     *(str(member.scaling_stage), f'{scaling.depth:g}', f'{scaling.width:g}'),
                     *(str(member.arch.resolution), str(len(member.arch.blocks))),
                     *(f'{cost.flops:,}', f'{ratio:.2f}', f'{cost.params:,}', f'{cost.acts:,}'),
-                    str(member.score),
+                    'none' if member.score is None else str(member.score),
                 )
             )
         return '\n'.join([*lines, aligned(rows)])

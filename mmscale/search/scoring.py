@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
 
 from mmscale.arch import Arch
-from mmscale.cost import count
-from mmscale.search.archive import Archive, Entry, Score
+from mmscale.cost import Cost, count
+from mmscale.search.archive import Archive
+from mmscale.search.entry import Entry, Failure, Outcome, Score
+
+# So many may fail before it matters whether most do.
+_FEW_FAILURES = 8
 
 
 class EvaluationError(Exception):
@@ -78,14 +84,18 @@ class Progress:
         evaluations: Distinct Archs of this search that have a score, replayed ones included;
             of the present batch those of this rank only.
         most_evaluations: Upper bound of it for the whole search, 0 if unknown.
+        expected_evaluations: About how many the whole search comes to, 0 if unknown.
         fresh: Archs this process has evaluated itself since it started: the rate for an ETA.
+        failed: Distinct Archs of this search that could not be scored.
         best: Best fitness so far, or None.
     """
 
     step: str
     evaluations: int
     most_evaluations: int
+    expected_evaluations: int
     fresh: int
+    failed: int
     best: Fraction | None
 
 
@@ -111,11 +121,16 @@ def split_by_cost(costs: Sequence[int], ranks: int) -> list[list[int]]:
 class Scorer:
     """Scores batches of Archs. All ranks must call :meth:`score` with equal batches.
 
+    An Arch that cannot be scored is archived as failed, and not tried again; the search goes on
+    without it, unless most Archs of the search have failed.
+
     Args:
         archive: What is known already; every new score is appended to it at once.
         evaluator: Scores one Arch.
         communicator: The ranks.
         progress: Called after every evaluation and every batch.
+        on_evaluated: Called with every Arch that this process has evaluated itself, its cost and
+            the seconds that it took.
 
     Attributes:
         step: Name of the present step, for `progress`.
@@ -123,8 +138,10 @@ class Scorer:
         requested: Digests of the Archs of the present search that have a score; a search of
             several parts may start it anew for each.
         dropped: Digests of the Archs that were not worth a score when they were asked for.
+        failed: Digests of the Archs that could not be scored.
         best: Best fitness so far, for `progress`.
         most_evaluations: Upper bound of the search's evaluations, for `progress`.
+        expected_evaluations: About how many they come to, for `progress`.
 
     Raises:
         ValueError: The archive belongs to another rank or to another evaluator.
@@ -136,18 +153,21 @@ class Scorer:
         evaluator: Evaluator,
         communicator: Communicator | None = None,
         progress: Callable[[Progress], None] | None = None,
+        on_evaluated: Callable[[Arch, Cost, float], None] | None = None,
     ) -> None:
         self.archive = archive
         self.evaluator = evaluator
         self.communicator = communicator or SingleProcess()
         self.progress = progress
+        self.on_evaluated = on_evaluated
         self.step = ''
         self.title = ''
         self.best: Fraction | None = None
-        self.most_evaluations = 0
+        self.most_evaluations = self.expected_evaluations = 0
         self.fresh = 0
         self.requested: set[str] = set()
         self.dropped: set[str] = set()
+        self.failed: set[str] = set()
         if archive.rank != self.communicator.rank:
             raise ValueError(
                 f'archive of rank {archive.rank} in the process of rank {self.communicator.rank}'
@@ -163,12 +183,13 @@ class Scorer:
     def _agree(self) -> None:
         """Waits until every rank has read the archive, then levels what they have read."""
         # A rank that starts late may already see entries that another appended since.
-        digests = self.archive.digests()
-        summary = hashlib.sha256(''.join(digests).encode()).hexdigest()
+        failures = self.archive.failures
+        known = [f'{digest} {digest in failures}' for digest in self.archive.digests()]
+        summary = hashlib.sha256(''.join(known).encode()).hexdigest()
         if any(other != [summary] for other in self.communicator.gather([summary])):
-            common = set.intersection(*map(set, self.communicator.gather(digests)))
-            lines = [e.to_line() for e in self.archive.entries() if e.arch.digest not in common]
-            self._merge(self.communicator.gather(lines))
+            common = set.intersection(*map(set, self.communicator.gather(known)))
+            digests = {item.split()[0] for item in set(known) - common}
+            self._merge(self.communicator.gather(list(self.archive.lines(digests))))
 
     def _merge(self, gathered: list[list[str]]) -> None:
         for rank, lines in enumerate(gathered):
@@ -179,17 +200,21 @@ class Scorer:
         """Distinct Archs scored so far: the same in a run that replays an archive."""
         return len(self.requested)
 
-    def score(self, archs: Sequence[Arch]) -> list[Score]:
+    def score(self, archs: Sequence[Arch]) -> list[Score | None]:
         """Scores Archs, evaluating those that neither the batch nor the archive has already.
 
         Args:
             archs: The batch; equal on all ranks.
 
         Returns:
-            The scores, in the order of `archs`.
+            The scores, in the order of `archs`, None for one that cannot be scored.
+
+        Raises:
+            ValueError: Most Archs of the search have failed.
         """
         self._evaluate(archs, {})
-        return [self._known(arch) for arch in archs]
+        outcomes = [self._known(arch) for arch in archs]
+        return [outcome if isinstance(outcome, Score) else None for outcome in outcomes]
 
     def score_needed(
         self, archs: Sequence[Arch], needed: Sequence[Fraction]
@@ -204,7 +229,11 @@ class Scorer:
             needed: Per Arch the score that it needs.
 
         Returns:
-            The scores, in the order of `archs`, None where it is below what is needed.
+            The scores, in the order of `archs`, None where it is below what is needed, and for
+            one that cannot be scored.
+
+        Raises:
+            ValueError: Most Archs of the search have failed.
         """
         least: dict[Arch, Fraction] = {}
         for arch, value in zip(archs, needed, strict=True):
@@ -225,34 +254,73 @@ class Scorer:
         lines = []
         for index in shares[self.communicator.rank]:
             arch = pending[index]
-            # An evaluator that knows no bound is not asked for one without need.
-            bound = (least[arch],) if arch in least else ()
-            score = self.evaluator.evaluate(arch, *bound)
-            if score is not None:
-                lines.append(self.archive.append(Entry(arch, costs[index], score)))
+            start = time.perf_counter()
+            outcome = self._outcome(arch, least)
+            if outcome is not None:
+                lines.append(self.archive.append(Entry(arch, costs[index], outcome)))
                 self._count([arch], least)
+            if self.on_evaluated is not None:
+                self.on_evaluated(arch, costs[index], time.perf_counter() - start)
             self.fresh += 1
             self._report()
         if pending:
             self._merge(self.communicator.gather(lines))
             self._count(pending, least)
         self._report()
+        self._check_failures()
+
+    def _outcome(self, arch: Arch, least: Mapping[Arch, Fraction]) -> Outcome | None:
+        # An evaluator that knows no bound is not asked for one without need.
+        bound = (least[arch],) if arch in least else ()
+        try:
+            return self.evaluator.evaluate(arch, *bound)
+        except EvaluationError as error:
+            return Failure(' '.join(str(error).split()))
 
     def _count(self, archs: Sequence[Arch], least: Mapping[Arch, Fraction]) -> None:
         for arch in archs:
-            score = self.archive.score(arch)
-            kept = score is not None and (arch not in least or score.value >= least[arch])
+            outcome = self.archive.outcome(arch)
+            if isinstance(outcome, Failure):
+                self.failed.add(arch.digest)
+                continue
+            kept = outcome is not None and (arch not in least or outcome.value >= least[arch])
             (self.requested if kept else self.dropped).add(arch.digest)
 
-    def _known(self, arch: Arch) -> Score:
-        score = self.archive.score(arch)
-        if score is None:
+    def _check_failures(self) -> None:
+        """Ends a search that gets hardly any score: then it is not the Archs that are at fault."""
+        scored = len(self.requested | self.dropped)
+        if len(self.failed) > max(_FEW_FAILURES, scored):
+            raise ValueError(self.explain_failures())
+
+    def explain_failures(self) -> str:
+        """How many Archs of the search could not be scored, and why."""
+        scored, failed = len(self.requested | self.dropped), len(self.failed)
+        known = self.archive.failures
+        failures = [known[digest] for digest in sorted(self.failed)]
+        (kind, number), *_ = Counter(failure.kind for failure in failures).most_common(1)
+        example = next(failure for failure in failures if failure.kind == kind)
+        return (
+            f'{failed} of {failed + scored} networks could not be scored, {number} of them for: '
+            f'{kind} (as: {example.reason}); when the cause is gone, continue with --resume '
+            f'--retry-failed'
+        )
+
+    def _known(self, arch: Arch) -> Outcome:
+        outcome = self.archive.outcome(arch)
+        if outcome is None:
             raise RuntimeError(f'arch {arch.digest[:10]} was not scored by any rank')
-        return score
+        return outcome
 
     def _report(self) -> None:
         if self.progress is not None:
-            step = self.title + self.step
             self.progress(
-                Progress(step, self.evaluations, self.most_evaluations, self.fresh, self.best)
+                Progress(
+                    step=self.title + self.step,
+                    evaluations=self.evaluations,
+                    most_evaluations=self.most_evaluations,
+                    expected_evaluations=self.expected_evaluations,
+                    fresh=self.fresh,
+                    failed=len(self.failed),
+                    best=self.best,
+                )
             )

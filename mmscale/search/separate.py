@@ -62,6 +62,7 @@ class SeparateSearch:
             'halving': halving,
         }
         self._evaluated: set[str] = set()
+        self._failed: set[str] = set()
         stages = len(family.space.scaling_stages)
         seeds = [
             int(np.random.SeedSequence([seed, j]).generate_state(1)[0]) for j in range(stages)
@@ -101,15 +102,18 @@ class SeparateSearch:
             ValueError: The budgets of a scaling stage leave no base model or no scaling.
         """
         scorer = self.family.scorer
-        self._evaluated = set()
+        scorer.expected_evaluations = 0  # It is of all parts, what is counted is of one.
+        self._evaluated, self._failed = set(), set()
         results = []
         for j, run in enumerate(self.runs):
             run.family.scorer = scorer
             scorer.title = f'scaling stage {j} of {len(self.runs) - 1}, '
-            scorer.requested, scorer.dropped = set(), set()
+            scorer.requested, scorer.dropped, scorer.failed = set(), set(), set()
             results.append(run.run())
             self._evaluated |= scorer.requested
-        scorer.title, scorer.requested = '', self._evaluated
+            self._failed |= scorer.failed
+        scorer.title = ''
+        scorer.requested, scorer.failed = self._evaluated, self._failed
         members = tuple(result.family[j] for j, result in enumerate(results))
         return SearchResult(
             base=members[0].base,
@@ -117,6 +121,7 @@ class SeparateSearch:
             fitness=self.family.mean([members[j].score for j in self.family.scored_stages]),
             chain=(),
             evaluations=scorer.evaluations,
+            failed=len(scorer.failed),
             seed=self.seed,
             settings={**self.family.settings, **self.settings},
             details={

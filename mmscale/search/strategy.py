@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling
 from mmscale.arch.space import Genes
-from mmscale.search.archive import Score
+from mmscale.search.entry import Score
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.schedule import check_integer, checked_halving
@@ -114,7 +114,11 @@ class StrategySearch:
     def _options(
         self, scaling_stage: int, pool: Genes, admitted: NDArray[np.bool_]
     ) -> list[_Option]:
-        """The scalings that the fixed set admits, by falling effect."""
+        """The scalings that the fixed set admits, by falling effect.
+
+        With a base model that cannot be scored under it a scaling is as one that is not admitted,
+        and with none that can it is left out.
+        """
         scalings = self.family.feasibility.distinct_scalings(scaling_stage)
         bases = pool[: self.num_base_models]
         pairs = [(s, b) for b in range(len(bases)) for s in np.flatnonzero(admitted[:, b])]
@@ -122,9 +126,14 @@ class StrategySearch:
         weight = self.family.weights[scaling_stage]
         if weight:
             archs = [self.family.space.decode(bases[b], scalings[s]) for s, b in pairs]
-            scores = self.family.scorer.score(archs)
-            values = {pair: s.value for pair, s in zip(pairs, scores, strict=True)}
-            for b in range(len(bases)):
+            scorer = self.family.scorer
+            scores = scorer.score(archs)
+            known = zip(pairs, scores, strict=True)
+            values = {pair: score.value for pair, score in known if score is not None}
+            if not values:
+                raise ValueError(f'scaling stage {scaling_stage}: {scorer.explain_failures()}')
+            effects = dict.fromkeys((s for s, _ in values), Fraction(0))
+            for b in {base for _, base in values}:
                 own = {s: value for (s, base), value in values.items() if base == b}
                 mean = sum(own.values(), Fraction(0)) / len(own)
                 for s, value in own.items():
@@ -146,7 +155,8 @@ class StrategySearch:
             present: The strategy so far.
 
         Raises:
-            ValueError: A scaling stage has no feasible scaling of this base model.
+            ValueError: A scaling stage has no feasible scaling of this base model, or none of
+                them can be scored.
         """
         family, feasibility = self.family, self.family.feasibility
         chosen = [Scaling()]
@@ -156,6 +166,8 @@ class StrategySearch:
             if family.weights[j]:
                 scores = self._scores([arch for _, arch in options])
                 row = np.atleast_2d(genes)
+                if not any(scores):
+                    raise ValueError(f'scaling stage {j}: {family.scorer.explain_failures()}')
                 order = [
                     (-score.value, int(feasibility.cost(row, scaling)[0]), i)
                     for i, (score, (scaling, _)) in enumerate(zip(scores, options, strict=True))
@@ -174,7 +186,7 @@ class StrategySearch:
         scores = scorer.score(archs[:1])
         for start in range(1, len(archs), _OPTIONS_AT_ONCE):
             batch = archs[start : start + _OPTIONS_AT_ONCE]
-            best = max(score.value for score in scores if score is not None)
+            best = max((score.value for score in scores if score is not None), default=0)
             scores += scorer.score_needed(batch, [best] * len(batch))
         return scores
 

@@ -1,10 +1,13 @@
 """The archive: durable, self-contained, and honest about what is damaged."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import warnings
+import zlib
+from base64 import b64encode
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,8 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmscale.cost import count
-from mmscale.search import Archive, Entry, Score
+from mmscale.search import Archive, Entry, Failure, Score
 from mmscale.search import archive as archive_module
+from mmscale.search import entry as entry_module
+from mmscale.search.entry import make_line, unpacked
 
 FINGERPRINT = {'checkpoint': 'abc', 'evaluator': {'batch_size': 64, 'side': 'left'}}
 
@@ -54,10 +59,10 @@ def test_round_trip_is_self_contained_and_readable(tmp_path):
     archive = Archive(path.parent, FINGERPRINT)
     assert len(archive) == 5
     assert list(archive.entries()) == entries
-    assert scores(archive, entries) == [entry.score for entry in entries]
+    assert scores(archive, entries) == [entry.outcome for entry in entries]
     header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert header['header'] == {'schema': 1, 'fingerprint': FINGERPRINT}
-    assert lines[2]['entry']['arch'] == entries[2].arch.to_json()
+    assert header['header'] == {'schema': 2, 'fingerprint': FINGERPRINT}
+    assert unpacked(lines[2]['entry']['arch']) == entries[2].arch.to_json()
     assert make_entries(6)[5].arch not in archive
 
 
@@ -73,7 +78,7 @@ def test_ranks_are_merged_whatever_rank_reads(tmp_path):
     fill(tmp_path, entries[2:], rank=3)
     for rank in (0, 1, 3):
         archive = Archive(tmp_path, FINGERPRINT, rank)
-        assert scores(archive, entries) == [entry.score for entry in entries]
+        assert scores(archive, entries) == [entry.outcome for entry in entries]
 
 
 @pytest.fixture(scope='module')
@@ -146,7 +151,7 @@ def test_a_damaged_middle_line_is_named_and_the_rest_kept(tmp_path):
         archive.append(entries[1])
     with pytest.warns(UserWarning, match='line 3'):
         archive = Archive(tmp_path, FINGERPRINT)
-    assert scores(archive, entries) == [entry.score for entry in entries]
+    assert scores(archive, entries) == [entry.outcome for entry in entries]
 
 
 def test_another_fingerprint_shows_the_difference_and_touches_nothing(tmp_path):
@@ -176,10 +181,35 @@ def test_a_foreign_file_is_refused(tmp_path, content):
 
 
 def test_another_schema_is_refused(tmp_path, monkeypatch):
-    fill(tmp_path, make_entries(1))
-    monkeypatch.setattr(archive_module, 'SCHEMA', 2)
-    with pytest.raises(ValueError, match='schema=1 is not supported, expected 2'):
+    with monkeypatch.context() as patch:
+        patch.setattr(archive_module, 'SCHEMA', 3)
+        fill(tmp_path, make_entries(1))
+    with pytest.raises(ValueError, match='schema=3 is not supported, expected one of 1, 2'):
         Archive(tmp_path, FINGERPRINT)
+
+
+def test_an_archive_of_schema_1_is_read_and_continued_beside(tmp_path):
+    entries = make_entries(4)
+    lines = [make_line('header', {'schema': 1, 'fingerprint': FINGERPRINT})]
+    for entry in entries[:2]:
+        data = json.loads(entry.to_line())['entry']
+        lines.append(make_line('entry', {**data, 'arch': entry.arch.to_json()}))
+    old = tmp_path / 'rank0000.jsonl'
+    old.write_text('\n'.join([*lines, lines[-1][:50]]))
+    before = old.read_bytes()
+    with Archive(tmp_path, FINGERPRINT) as archive:
+        assert archive.cut_off == [old]
+        assert list(archive.entries()) == entries[:2]
+        for entry in entries:
+            archive.append(entry)
+    assert old.read_bytes() == before
+    assert archive.path.name == 'rank0000.v2.jsonl'
+    assert archive.path.read_bytes().count(b'\n') == 3
+    for archive in (Archive(tmp_path, FINGERPRINT), Archive.open_existing(tmp_path)):
+        assert list(archive.entries()) == entries
+        assert [record['arch'] for record in archive.records()] == [
+            entry.arch.to_json() for entry in entries
+        ]
 
 
 def test_two_scores_for_one_arch_name_both_lines(tmp_path):
@@ -278,3 +308,105 @@ def test_there_is_nothing_to_open_without_a_header(tmp_path, content):
         (tmp_path / 'rank0000.jsonl').write_bytes(content)
     with pytest.raises(ValueError, match='no archive with a complete header'):
         Archive.open_existing(tmp_path)
+
+
+# ------------------------------------------------------------------ failures
+
+
+def test_failures_are_kept_and_forgotten_on_demand(tmp_path):
+    entries = make_entries(3)
+    failure = Failure('out of memory: "2.00" GiB, \\ and ü')
+    failed = Entry(entries[1].arch, entries[1].cost, failure)
+    fill(tmp_path, [entries[0], failed, entries[2]])
+    archive = Archive(tmp_path, FINGERPRINT)
+    assert archive.failures == {failed.arch.digest: failure}
+    assert failure.kind == 'out of memory'
+    assert failed.arch in archive
+    assert archive.score(failed.arch) is None
+    assert archive.outcome(failed.arch) == failure
+    assert list(archive.entries()) == [entries[0], entries[2]]
+    assert list(archive.lines([failed.arch.digest])) == [failed.to_line()]
+    with archive:
+        archive.append(failed)  # Known: not written again.
+        assert archive.forget_failures() == 1
+        assert failed.arch not in archive
+        assert failed.arch.digest not in ''.join(archive.lines())
+        archive.append(entries[1])
+        archive.append(failed)  # It succeeded meanwhile.
+    assert archive.path.read_text().count('\n') == 5
+    archive = Archive(tmp_path, FINGERPRINT)
+    assert (len(archive), archive.failures) == (3, {})
+    assert set(archive.entries()) == set(entries)
+
+
+def test_a_score_counts_whatever_rank_failed(tmp_path):
+    entry = make_entries(1)[0]
+    failed = Entry(entry.arch, entry.cost, Failure('out of memory'))
+    fill(tmp_path / 'first', [failed], rank=0)
+    fill(tmp_path / 'second', [entry], rank=1)
+    shutil.copy(tmp_path / 'second' / 'rank0001.jsonl', tmp_path / 'first')
+    shutil.copy(tmp_path / 'first' / 'rank0000.jsonl', tmp_path / 'second' / 'rank0002.jsonl')
+    for folder in ('first', 'second'):
+        assert Archive(tmp_path / folder, FINGERPRINT).score(entry.arch) == entry.outcome
+    archive = Archive(tmp_path / 'none', FINGERPRINT)
+    archive.merge([failed.to_line()], 3)
+    archive.merge([entry.to_line(), failed.to_line()], 1)
+    assert archive.score(entry.arch) == entry.outcome
+
+
+# ------------------------------------------------------------------ many
+
+
+def many(number):
+    """Lines of an archive of so many entries, without the Archs that they stand for."""
+    arch = json.loads(make_entries(1)[0].to_line())['entry']['arch']
+    cost = {'flops': 300_000_000, 'params': 5_000_000, 'acts': 6_000_000}
+    for i in range(number):
+        digest = hashlib.sha256(str(i).encode()).hexdigest()
+        score = {'correct': i % 50_000, 'total': 50_000}
+        yield make_line('entry', {'digest': digest, 'score': score, 'cost': cost, 'arch': arch})
+
+
+def test_a_large_archive_opens_whole_and_holds_no_arch_in_memory(tmp_path, monkeypatch):
+    number = 100_000
+    header = make_line('header', {'schema': 2, 'fingerprint': FINGERPRINT})
+    with (tmp_path / 'rank0000.jsonl').open('w') as file:
+        file.write(header + '\n')
+        file.writelines(line + '\n' for line in many(number))
+    monkeypatch.setattr(json, 'loads', refuse_long(json.loads))
+    monkeypatch.setattr(entry_module, 'b64decode', None)
+    archive = Archive(tmp_path, FINGERPRINT)
+    assert len(archive) == number
+    digests = archive.digests()
+    assert len(set(digests)) == number
+    # Of a hundred thousand outcomes only the different ones are objects of their own.
+    assert len({id(outcome) for outcome in archive._outcomes.values()}) <= 65_536
+
+
+def refuse_long(loads):
+    def checked(text, *args, **kwargs):
+        assert len(text) < 1000  # The header, no entry.
+        return loads(text, *args, **kwargs)
+
+    return checked
+
+
+def test_an_arch_of_no_end_is_refused():
+    packed = b64encode(zlib.compress(b'0' * (entry_module._MOST_ARCH_BYTES + 1))).decode()
+    with pytest.raises(ValueError, match='an arch of more than'):
+        unpacked(packed)
+
+
+def test_a_reader_writes_nothing_and_sees_a_running_search(tmp_path):
+    entries = make_entries(3)
+    with Archive(tmp_path, FINGERPRINT) as writer:
+        writer.append(entries[0])
+        reader = Archive.open_existing(tmp_path)
+        assert list(reader.entries()) == entries[:1]
+        writer.append(entries[1])
+        # What was there when it was opened; opened again, it sees more.
+        assert list(reader.entries()) == entries[:1]
+        assert list(Archive.open_existing(tmp_path).entries()) == entries[:2]
+        with pytest.raises(RuntimeError, match='opened to be read'):
+            reader.append(entries[2])
+    assert [path.name for path in tmp_path.iterdir()] == ['rank0000.jsonl']

@@ -49,7 +49,7 @@ def searched(tmp_path_factory):
 @pytest.mark.parametrize('metric', ['flops', 'params', 'acts'])
 def test_the_front_is_that_of_all_that_was_evaluated(tmp_path, metric):
     result = pareto(tmp_path, metric=metric)
-    points = [(e.score.value, getattr(e.cost, metric)) for e in entries(tmp_path)]
+    points = [(e.outcome.value, getattr(e.cost, metric)) for e in entries(tmp_path)]
     front = [(m.score.value, getattr(m.cost, metric)) for m in result.front]
     for i, (score, cost) in enumerate(points):
         dominated = [p for p in points if p[0] >= score and p[1] <= cost and p != points[i]]
@@ -152,7 +152,7 @@ def test_latency_is_predicted_and_never_measured(tmp_path, latency_model):
     result = pareto(tmp_path / 'a', metric='latency', latency_model=latency_model)
     latencies = [member.latency for member in result.front]
     assert latencies == [latency_model.predict(member.cost) for member in result.front]
-    points = [(e.score.value, latency_model.predict(e.cost)) for e in entries(tmp_path / 'a')]
+    points = [(e.outcome.value, latency_model.predict(e.cost)) for e in entries(tmp_path / 'a')]
     best = [points[i] for i in pareto_front(points)]
     assert [(m.score.value, m.latency) for m in result.front] == best
     data = json.loads(as_bytes(result))

@@ -1,0 +1,135 @@
+"""What a search will evaluate: it is run beforehand with scores by formula, which cost nothing."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from mmscale.arch import Arch
+from mmscale.cost import Cost, count
+from mmscale.search.analytic import AnalyticEvaluator
+from mmscale.search.archive import Archive
+from mmscale.search.entry import Score
+from mmscale.search.family import FamilyFitness
+from mmscale.search.given_family import GivenFamily
+from mmscale.search.mcea import EvolutionSearch, ScalingSearch
+from mmscale.search.pareto import ParetoSearch
+from mmscale.search.result import Search
+from mmscale.search.scoring import Evaluator, Scorer, SingleProcess
+
+_TOTAL = 1_000_000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An Arch that is expected to be evaluated, or one of its like."""
+
+    arch: Arch
+    cost: Cost
+
+
+@dataclass
+class Forecast:
+    """What a search is expected to evaluate.
+
+    The Archs are not those that it will meet, as the scores are not, but so many of such costs.
+
+    Attributes:
+        batches: What is evaluated together, batch after batch.
+    """
+
+    batches: list[list[Candidate]] = field(default_factory=lambda: [[]])
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """All candidates, in the order of evaluation."""
+        return [candidate for batch in self.batches for candidate in batch]
+
+
+class _Batches(SingleProcess):
+    """Begins a new batch whenever the ranks would exchange their scores."""
+
+    def __init__(self, forecast: Forecast) -> None:
+        self._batches = forecast.batches
+
+    def gather(self, items: list[str]) -> list[list[str]]:
+        if self._batches[-1]:
+            self._batches.append([])
+        return super().gather(items)
+
+
+class _LargerIsBetter:
+    """Scores an Arch by its size: all costs are worth a network, as for a front."""
+
+    fingerprint: Mapping[str, Any] = {'evaluator': {'name': 'larger is better'}}
+
+    def evaluate(self, arch: Arch, needed: Fraction | None = None) -> Score:
+        return Score(min(int(math.log2(count(arch).flops) * 15_000), _TOTAL), _TOTAL)
+
+
+def analytic_evaluator(search: Search, family: FamilyFitness, seed: int) -> AnalyticEvaluator:
+    """Hides a family that a search can find: what the search is given is a part of it.
+
+    Args:
+        search: A search for a family.
+        family: Its budgets.
+        seed: Draws what the search is not given.
+
+    Raises:
+        ValueError: No family meets the budgets.
+    """
+    given: dict[str, Any] = {}
+    if isinstance(search, ScalingSearch):
+        given['base'] = search.base
+    elif isinstance(search, EvolutionSearch):
+        given['strategy'] = search.strategy
+    return AnalyticEvaluator(family.feasibility, seed, **given)
+
+
+def forecast(
+    search: Search | ParetoSearch,
+    family: FamilyFitness | None,
+    seed: int,
+    run: Callable[[Scorer], object],
+) -> Forecast:
+    """Runs a search with scores by formula, in a temporary folder.
+
+    Args:
+        search: The search; its events are not reported.
+        family: Its budgets, None for a search without.
+        seed: Its seed.
+        run: Runs it with a scorer.
+
+    Raises:
+        ValueError: No network meets the budgets.
+    """
+    evaluator: Evaluator = _LargerIsBetter()
+    if family is not None and not isinstance(search, GivenFamily):
+        evaluator = analytic_evaluator(search, family, seed)
+    found = Forecast()
+
+    def note(arch: Arch, cost: Cost, _: float) -> None:
+        found.batches[-1].append(Candidate(arch, cost))
+
+    on_step = getattr(search, 'on_step', None)
+    if on_step is not None:
+        search.on_step = None
+    try:
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            Archive(directory, evaluator.fingerprint, durable=False) as archive,
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter('ignore')  # The search itself will say it.
+            run(Scorer(archive, evaluator, _Batches(found), on_evaluated=note))
+    finally:
+        if on_step is not None:
+            search.on_step = on_step
+    if not found.batches[-1]:
+        found.batches.pop()
+    return found
