@@ -8,14 +8,15 @@ import pytest
 from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT / 'tests' / 'engine')]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(ROOT / 'tests' / 'engine'))
 
 from small_setups import SPACE
 
 
 def pytest_addoption(parser):
     parser.addoption(
-        '--chaos-kills', type=int, default=3, help='kills of the training, and of the search'
+        '--chaos-kills', type=int, default=2, help='kills of the training, and of the search'
     )
     parser.addoption('--chaos-seed', type=int, default=0, help='decides what is killed and when')
 

@@ -27,47 +27,46 @@ def finish(arguments, log):
 
 
 class Killer:
-    """Kills runs at random moments until enough died, and counts what it hit."""
+    """Kills runs at random moments and counts what it hit."""
 
     def __init__(self, request, moments):
-        self.kills = request.config.getoption('--chaos-kills', default=3)
+        self.kills = request.config.getoption('--chaos-kills', default=2)
         self.seed = request.config.getoption('--chaos-seed', default=0)
         self.chance = random.Random(f'{self.seed} {moments[0]}')
         self.moments = moments
         self.hit = collections.Counter()
         self.ends = 0
 
-    def run_until_killed(self, arguments, log):
-        """Starts runs, each resuming the last, until they were killed often enough."""
-        while self.hit.total() < self.kills:
-            moment = self.chance.choice([*self.moments, 'outside'])
-            ranks = self.chance.choice([[0], [1], [0, 1]])
-            if moment == 'outside':
-                self._kill_outside(arguments, log, ranks)
+    def run_to_the_end(self, arguments, log):
+        """Starts runs, each of which goes on with what the last one left, until one ends."""
+        codes = None
+        while codes != [0, 0]:
+            if self.hit.total() == self.kills:
+                codes = Ranks(arguments, log).wait()
             else:
-                number = self.chance.randint(1, COUNTS[moment])
-                run = Ranks(arguments, log, moments={rank: (moment, number) for rank in ranks})
-                self._count(run.wait(), moment, log)
+                codes = self._run_and_kill(arguments, log)
+            # Whoever is not killed ends by itself: with an error, or because all is done.
+            if -signal.SIGKILL not in codes:
+                assert codes == [0, 0], Path(log).read_text()[-3000:]
+        self.ends += 1
 
-    def _kill_outside(self, arguments, log, ranks):
-        run = Ranks(arguments, log)
-        time.sleep(self.chance.uniform(0, 3))
-        run.kill(ranks)
-        self._count(run.wait(), 'outside', log)
-
-    def _count(self, codes, moment, log):
-        if -signal.SIGKILL in codes:
-            # Who lives on has lost a neighbour and says so with its exit code.
-            assert 0 not in codes or moment in ('result', 'record', 'outside'), (codes, moment)
-            self.hit[moment] += 1
+    def _run_and_kill(self, arguments, log):
+        moment = self.chance.choice([*self.moments, 'outside'])
+        victims = self.chance.choice([[0], [1], [0, 1]])
+        if moment == 'outside':
+            ranks = Ranks(arguments, log)
+            time.sleep(self.chance.uniform(0, 3))
+            ranks.kill(victims)
         else:
-            # The moment does not come that often any more, or never to these ranks.
-            assert codes == [0, 0], Path(log).read_text()[-3000:]
-            self.ends += 1
+            number = self.chance.randint(1, COUNTS[moment])
+            ranks = Ranks(arguments, log, moments={rank: (moment, number) for rank in victims})
+        codes = ranks.wait()
+        self.hit[moment] += -signal.SIGKILL in codes
+        return codes
 
     def __str__(self):
         hit = ', '.join(f'{moment} {count}' for moment, count in sorted(self.hit.items()))
-        return f'seed {self.seed}: {self.hit.total()} kills ({hit}), {self.ends} ran to the end'
+        return f'seed {self.seed}: {self.hit.total()} kills ({hit}), {self.ends} runs to the end'
 
 
 def leaves(value, prefix=''):
@@ -99,27 +98,34 @@ def trained(train_config, tmp_path_factory):
     return folder / 'work' / 'iter_12.pth'
 
 
+def work_dirs(killer, folder):
+    """New work dirs, until there were enough kills."""
+    while killer.hit.total() < killer.kills:
+        yield folder / f'work{killer.ends}'
+
+
 def test_training_survives(request, train_config, trained, tmp_path):
     config = write_config(train_config, tmp_path / 'train.py')
-    arguments = [TRAIN, config, '--work-dir', tmp_path / 'work', '--resume']
     killer = Killer(request, TRAIN_MOMENTS)
-    while killer.hit.total() < killer.kills:
-        killer.run_until_killed(arguments, tmp_path / 'log')
-    finish(arguments, tmp_path / 'log')
-    print(f'\ntraining, {killer}')
-    assert_same_training(tmp_path / 'work' / 'iter_12.pth', trained)
+    for work_dir in work_dirs(killer, tmp_path):
+        killer.run_to_the_end(
+            [TRAIN, config, '--work-dir', work_dir, '--resume'], tmp_path / 'log'
+        )
+        assert_same_training(work_dir / 'iter_12.pth', trained)
+        print(f'\ntraining, {killer}')
 
 
 def test_search_survives(request, search_config, trained, tmp_path):
     search_config.load_from = str(trained)
     config = write_config(search_config, tmp_path / 'search.py')
-    finish([SEARCH, config, '--work-dir', tmp_path / 'undisturbed'], tmp_path / 'log')
-    arguments = [SEARCH, config, '--work-dir', tmp_path / 'work', '--resume']
+    undisturbed = tmp_path / 'undisturbed'
+    finish([SEARCH, config, '--work-dir', undisturbed], tmp_path / 'log')
+    files = [undisturbed / 'result.json', *undisturbed.glob('archs/*.json')]
     killer = Killer(request, SEARCH_MOMENTS)
-    killer.run_until_killed(arguments, tmp_path / 'log')
-    finish(arguments, tmp_path / 'log')
-    print(f'\nsearch, {killer}')
-    for path in (tmp_path / 'undisturbed').glob('archs/*.json'):
-        assert (tmp_path / 'work' / 'archs' / path.name).read_bytes() == path.read_bytes()
-    results = [tmp_path / name / 'result.json' for name in ('undisturbed', 'work')]
-    assert results[0].read_bytes() == results[1].read_bytes()
+    for work_dir in work_dirs(killer, tmp_path):
+        killer.run_to_the_end(
+            [SEARCH, config, '--work-dir', work_dir, '--resume'], tmp_path / 'log'
+        )
+        for path in files:
+            assert (work_dir / path.relative_to(undisturbed)).read_bytes() == path.read_bytes()
+        print(f'\nsearch, {killer}')
