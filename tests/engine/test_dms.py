@@ -3,6 +3,7 @@
 import copy
 import json
 import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 
-from mmscale.cost import count_module
+from mmscale.apis.prune import export_search
+from mmscale.arch import Arch
+from mmscale.cost import Cost, LatencyModel, LatencySetting, count_module
 from mmscale.engine import DMSHook
-from mmscale.models.dms import apply_pruning, plan_pruning
 from mmscale.registry import MODELS
 
 
@@ -76,25 +78,35 @@ class StopAfter(Hook):
 # ------------------------------------------------------------------ search
 
 
-@pytest.mark.parametrize('metric', ['flops', 'params'])
-def test_search_ends_on_the_budget(metric, dms_config):
-    dms_config['model']['metric'] = metric
+def latency_file(path):
+    """Runtime of a device that takes half of its time for acts, and never less than 0.01 ms."""
+    costs = [Cost(10**4, 1, 10**3), Cost(10**5, 1, 10**3), Cost(10**4, 1, 10**4)]
+    times = [0.01 + cost.acts / 10**5 + cost.flops / 2e6 for cost in costs]
+    LatencyModel.fit(costs, times, LatencySetting(device_name='test')).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize('metric', ['flops', 'params', 'acts', 'latency'])
+def test_search_ends_on_the_budget(metric, dms_config, write_config, tmp_path):
+    dms_config['model'].update(metric=metric, target=0.7)
+    if metric == 'latency':
+        dms_config['model']['latency_model'] = latency_file(tmp_path / 'latency.json')
     runner = runner_of(dms_config)
     runner.train()
-    model = runner.model
     saved = checkpoint(dms_config['work_dir'])['state_dict']
-    plain = MODELS.build(runner.cfg.model.model)
-    plain.load_state_dict(
-        {key.removeprefix('model.'): v for key, v in saved.items() if key.startswith('model.')}
-    )
-    keep = {g.name: model.gates[g.key].keep_indices.tolist() for g in model.groups.all}
-    pruned = apply_pruning(plain, plan_pruning(plain, model.groups, keep))
-    counted = getattr(count_module(pruned, (1, 12, 12), memory=False), metric)
-    assert 0.98 * model.goal <= counted <= model.goal
-    last = lines(dms_config['work_dir'])[-1]
-    assert last['value'] == last[metric] == counted
     # What was evaluated is what was saved: everything is hard.
-    assert all(saved[f'gates.{key}.hard'] for key in model.gates)
+    assert all(saved[f'gates.{key}.hard'] for key in runner.model.gates)
+    search = Config.fromfile(write_config(dms_config))
+    report = export_search(search, saved, tmp_path / 'pruned')
+    exported = MODELS.build(Config.fromfile(tmp_path / 'pruned' / 'retrain.py').model)
+    counted = count_module(exported, (1, 12, 12), memory=False).cost
+    assert report['after'] == {key: getattr(counted, key) for key in ('flops', 'params', 'acts')}
+    value, goal = runner.model.value(counted), runner.model.goal
+    assert 0.98 * goal <= value <= goal
+    last = lines(dms_config['work_dir'])[-1]
+    assert last['value'] == value
+    assert last['budget'] == pytest.approx(goal)
+    assert {key: last[key] for key in report['after']} == report['after']
 
 
 def test_schedule_of_the_budget(dms_config):
@@ -171,10 +183,13 @@ def test_two_processes_search(dms_config, write_config, run_tool):
     assert 0.98 * last['budget'] <= last['value'] <= last['budget']
 
 
-def test_loss_that_is_not_a_number(dms_config):
-    dms_config['optim_wrapper']['optimizer']['lr'] = float('inf')
-    with pytest.raises(RuntimeError, match=r'loss=nan at iteration 2: the search cannot go on'):
-        runner_of(dms_config).train()
+def test_loss_that_is_not_a_number(dms_config, write_config, call_tool):
+    dms_config['optim_wrapper']['optimizer']['lr'] = 1e30
+    code, errors = call_tool('train.py', write_config(dms_config))
+    assert code == 2
+    error = [line for line in errors.splitlines() if line.startswith('error: ')]
+    assert len(error) == 1
+    assert 'loss=nan at iteration 2: the search cannot go on; lower the learning rate' in error[0]
 
 
 def test_hook_refuses_another_model(retrain_config):
@@ -190,9 +205,91 @@ def test_settings_of_the_hook():
         DMSHook(interval=0)
 
 
-def test_a_target_out_of_reach_is_told_before_any_work(dms_config, write_config, call_tool):
-    dms_config['model']['target'] = 0.01
-    code, errors = call_tool('train.py', write_config(dms_config))
+def plain_arch(path):
+    """An Arch without residual blocks."""
+    block = dict(kind='fused_mbconv', kernel=3, stride=2, groups=1)
+    block |= dict(in_channels=4, hidden_channels=6, out_channels=12)
+    stem = dict(out_channels=4, in_channels=1)
+    arch = dict(schema=1, resolution=12, stem=stem, stages=[[block]], head=dict())
+    Arch.from_json(arch).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'model.target': 0.01}, 'out of reach: the whole model has'),
+        ({'model.model.backbone.arch': plain_arch}, 'the model has no residual block that can go'),
+    ],
+)
+def test_what_cannot_be_searched_is_told_before_any_work(
+    changes, message, dms_config, write_config, call_tool, tmp_path
+):
+    config = Config(dms_config)
+    made = {k: v(tmp_path / 'plain.json') if callable(v) else v for k, v in changes.items()}
+    config.merge_from_dict(made)
+    code, errors = call_tool('train.py', write_config(config))
     assert code == 2
-    assert 'error: ' in errors and 'out of reach: the whole model has' in errors
+    (error,) = [line for line in errors.splitlines() if line.startswith('error: ')]
+    assert message in error
     assert not (Path(dms_config['work_dir']) / 'structure.jsonl').exists()
+
+
+# ------------------------------------------------------------------ pipelines, mixed precision
+
+
+@pytest.fixture
+def pretrained(dms_config, tmp_path):
+    """Weights of the model that is searched."""
+    torch.manual_seed(1)
+    path = tmp_path / 'whole.pth'
+    torch.save({'state_dict': MODELS.build(dms_config['model']['model']).state_dict()}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize('wrapper', ['OptimWrapper', 'mmscale.BFloat16OptimWrapper'])
+@pytest.mark.parametrize('pipeline', ['p', 'p-'])
+def test_pipelines_from_pretrained_weights(pipeline, wrapper, dms_config, pretrained):
+    dms_config['model'].update(pipeline=pipeline, pretrained=pretrained)
+    dms_config['optim_wrapper']['type'] = wrapper
+    runner = runner_of(dms_config)
+    runner.train()
+    before = CheckpointLoader.load_checkpoint(pretrained, 'cpu')['state_dict']
+    after = dict(runner.model.model.named_parameters())
+    changed = [name for name, value in after.items() if not torch.equal(value, before[name])]
+    # A ReLU in a squeeze may be shut for every image.
+    assert len(changed) > 0.9 * len(after) if pipeline == 'p' else not changed
+    last = lines(dms_config['work_dir'])[-1]
+    assert 0.98 * last['budget'] <= last['value'] <= last['budget']
+    gates = [gate for gate in runner.model.gates.values() if gate.elements > 1]
+    assert sum(bool(gate.importance.max() > 0) for gate in gates) > 0.8 * len(gates)
+    assert any(gate.pruning_ratio > 0 for gate in gates)
+
+
+@pytest.fixture
+def amp_on_cpu(monkeypatch):
+    """AmpOptimWrapper asks for a GPU; scaling and autocast work without one, in bfloat16."""
+    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
+    monkeypatch.setattr(f'{module}.GradScaler', partial(torch.amp.GradScaler, 'cpu'))
+
+
+def test_loss_scale_of_amp_changes_nothing(amp_on_cpu, dms_config, tmp_path):
+    importances = {}
+    for scale in (1.0, 1024.0):
+        folder = str(tmp_path / f'{scale:g}')
+        config = copy.deepcopy(dms_config)
+        config['optim_wrapper'].update(type='AmpOptimWrapper', loss_scale=scale, dtype='bfloat16')
+        runner = runner_of(config, work_dir=folder, **{'train_cfg.max_iters': 4})
+        runner.train()
+        importances[scale] = [gate.importance for gate in runner.model.gates.values()]
+    assert lines(tmp_path / '1') == lines(tmp_path / '1024')
+    for one, other in zip(*importances.values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-12)
+
+
+def test_amp_has_nothing_to_scale_where_no_weights_are_trained(amp_on_cpu, dms_config, pretrained):
+    dms_config['model'].update(pipeline='p-', pretrained=pretrained)
+    dms_config['optim_wrapper']['type'] = 'AmpOptimWrapper'
+    with pytest.raises(ValueError, match=r'AmpOptimWrapper needs weights .* --bf16'):
+        runner_of(dms_config).train()

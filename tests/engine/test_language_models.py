@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner
 
@@ -37,6 +38,34 @@ def short(name, family, folder, **changes):
     config.test_dataloader = config.test_cfg = config.test_evaluator = None
     config.merge_from_dict(changes)
     return config
+
+
+def test_resumed_search_equals_uninterrupted(tmp_path):
+    """Tokens, AdamW, clipping and masks of heads: all that a resumed search has to find again."""
+    np.save(tmp_path / 'text.npy', np.random.default_rng(0).integers(0, 256, 400, dtype=np.uint8))
+    states, files = [], []
+    for name in ('straight', 'resumed'):
+        folder = tmp_path / name
+        changes = {'work_dir': str(folder), 'val_cfg': None, 'custom_hooks.2.interval': 1}
+        for resume in (False, True)[: 1 + (name == 'resumed')]:
+            search = short('dms/llama_stdlib.py', 'llama', tmp_path, **changes)
+            search.experiment_name = f'{folder}{resume}'
+            search.val_dataloader = search.val_evaluator = None
+            search.default_hooks.checkpoint.update(interval=3)
+            search.resume = resume
+            runner = Runner.from_cfg(search)
+            runner.train()
+            if name == 'resumed' and not resume:
+                # As if it had been killed behind its checkpoint.
+                (folder / 'last_checkpoint').write_text(str(folder / 'iter_3.pth'))
+        files.append((folder / 'structure.jsonl').read_text())
+        found = CheckpointLoader.load_checkpoint(f'{folder}/iter_6.pth', 'cpu')
+        states.append(found['state_dict'])
+    assert files[0] == files[1]
+    assert files[0].count('\n') == 6
+    one, other = states
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 def train(config):

@@ -61,10 +61,21 @@ class DMSHook(Hook):
         return model
 
     def before_run(self, runner: Runner) -> None:
-        """Takes the structure's parameters out of the runner's optimizer."""
+        """Takes the structure's parameters out of the runner's optimizer.
+
+        Raises:
+            ValueError: Losses are scaled, and there are no weights to train.
+        """
         self._model = self._find_model(runner)
         if not isinstance(runner.optim_wrapper, OptimWrapper):
             return
+        trains_weights = any(p.requires_grad for p in self._model.model.parameters())
+        if isinstance(runner.optim_wrapper, AmpOptimWrapper) and not trains_weights:
+            # Its scaler judges the scale by the gradients of weights alone.
+            raise ValueError(
+                'optim_wrapper.type=AmpOptimWrapper needs weights to train, which model.pipeline='
+                'p- does not: take mmscale.BFloat16OptimWrapper (tools/train.py --bf16)'
+            )
         structure = {id(gate.pruning_ratio) for gate in self._model.gates.values()}
         for group in runner.optim_wrapper.param_groups:
             # Groups stay even if empty: schedulers count them.
@@ -122,7 +133,7 @@ class DMSHook(Hook):
         """Steps the structure once the optimizer has stepped; at the end projects it.
 
         Raises:
-            RuntimeError: The loss is not a number.
+            FloatingPointError: The loss is not a number.
         """
         iteration = runner.iter + 1
         is_last = iteration == runner.max_iters
@@ -139,7 +150,7 @@ class DMSHook(Hook):
     def _check_loss(self, iteration: int, outputs: dict) -> None:
         loss = outputs['loss'].item()
         if not math.isfinite(loss):
-            raise RuntimeError(
+            raise FloatingPointError(
                 f'loss={loss} at iteration {iteration}: the search cannot go on; lower the '
                 'learning rate, or start from the last checkpoint before it'
             )

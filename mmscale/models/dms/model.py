@@ -358,7 +358,7 @@ class DMSModel(BaseModel):
 
         The shift is the smallest that meets the budget. As it takes elements of several widths at
         once, what it leaves of the budget then goes to the widths that are nearest to their next
-        element, at most one element each.
+        element: one element each, and more only where over 1 % of the budget would be left.
 
         Raises:
             ValueError: The widths cannot reach the budget, with the blocks that are left.
@@ -390,20 +390,28 @@ class DMSModel(BaseModel):
                 middle = (low + high) / 2
                 low, high = (low, middle) if fits(middle) else (middle, high)
             fits(high)
+        # A pass is enough but for networks so small that one element is much of the budget.
+        while self._fill(gates) and self.value(self.current_cost()) < 0.99 * self.goal:
+            pass
+        for gate in self.gates.values():
+            gate.harden()
+        after = self.value(self.current_cost())
+        return Projection(self.metric, self.goal, before, after, high)
+
+    def _fill(self, gates: Sequence[DifferentiableTopK]) -> bool:
+        """Gives widths one element more each where the budget allows; whether it did any."""
         next_ones = [gate.ratio_of_one_more() for gate in gates]
         distances = [
             float(gate.pruning_ratio - ratio) for gate, ratio in zip(gates, next_ones, strict=True)
         ]
+        before = self.current_cost()
         for number in sorted(range(len(gates)), key=distances.__getitem__):
             gate = gates[number]
             ratio = gate.pruning_ratio.clone()
             gate.pruning_ratio.copy_(next_ones[number])
             if self.value(self.current_cost()) > self.goal:
                 gate.pruning_ratio.copy_(ratio)
-        for gate in self.gates.values():
-            gate.harden()
-        after = self.value(self.current_cost())
-        return Projection(self.metric, self.goal, before, after, high)
+        return self.current_cost() != before
 
     @torch.no_grad()
     def structure(self) -> dict[str, int | list[int]]:
