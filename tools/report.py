@@ -10,8 +10,9 @@ from mmscale.apis.launch import run_tool
 def parse_args() -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
-        description='Draws, as PNG and SVG, what there is of a search or of the training of a '
-        'super-supernet, finished or running, or one network. Only reads what it reports on.'
+        description='Draws, as PNG and SVG, what there is of a search, by evolution or by '
+        'gradient, or of the training of a super-supernet, finished or running, or one network. '
+        'Only reads what it reports on.'
     )
     parser.add_argument(
         'target', help="a work dir, an Arch's JSON file or the name of a preset, as scalenet-s1"

@@ -27,6 +27,7 @@ from mmscale.visualization import (
     plot_front,
     plot_histograms,
     plot_population,
+    plot_structure,
     sampling_histograms,
 )
 
@@ -139,13 +140,16 @@ def _report_run(run: RunFiles) -> Report:
         parts = (_chain, _population, _front, _evaluated, _archs)
         kind = 'Pareto search' if _is_pareto(run) else 'Search'
         facts = _search_facts(run)
+    elif run.structures:
+        parts, kind = (_structure,), 'Search by gradient'
+        facts = _structure_facts(run.structures[-1])
     elif run.is_supernet:
         parts, kind = (_sampling,), 'Super-supernet training'
         facts = [('iterations known to be done', f'{run.iterations:,}')]
     else:
         raise UsageError(
             f'{run.work_dir}: nothing to report: neither a search (result.json, history.jsonl, '
-            f'archive/) nor a super-supernet (its dumped config) is there'
+            f'archive/; structure.jsonl) nor a super-supernet (its dumped config) is there'
         )
     report = Report(f'{kind} in {run.work_dir}', facts, missing=list(run.missing))
     for part in parts:
@@ -382,6 +386,23 @@ def _archs(run: RunFiles, report: Report) -> None:
     report.pictures['archs'] = plot_archs(named, f'{run.name}: networks')
     for name, arch in archs.items():
         report.pictures[f'arch_{name}'] = plot_arch(arch, name.replace('_', ' '))
+
+
+# ---------------------------------------------------------------------- a search by gradient
+
+
+def _structure_facts(last: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = [('iterations known to be done', f'{last["iteration"]:,}')]
+    facts += [(key, f'{last[key]:,}') for key in ('flops', 'params', 'acts')]
+    share = last['value'] / last['budget'] - 1
+    return [*facts, (f'{last["metric"]} over the budget', f'{share:+.2%}')]
+
+
+def _structure(run: RunFiles, report: Report) -> None:
+    if len(run.structures) < 2:
+        report.missing.append('structure: structure.jsonl has one line, two make a picture')
+        return
+    report.pictures['structure'] = plot_structure(run.structures, f'{run.name}: widths and depths')
 
 
 # ---------------------------------------------------------------------- a training

@@ -156,7 +156,7 @@ def test_the_front_is_that_of_the_archive(searched):
     assert len(points) == len(entries) == result.evaluations
     (front,) = [line for line in axes.lines if line.get_label().startswith('not dominated')]
     for cost, score in zip(*front.get_data(), strict=True):
-        assert not [e for e in entries if e.cost.flops < cost and 100 * e.score.value >= score]
+        assert not [e for e in entries if e.cost.flops < cost and 100 * e.outcome.value >= score]
     assert line_of(axes, 'the family found')[0] == [m.cost.flops for m in result.family]
 
 
@@ -254,6 +254,36 @@ def test_without_a_history_the_chain_of_the_result_serves(copied, searched):
     generations = [f for step in searched[1].chain for f in step.history]
     assert len(line_of(fitness, 'best')[0]) == len(generations)
     assert any('only the best' in sentence for sentence in report.missing)
+
+
+# ------------------------------------------------------------------ a search by gradient
+
+
+def structure_line(iteration, channels, flops):
+    costs = dict(budget=60.0, value=flops, flops=flops, params=9, acts=5)
+    kept = {'stem': channels, 'stages.0': [1, 0]}
+    return json.dumps({'iteration': iteration, 'metric': 'flops', **costs, 'structure': kept})
+
+
+def test_widths_over_time(report_tool, tmp_path):
+    lines = [structure_line(10, 8, 90), '{"iteration": 20', structure_line(30, 6, 54), '{"iter']
+    (tmp_path / 'structure.jsonl').write_text('\n'.join(lines))
+    report = make_report(str(tmp_path))
+    assert ('flops over the budget', '-10.00%') in report.facts
+    assert report.missing == ['structure.jsonl: 1 damaged lines are left out']
+    above, below = report.pictures['structure'].axes[:2]
+    assert above.lines[1].get_ydata().tolist() == [90, 54]
+    assert below.get_yticklabels()[0].get_text() == 'stem: 6 of 8'
+    assert report_tool(tmp_path)[0] == 0
+    names = {path.name for path in (tmp_path / 'report').iterdir()}
+    assert names == {'structure.png', 'structure.svg'}
+
+
+def test_one_line_of_widths_is_no_picture_yet(tmp_path):
+    (tmp_path / 'structure.jsonl').write_text(structure_line(10, 8, 90) + '\n')
+    report = make_report(str(tmp_path))
+    assert not report.pictures
+    assert report.missing == ['structure: structure.jsonl has one line, two make a picture']
 
 
 # ------------------------------------------------------------------ a super-supernet
