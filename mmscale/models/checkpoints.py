@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pickle import UnpicklingError
 
 import torch
 from mmengine.runner import CheckpointLoader
@@ -44,11 +45,16 @@ def read_part(
 
     Raises:
         ValueError: No key matches, or some are missing, left over or of another shape; the
-            message names some.
+            message names some. Or the file is no checkpoint.
         FileNotFoundError: There is no such file.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-    state = checkpoint.get('state_dict', checkpoint)
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+        state = checkpoint.get('state_dict', checkpoint)
+    except (AttributeError, EOFError, RuntimeError, UnpicklingError) as error:
+        raise ValueError(
+            f'init_cfg: {path} is not a checkpoint of tensors and plain values, or it is damaged'
+        ) from error
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     found = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
     needed = {f'{prefix}{key}': tensor for key, tensor in wanted.items()}
