@@ -12,12 +12,12 @@ custom_hooks = [
 ]
 
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4), clip_grad=dict(max_norm=10.0)
+    optimizer=dict(type='AdamW', lr=3e-3, weight_decay=1e-4), clip_grad=dict(max_norm=10.0)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=40),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=40, end=300),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=40, end=240),
 ]
-train_cfg = dict(by_epoch=False, max_iters=300, val_interval=300)
+train_cfg = dict(by_epoch=False, max_iters=240, val_interval=240)
 val_cfg = dict()
 test_cfg = dict()

@@ -1,10 +1,13 @@
-# The same from the weights of a classifier: first tools/train.py configs/scalenet/digits-s2.py
+# The same from the weights that the search of this backbone left: first
+# tools/train.py configs/scalenet/supernet_digits.py; tools/search.py configs/scalenet/search_digits.py
 _base_ = './retinanet_digits.py'
 
 model = dict(
     backbone=dict(
         init_cfg=dict(
-            type='Pretrained', checkpoint='work_dirs/digits-s2/iter_600.pth', prefix='backbone.'
+            type='Pretrained',
+            checkpoint='work_dirs/search_digits/weights/scaling_stage_2.pth',
+            prefix='backbone.',
         )
     )
 )

@@ -8,7 +8,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import distributed, nn
 
-from mmscale.models import SuperNetClassifier
+from mmscale.models import SuperNetTraining
 from mmscale.models.backbones import index_of
 from mmscale.registry import MODEL_WRAPPERS
 
@@ -23,7 +23,7 @@ class SliceParallel(nn.Module):
     no device ids and works with gloo and NCCL.
 
     Args:
-        module: A :class:`mmscale.models.SuperNetClassifier`.
+        module: A :class:`mmscale.models.SuperNetClassifier` or ``SuperNetDetector``.
 
     Raises:
         TypeError: The module is of another kind.
@@ -31,9 +31,10 @@ class SliceParallel(nn.Module):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        if not isinstance(module, SuperNetClassifier):
+        if not isinstance(module, SuperNetTraining):
             raise TypeError(
-                f'SliceParallel wraps a SuperNetClassifier, got {type(module).__name__}'
+                f'SliceParallel wraps a SuperNetClassifier or SuperNetDetector, got '
+                f'{type(module).__name__}'
             )
         self.module = module
         self._synchronised = False
@@ -64,12 +65,12 @@ class SliceParallel(nn.Module):
 
     def _used_gradients(self) -> Iterator[torch.Tensor]:
         """The used part of every gradient, in an order that all ranks share."""
-        prefix = 'backbone.'
-        used = self.module.backbone.used_regions
-        for name, parameter in self.module.named_parameters():
+        backbone = self.module.backbone
+        names = {parameter: name for name, parameter in backbone.named_parameters()}
+        for parameter in self.module.parameters():
             if parameter.grad is None:
                 continue
-            regions = used.get(name.removeprefix(prefix)) if name.startswith(prefix) else None
+            regions = backbone.used_regions.get(names.get(parameter))
             if regions is None:
                 yield parameter.grad
                 continue

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
+from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from mmpretrain.models import ImageClassifier
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
@@ -19,11 +21,13 @@ from mmscale.arch import Arch
 from mmscale.arch.sampling import SIDES
 from mmscale.datasets import SeededDataset
 from mmscale.datasets.samplers import Draw
-from mmscale.models import SuperNetClassifier
+from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
 from mmscale.search import EvaluationError, Score
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+# Labels (N,) of a classifier's images, or a detector's data samples.
+Targets = torch.Tensor | list
+Batch = tuple[torch.Tensor, Targets]
 
 _STATISTICS = ('recalibrated', 'batch')
 
@@ -43,6 +47,7 @@ class _Images:
         count: Number of images, evenly spread over the dataset; None for all.
         cache: Whether to keep the images of every resolution in memory.
         key: The setting that `count` comes from, for the error.
+        targets_of: Takes what is to be predicted from the data samples of a batch.
     """
 
     def __init__(
@@ -52,7 +57,9 @@ class _Images:
         count: int | None,
         cache: bool,
         key: str,
+        targets_of: Callable[[list], Targets],
     ) -> None:
+        self._targets_of = targets_of
         self._loader = Runner.build_dataloader(dict(dataloader))
         self._prepare = prepare
         dataset = self._loader.dataset
@@ -72,8 +79,13 @@ class _Images:
     def __len__(self) -> int:
         return len(self._indices)
 
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """Meta information of the dataset."""
+        return self._loader.dataset.metainfo
+
     def batches(self, resolution: int) -> Iterator[Batch]:
-        """Normalised images (N, channels, resolution, resolution) and labels (N,)."""
+        """Normalised images (N, channels, resolution, resolution), and their targets."""
         if self._cache is None:
             yield from self._load(resolution)
             return
@@ -85,14 +97,17 @@ class _Images:
         """Fills the cache with a resolution, if there is one; returns the bytes that it takes."""
         if self._cache is None:
             return 0
-        return sum(inputs.nbytes + labels.nbytes for inputs, labels in self.batches(resolution))
+        return sum(inputs.nbytes for inputs, _ in self.batches(resolution))
 
     def digest(self, resolution: int) -> str:
-        """SHA-256 of the first batch: other pixels, labels or normalisation give another."""
-        inputs, labels = next(self.batches(resolution))
-        digest = hashlib.sha256()
-        for tensor in (inputs, labels):
-            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        """SHA-256 of the first batch: other pixels, targets or normalisation give another."""
+        inputs, targets = next(self.batches(resolution))
+        digest = hashlib.sha256(_bytes_of(inputs))
+        if torch.is_tensor(targets):
+            digest.update(_bytes_of(targets))
+        else:
+            instances = [sample.metainfo['instances'] for sample in targets]
+            digest.update(json.dumps(instances).encode())
         return digest.hexdigest()
 
     def _load(self, resolution: int) -> Iterator[Batch]:
@@ -105,8 +120,11 @@ class _Images:
             collate_fn=loader.collate_fn,
         ):
             data = self._prepare(batch, training=False)
-            labels = torch.cat([sample.gt_label for sample in data['data_samples']])
-            yield data['inputs'], labels
+            yield data['inputs'], self._targets_of(data['data_samples'])
+
+
+def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
 
 
 def content_of(config: Any) -> Any:
@@ -123,7 +141,7 @@ def weights_digest(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
 
 
@@ -180,7 +198,7 @@ class SubnetEvaluator:
 
     def __init__(
         self,
-        model: SuperNetClassifier,
+        model: SuperNetTraining,
         dataloader: dict[str, Any],
         calibration_dataloader: dict[str, Any],
         calibration_images: int = 1024,
@@ -216,7 +234,7 @@ class SubnetEvaluator:
                 'calibration_images': calibration_images,
             }
         self._images = _Images(
-            dataloader, model.data_preprocessor, max_images, cache, 'max_images'
+            dataloader, model.data_preprocessor, max_images, cache, 'max_images', self.targets_of
         )
         self._calibration = _Images(
             calibration_dataloader,
@@ -224,7 +242,18 @@ class SubnetEvaluator:
             calibration_images,
             cache,
             'calibration_images',
+            self.targets_of,
         )
+
+    @staticmethod
+    def targets_of(data_samples: list) -> Targets:
+        """What is to be predicted: labels (N,)."""
+        return torch.cat([sample.gt_label for sample in data_samples])
+
+    @staticmethod
+    def normalised_part(net: BaseModel) -> torch.nn.Module:
+        """The part of a network whose BN statistics are recalibrated; maps images to anything."""
+        return net.backbone
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -243,7 +272,7 @@ class SubnetEvaluator:
             'torch': torch.__version__,
         }
 
-    def extract(self, arch: Arch) -> ImageClassifier:
+    def extract(self, arch: Arch) -> BaseModel:
         """The stand-alone network to ship: own weights, recalibrated BN statistics of its own.
 
         It is the network that is scored, unless the settings say that the scored one cannot be
@@ -265,17 +294,17 @@ class SubnetEvaluator:
             used.append(self._calibration)
         return sum(images.prepare(resolution) for images in used)
 
-    def _raw(self, arch: Arch, side: str) -> ImageClassifier:
+    def _raw(self, arch: Arch, side: str) -> BaseModel:
         torch.set_num_threads(self.threads)
         return self.model.extract(arch, side).to(next(self.model.parameters()).device)
 
-    def _recalibrated(self, arch: Arch, side: str) -> ImageClassifier:
+    def _recalibrated(self, arch: Arch, side: str) -> BaseModel:
         net = self._raw(arch, side)
         calibration = self._calibration.batches(arch.resolution)
-        update_bn((inputs for inputs, _ in calibration), net.backbone)
+        update_bn((inputs for inputs, _ in calibration), self.normalised_part(net))
         return net.eval()
 
-    def _scored(self, arch: Arch, side: str) -> ImageClassifier:
+    def _scored(self, arch: Arch, side: str) -> BaseModel:
         if self.bn == 'recalibrated':
             return self._recalibrated(arch, side)
         net = self._raw(arch, side).eval()

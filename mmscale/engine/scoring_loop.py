@@ -23,7 +23,8 @@ from torch import distributed
 from mmscale.arch import Arch
 from mmscale.cost import CostTable
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
-from mmscale.models import SuperNetClassifier
+from mmscale.models import SuperNetTraining
+from mmscale.registry import TASK_UTILS
 from mmscale.search import (
     Archive,
     ChainStep,
@@ -126,10 +127,10 @@ class ScoringLoop(BaseLoop):
     ) -> None:
         self._runner = runner
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not isinstance(model, SuperNetClassifier):
+        if not isinstance(model, SuperNetTraining):
             raise TypeError(
-                f'{type(self).__name__} needs model.type=mmscale.SuperNetClassifier, got '
-                f'{type(model).__name__}'
+                f'{type(self).__name__} needs model.type=mmscale.SuperNetClassifier or '
+                f'mmscale.SuperNetDetector, got {type(model).__name__}'
             )
         self.space = model.backbone.space
         self.seed = runner.seed if seed is None else seed
@@ -141,11 +142,14 @@ class ScoringLoop(BaseLoop):
                 f'work_dir={runner.work_dir} holds the archive of an earlier search: continue it '
                 f'with --resume, or take another work dir'
             )
-        self.table = CostTable(self.space)
+        self.table = CostTable(self.space, behind_stages=model.cost_behind_stages)
         self.history = History(Path(runner.work_dir) / 'history.jsonl')
         self.build_search(**settings)
-        self.evaluator = SubnetEvaluator(
-            model, dataloader, calibration_dataloader, **(subnet_evaluator or {})
+        self.evaluator: SubnetEvaluator = TASK_UTILS.build(
+            {'type': SubnetEvaluator, **(subnet_evaluator or {})},
+            default_args=dict(
+                model=model, dataloader=dataloader, calibration_dataloader=calibration_dataloader
+            ),
         )
 
     @abstractmethod

@@ -5,6 +5,8 @@ from mmscale.models.causal_lm import CausalLM
 from mmscale.models.dms import DifferentiableTopK, DMSModel
 from mmscale.models.slice_update import SliceUpdate
 from mmscale.models.super_net_classifier import SuperNetClassifier
+from mmscale.models.super_net_detector import SuperNetDetector
+from mmscale.models.super_net_training import SuperNetTraining
 
 __all__ = [
     'ArchNet',
@@ -14,4 +16,6 @@ __all__ = [
     'SliceUpdate',
     'SuperNet',
     'SuperNetClassifier',
+    'SuperNetDetector',
+    'SuperNetTraining',
 ]

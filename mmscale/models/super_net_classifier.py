@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from mmengine.optim import OptimWrapper
 from mmpretrain.models import ImageClassifier
 
-from mmscale.arch import Arch, SubnetDraw
+from mmscale.arch import Arch
 from mmscale.models.backbones import SuperNet
+from mmscale.models.super_net_training import SuperNetTraining
 from mmscale.registry import MODELS
-
-MODES = ('single', 'both_sides', 'sandwich')
-TEACHERS = ('scaling_stage', 'space')
 
 
 @MODELS.register_module()
-class SuperNetClassifier(ImageClassifier):
+class SuperNetClassifier(SuperNetTraining, ImageClassifier):
     """An image classifier whose backbone is a :class:`SuperNet`.
 
     Args:
@@ -52,32 +48,9 @@ class SuperNetClassifier(ImageClassifier):
         distill_weight: float = 1.0,
         **kwargs: object,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(f'mode={mode!r} is not one of {", ".join(MODES)}')
-        if teacher not in TEACHERS:
-            raise ValueError(f'teacher={teacher!r} is not one of {", ".join(TEACHERS)}')
-        if warmup_iters < 0:
-            raise ValueError(f'warmup_iters={warmup_iters} must be 0 or more')
         super().__init__(backbone=backbone, **kwargs)
-        if not isinstance(self.backbone, SuperNet):
-            raise TypeError(f'backbone must be a SuperNet, got {type(self.backbone).__name__}')
-        self.mode = mode
-        self.warmup_iters = warmup_iters
-        self.warmup_scaling_stage = warmup_scaling_stage
-        self.teacher = teacher
+        self.set_training(mode, warmup_iters, warmup_scaling_stage, teacher)
         self.distill_weight = distill_weight
-        self._draw: SubnetDraw | None = None
-        self._iteration = 0
-
-    def set_draw(self, draw: SubnetDraw, iteration: int) -> None:
-        """Sets what the next :meth:`train_step` trains."""
-        self._draw = draw
-        self._iteration = iteration
-
-    def _largest(self, draw: SubnetDraw) -> Arch:
-        space = self.backbone.space
-        stage = draw.scaling_stage if self.teacher == 'scaling_stage' else -1
-        return replace(space.largest(stage), resolution=draw.arch.resolution)
 
     def _features(self, inputs: torch.Tensor, arch: Arch, side: str) -> tuple[torch.Tensor, ...]:
         self.backbone.set_arch(arch, side)
@@ -89,12 +62,7 @@ class SuperNetClassifier(ImageClassifier):
         Raises:
             RuntimeError: No subnet was drawn; the HierarchicalSamplerHook is missing.
         """
-        if self._draw is None:
-            raise RuntimeError(
-                'SuperNetClassifier has no subnet to train: add '
-                "dict(type='mmscale.HierarchicalSamplerHook') to custom_hooks"
-            )
-        draw = self._draw
+        draw = self.draw
         if self.mode == 'single':
             return self.head.loss(self._features(inputs, draw.arch, draw.side), data_samples)
         losses = {}
@@ -104,42 +72,16 @@ class SuperNetClassifier(ImageClassifier):
                 for key, value in self.head.loss(features, data_samples).items():
                     losses[f'{side}.{key}'] = value / 2 if 'loss' in key else value
             return losses
-        features = self._features(inputs, self._largest(draw), draw.side)
+        features = self._features(inputs, self.largest(), draw.side)
         for key, value in self.head.loss(features, data_samples).items():
             losses[f'largest.{key}'] = value
-        if self._iteration >= self.warmup_iters:
+        if not self.warms_up:
             with torch.no_grad():
                 target = self.head(features).softmax(dim=1)
             logits = self.head(self._features(inputs, draw.arch, draw.side))
             divergence = F.kl_div(logits.log_softmax(dim=1), target, reduction='batchmean')
             losses['subnet.distill_loss'] = self.distill_weight * divergence
         return losses
-
-    def backward_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
-        """The first half of a training step: forward and backward passes.
-
-        Returns:
-            Values for the log.
-        """
-        with optim_wrapper.optim_context(self):
-            data = self.data_preprocessor(data, True)
-            losses = self.subnet_losses(data['inputs'], data['data_samples'])
-        loss, log_vars = self.parse_losses(losses)
-        optim_wrapper.backward(optim_wrapper.scale_loss(loss))
-        return log_vars
-
-    def update_step(self, optim_wrapper: OptimWrapper) -> None:
-        """The second half: the optimizer's step, once gradients have been accumulated."""
-        if optim_wrapper.should_update():
-            optim_wrapper.step()
-            optim_wrapper.zero_grad()
-            self.backbone.forget_used_regions()
-
-    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
-        """Trains the subnets of one iteration on one batch."""
-        log_vars = self.backward_step(data, optim_wrapper)
-        self.update_step(optim_wrapper)
-        return log_vars
 
     def extract(self, arch: Arch, side: str = 'left') -> ImageClassifier:
         """A stand-alone classifier with its own copy of a subnet's weights.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.arch.space import Genes
-from mmscale.cost import Costs, CostTable, count
+from mmscale.cost import Costs, CostTable
 from mmscale.search.operators import randomise_dead, take_new
 
 Strategy = tuple[Scaling, ...]
@@ -91,7 +91,7 @@ class Feasibility:
     def base_range(self) -> tuple[int, int]:
         """Cost of the smallest and of the largest base model."""
         low, high = (
-            getattr(count(arch, self.table.convention), self.metric)
+            getattr(self.table.cost(arch), self.metric)
             for arch in (self.space.smallest(0), self.space.largest(0))
         )
         return low, high

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmscale.arch import HierarchicalSampler
 from mmscale.arch.sampling import SIDES
 from mmscale.datasets import ResolutionSampler
-from mmscale.models import SliceUpdate, SuperNetClassifier
+from mmscale.models import SliceUpdate, SuperNetTraining
 from mmscale.registry import HOOKS
 
 
@@ -50,10 +50,10 @@ class HierarchicalSamplerHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Connects sampler, data loader, model and optimizer."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not isinstance(model, SuperNetClassifier):
+        if not isinstance(model, SuperNetTraining):
             raise TypeError(
-                f'HierarchicalSamplerHook needs model.type=mmscale.SuperNetClassifier, got '
-                f'{type(model).__name__}'
+                f'HierarchicalSamplerHook needs model.type=mmscale.SuperNetClassifier or '
+                f'mmscale.SuperNetDetector, got {type(model).__name__}'
             )
         data_sampler = runner.train_dataloader.sampler
         if not isinstance(data_sampler, ResolutionSampler):

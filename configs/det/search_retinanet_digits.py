@@ -1,0 +1,64 @@
+# Joint search of base model and scaling strategy by the mAP of the detectors they make.
+_base_ = './supernet_retinanet_digits.py'
+
+load_from = 'work_dirs/supernet_retinanet_digits/iter_400.pth'
+
+train_cfg = None
+train_dataloader = None
+optim_wrapper = None
+param_scheduler = None
+custom_hooks = [dict(type='mmscale.StrictLoadHook')]
+
+scoring_pipeline = [
+    dict(type='LoadImageFromFile', color_type='grayscale'),
+    dict(type='mmscale.ResizeToResolution', interpolation='area'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances'),
+    ),
+]
+test_cfg = dict(
+    type='mmscale.MCEALoop',
+    # Of the whole detector at its input size: backbone, neck and head.
+    budget=25e6,
+    tolerance=0.05,
+    weights=[1, 1, 1],
+    population=6,
+    generations=2,
+    rounds=1,
+    num_base_models=2,
+    calibration_dataloader=dict(
+        batch_size=50,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(
+            type='mmscale.SeededDataset',
+            dataset=dict(
+                type='mmscale.DigitsDetection',
+                split='train',
+                pipeline=scoring_pipeline,
+                test_mode=True,
+            ),
+        ),
+    ),
+    subnet_evaluator=dict(
+        type='mmscale.DetectionEvaluator', calibration_images=200, side='left', threads=1
+    ),
+)
+test_dataloader = dict(
+    _delete_=True,
+    batch_size=50,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmscale.SeededDataset',
+        dataset=dict(
+            type='mmscale.DigitsDetection',
+            split='search',
+            pipeline=scoring_pipeline,
+            test_mode=True,
+        ),
+    ),
+)
+test_evaluator = []

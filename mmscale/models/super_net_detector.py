@@ -1,0 +1,133 @@
+"""SuperNetDetector: trains a SuperNet under any detector of mmdet."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from mmengine.model import BaseModel
+
+from mmscale.arch import Arch
+from mmscale.cost import Cost, count_module, count_parts
+from mmscale.models.backbones import SuperNet
+from mmscale.models.super_net_training import SuperNetTraining
+from mmscale.registry import MODELS
+
+
+@MODELS.register_module()
+class SuperNetDetector(SuperNetTraining, BaseModel):
+    """A detector whose backbone is a :class:`SuperNet` that owns the neck.
+
+    All subnets share what lies behind the feature maps; of a neck's layers that take them, a
+    subnet uses the part that fits its widths.
+
+    Args:
+        detector: Config of a detector of mmdet; its backbone is a SuperNet with a ``neck``.
+        data_preprocessor: Config of the data preprocessor where the detector's has none.
+        mode: What one iteration trains. ``single``: the drawn subnet. ``both_sides``: the drawn
+            subnet on both sides, half the loss each. ``sandwich``: the largest subnet and the
+            drawn one, half the loss each, after a warm-up on the largest alone. All learn from
+            the labels.
+        warmup_iters: As for :class:`SuperNetClassifier`.
+        warmup_scaling_stage: As for :class:`SuperNetClassifier`.
+        teacher: As for :class:`SuperNetClassifier`.
+
+    Raises:
+        ValueError: A setting is not allowed.
+        TypeError: The backbone is not a SuperNet.
+    """
+
+    def __init__(
+        self,
+        detector: dict,
+        data_preprocessor: dict | None = None,
+        mode: str = 'single',
+        warmup_iters: int = 0,
+        warmup_scaling_stage: int = 0,
+        teacher: str = 'scaling_stage',
+    ) -> None:
+        detector = dict(detector)
+        super().__init__(detector.pop('data_preprocessor', data_preprocessor))
+        self.detector = MODELS.build(detector)
+        self.set_training(mode, warmup_iters, warmup_scaling_stage, teacher)
+        backbone = self.backbone
+        if max(backbone.out_indices) < len(backbone.arch.stages) - 1:
+            raise ValueError(
+                f'detector.backbone: of out_indices={backbone.out_indices} the last must be of '
+                f'the last network stage, {len(backbone.arch.stages) - 1}: subnets are costed '
+                'with all of them'
+            )
+        self._costs: dict[tuple[tuple[int, ...], int], Cost] = {}
+
+    @property
+    def backbone(self) -> SuperNet:
+        """The detector's backbone."""
+        return self.detector.backbone
+
+    def forward(
+        self, inputs: torch.Tensor, data_samples: list | None = None, mode: str = 'tensor'
+    ) -> dict | list | tuple | torch.Tensor:
+        """Runs the detector on the subnet that was chosen last; see mmdet's detectors."""
+        return self.detector(inputs, data_samples, mode)
+
+    def _losses(
+        self, name: str, inputs: torch.Tensor, data_samples: list, arch: Arch, side: str
+    ) -> dict:
+        """Half the losses of a subnet, under names that begin with `name`."""
+        self.backbone.set_arch(arch, side)
+        return {
+            f'{name}.{key}': _halved(value) if 'loss' in key else value
+            for key, value in self.detector.loss(inputs, data_samples).items()
+        }
+
+    def subnet_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of everything the mode trains on one batch (N, channels, H, W).
+
+        Raises:
+            RuntimeError: No subnet was drawn; the HierarchicalSamplerHook is missing.
+        """
+        draw = self.draw
+        if self.mode == 'both_sides':
+            return {
+                **self._losses('left', inputs, data_samples, draw.arch, 'left'),
+                **self._losses('right', inputs, data_samples, draw.arch, 'right'),
+            }
+        if self.mode == 'sandwich' and not self.warms_up:
+            return {
+                **self._losses('largest', inputs, data_samples, self.largest(), draw.side),
+                **self._losses('subnet', inputs, data_samples, draw.arch, draw.side),
+            }
+        arch = draw.arch if self.mode == 'single' else self.largest()
+        self.backbone.set_arch(arch, draw.side)
+        return self.detector.loss(inputs, data_samples)
+
+    def extract(self, arch: Arch, side: str = 'left') -> BaseModel:
+        """A stand-alone detector with its own copy of a subnet's weights, ArchNet and neck.
+
+        Raises:
+            ValueError: The Arch is not in the space, or the side is unknown.
+        """
+        # The copy's backbone is the subnet; the super-supernet itself is not copied.
+        detector = deepcopy(self.detector, {id(self.backbone): self.backbone.extract(arch, side)})
+        detector.data_preprocessor = deepcopy(self.data_preprocessor)
+        # A runner that trains it must not draw new weights.
+        detector.is_init = True
+        return detector
+
+    def cost_behind_stages(self, arch: Arch) -> Cost:
+        """Cost of neck and head behind an Arch, which its widths and its resolution decide."""
+        key = arch.widths, arch.resolution
+        if key not in self._costs:
+            shape = (arch.stem.in_channels, arch.resolution, arch.resolution)
+            whole = count_module(self.extract(arch), shape, memory=False).cost
+            stages = sum((part.cost for part in count_parts(arch)[:-1]), Cost())
+            self._costs[key] = Cost(
+                whole.flops - stages.flops,
+                whole.params - stages.params,
+                whole.acts - stages.acts,
+            )
+        return self._costs[key]
+
+
+def _halved(value: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+    return [part / 2 for part in value] if isinstance(value, list) else value / 2

@@ -1,0 +1,128 @@
+"""What models around a SuperNet share: which subnets an iteration trains, and how it steps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+
+from mmscale.arch import Arch, SubnetDraw
+from mmscale.cost import Cost, count_parts
+from mmscale.models.backbones import SuperNet
+
+MODES = ('single', 'both_sides', 'sandwich')
+TEACHERS = ('scaling_stage', 'space')
+
+
+class SuperNetTraining(ABC):
+    """Mixed into a model whose ``backbone`` is a :class:`SuperNet`; a hook sets the draws."""
+
+    backbone: SuperNet
+
+    def set_training(
+        self, mode: str, warmup_iters: int, warmup_scaling_stage: int, teacher: str
+    ) -> None:
+        """Sets what an iteration trains; to be called once the model is built.
+
+        Args:
+            mode: ``single``, ``both_sides`` or ``sandwich``.
+            warmup_iters: Iterations of the sandwich's warm-up.
+            warmup_scaling_stage: Scaling stage of the warm-up.
+            teacher: The sandwich's largest subnet: of the drawn ``scaling_stage`` or of the
+                whole ``space``.
+
+        Raises:
+            ValueError: A setting is not allowed.
+            TypeError: The backbone is not a SuperNet.
+        """
+        for key, value, allowed in (('mode', mode, MODES), ('teacher', teacher, TEACHERS)):
+            if value not in allowed:
+                raise ValueError(f'{key}={value!r} is not one of {", ".join(allowed)}')
+        if warmup_iters < 0:
+            raise ValueError(f'warmup_iters={warmup_iters} must be 0 or more')
+        if not isinstance(self.backbone, SuperNet):
+            raise TypeError(f'backbone must be a SuperNet, got {type(self.backbone).__name__}')
+        self.mode = mode
+        self.warmup_iters = warmup_iters
+        self.warmup_scaling_stage = warmup_scaling_stage
+        self.teacher = teacher
+        self._draw: SubnetDraw | None = None
+        self._iteration = 0
+
+    def set_draw(self, draw: SubnetDraw, iteration: int) -> None:
+        """Sets what the next :meth:`train_step` trains."""
+        self._draw = draw
+        self._iteration = iteration
+
+    @property
+    def draw(self) -> SubnetDraw:
+        """What the present iteration trains.
+
+        Raises:
+            RuntimeError: No subnet was drawn; the HierarchicalSamplerHook is missing.
+        """
+        if self._draw is None:
+            raise RuntimeError(
+                f'{type(self).__name__} has no subnet to train: add '
+                "dict(type='mmscale.HierarchicalSamplerHook') to custom_hooks"
+            )
+        return self._draw
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether the present iteration is one of the warm-up."""
+        return self._iteration < self.warmup_iters
+
+    def largest(self) -> Arch:
+        """The sandwich's largest subnet, at the drawn resolution."""
+        stage = self.draw.scaling_stage if self.teacher == 'scaling_stage' else -1
+        return replace(self.backbone.space.largest(stage), resolution=self.draw.arch.resolution)
+
+    @abstractmethod
+    def subnet_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of everything the mode trains on one batch (N, channels, H, W).
+
+        Raises:
+            RuntimeError: No subnet was drawn; the HierarchicalSamplerHook is missing.
+        """
+
+    @abstractmethod
+    def extract(self, arch: Arch, side: str = 'left') -> BaseModel:
+        """A stand-alone model with its own copy of a subnet's weights.
+
+        Raises:
+            ValueError: The Arch is not in the space, or the side is unknown.
+        """
+
+    def cost_behind_stages(self, arch: Arch) -> Cost:
+        """Cost of what follows the network stages of an Arch: by default of its own head."""
+        return count_parts(arch)[-1].cost
+
+    def backward_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
+        """The first half of a training step: forward and backward passes.
+
+        Returns:
+            Values for the log.
+        """
+        with optim_wrapper.optim_context(self):
+            data = self.data_preprocessor(data, True)
+            losses = self.subnet_losses(data['inputs'], data['data_samples'])
+        loss, log_vars = self.parse_losses(losses)
+        optim_wrapper.backward(optim_wrapper.scale_loss(loss))
+        return log_vars
+
+    def update_step(self, optim_wrapper: OptimWrapper) -> None:
+        """The second half: the optimizer's step, once gradients have been accumulated."""
+        if optim_wrapper.should_update():
+            optim_wrapper.step()
+            optim_wrapper.zero_grad()
+            self.backbone.forget_used_regions()
+
+    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
+        """Trains the subnets of one iteration on one batch."""
+        log_vars = self.backward_step(data, optim_wrapper)
+        self.update_step(optim_wrapper)
+        return log_vars
