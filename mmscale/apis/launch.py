@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import inspect
 import os
 import subprocess
@@ -126,12 +127,29 @@ def _check_override_names(options: dict[str, Any], config: Config) -> None:
             )
 
 
+def _check_detection() -> None:
+    """Refuses to go on without what configs of detection need.
+
+    Raises:
+        UsageError: mmdet or mmcv's compiled ops are missing.
+    """
+    for module, what in (('mmdet', 'MMDetection'), ('mmcv.ops', "mmcv's compiled ops")):
+        try:
+            with quiet_imports():
+                importlib.import_module(module)
+        except ImportError as error:
+            raise UsageError(
+                f'detection needs {what}, which cannot be imported ({_one_line(error)}); install '
+                'with: make detection (docs/detection.md)'
+            ) from error
+
+
 def load_config(arguments: argparse.Namespace) -> Config:
     """Reads the config that the common arguments name, with their overrides.
 
     Raises:
-        UsageError: There is no such file, it does not parse, or an override is malformed or of
-            an unknown setting.
+        UsageError: There is no such file, it does not parse, an override is malformed or of an
+            unknown setting, or the config is of detection and that is not installed.
     """
     path = Path(arguments.config)
     if not path.is_file():
@@ -170,7 +188,11 @@ def load_config(arguments: argparse.Namespace) -> Config:
         TypeError,
         ValueError,
     ) as error:
+        if isinstance(error, ModuleNotFoundError) and 'mmdet' in str(error):
+            _check_detection()
         raise UsageError(f'config={path}: {_one_line(error)}') from error
+    if config.get('default_scope') == 'mmdet':
+        _check_detection()
     config.launcher = arguments.launcher
     if arguments.work_dir is not None:
         config.work_dir = arguments.work_dir
@@ -317,6 +339,23 @@ def _check_arch(runner: Runner) -> None:
         )
 
 
+def _check_pretrained(runner: Runner) -> None:
+    """Reads the weights that the backbone's init_cfg names, as the run will.
+
+    Raises:
+        ValueError: They do not fit.
+        FileNotFoundError: There is no such file.
+    """
+    from mmengine.model import is_model_wrapper
+
+    from mmscale.models import ArchNet
+
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    backbone = getattr(model, 'backbone', None)
+    if isinstance(backbone, ArchNet):
+        backbone.read_pretrained()
+
+
 def _make_durable(config: Config) -> None:
     """Adds to a training what lets it survive kills, preemption and numbers that are none."""
     hooks = config.setdefault('default_hooks', {})
@@ -383,6 +422,7 @@ def build_runner(config: Config, phase: str) -> Runner:
         if getattr(runner, f'{phase}_loop') is None:
             raise UsageError(f'the config has no {phase}_cfg')
         if phase == 'train':
+            _check_pretrained(runner)
             _ = runner.val_loop
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
