@@ -97,7 +97,10 @@ class _Images:
         """Fills the cache with a resolution, if there is one; returns the bytes that it takes."""
         if self._cache is None:
             return 0
-        return sum(inputs.nbytes for inputs, _ in self.batches(resolution))
+        return sum(
+            inputs.nbytes + getattr(targets, 'nbytes', 0)
+            for inputs, targets in self.batches(resolution)
+        )
 
     def digest(self, resolution: int) -> str:
         """SHA-256 of the first batch: other pixels, targets or normalisation give another."""
