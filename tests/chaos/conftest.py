@@ -1,5 +1,6 @@
 """Options of the chaos test, and what it trains and searches: the digit data, made tiny."""
 
+import json
 import sys
 import uuid
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(ROOT / 'tests' / 'engine'))
+sys.path.insert(0, str(Path(__file__).parents[1] / 'engine'))
 
-from small_setups import SPACE
+from small_setups import ROOT, SPACE
+from victims import TRAIN, finish, write_config
+
+from mmscale.models import SuperNetClassifier
 
 
 def pytest_addoption(parser):
@@ -80,3 +83,26 @@ def search_config(data_root):
         num_images=48, data_root=data_root, serialize_data=False
     )
     return config
+
+
+def record_batches(rank):
+    """Has a process write the shape of every batch that it trains."""
+    step = SuperNetClassifier.backward_step
+
+    def recorded(model, data, optim_wrapper):
+        with open(f'batches{rank}.jsonl', 'a') as file:
+            file.write(json.dumps([list(image.shape) for image in data['inputs']]) + '\n')
+        return step(model, data, optim_wrapper)
+
+    SuperNetClassifier.backward_step = recorded
+
+
+@pytest.fixture(scope='session')
+def trained(train_config, tmp_path_factory):
+    """The folder of the undisturbed training: ``work`` and the batches of each process."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = write_config(train_config, folder / 'train.py')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        finish([TRAIN, config, '--work-dir', 'work'], folder / 'log', before=record_batches)
+    return folder

@@ -9,21 +9,22 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-from mmengine.runner import CheckpointLoader
-from torch import equal, is_tensor
-from victims import ROOT, SEARCH_MOMENTS, TRAIN_MOMENTS, Ranks, write_config
+from victims import (
+    SEARCH,
+    SEARCH_MOMENTS,
+    TRAIN,
+    TRAIN_MOMENTS,
+    Ranks,
+    assert_same_training,
+    finish,
+    write_config,
+)
 
-TRAIN, SEARCH = (str(ROOT / 'tools' / name) for name in ('train.py', 'search.py'))
 # How often a moment comes in one run at most, about.
 COUNTS = dict(
     evaluation=12, append=12, appended=12, gather=6, result=6,
     backward=12, all_reduce=12, checkpoint=4, checkpoint_written=4, record=4,
 )  # fmt: skip
-
-
-def finish(arguments, log):
-    assert Ranks(arguments, log).wait() == [0, 0], Path(log).read_text()[-3000:]
 
 
 class Killer:
@@ -69,35 +70,6 @@ class Killer:
         return f'seed {self.seed}: {self.hit.total()} kills ({hit}), {self.ends} runs to the end'
 
 
-def leaves(value, prefix=''):
-    if isinstance(value, dict | list | tuple):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in items:
-            yield from leaves(part, f'{prefix}/{key}')
-    else:
-        yield prefix, value
-
-
-def assert_same_training(one, other):
-    """Weights, optimizer and schedulers of two checkpoints are equal bit by bit."""
-    states = [CheckpointLoader.load_checkpoint(str(path), 'cpu') for path in (one, other)]
-    for key in ('state_dict', 'optimizer', 'param_schedulers'):
-        left, right = (dict(leaves(state[key])) for state in states)
-        assert left.keys() == right.keys()
-        for name, value in left.items():
-            same = equal(value, right[name]) if is_tensor(value) else value == right[name]
-            assert same, name
-
-
-@pytest.fixture(scope='session')
-def trained(train_config, tmp_path_factory):
-    """The undisturbed training."""
-    folder = tmp_path_factory.mktemp('trained')
-    config = write_config(train_config, folder / 'train.py')
-    finish([TRAIN, config, '--work-dir', folder / 'work'], folder / 'log')
-    return folder / 'work' / 'iter_12.pth'
-
-
 def work_dirs(killer, folder):
     """New work dirs, until there were enough kills."""
     while killer.hit.total() < killer.kills:
@@ -111,12 +83,12 @@ def test_training_survives(request, train_config, trained, tmp_path):
         killer.run_to_the_end(
             [TRAIN, config, '--work-dir', work_dir, '--resume'], tmp_path / 'log'
         )
-        assert_same_training(work_dir / 'iter_12.pth', trained)
+        assert_same_training(work_dir / 'iter_12.pth', trained / 'work' / 'iter_12.pth')
         print(f'\ntraining, {killer}')
 
 
 def test_search_survives(request, search_config, trained, tmp_path):
-    search_config.load_from = str(trained)
+    search_config.load_from = str(trained / 'work' / 'iter_12.pth')
     config = write_config(search_config, tmp_path / 'search.py')
     undisturbed = tmp_path / 'undisturbed'
     finish([SEARCH, config, '--work-dir', undisturbed], tmp_path / 'log')

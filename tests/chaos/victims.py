@@ -17,7 +17,7 @@ from pathlib import Path
 import mmpretrain.models  # noqa: F401
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from torch import distributed
 from yapf.yapflib import yapf_api
 
@@ -25,6 +25,7 @@ import mmscale.engine.scoring_loop
 from mmscale.engine import SliceParallel, SubnetEvaluator
 
 ROOT = Path(__file__).resolve().parents[2]
+TRAIN, SEARCH = (str(ROOT / 'tools' / name) for name in ('train.py', 'search.py'))
 # Seconds in which a rank ends by itself whose neighbour is dead.
 PATIENCE = 120
 
@@ -210,6 +211,32 @@ class Ranks:
         self.kill(alive)
         assert not alive, f'ranks {alive} hang: {self.log.read_text()[-3000:]}'
         return [process.exitcode for process in self.processes]
+
+
+def finish(arguments, log, **settings):
+    """Runs a tool on two processes to its end."""
+    assert Ranks(arguments, log, **settings).wait() == [0, 0], Path(log).read_text()[-3000:]
+
+
+def leaves(value, prefix=''):
+    """Every leaf of a nested state dict by its path."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in items:
+            yield from leaves(part, f'{prefix}/{key}')
+    else:
+        yield prefix, value
+
+
+def assert_same_training(one, other):
+    """Weights, optimizer and schedulers of two checkpoints are equal bit by bit."""
+    states = [CheckpointLoader.load_checkpoint(str(path), 'cpu') for path in (one, other)]
+    for key in ('state_dict', 'optimizer', 'param_schedulers'):
+        left, right = (dict(leaves(state[key])) for state in states)
+        assert left.keys() == right.keys()
+        for name, value in left.items():
+            is_tensor = torch.is_tensor(value)
+            assert torch.equal(value, right[name]) if is_tensor else value == right[name], name
 
 
 def write_config(config, path):

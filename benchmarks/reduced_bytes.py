@@ -1,0 +1,111 @@
+#!/usr/bin/env python
+"""Bytes of gradients that a step of the super-supernet reduces: SliceParallel against DDP.
+
+Both train the same draws of the sampler, in one process with gloo: what a step hands to the
+all-reduce does not depend on the number of processes. DDP is torch's, with
+find_unused_parameters, without which it fails at the second subnet; a communication hook counts
+its buckets. Images are shrunk: gradients have the size of the weights, not of the images.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmpretrain.structures import DataSample
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+import mmscale.models  # noqa: F401
+from mmscale.arch import HierarchicalSampler
+from mmscale.engine import SliceParallel
+
+CONFIGS = Path(__file__).parents[1] / 'configs' / 'scalenet'
+IMAGES, RESOLUTION = 2, 32
+
+
+class Losses(torch.nn.Module):
+    """A forward pass that returns the loss, as DDP wants it."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: torch.Tensor, samples: list) -> torch.Tensor:
+        return self.model.parse_losses(self.model.subnet_losses(inputs, samples))[0]
+
+
+def batch(model: torch.nn.Module) -> tuple[torch.Tensor, list]:
+    channels = model.backbone.arch.stem.in_channels
+    inputs = torch.randn(IMAGES, channels, RESOLUTION, RESOLUTION)
+    return inputs, [DataSample().set_gt_label(label) for label in range(IMAGES)]
+
+
+def measure(name: str, steps: int) -> dict[str, list[int]]:
+    """Bytes per step of either wrapper."""
+    config = Config.fromfile(CONFIGS / name)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(config.model).train()
+    hook = config.custom_hooks[0]
+    sampler = HierarchicalSampler(
+        model.backbone.space, seed=0, distribution=hook.distribution, sides=hook.sides
+    )
+    wrapped = SliceParallel(model)
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
+    buckets: list[int] = []
+
+    def count(_: None, bucket: distributed.GradBucket) -> torch.futures.Future:
+        buckets.append(bucket.buffer().nbytes)
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    # It wraps the same model: its hooks also run under SliceParallel, and are not counted then.
+    ddp = DistributedDataParallel(Losses(model), find_unused_parameters=True)
+    ddp.register_comm_hook(None, count)
+    result: dict[str, list[int]] = {'SliceParallel': [], 'DDP': []}
+    for step in range(steps):
+        draw = sampler.draw(step)
+        # Past the warm-up, in which the largest subnet trains alone.
+        iteration = model.warmup_iters + step
+        model.set_draw(replace(draw, arch=replace(draw.arch, resolution=RESOLUTION)), iteration)
+        inputs, samples = batch(model)
+        model.zero_grad()
+        buckets.clear()
+        ddp(inputs, samples).backward()
+        result['DDP'].append(sum(buckets))
+        model.zero_grad()
+        model.backbone.forget_used_regions()
+        loss = model.parse_losses(model.subnet_losses(inputs, samples))[0]
+        wrapper.backward(loss)
+        result['SliceParallel'].append(4 * wrapped.reduce_gradients())
+        model.backbone.forget_used_regions()
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--steps', type=int, default=20)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    store = distributed.HashStore()
+    distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    for name in ('supernet_32xb8_in1k.py', 'supernet_digits.py'):
+        bytes_ = measure(name, args.steps)
+        slices, ddp = mean(bytes_['SliceParallel']), mean(bytes_['DDP'])
+        print(
+            f'{name}: mean of {args.steps} steps: SliceParallel {slices / 2**20:.2f} MiB '
+            f'({min(bytes_["SliceParallel"]) / 2**20:.2f} to '
+            f'{max(bytes_["SliceParallel"]) / 2**20:.2f}), DDP {ddp / 2**20:.2f} MiB, '
+            f'ratio {slices / ddp:.3f}'
+        )
+    distributed.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main()
