@@ -109,6 +109,31 @@ def test_search_ends_on_the_budget(metric, dms_config, write_config, tmp_path):
     assert {key: last[key] for key in report['after']} == report['after']
 
 
+def test_averaged_weights_have_the_structure_of_the_moment(dms_config, tmp_path):
+    ema = dict(type='EMAHook', momentum=0.1, update_buffers=True)
+    dms_config['custom_hooks'].append(dict(ema, priority=49))
+    dms_config['train_cfg']['val_interval'] = 4
+    seen = []
+
+    class Recorder(Hook):
+        priority = 'LOWEST'
+
+        def before_val_epoch(self, runner):
+            seen.append((runner.model.structure(), lines(runner.work_dir)[-1]['structure']))
+
+    runner = runner_of(dms_config)
+    runner.register_hook(Recorder())
+    runner.train()
+    assert len(seen) == 3
+    assert all(evaluated == searched for evaluated, searched in seen)
+    found = checkpoint(dms_config['work_dir'])
+    report = export_search(Config(dms_config), found['state_dict'], tmp_path / 'pruned')
+    assert report['after']['flops'] == lines(dms_config['work_dir'])[-1]['flops']
+    # The weights are averaged ones.
+    name = 'model.head.fc.weight'
+    assert not torch.equal(found['state_dict'][name], found['ema_state_dict'][f'module.{name}'])
+
+
 def test_schedule_of_the_budget(dms_config):
     seen = []
 

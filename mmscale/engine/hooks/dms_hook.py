@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
@@ -90,6 +90,7 @@ class DMSHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Saves the state of the structure's optimizer."""
+        self._share_structure(runner)
         checkpoint['structure_optimizer'] = self._model.structure_optimizer.state_dict()
 
     def before_train(self, runner: Runner) -> None:
@@ -146,6 +147,16 @@ class DMSHook(Hook):
             runner.logger.info(f'projection onto the budget: {self._model.project()}')
         if is_due:
             self._record(runner, iteration)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Hands the structure on to averaged weights, which are what is evaluated."""
+        self._share_structure(runner)
+
+    def _share_structure(self, runner: Runner) -> None:
+        """Gives averaged weights (EMA) the structure of the moment: no average of structures."""
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook.ema_model.module.gates.load_state_dict(self._model.gates.state_dict())
 
     def _check_loss(self, iteration: int, outputs: dict) -> None:
         loss = outputs['loss'].item()
