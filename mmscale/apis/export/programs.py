@@ -36,6 +36,7 @@ class Program(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model)
         self.model.eval()
+        self.model.requires_grad_(False)
         for module in self.model.modules():
             if isinstance(module, ArchNet):
                 module.channels_last = False  # a layout of training, not part of a program
@@ -54,10 +55,15 @@ class Program(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Maps normalised images (N, channels, H, W)."""
-        if self.is_classifier or not hasattr(self.model, 'extract_feat'):
-            found = self.model(images)
-        else:
-            found = self.model.extract_feat(images)
+        from mmpretrain.models import BaseClassifier
+
+        if self.is_classifier:
+            return self.model(images)
+        if isinstance(self.model, BaseClassifier):
+            return tuple(self.model.extract_feat(images, stage='backbone'))
+        if hasattr(self.model, 'extract_feat'):
+            return tuple(self.model.extract_feat(images))
+        found = self.model(images)
         return found if isinstance(found, Tensor) else tuple(found)
 
     @torch.no_grad()
@@ -125,7 +131,7 @@ def capture(program: Program, images: Tensor) -> torch.export.ExportedProgram:
     """
     program.run(images)  # names the outputs
     batch = {'images': {0: torch.export.Dim('batch')}}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')
         return torch.export.export(program, (images,), dynamic_shapes=batch)
 
