@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -95,3 +97,25 @@ def test_half_of_every_width_and_depth(detector):
         assert (other - before).abs().max() > 0.1 * before.abs().max()
     sum(output.sum() for output in tree_leaves(small.train()(*IMAGES))).backward()
     assert all(parameter.grad is not None for parameter in small.parameters())
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_a_step_of_the_search(name):
+    """The config builds within reach of its target; one step moves the structure."""
+    config = Config.fromfile(CONFIGS / name).model
+    config.model.backbone.init_cfg = None
+    if not isinstance(config.target, dict):
+        config.input_shape = (3, 128, 128)  # Of a share the size does not matter.
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(config).train()
+        assert 0.4 < model.goal / model.cost.full.flops < 0.6
+        data = demo_mm_inputs(2, [(3, 128, 128)] * 2, num_items=[2, 1], num_classes=80)
+        model.set_budget(model.goal)
+        optimizer = torch.optim.SGD(model.model.parameters(), lr=1e-4)
+        losses = model.train_step(data, OptimWrapper(optimizer))
+    assert losses['resource_loss'] > 0 and losses['loss'].isfinite()
+    model.step_structure()
+    learned = [gate for gate in model.gates.values() if gate.importance.any()]
+    assert len(learned) > 0.9 * len(model.gates)
+    assert any(gate.pruning_ratio > 0 for gate in learned)
