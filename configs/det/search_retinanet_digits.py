@@ -1,7 +1,7 @@
 # Joint search of base model and scaling strategy by the mAP of the detectors they make.
 _base_ = './supernet_retinanet_digits.py'
 
-load_from = 'work_dirs/supernet_retinanet_digits/iter_400.pth'
+load_from = 'work_dirs/supernet_retinanet_digits/iter_240.pth'
 
 train_cfg = None
 train_dataloader = None
@@ -21,7 +21,7 @@ scoring_pipeline = [
 test_cfg = dict(
     type='mmscale.MCEALoop',
     # Of the whole detector at its input size: backbone, neck and head.
-    budget=25e6,
+    budget=7e6,
     tolerance=0.05,
     weights=[1, 1, 1],
     population=6,

@@ -36,10 +36,10 @@ test_dataloader = None
 test_evaluator = None
 
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4), clip_grad=dict(max_norm=10.0)
+    optimizer=dict(type='AdamW', lr=3e-3, weight_decay=1e-4), clip_grad=dict(max_norm=10.0)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=40),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=40, end=400),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=40, end=240),
 ]
-train_cfg = dict(by_epoch=False, max_iters=400)
+train_cfg = dict(by_epoch=False, max_iters=240)
