@@ -8,6 +8,7 @@ its buckets. Images are shrunk: gradients have the size of the weights, not of t
 """
 
 import argparse
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -59,23 +60,23 @@ def measure(name: str, steps: int) -> dict[str, list[int]]:
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
     buckets: list[int] = []
 
-    def count(_: None, bucket: distributed.GradBucket) -> torch.futures.Future:
+    def count(_: None, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
         buckets.append(bucket.buffer().nbytes)
         future = torch.futures.Future()
         future.set_result(bucket.buffer())
         return future
 
-    # It wraps the same model: its hooks also run under SliceParallel, and are not counted then.
-    ddp = DistributedDataParallel(Losses(model), find_unused_parameters=True)
+    ddp = DistributedDataParallel(Losses(deepcopy(model)), find_unused_parameters=True)
     ddp.register_comm_hook(None, count)
     result: dict[str, list[int]] = {'SliceParallel': [], 'DDP': []}
     for step in range(steps):
         draw = sampler.draw(step)
         # Past the warm-up, in which the largest subnet trains alone.
         iteration = model.warmup_iters + step
-        model.set_draw(replace(draw, arch=replace(draw.arch, resolution=RESOLUTION)), iteration)
+        for trained in (model, ddp.module.model):
+            small = replace(draw.arch, resolution=RESOLUTION)
+            trained.set_draw(replace(draw, arch=small), iteration)
         inputs, samples = batch(model)
-        model.zero_grad()
         buckets.clear()
         ddp(inputs, samples).backward()
         result['DDP'].append(sum(buckets))

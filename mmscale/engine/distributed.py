@@ -27,6 +27,7 @@ class SliceParallel(nn.Module):
 
     Raises:
         TypeError: The module is of another kind.
+        ValueError: The config sets ``sync_bn``, which would do nothing.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -35,6 +36,12 @@ class SliceParallel(nn.Module):
             raise TypeError(
                 f'SliceParallel wraps a SuperNetClassifier or SuperNetDetector, got '
                 f'{type(module).__name__}'
+            )
+        synchronised = any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
+        if synchronised and module.backbone.norm_cfg['type'] != 'SyncBN':
+            raise ValueError(
+                'sync_bn does not reach the subnets of a super-supernet: set '
+                "model.backbone.norm_cfg=dict(type='SyncBN') instead"
             )
         self.module = module
         self._synchronised = False

@@ -21,7 +21,6 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import distributed
 from yapf.yapflib import yapf_api
 
-import mmscale.engine.scoring_loop
 from mmscale.engine import SliceParallel, SubnetEvaluator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +99,9 @@ def arm(moment, number):
     elif moment == 'appended':
         _on_sync(is_now, lambda name: name.startswith('rank'))
     elif moment == 'gather':
-        _before(mmscale.engine.scoring_loop, 'all_gather_object', is_now)
+        # By whatever way the ranks exchange their results.
+        for name in ('all_gather', 'all_gather_object'):
+            _before(distributed, name, is_now)
     elif moment == 'result':
         _on_sync(is_now, lambda name: 'json' in name and not name.startswith('rank'), 0.5)
     elif moment == 'backward':

@@ -10,34 +10,36 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import CheckpointLoader
 from mmpretrain.structures import DataSample
 from small_setups import ROOT, SPACE
 from torch import distributed, multiprocessing, nn
 
 from mmscale.arch import HierarchicalSampler, SearchSpace
-from mmscale.engine import SliceParallel
+from mmscale.engine import BFloat16OptimWrapper, SliceParallel
 from mmscale.models import SliceUpdate, SuperNetClassifier
 
 STEPS, ACCUMULATED = 3, 2
 SAMPLER = HierarchicalSampler(SearchSpace(**SPACE), 1, 'uniform')
 
 
-def make_model(mode, seed):
+def make_model(mode, seed, norm_cfg=None):
     torch.manual_seed(seed)
     return SuperNetClassifier(
-        backbone=dict(type='mmscale.SuperNet', space=SPACE),
+        backbone=dict(type='mmscale.SuperNet', space=SPACE, norm_cfg=norm_cfg),
         neck=dict(type='mmpretrain.GlobalAveragePooling'),
         head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=12, topk=(1,)),
         mode=mode,
     ).train()
 
 
-def make_wrapper(model):
+def make_wrapper(model, bfloat16=False):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     SliceUpdate(optimizer, model.backbone)
+    wrapper = BFloat16OptimWrapper if bfloat16 else OptimWrapper
     # Clipping is left out: it would hide a gradient that is too long.
-    return OptimWrapper(optimizer, accumulative_counts=ACCUMULATED)
+    return wrapper(optimizer, accumulative_counts=ACCUMULATED)
 
 
 def half_batch(iteration, rank):
@@ -157,8 +159,78 @@ def test_two_processes_tell_a_mistake_once(retrain_config, write_config, run_too
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in refused.stderr
 
 
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
+    model = make_model('sandwich', seed=0)
+    wrapper = make_wrapper(model, bfloat16=True)
+    seen = set()
+    model.head.fc.register_forward_hook(lambda fc, inputs, output: seen.add(output.dtype))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    losses = []
+    for iteration in range(STEPS * ACCUMULATED):
+        model.set_draw(SAMPLER.draw(iteration), iteration)
+        losses.append(model.train_step(half_batch(iteration, 0), wrapper)['loss'].item())
+    assert seen == {torch.bfloat16}
+    assert all(torch.isfinite(torch.tensor(losses)))
+    changed = 0
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32
+        state = wrapper.optimizer.state[parameter].values()
+        assert all(tensor.dtype == torch.float32 for tensor in state if torch.is_tensor(tensor))
+        changed += not torch.equal(parameter, before[name])
+    assert changed > len(before) / 2
+    # The same losses as with float32, to the precision of bfloat16.
+    model = make_model('sandwich', seed=0)
+    model.set_draw(SAMPLER.draw(0), 0)
+    expected = model.train_step(half_batch(0, 0), make_wrapper(model))['loss'].item()
+    assert losses[0] != expected and losses[0] == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', 'mmscale.BFloat16OptimWrapper'])
+def test_mixed_precision_and_nccl_on_a_gpu(kind, tmp_path):
+    distributed.init_process_group(
+        'nccl', init_method=f'file://{tmp_path}/rendezvous', rank=0, world_size=1
+    )
+    try:
+        model = make_model('sandwich', seed=0, norm_cfg=dict(type='SyncBN')).cuda()
+        wrapped = SliceParallel(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        SliceUpdate(optimizer, model.backbone)
+        wrapper = OPTIM_WRAPPERS.build(dict(type=kind, optimizer=optimizer))
+        for iteration in range(STEPS):
+            model.set_draw(SAMPLER.draw(iteration), iteration)
+            assert torch.isfinite(wrapped.train_step(half_batch(iteration, 0), wrapper)['loss'])
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_synchronised_statistics_reach_the_subnets_and_not_what_is_extracted():
+    model = make_model('single', seed=0, norm_cfg=dict(type='SyncBN'))
+    arch = SAMPLER.draw(0).arch
+    used = set()
+    handle = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, _: (
+            used.add(isinstance(module, nn.SyncBatchNorm))
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            else None
+        )
+    )
+    model.eval().extract_feat(torch.zeros(1, 1, 12, 12))
+    handle.remove()
+    assert used == {True}
+    modules = list(model.extract(arch).modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in modules)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in modules)
+
+
+def test_sync_bn_that_would_do_nothing_is_refused():
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(make_model('single', seed=0))
+    with pytest.raises(ValueError, match=r'set model\.backbone\.norm_cfg'):
+        SliceParallel(model)
+
+
 def test_only_a_super_supernet_is_wrapped():
-    with pytest.raises(TypeError, match='SliceParallel wraps a SuperNetClassifier, got Linear'):
+    with pytest.raises(TypeError, match=r'wraps a SuperNetClassifier .* got Linear'):
         SliceParallel(nn.Linear(1, 1))
 
 

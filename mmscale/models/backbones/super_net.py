@@ -97,7 +97,8 @@ class SuperNet(ArchNet):
         neck: As in :class:`ArchNet`; a subnet uses the part of its weights that fits its widths.
         frozen_stages: As in :class:`ArchNet`.
         norm_eval: As in :class:`ArchNet`.
-        norm_cfg: As in :class:`ArchNet`.
+        norm_cfg: As in :class:`ArchNet`; ``dict(type='SyncBN')`` computes the statistics of a
+            step over all processes (GPUs only). Extracted networks have plain BN.
         channels_last: As in :class:`ArchNet`.
         init_cfg: As in :class:`ArchNet`.
 
@@ -263,13 +264,16 @@ class SuperNet(ArchNet):
             ValueError: The Arch is not in the space, or the side is unknown.
         """
         self._check(arch, side)
+        # Ranks score networks of their own: a stand-alone one must not wait for the others'.
+        synchronised = self.norm_cfg['type'] == 'SyncBN'
+        norm_cfg = {**self.norm_cfg, 'type': 'BN'} if synchronised else self.norm_cfg
         # Without weights at first: drawing some would cost time and random numbers.
         with torch.device('meta'):
             net = ArchNet(
                 arch,
                 out_indices=self.out_indices,
                 neck=self.neck_cfg,
-                norm_cfg=self.norm_cfg,
+                norm_cfg=norm_cfg,
                 channels_last=self.channels_last,
             )
         names = {
