@@ -49,10 +49,12 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
         prefix = f'{name}.' if name else ''
         if isinstance(module, ArchNet):
             behind = None
-            if name:
+            if name or module.neck is not None:
                 behind = {index: () for index in module.out_indices}
-                behind[module.out_indices[-1]] = consumers or ()
-                behind |= _lateral_convolutions(model, module.out_indices)
+                if module.neck is None:
+                    behind[module.out_indices[-1]] = consumers or ()
+                owner, start = (model, '') if module.neck is None else (module, prefix)
+                behind |= _lateral_convolutions(owner, start, module.out_indices)
             arch = module.space.largest() if isinstance(module, SuperNet) else module.arch
             return arch_groups(arch, behind, prefix)
         for base in type(module).__mro__:
@@ -93,15 +95,23 @@ def _consumers(model: nn.Module, name: str) -> Consumers:
     return ()
 
 
-def _lateral_convolutions(model: nn.Module, indices: Sequence[int]) -> dict[int, tuple[str, ...]]:
-    """The layers of a feature pyramid that use the feature maps of these indices."""
-    neck = getattr(model, 'neck', None)
+def _lateral_convolutions(
+    owner: nn.Module, prefix: str, indices: Sequence[int]
+) -> dict[int, tuple[str, ...]]:
+    """The layers of a feature pyramid that use the feature maps of these indices.
+
+    Args:
+        owner: Has the pyramid as its neck: the model, or the backbone.
+        prefix: Of the owner's names in the model.
+        indices: The backbone's ``out_indices``.
+    """
+    neck = getattr(owner, 'neck', None)
     start = getattr(neck, 'start_level', 0)
     laterals = getattr(neck, 'lateral_convs', ())
     if getattr(neck, 'add_extra_convs', False) == 'on_input':
         return {}
     return {
-        index: (f'neck.lateral_convs.{position - start}.conv',)
+        index: (f'{prefix}neck.lateral_convs.{position - start}.conv',)
         for position, index in enumerate(indices)
         if 0 <= position - start < len(laterals)
     }
