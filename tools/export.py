@@ -53,6 +53,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--fuse', action='store_true', help='fold BNs into convolutions in ONNX and .pt2'
     )
+    parser.add_argument(
+        '--input-size',
+        nargs=2,
+        type=int,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='size of the images of ONNX and .pt2 (default: what the network is made for)',
+    )
     parser.add_argument('--name', help='name of the network in the model card')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier export')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
@@ -74,6 +81,7 @@ def main() -> None:
             formats=args.formats,
             detector=args.detector,
             fuse=args.fuse,
+            input_size=args.input_size,
             name=args.name,
             overwrite=args.overwrite,
         )

@@ -74,6 +74,7 @@ def export(
     formats: Sequence[str] = FORMATS,
     detector: str = 'retinanet',
     fuse: bool = False,
+    input_size: Sequence[int] | None = None,
     name: str | None = None,
     overwrite: bool = False,
 ) -> Exported:
@@ -95,6 +96,8 @@ def export(
         detector: Which config of mmdet a classifier gets, see
             :data:`mmscale.apis.export.configs.DETECTORS`.
         fuse: Whether to fold BNs into convolutions in ONNX and ``.pt2``.
+        input_size: Height and width of the images of ONNX and ``.pt2``, which the model card's
+            cost is of too; by default what the network is made for.
         name: The network's name; by default that of the file it comes from.
         overwrite: Whether to replace an earlier export.
 
@@ -106,6 +109,10 @@ def export(
     folder = Path(out)
     _check_folder(folder, overwrite)
     _check_formats(formats, fuse)
+    if input_size is not None and (
+        len(input_size) != 2 or any(type(side) is not int or side < 1 for side in input_size)
+    ):
+        raise ValueError(f'input_size={input_size!r} must be two integers of 1 or more')
     with quiet_imports():
         from mmscale.apis.export import programs
         from mmscale.apis.export.configs import DETECTORS, detector_config, own_config
@@ -119,6 +126,8 @@ def export(
         )
     found = find_source(source, checkpoint, scaling_stage, config, options)
     found.name = name or found.name
+    if input_size is not None:
+        found.image_shape = (found.image_shape[0], *input_size)
     texts = {}
     own = 'mmdet' if found.scope == 'mmdet' else 'mmpretrain'
     if own in formats:
@@ -215,5 +224,10 @@ def _put(partial: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)

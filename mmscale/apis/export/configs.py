@@ -36,33 +36,27 @@ def _fpn(**settings: Any) -> dict[str, Any]:
     return dict(type='mmdet.FPN', out_channels=256, num_outs=5, **settings)
 
 
-_FOUR = (4, 8, 16, 32)
+_THREE, _FOUR = (8, 16, 32), (4, 8, 16, 32)
 DETECTORS = {
     'retinanet': Detector(
         'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
-        _FOUR,
-        (4, 8),
-        _fpn(start_level=1, add_extra_convs='on_input'),
+        _THREE,
+        (8,),
+        _fpn(add_extra_convs='on_input'),
     ),
     'faster-rcnn': Detector(
         'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', _FOUR, _FOUR, _fpn()
     ),
     'atss': Detector(
-        'mmdet::atss/atss_r50_fpn_1x_coco.py',
-        _FOUR,
-        (4, 8),
-        _fpn(start_level=1, add_extra_convs='on_output'),
+        'mmdet::atss/atss_r50_fpn_1x_coco.py', _THREE, (8,), _fpn(add_extra_convs='on_output')
     ),
     'gfl': Detector(
-        'mmdet::gfl/gfl_r50_fpn_1x_coco.py',
-        _FOUR,
-        (4, 8),
-        _fpn(start_level=1, add_extra_convs='on_output'),
+        'mmdet::gfl/gfl_r50_fpn_1x_coco.py', _THREE, (8,), _fpn(add_extra_convs='on_output')
     ),
     'rtmdet': Detector(
         'mmdet::rtmdet/rtmdet_l_8xb32-300e_coco.py',
-        (8, 16, 32),
-        (8, 16, 32),
+        _THREE,
+        _THREE,
         dict(
             type='mmdet.CSPNeXtPAFPN',
             out_channels=256,

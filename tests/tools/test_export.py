@@ -1,0 +1,82 @@
+"""tools/export.py as a user runs it, and what it writes under tools/test.py."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmscale.apis.cost import build_network
+from mmscale.apis.export import FORMATS
+from mmscale.apis.export.configs import DETECTORS
+from mmscale.apis.launch import UsageError
+from mmscale.arch import Arch
+
+ROOT = Path(__file__).parents[2]
+ARCH = ROOT / 'configs/scalenet/archs/digits-s0.json'
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """A function that runs the tool in this process, as torch is dear to load; its output."""
+    main = runpy.run_path(str(ROOT / 'tools/export.py'))['main']
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['export.py', *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / 'iter_600.pth'
+    torch.save(dict(state_dict=build_network(Arch.from_json(ARCH)).state_dict(), meta={}), path)
+    return path
+
+
+@pytest.mark.slow
+def test_the_exported_config_is_tested(run, checkpoint, tmp_path):
+    out = tmp_path / 'exported'
+    config = ROOT / 'configs/scalenet/retrain_digits.py'
+    settings = ('--checkpoint', checkpoint, '--config', config, '--formats', 'mmpretrain')
+    report = json.loads(run(ARCH, '--out', out, *settings, '--json'))
+    assert sorted(report['files']) == ['arch.json', 'mmpretrain_config.py', 'weights.pth']
+    data = [f'test_dataloader.dataset.{one}' for one in ('num_images=40', f'data_root={tmp_path}')]
+    files = (out / 'mmpretrain_config.py', out / 'weights.pth')
+    command = [ROOT / 'tools/test.py', *files, '--work-dir', tmp_path / 'work', '--cfg-options']
+    tested = subprocess.run(
+        [sys.executable, *map(str, command), *data],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tested.returncode == 0, tested.stderr
+    (metrics,) = (tmp_path / 'work').glob('*/*.json')
+    assert 0 <= json.loads(metrics.read_text())['accuracy/top1'] <= 100
+
+
+def test_what_is_printed(run, checkpoint, tmp_path):
+    out = run(ARCH, '--checkpoint', checkpoint, '--out', tmp_path / 'out', '--formats', 'mmdet')
+    assert out == f'Wrote {tmp_path}/out: arch.json, weights.pth, mmdet_config.py, model_card.md\n'
+
+
+def test_a_mistake_is_one_line(run, checkpoint, tmp_path):
+    with pytest.raises(UsageError, match=r'does not fit the network: .*expected') as error:
+        run('ResNet-18', '--checkpoint', checkpoint, '--out', tmp_path / 'out')
+    assert str(error.value).startswith(str(checkpoint)) and '\n' not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['iter_600.pth']
+
+
+def test_help_lists_the_detectors_and_formats(run, capsys):
+    with pytest.raises(SystemExit):
+        run('--help')
+    text = capsys.readouterr().out
+    for name in (*DETECTORS, *FORMATS):
+        assert name in text
