@@ -14,7 +14,7 @@ from torch import nn
 from mmscale.models.backbones import SuperNet
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups
 from mmscale.models.dms.layers import input_dimension, masked_norm, output_dimension
-from mmscale.models.dms.topk import DifferentiableTopK
+from mmscale.models.dms.topk import DifferentiableTopK, TopKStack
 
 # Where a mask acts on a layer: the group's key, and the element of each channel.
 _Term = tuple[str, torch.Tensor]
@@ -39,6 +39,8 @@ class Masks:
 
     Attributes:
         hard: Whether masks are 0 and 1, as an export at this moment would have them.
+        packed: Soft masks of all gates of the last pass, one behind the other, in the order of
+            the gates; their gradient is none of the network's masks.
 
     Raises:
         ValueError: A gate is of no group, or of another size than its group; or the model is or
@@ -58,7 +60,9 @@ class Masks:
         if any(isinstance(module, SuperNet) for module in model.modules()):
             raise ValueError('a SuperNet cannot be masked: make an ArchNet of it (static_model)')
         self.hard = False
+        self.packed: torch.Tensor | None = None
         self._gates = gates
+        self._stack = TopKStack(gates.values())
         self._masks: dict[str, torch.Tensor] = {}
         self._recorded: dict[str, list[torch.Tensor]] = defaultdict(list)
         inputs: dict[str, list[_Term]] = defaultdict(list)
@@ -96,7 +100,8 @@ class Masks:
 
     def __getstate__(self) -> dict[str, Any]:
         # Masks of a pass belong to its graph, which copies do not share.
-        return {**self.__dict__, '_masks': {}, '_recorded': defaultdict(list), '_handles': []}
+        of_a_pass = {'packed': None, '_masks': {}, '_recorded': defaultdict(list)}
+        return {**self.__dict__, **of_a_pass, '_handles': []}
 
     def collect(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Mask and gradient by key, of all backward passes since the last call.
@@ -108,13 +113,14 @@ class Masks:
         for key, masks in self._recorded.items():
             gradients = [mask.grad for mask in masks if mask.grad is not None]
             if gradients:
-                found[key] = masks[-1].detach(), torch.stack(gradients).sum(dim=0)
+                found[key] = masks[-1].detach(), sum(gradients[1:], gradients[0])
         self._recorded.clear()
         return found
 
     def forget(self) -> None:
         """Forgets the masks of the pass before, for callers of parts of the network."""
-        self._masks.clear()
+        self.packed = None
+        self._masks = {}
 
     def remove(self) -> None:
         """Takes the hooks off the network."""
@@ -127,19 +133,23 @@ class Masks:
         self.forget()
         # All of them at once: layers that are run again in the backward pass (activation
         # checkpoints) have to find them as they were.
-        for key in self._gates:
-            self._mask(key)
+        self._make_masks()
+
+    def _make_masks(self) -> None:
+        if self.hard or not self._gates:
+            self._masks = {k: g.keep_mask().to(g.importance) for k, g in self._gates.items()}
+            return
+        self.packed = self._stack()
+        parts = self.packed.split(self._stack.sizes)
+        self._masks = dict(zip(self._gates, parts, strict=True))
+        if self.packed.requires_grad:
+            for key, mask in self._masks.items():
+                mask.retain_grad()
+                self._recorded[key].append(mask)
 
     def _mask(self, key: str) -> torch.Tensor:
         if key not in self._masks:
-            gate = self._gates[key]
-            if self.hard:
-                self._masks[key] = gate.keep_mask().to(gate.importance)
-            else:
-                mask = self._masks[key] = gate()
-                if mask.requires_grad:
-                    mask.retain_grad()
-                    self._recorded[key].append(mask)
+            self._make_masks()
         return self._masks[key]
 
     def _channels(self, terms: list[_Term], like: torch.Tensor) -> torch.Tensor:

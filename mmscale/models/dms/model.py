@@ -286,9 +286,9 @@ class DMSModel(BaseModel):
         result = self.model(inputs, data_samples, mode=mode)
         if not searching:
             return result
-        # Masks of its own: importance is of the task's gradient alone.
-        masks = torch.cat([gate() for gate in self.gates.values()])
-        return {**result, 'resource_loss': self.weight * self._resource_loss(masks)}
+        # Importance is of the task's gradient alone, which the packed masks do not see.
+        loss = self.weight * self._resource_loss(self.masks.packed)
+        return {**result, 'resource_loss': loss}
 
     def _resource_loss(self, masks: torch.Tensor) -> torch.Tensor:
         with torch.autocast(masks.device.type, enabled=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -192,3 +194,49 @@ class DifferentiableTopK(nn.Module):
     def set_importance(self, importance: torch.Tensor) -> None:
         """Replaces the importance, as for ``l1``; shape (n,)."""
         self.importance.copy_(torch.where(self.hard, self.importance, importance))
+
+
+class TopKStack:
+    """Masks of several gates in a handful of operations: their own numbers, in less time.
+
+    Gates are many and small, so that one after the other they would cost more than a layer.
+
+    Args:
+        gates: The gates, all on one device.
+    """
+
+    def __init__(self, gates: Iterable[DifferentiableTopK]) -> None:
+        self.gates = list(gates)
+        self.sizes = [gate.n for gate in self.gates]
+        self._tables: tuple[torch.Tensor, ...] | None = None
+
+    def __call__(self) -> torch.Tensor:
+        """Masks of all gates, one behind the other; shape (sum of ``sizes``,)."""
+        importance = torch.cat([gate.importance for gate in self.gates])
+        if self._tables is None or self._tables[0].device != importance.device:
+            self._tables = self._make_tables(importance)
+        owner, hardness, in_order = self._tables
+        if all(gate.normalise == 'rank' and gate.divisor == 1 for gate in self.gates):
+            # Sorted by importance within each gate: what is in order are its places.
+            order = torch.argsort(importance, stable=True)
+            order = order[torch.argsort(owner[order], stable=True)]
+            places = torch.empty_like(in_order).scatter_(0, order, in_order)
+        else:
+            places = torch.cat([gate.places()[gate._element] for gate in self.gates])
+        ratios = torch.stack([gate.pruning_ratio for gate in self.gates])
+        soft = torch.sigmoid(hardness * (places - ratios[owner]))
+        hard = torch.stack([gate.hard for gate in self.gates])
+        return torch.where(hard[owner], torch.cat([gate.hard_mask for gate in self.gates]), soft)
+
+    def _make_tables(self, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The gate and the hardness of each element, and the places in ascending order."""
+        device = like.device
+        sizes = torch.tensor(self.sizes, device=device)
+        owner = torch.arange(len(self.gates), device=device).repeat_interleave(sizes)
+        hardness = like.new_tensor([gate.hardness for gate in self.gates])[owner]
+        # Computed as a gate does, so that both agree in the last bit.
+        places = [
+            (torch.arange(gate.n, device=device).to(like.dtype) + gate.offset) / gate.elements
+            for gate in self.gates
+        ]
+        return owner, hardness, torch.cat(places)

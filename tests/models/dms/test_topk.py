@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmscale.models import DifferentiableTopK
+from mmscale.models.dms.topk import TopKStack
 
 
 def gate_of(n, ratio, importance=None, **kwargs):
@@ -192,3 +193,34 @@ def test_minimum():
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         DifferentiableTopK(**kwargs)
+
+
+@pytest.mark.parametrize('others', [{}, {'divisor': 4}, {'normalise': 'minmax'}])
+def test_a_stack_has_the_masks_of_its_gates(others):
+    generator = torch.Generator().manual_seed(0)
+    gates = [
+        DifferentiableTopK(7),
+        DifferentiableTopK(1),
+        DifferentiableTopK(3, hardness=12.0, midpoint=True, minimum=0),
+        DifferentiableTopK(30, **others),
+        DifferentiableTopK(5, importance='index'),
+    ]
+    for number, gate in enumerate(gates):
+        # Some are equal: ties go by index.
+        gate.importance.copy_(torch.randint(5, (gate.n,), generator=generator))
+        gate.pruning_ratio.data.fill_(0.2 * number)
+    gates[0].harden()
+    stack = TopKStack(gates)
+    weights = torch.rand(sum(stack.sizes), generator=generator)
+    packed = stack()
+    # Sigmoid may differ in the last bit with the place in a vector.
+    expected = torch.cat([gate() for gate in gates])
+    torch.testing.assert_close(packed, expected, rtol=1e-6, atol=1e-7)
+    assert torch.equal(packed >= 0.5, expected >= 0.5)
+    (packed @ weights).backward()
+    found = [gate.pruning_ratio.grad.clone() for gate in gates]
+    for gate, part in zip(gates, weights.split(stack.sizes), strict=True):
+        gate.pruning_ratio.grad = None
+        (gate() @ part).backward()
+    for gate, gradient in zip(gates, found, strict=True):
+        torch.testing.assert_close(gradient, gate.pruning_ratio.grad)
