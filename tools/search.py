@@ -3,6 +3,8 @@
 
 import argparse
 import json
+from collections.abc import Callable
+from typing import Any
 
 from mmscale.apis.launch import (
     UsageError,
@@ -11,6 +13,7 @@ from mmscale.apis.launch import (
     load_config,
     run_tool,
 )
+from mmscale.apis.plan import make_plan, plan_tables
 from mmscale.apis.search import (
     check_search,
     dry_run,
@@ -46,22 +49,38 @@ def parse_args() -> argparse.Namespace:
         help='only say what there is to search, what the budgets admit, what the schedule needs',
     )
     instead.add_argument(
+        '--plan',
+        action='store_true',
+        help='time a few candidates, and say how long the search takes, and what memory and disk',
+    )
+    instead.add_argument(
         '--dry-run',
         action='store_true',
         help='search with an analytic score whose optimum is known, and compare with random '
         'search (default work dir: work_dirs/<config name>_dry_run)',
     )
-    parser.add_argument('--json', action='store_true', help='print the profile as JSON')
+    parser.add_argument('--json', action='store_true', help='print profile or plan as JSON')
     args = parser.parse_args()
-    if args.json and not args.profile:
-        parser.error('--json needs --profile')
-    if args.launcher != 'none' and (args.profile or args.dry_run):
-        parser.error('--profile and --dry-run run in one process: leave out --launcher')
+    looks_only = args.profile or args.plan
+    if args.json and not looks_only:
+        parser.error('--json needs --profile or --plan')
+    if args.launcher != 'none' and (looks_only or args.dry_run):
+        parser.error('--profile, --plan and --dry-run run in one process: leave out --launcher')
     if args.retry_failed and not args.resume:
         parser.error('--retry-failed needs --resume')
-    if args.resume and args.profile:
-        parser.error('--profile touches nothing: leave out --resume')
+    if args.resume and looks_only:
+        parser.error('--profile and --plan touch nothing: leave out --resume')
     return args
+
+
+def show(report: Any, tables: Callable[[Any], list], as_json: bool) -> None:
+    """Prints a profile or a plan."""
+    from rich.console import Console
+
+    if as_json:
+        Console().out(json.dumps(report.to_json(), indent=1), highlight=False)
+    else:
+        Console().print(*tables(report), sep='\n', highlight=False)
 
 
 def main() -> None:
@@ -69,24 +88,24 @@ def main() -> None:
     args = parse_args()
     config = load_config(args)
     check_search(config)
-    if args.profile or args.dry_run:
+    if args.dry_run:
         from rich.console import Console
 
-        console = Console()
-        if args.dry_run:
-            if args.work_dir is None:
-                config.work_dir += '_dry_run'
-            console.print(dry_run_table(dry_run(config, args.resume)))
-        elif args.json:
-            console.out(json.dumps(profile(config).to_json(), indent=1), highlight=False)
-        else:
-            console.print(*profile_tables(profile(config)), sep='\n', highlight=False)
+        if args.work_dir is None:
+            config.work_dir += '_dry_run'
+        Console().print(dry_run_table(dry_run(config, args.resume)))
+        return
+    if args.profile:
+        show(profile(config), profile_tables, args.json)
         return
     if not config.get('load_from'):
         raise UsageError(
             'load_from is not set: name the checkpoint of a trained super-supernet with '
             '--cfg-options load_from=PATH'
         )
+    if args.plan:
+        show(make_plan(config), plan_tables, args.json)
+        return
     config.test_cfg.resume = args.resume
     config.test_cfg.retry_failed = args.retry_failed
     runner = build_runner(config, 'test')

@@ -295,7 +295,8 @@ def _front(run: RunFiles, report: Report) -> None:
         points = [(_score(record['score']), record['cost'][known]) for record in run.records]
         front = [evaluated[i] for i in pareto_front(points)]
     if not _is_pareto(run) and run.result is not None:
-        family = [_member_point(member, metric) for member in run.result['scaling_stages']]
+        scored = [m for m in run.result['scaling_stages'] if m['score'] is not None]
+        family = [_member_point(member, metric) for member in scored]
     report.pictures['front'] = plot_front(
         evaluated,
         front,

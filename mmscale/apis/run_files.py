@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,10 @@ def _read_archive(run: RunFiles) -> None:
     except (OSError, ValueError) as error:
         raise UsageError(' '.join(str(error).split())) from error
     run.missing += [str(warning.message) for warning in caught]
+    failures = Counter(failure.kind for failure in archive.failures.values())
+    run.missing += [
+        f'{number} networks could not be scored: {kind}' for kind, number in failures.most_common()
+    ]
 
 
 def _read_config(run: RunFiles) -> None:

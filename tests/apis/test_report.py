@@ -13,16 +13,19 @@ from mmengine.config import Config
 from mmscale.apis.report import make_report
 from mmscale.apis.run_files import read_run
 from mmscale.arch import HierarchicalSampler, SearchSpace
-from mmscale.cost import CostTable
+from mmscale.cost import CostTable, count
 from mmscale.search import (
     MCEA,
     Archive,
+    Entry,
+    Failure,
     FamilyFitness,
     Feasibility,
     ParetoSearch,
     Score,
     Scorer,
 )
+from mmscale.search.entry import make_line
 
 ROOT = Path(__file__).parents[2]
 SPACE = dict(
@@ -245,6 +248,24 @@ def test_damaged_lines_are_left_out_and_said(copied):
     report = make_report(str(copied))
     assert 'history.jsonl: 1 damaged lines are left out' in report.missing
     assert any('line 4: dropped' in sentence for sentence in report.missing)
+
+
+def test_what_could_not_be_scored_is_counted_and_left_out(copied):
+    arch = SearchSpace(**SPACE).smallest()
+    failures = ['out of memory: 1 GiB', 'logits that are not finite', 'out of memory: 2 GiB']
+    header, *lines = (copied / 'archive' / 'rank0000.jsonl').read_text().splitlines(True)
+    for number, reason in enumerate(failures):
+        entry = json.loads(Entry(arch, count(arch), Failure(reason)).to_line())['entry']
+        lines.append(make_line('entry', {**entry, 'digest': f'{number:064x}'}) + '\n')
+    (copied / 'archive' / 'rank0000.jsonl').write_text(''.join([header, *lines]))
+    result = json.loads((copied / 'result.json').read_text())
+    result['scaling_stages'][0]['score'] = None
+    (copied / 'result.json').write_text(json.dumps(result))
+    report = make_report(str(copied))
+    assert '2 networks could not be scored: out of memory' in report.missing
+    assert '1 networks could not be scored: logits that are not finite' in report.missing
+    (axes,) = report.pictures['front'].axes
+    assert len(line_of(axes, 'the family found')[0]) == 1
 
 
 def test_without_a_history_the_chain_of_the_result_serves(copied, searched):

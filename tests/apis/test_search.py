@@ -127,7 +127,7 @@ def test_a_dry_run_of_a_given_strategy_has_the_optimum_within_reach(tool, tmp_pa
         ('pareto_digits.py', ['--dry-run'], 'mmscale.ParetoLoop has no known optimum'),
         ('search_digits.py', ['--profile', '--dry-run'], 'not allowed with argument'),
         ('search_digits.py', ['--json'], '--json needs --profile'),
-        ('search_digits.py', ['--profile', '--resume'], '--profile touches nothing'),
+        ('search_digits.py', ['--profile', '--resume'], '--profile and --plan touch nothing'),
         ('search_digits.py', ['--dry-run', '--launcher', 'pytorch'], 'run in one process'),
         ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg.budget=1'], 'out of reach'),
         ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg.foo=1'], 'foo'),

@@ -1,0 +1,342 @@
+"""What a search will take: a few of its candidates are timed, and the others foretold."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmscale.apis.launch import UsageError, build_runner
+from mmscale.apis.search import one_line, profile
+from mmscale.cost import Cost, LatencyModel, LatencySetting
+from mmscale.search import Entry, EvaluationError, Score
+from mmscale.search.forecast import Candidate, Forecast
+from mmscale.search.profile import SearchProfile
+from mmscale.search.scoring import split_by_cost
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from rich.table import Table
+
+    from mmscale.engine import SubnetEvaluator
+
+_FEWEST_TIMED = 3
+# Of the candidates by rising cost, which are timed, as long as there is time.
+_TIMED = (1.0, 0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875)
+_PROCESSES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class TimedCandidate:
+    """A candidate that was evaluated to see how long it takes.
+
+    Attributes:
+        resolution: Side of its input, in pixels.
+        cost: Its cost.
+        seconds: Time of the evaluation.
+        own_seconds: On a CPU the processor time of it, by thread: the time it would take if
+            nobody else used the processor. On other devices as `seconds`.
+    """
+
+    resolution: int
+    cost: Cost
+    seconds: float
+    own_seconds: float
+
+
+@dataclass(frozen=True)
+class Duration:
+    """How long the search takes on so many processes, each on a device of its own.
+
+    Attributes:
+        processes: Number of processes.
+        seconds: From the first evaluation to the last, if others use the processor as they did
+            while candidates were timed.
+        own_seconds: The same, if nobody else does.
+        idle: Share of the processes' time in which they wait for others.
+    """
+
+    processes: int
+    seconds: float
+    own_seconds: float
+    idle: float
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search will take.
+
+    Attributes:
+        profile: What there is to search, and what the budgets admit.
+        expected_evaluations: About how many networks are evaluated.
+        device: What the candidates were timed on.
+        devices: How many such devices are at hand; of CPUs, what their cores allow.
+        timed: The candidates that were timed.
+        error: Median of abs(predicted / measured - 1) over them.
+        durations: By number of processes.
+        host_bytes: Memory of a process.
+        device_bytes: Memory of the device, None on a CPU.
+        disk_bytes: What is written at most, and about how much is expected.
+        free_bytes: What is free where the work dir is to be.
+    """
+
+    profile: SearchProfile
+    expected_evaluations: int
+    device: str
+    devices: int
+    timed: tuple[TimedCandidate, ...]
+    error: float
+    durations: tuple[Duration, ...]
+    host_bytes: int
+    device_bytes: int | None
+    disk_bytes: tuple[int, int]
+    free_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the plan as plain JSON data."""
+        return asdict(self)
+
+
+def make_plan(config: Config, seconds: float = 20.0) -> SearchPlan:
+    """Plans the search of a config: super-supernet and data are read, candidates are timed.
+
+    Nothing is written, but for a temporary folder that is removed, and data sets that are made
+    when they are used first.
+
+    Args:
+        config: The config of a search.
+        seconds: No further candidate is timed after so long, if three were.
+
+    Raises:
+        UsageError: The config has no search, or a setting is unknown or not allowed.
+    """
+    found = profile(config)
+    work_dir = Path(config.work_dir)
+    with tempfile.TemporaryDirectory() as temporary:
+        config = config.copy()
+        config.work_dir, config.log_level = temporary, 'ERROR'
+        runner = build_runner(config, 'test')
+        with redirect_stdout(io.StringIO()):  # MMEngine prints the path.
+            runner.load_or_resume()
+        loop = runner.test_loop
+        try:
+            forecast = loop.forecast()
+        except ValueError as error:
+            raise UsageError(one_line(error)) from error
+        return _plan(found, forecast, loop.evaluator, work_dir, seconds)
+
+
+def _plan(
+    found: SearchProfile,
+    forecast: Forecast,
+    evaluator: SubnetEvaluator,
+    work_dir: Path,
+    seconds: float,
+) -> SearchPlan:
+    from torch import cuda
+
+    on_gpu = next(evaluator.model.parameters()).is_cuda
+    timed, loading, image_bytes = _time(forecast, evaluator, seconds, on_gpu)
+    model = _fitted(timed)
+    batches = [[_predicted(model, c.cost) for c in batch] for batch in forecast.batches]
+    # Every process reads the images of every resolution once.
+    loaded = sum(loading * c.resolution**2 for c in _by_resolution(forecast))
+    cores = len(os.sched_getaffinity(0))
+    devices = cuda.device_count() if on_gpu else max(cores // evaluator.threads, 1)
+    processes = sorted({*_PROCESSES, devices})
+    images = sum(image_bytes * c.resolution**2 for c in _by_resolution(forecast))
+    held = sum(image_bytes * r**2 for r in {t.resolution for t in timed})
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ratios = [abs(_predicted(model, t.cost) / t.own_seconds - 1) for t in timed]
+    slowdown = sum(t.seconds for t in timed) / sum(t.own_seconds for t in timed)
+    line = len(_longest_line(forecast)) + 1
+    weights = sum(4 * stage.largest.cost.params for stage in found.stages)
+    expected = len(forecast.candidates)
+    return SearchPlan(
+        profile=found,
+        expected_evaluations=expected,
+        device=cuda.get_device_name() if on_gpu else f'CPU, {evaluator.threads} threads',
+        devices=devices,
+        timed=tuple(timed),
+        error=sorted(ratios)[len(ratios) // 2],
+        durations=tuple(_duration(batches, number, loaded, slowdown) for number in processes),
+        host_bytes=round(peak + max(images - held, 0)),
+        device_bytes=cuda.max_memory_allocated() if on_gpu else None,
+        disk_bytes=(line * found.most_evaluations + weights, line * expected + weights),
+        free_bytes=shutil.disk_usage(_existing(work_dir)).free,
+    )
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+
+
+def _by_resolution(forecast: Forecast) -> list[Any]:
+    """An Arch of every resolution."""
+    return list({c.arch.resolution: c.arch for c in forecast.candidates}.values())
+
+
+def _longest_line(forecast: Forecast) -> str:
+    longest = max(forecast.candidates, key=lambda c: len(c.arch.blocks))
+    return Entry(longest.arch, longest.cost, Score(10**6, 10**6)).to_line()
+
+
+def _time(
+    forecast: Forecast, evaluator: SubnetEvaluator, seconds: float, on_gpu: bool
+) -> tuple[list[TimedCandidate], float, float]:
+    """Times candidates.
+
+    Returns:
+        The candidates, and per pixel the seconds to read the images, of their own, and the bytes
+        that they take.
+    """
+    by_cost = sorted(forecast.candidates, key=lambda c: (c.cost.flops, c.arch.digest))
+    chosen: list[Candidate] = []
+    for share in _TIMED:
+        candidate = by_cost[round(share * (len(by_cost) - 1))]
+        if candidate not in chosen:
+            chosen.append(candidate)
+
+    def own(start: float, cpu: float) -> float:
+        passed = time.perf_counter() - start
+        return passed if on_gpu else min((time.process_time() - cpu) / evaluator.threads, passed)
+
+    end = time.monotonic() + seconds
+    # The first of all takes longer.
+    evaluator.prepare(by_cost[0].arch.resolution)
+    _evaluate(evaluator, by_cost[0])
+    timed: list[TimedCandidate] = []
+    pixels, reading, held = 0, 0.0, 0
+    prepared = {by_cost[0].arch.resolution}
+    for candidate in chosen:
+        if len(timed) >= _FEWEST_TIMED and time.monotonic() > end:
+            break
+        resolution = candidate.arch.resolution
+        if resolution not in prepared:
+            prepared.add(resolution)
+            start, cpu = time.perf_counter(), time.process_time()
+            held += evaluator.prepare(resolution)
+            reading += own(start, cpu)
+            pixels += resolution**2
+        start, cpu = time.perf_counter(), time.process_time()
+        _evaluate(evaluator, candidate)
+        own_seconds, passed = own(start, cpu), time.perf_counter() - start
+        timed.append(TimedCandidate(resolution, candidate.cost, passed, own_seconds))
+    return timed, reading / max(pixels, 1), held / max(pixels, 1)
+
+
+def _evaluate(evaluator: SubnetEvaluator, candidate: Candidate) -> None:
+    try:
+        evaluator.evaluate(candidate.arch)
+    except EvaluationError as error:
+        flops = f'{candidate.cost.flops:,}'
+        raise UsageError(f'a network of {flops} flops cannot be scored: {error}') from error
+
+
+def _fitted(timed: Sequence[TimedCandidate]) -> LatencyModel | float:
+    """What predicts seconds: a model, or seconds per multiply-add where few were timed."""
+    if len({(t.cost.flops, t.cost.acts) for t in timed}) >= _FEWEST_TIMED:
+        milliseconds = [1000 * t.own_seconds for t in timed]
+        return LatencyModel.fit([t.cost for t in timed], milliseconds, LatencySetting())
+    return sum(t.own_seconds for t in timed) / sum(t.cost.flops for t in timed)
+
+
+def _predicted(model: LatencyModel | float, cost: Cost) -> float:
+    if isinstance(model, float):
+        return model * cost.flops
+    return float(model.predict(cost)) / 1000
+
+
+def _duration(
+    batches: Sequence[Sequence[float]], processes: int, loaded: float, slowdown: float
+) -> Duration:
+    """How long batches take, each split over processes as a search does."""
+    total, work = loaded, sum(map(sum, batches)) + loaded * processes
+    for batch in batches:
+        # Whole numbers, as a search splits by flops.
+        shares = split_by_cost([math.ceil(1e6 * cost) for cost in batch], processes)
+        total += max(sum(batch[i] for i in share) for share in shares)
+    idle = max(1 - work / (total * processes), 0.0)
+    return Duration(processes, total * slowdown, total, idle)
+
+
+# ---------------------------------------------------------------------- print
+
+
+def _time_of(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _size(count: float) -> str:
+    unit = 'B'
+    for unit in ('B', 'KB', 'MB', 'GB', 'TB'):
+        if count < 1000 or unit == 'TB':
+            break
+        count /= 1000
+    return f'{count:.3g} {unit}'
+
+
+def plan_tables(plan: SearchPlan) -> list[Table | str]:
+    """A plan for rich to print."""
+    from rich import box
+    from rich.table import Table
+
+    def table(title: str, *columns: str) -> Table:
+        made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left')
+        for column in columns:
+            made.add_column(column, justify='right', no_wrap=True)
+        return made
+
+    timed = table(
+        f'candidates timed on {plan.device}', *('px', 'flops', 'acts', 'seconds', 'alone')
+    )
+    for candidate in plan.timed:
+        cost = candidate.cost
+        seconds = (f'{candidate.seconds:.2f}', f'{candidate.own_seconds:.2f}')
+        timed.add_row(str(candidate.resolution), f'{cost.flops:,}', f'{cost.acts:,}', *seconds)
+    durations = table(
+        'the search on so many of these devices', *('processes', 'time', 'alone', 'idle')
+    )
+    for duration in plan.durations:
+        at_hand = duration.processes <= plan.devices
+        durations.add_row(
+            f'{duration.processes}{"" if at_hand else " *"}',
+            _time_of(duration.seconds),
+            _time_of(duration.own_seconds),
+            f'{duration.idle:.0%}',
+        )
+    found = plan.profile
+    most = found.most_evaluations
+    lines = [f'evaluations: about {plan.expected_evaluations:,}, at most {most:,}']
+    if found.scalable is not None:
+        lines.append(
+            f'budgets: {found.stages[0].admitted} of the base models meet theirs; of these '
+            f'{found.scalable} scale to all scaling stages'
+        )
+        shares = (f'{stage.admitted}' for stage in found.stages[1:])
+        lines.append(f'  of the scalings, by scaling stage: {", ".join(shares)}')
+    lines.append(f'predicted times of the timed candidates are off by {plan.error:.0%} (median)')
+    beyond = [d.processes for d in plan.durations if d.processes > plan.devices]
+    if beyond:
+        lines.append(f'* more than the {plan.devices} at hand, were they alike')
+    lines.append('time: as busy as the devices are now; alone: if nobody else uses them')
+    memory = f'memory: {_size(plan.host_bytes)} a process'
+    if plan.device_bytes is not None:
+        memory += f', {_size(plan.device_bytes)} of its GPU'
+    lines.append(memory)
+    largest, expected = plan.disk_bytes
+    sizes = f'about {_size(expected)}, at most {_size(largest)}; free: {_size(plan.free_bytes)}'
+    lines.append(f'disk: {sizes}')
+    if plan.free_bytes < largest:
+        lines.append('THE DISK MAY FILL UP: take another --work-dir')
+    return [timed, durations, '\n'.join(lines)]
