@@ -1,4 +1,4 @@
-# Trains the ArchNet that arch_net_digits.py and tools/prune.py have found, from random weights.
-# Its file is model.backbone.arch; model.head.in_channels is the width of its features. To go on
-# from the weights of the search: load_from=<folder>/weights.pth.
+# Trains the ArchNet that arch_net_digits.py has found: the --recipe of tools/prune.py, which writes
+# a config with the network's file and its width. By itself it needs model.backbone.arch and
+# model.head.in_channels.
 _base_ = '../scalenet/retrain_digits.py'
