@@ -1,6 +1,7 @@
 # RetinaNet on COCO. Weights of a classifier: backbone.init_cfg, see docs/detection.md.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmscale.models', 'mmscale.engine'])
+default_hooks = dict(strict_load=dict(type='mmscale.StrictLoadHook', prefix='backbone.'))
 
 model = dict(
     backbone=dict(
