@@ -55,7 +55,10 @@ TAYLOR, EVOLUTION = 'Taylor pruning', 'evolution'
 # In the order of the work: what comes first is done for all seeds before the rest.
 STAGES = (
     ('DMS', 'uniform width', TAYLOR, EVOLUTION),
-    ('dwr', 'DMS, index importance', 'DMS, no normalisation', 'dWr'),
+    ('dwr',),
+    ('DMS, no normalisation',),
+    ('DMS, index importance',),
+    ('dWr',),
 )
 
 
@@ -336,7 +339,7 @@ def main() -> None:
     parser.add_argument('checkpoint', type=Path, help='super-supernet of supernet_digits.py')
     parser.add_argument('--seeds', type=int, default=3, help='number of seeds (default: 3)')
     parser.add_argument(
-        '--stages', type=int, default=len(STAGES), help='1: the first four methods alone'
+        '--stages', type=int, default=len(STAGES), help='1: the four main methods (default: all)'
     )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/dms_against_baselines'))
     parser.add_argument('--out', type=Path, help='JSON file of the rows')
