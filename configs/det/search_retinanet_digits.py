@@ -24,7 +24,7 @@ test_cfg = dict(
     budget=7e6,
     tolerance=0.05,
     weights=[1, 1, 1],
-    population=6,
+    population=4,
     generations=2,
     rounds=1,
     num_base_models=2,
@@ -43,7 +43,11 @@ test_cfg = dict(
         ),
     ),
     subnet_evaluator=dict(
-        type='mmscale.DetectionEvaluator', calibration_images=200, side='left', threads=1
+        type='mmscale.DetectionEvaluator',
+        calibration_images=100,
+        max_images=150,
+        side='left',
+        threads=1,
     ),
 )
 test_dataloader = dict(

@@ -1,4 +1,4 @@
-# RetinaNet with 64 channels for gray images of digits; children set backbone.arch.
+# RetinaNet with 64 channels for gray images of digits, around a searched network of their space.
 _base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
 
 model = dict(
@@ -9,7 +9,7 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type='mmscale.ArchNet',
-        arch=None,
+        arch='{{ fileDirname }}/../../scalenet/archs/digits-s2.json',
         out_strides=(4, 8),
         channels_last=True,
         neck=dict(type='FPN', out_channels=64, num_outs=3, add_extra_convs='on_output'),
@@ -20,8 +20,6 @@ model = dict(
         in_channels=64,
         feat_channels=64,
         stacked_convs=2,
-        # From random weights the head learns much sooner with than without.
-        norm_cfg=dict(type='GN', num_groups=8),
         # Digits are 8 to 37 pixels high at a resolution of 96, and narrower than high.
         anchor_generator=dict(
             octave_base_scale=2, scales_per_octave=3, ratios=[1.4], strides=[4, 8, 16]

@@ -15,6 +15,7 @@ model = dict(
     bbox_head=dict(
         in_channels=32,
         feat_channels=32,
+        norm_cfg=dict(type='GN', num_groups=8),
         anchor_generator=dict(octave_base_scale=1.25, strides=[8, 16, 32]),
     ),
 )

@@ -1,0 +1,199 @@
+#!/usr/bin/env python
+"""Trains detectors on real handwriting, from random weights and from a classifier's, in minutes.
+
+Makes the data, trains the classifier of a searched network, then RetinaNet around that network
+from random weights and from the classifier's, tests both by COCO mAP and draws what the better
+one finds. What is finished is not done again: after an interruption, the same command goes on.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mmscale.apis.launch import UsageError, build_runner, read_config, run_tool, set_environment
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSIFIER = 'configs/scalenet/digits-s2.py'
+DETECTORS = {
+    'random weights': 'configs/det/retinanet_digits.py',
+    "the classifier's weights": 'configs/det/retinanet_digits_pretrained.py',
+}
+METRICS = {'mAP': 'bbox_mAP', 'mAP 50': 'bbox_mAP_50', 'mAP 75': 'bbox_mAP_75'}
+# Lines of the tools' logs that are worth showing while they run.
+SHOWN = ('Iter(train)', 'error:', 'Error')
+# Of the picture: images across and down, enlargement, least score of a box.
+GRID, ENLARGEMENT, LEAST_SCORE = (4, 2), 3, 0.4
+
+console = Console()
+
+
+def parse_args() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of everything (default: 0)')
+    parser.add_argument(
+        '--work-dir', type=Path, default=Path('work_dirs/detection_quickstart'),
+        help='default: %(default)s',
+    )  # fmt: skip
+    parser.add_argument(
+        '--smoke',
+        action='store_true',
+        help='a minute of everything, to see whether it runs; the numbers mean nothing',
+    )
+    args = parser.parse_args()
+    if args.seed < 0:
+        parser.error(f'--seed {args.seed} must be 0 or more')
+    return args
+
+
+def train(config: str, work_dir: Path, options: dict[str, Any]) -> Path:
+    """Trains by tools/train.py unless it is done; returns the last checkpoint.
+
+    Raises:
+        UsageError: The work dir holds a run of other settings.
+        SystemExit: The tool failed.
+    """
+    iterations = (
+        options.get('train_cfg.max_iters') or read_config(ROOT / config).train_cfg.max_iters
+    )
+    checkpoint = work_dir / f'iter_{iterations}.pth'
+    settings = work_dir / 'settings.json'
+    text = json.dumps({'config': config, **options})
+    if settings.is_file() and settings.read_text(encoding='utf-8') != text:
+        raise UsageError(
+            f'{work_dir} holds a run of other settings: take another --work-dir or remove it'
+        )
+    # MMEngine names a checkpoint here when it is whole; the test comes behind the last.
+    last = work_dir / 'last_checkpoint'
+    whole = last.is_file() and Path(last.read_text(encoding='utf-8')).name == checkpoint.name
+    if whole and checkpoint.is_file() and scores(work_dir):
+        return checkpoint
+    work_dir.mkdir(parents=True, exist_ok=True)
+    settings.write_text(text, encoding='utf-8')
+    rest = [config, '--work-dir', str(work_dir), '--cfg-options']
+    rest += [f'{key}={value}' for key, value in options.items()]
+    console.print(f'[dim]$ {shlex.join(["tools/train.py", *rest])}[/]', highlight=False)
+    rest[0] = str(ROOT / config)
+    if not (whole and checkpoint.is_file()):
+        rest.insert(1, '--resume')
+    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), *rest]
+    log = work_dir / 'console.log'
+    with (
+        log.open('a', encoding='utf-8') as file,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace'
+        ) as process,
+    ):
+        for line in process.stdout:
+            file.write(line)
+            if any(word in line for word in SHOWN):
+                shown = line.strip().partition(' - INFO - ')[2] or line.strip()
+                console.print(
+                    f'  {shown}', markup=False, highlight=False, no_wrap=True, overflow='ellipsis'
+                )
+    if process.returncode:
+        console.print(f'[red]failed, exit code {process.returncode}; the log is {log}[/]')
+        sys.exit(1)
+    return checkpoint
+
+
+def scores(work_dir: Path) -> dict[str, float]:
+    """What the last test of a training measured; empty if there was none."""
+    found = {}
+    for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in file.read_text(encoding='utf-8').splitlines():
+            values = json.loads(line)
+            if 'coco/bbox_mAP' in values or 'accuracy/top1' in values:
+                found = values
+    return found
+
+
+def draw(config: str, checkpoint: Path, out: Path) -> None:
+    """Draws what a detector finds on the first test images."""
+    import cv2
+    import numpy as np
+
+    runner = build_runner(
+        read_config(
+            ROOT / config, [f'load_from={checkpoint}', f'work_dir={out.parent / "drawing"}']
+        ),
+        'test',
+    )
+    runner.load_or_resume()
+    model = runner.model.eval()
+    columns, rows = GRID
+    batch = next(iter(runner.test_dataloader))
+    batch = {key: values[: columns * rows] for key, values in batch.items()}
+    visualizer = runner.visualizer
+    visualizer.dataset_meta = {**runner.test_dataloader.dataset.metainfo, 'palette': 'random'}
+    drawn = []
+    for sample in model.test_step(batch):
+        image = cv2.imread(sample.img_path)
+        image = cv2.resize(image, None, fx=ENLARGEMENT, fy=ENLARGEMENT)
+        sample.pred_instances.bboxes *= ENLARGEMENT
+        visualizer.add_datasample(
+            'test', image, sample, draw_gt=False, pred_score_thr=LEAST_SCORE, out_file=None
+        )
+        drawn.append(visualizer.get_image())
+    grid = [np.hstack(drawn[i * columns : (i + 1) * columns]) for i in range(rows)]
+    if not cv2.imwrite(str(out), np.vstack(grid)):
+        raise OSError(f'{out} cannot be written')
+
+
+def heading(text: str, start: float) -> None:
+    """Prints what comes next and how long it took so far."""
+    minutes, seconds = divmod(round(time.monotonic() - start), 60)
+    console.print(f'\n[bold]{text}[/] [dim]({minutes}:{seconds:02d} so far)[/]')
+
+
+def main() -> None:
+    """Runs all steps and shows what came out."""
+    args = parse_args()
+    set_environment()
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    start = time.monotonic()
+    work_dir = args.work_dir
+    common = {'randomness.seed': args.seed, 'train_dataloader.sampler.seed': args.seed}
+    if args.smoke:
+        common |= {'train_cfg.max_iters': 10, 'train_cfg.val_interval': 10}
+
+    heading('1. A classifier of the searched network, for its weights', start)
+    classifier = train(CLASSIFIER, work_dir / 'classifier', common)
+
+    table = Table('backbone from', *METRICS, title='RetinaNet on test images, %')
+    rows, checkpoints = {}, {}
+    for number, (name, config) in enumerate(DETECTORS.items()):
+        heading(f'{number + 2}. RetinaNet, its backbone from {name}', start)
+        options = {**common, 'val_dataloader.dataset.split': 'test'}
+        if number:
+            options['model.backbone.init_cfg.checkpoint'] = str(classifier)
+        folder = work_dir / ('random' if number == 0 else 'pretrained')
+        checkpoints[name] = train(config, folder, options)
+        rows[name] = {key: scores(folder)[f'coco/{key}'] for key in METRICS.values()}
+        table.add_row(name, *(f'{100 * value:.1f}' for value in rows[name].values()))
+
+    best = max(rows, key=lambda name: rows[name]['bbox_mAP'])
+    draw(DETECTORS['random weights'], checkpoints[best], work_dir / 'detections.png')
+    (work_dir / 'scores.json').write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
+    console.print()
+    console.print(table)
+    heading(f'Done: {work_dir}/scores.json and detections.png', start)
+
+
+if __name__ == '__main__':
+    try:
+        run_tool(main)
+    except KeyboardInterrupt:
+        console.print('\n[red]interrupted; the same command goes on from here[/]')
+        sys.exit(130)
