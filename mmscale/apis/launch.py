@@ -292,7 +292,14 @@ def _join_processes(launcher: str, dist_cfg: Mapping[str, Any]) -> None:
         os.environ['MASTER_ADDR'] = _first_slurm_host()
     os.environ.setdefault('MASTER_PORT', '29500')
     timeout = dist_cfg.get('timeout')
-    distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
+    try:
+        distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
+    except distributed.DistError as error:
+        raise UsageError(
+            f'--launcher {launcher}: not all of {os.environ["WORLD_SIZE"]} processes came '
+            f'together at {os.environ["MASTER_ADDR"]}:{os.environ["MASTER_PORT"]} '
+            f'({_one_line(error):.120})'
+        ) from error
 
 
 def _check_arch(runner: Runner) -> None:

@@ -208,6 +208,20 @@ def test_a_process_that_hangs_ends_the_others_after_the_timeout(train_config, tm
     assert 'Timed out waiting 4000ms' in log.read_text()
 
 
+def test_a_process_that_is_missing_is_told(train_config, tmp_path, log):
+    config = copy.deepcopy(train_config)
+    config.env_cfg.dist_cfg.timeout = 2
+    path = write_config(config, tmp_path / 'config.py')
+
+    def leave(rank):
+        if rank == 1:
+            os._exit(0)
+
+    assert Ranks([TRAIN, path], log, before=leave).wait() == [2, 0]
+    said = log.read_text().splitlines()[-1]
+    assert said.startswith('error: --launcher pytorch: not all of 2 processes came together')
+
+
 def test_another_number_of_processes_is_refused(train, work_dir):
     codes, errors = train('--work-dir', work_dir, '--resume', world_size=1)
     assert codes == [2]

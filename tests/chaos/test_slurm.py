@@ -1,0 +1,84 @@
+"""A training whose time is over, under stand-ins for Slurm: told, requeued, resumed, the same."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from victims import ROOT, TRAIN, Ranks, assert_same_training, write_config
+
+# One task; it knows the batch shell, which Slurm would signal.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+export SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LOCALID=0 SLURM_NODELIST=here BATCH_SHELL=$PPID
+"$@" &
+trap 'kill -USR1 $!' USR1
+wait $!; code=$?
+while kill -0 $! 2>/dev/null; do wait $!; code=$?; done
+exit $code
+"""
+SCONTROL = """#!/bin/sh
+[ "$1 $2" = "show hostname" ] && echo 127.0.0.1 || echo "$@" >> calls
+"""
+# Imported with the config: in the fifth iteration of the first run the time is over.
+TIME_LIMIT = """
+import os, signal, threading
+from mmscale.engine import PreemptionHook, SliceParallel
+reduce_gradients, note = SliceParallel.reduce_gradients, PreemptionHook._note
+calls, told = [], threading.Event()
+def noted(self, *args):
+    note(self, *args)
+    told.set()
+def reduced(wrapper):
+    calls.append(0)
+    if len(calls) == 5 and os.environ['SLURM_RESTART_COUNT'] == '0':
+        os.kill(int(os.environ['BATCH_SHELL']), signal.SIGUSR1)
+        while not told.wait(0.1):
+            pass
+    return reduce_gradients(wrapper)
+SliceParallel.reduce_gradients, PreemptionHook._note = reduced, noted
+"""
+
+
+def test_a_job_whose_time_is_over_is_requeued_and_ends_the_same(train_config, tmp_path):
+    undisturbed = write_config(train_config, tmp_path / 'undisturbed.py')
+    arguments = [TRAIN, undisturbed, '--work-dir', tmp_path / 'undisturbed']
+    assert Ranks(arguments, tmp_path / 'log', world_size=1).wait() == [0]
+
+    for name, text in (('srun', SRUN), ('scontrol', SCONTROL), ('time_limit.py', TIME_LIMIT)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    config = train_config.to_dict()
+    imports = [*config['custom_imports']['imports'], 'time_limit']
+    path = write_config(config | {'custom_imports': dict(imports=imports)}, tmp_path / 'train.py')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    work_dir = tmp_path / 'wörk dir'
+
+    def run(restarts):
+        environment = {
+            **os.environ,
+            'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+            'PYTHON': sys.executable,
+            'PYTHONPATH': str(tmp_path),
+            'GPUS': '1',
+            'MASTER_PORT': str(port),
+            'SLURM_JOB_ID': '7',
+            'SLURM_RESTART_COUNT': str(restarts),
+        }
+        command = [ROOT / 'tools' / 'slurm_train.sh', 'gpu', 'job', path, work_dir]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    first = run(0)
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert 'requeueing job 7 after SIGUSR1' in first.stderr
+    assert (tmp_path / 'calls').read_text().splitlines() == ['show job 7', 'requeue 7']
+    assert not (work_dir / 'iter_12.pth').exists() and (work_dir / 'iter_5.pth').exists()
+    second = run(1)
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert 'requeue' not in second.stderr
+    one, other = work_dir / 'iter_12.pth', tmp_path / 'undisturbed' / 'iter_12.pth'
+    assert_same_training(one, other)
