@@ -101,7 +101,8 @@ def test_stock_mmdet_tool_and_ours_train_the_same_detector(tmp_path, coco, weigh
     frozen = {key for key in given if key.startswith(('backbone.stem.', 'backbone.stages.0.'))}
     assert frozen and not changed & frozen
     assert 'backbone.stages.1.0.expand.conv.weight' in changed
-    assert own['backbone.neck.lateral_convs.0.conv.weight'].shape[:2] == (256, 16)
+    # A quarter of the 40 channels at stride 8.
+    assert own['backbone.neck.lateral_convs.0.conv.weight'].shape[:2] == (256, 10)
 
 
 @pytest.mark.parametrize('prefix', ['bakbone.', 'head.'])
