@@ -198,6 +198,40 @@ def test_resumed_search_equals_uninterrupted(stop, dms_config, tmp_path):
 # ------------------------------------------------------------------ tools and errors
 
 
+def test_search_prune_retrain_and_resume(dms_config, loader, write_config, call_tool, tmp_path):
+    """The tools, one after the other, on a network of mmpretrain; no number typed by hand."""
+    from small_setups import DEFAULT_SAMPLER, PLAIN
+
+    dms_config['model']['model'].update(
+        backbone=dict(
+            type='ResNet_CIFAR', depth=18, in_channels=1, stem_channels=4, base_channels=4
+        ),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=32, topk=(1,)),
+    )
+    # Without the hook for an ArchNet's resolution.
+    dms_config['custom_hooks'] = dms_config['custom_hooks'][1:]
+    pipeline = [dict(PLAIN[0], resolution=12), *PLAIN[1:]]
+    for phase, sampler in (('train', dict(type='InfiniteSampler')), ('val', DEFAULT_SAMPLER)):
+        dms_config[f'{phase}_dataloader'] = loader('train', pipeline, sampler, seeded=False)
+    search = write_config(dms_config)
+    assert call_tool('train.py', search)[0] == 0
+    out = tmp_path / 'pruned'
+    work_dir = Path(dms_config['work_dir'])
+    assert call_tool('prune.py', search, work_dir / 'iter_10.pth', '--out', out)[0] == 0
+    options = ['--cfg-options', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4']
+    options += [f'experiment_name={uuid.uuid4().hex}']
+    assert call_tool('train.py', out / 'retrain.py', *options)[0] == 0
+    weights = CheckpointLoader.load_checkpoint(str(out / 'weights.pth'), 'cpu')['state_dict']
+    trained = checkpoint(out / 'retrain', 4)['state_dict']
+    assert {k: v.shape for k, v in trained.items()} == {k: v.shape for k, v in weights.items()}
+    assert sum(v.numel() for v in trained.values()) < 150_000
+    options[1:] = ['train_cfg.max_iters=6', f'experiment_name={uuid.uuid4().hex}']
+    assert call_tool('train.py', out / 'retrain.py', '--resume', *options)[0] == 0
+    resumed = checkpoint(out / 'retrain', 6)
+    assert resumed['meta']['iter'] == 6
+    assert not torch.equal(resumed['state_dict']['head.fc.weight'], trained['head.fc.weight'])
+
+
 def test_two_processes_search(dms_config, write_config, run_tool):
     from small_setups import ROOT
 
