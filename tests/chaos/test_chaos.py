@@ -73,7 +73,7 @@ class Killer:
 def work_dirs(killer, folder):
     """New work dirs, until there were enough kills."""
     while killer.hit.total() < killer.kills:
-        yield folder / f'work{killer.ends}'
+        yield folder / f'wörk dir {killer.ends}'
 
 
 def test_training_survives(request, train_config, trained, tmp_path):

@@ -115,6 +115,18 @@ def test_accumulated_gradients_are_waited_for(train, train_config, tmp_path):
 # ---------------------------------------------------------------------- checkpoints
 
 
+def test_a_kill_half_way_through_a_checkpoint_leaves_the_one_before(train, trained, tmp_path):
+    work_dir = tmp_path / 'work'
+    codes, _ = train('--work-dir', work_dir, moments={0: ('checkpoint', 2)})
+    assert codes[0] == -signal.SIGKILL
+    assert [path.name for path in find_checkpoints(work_dir)] == ['iter_3.pth']
+    assert (work_dir / '.iter_6.pth.partial').stat().st_size > 0
+    codes, _ = train('--work-dir', work_dir, '--resume')
+    assert codes == [0, 0]
+    assert_same_training(work_dir / 'iter_12.pth', trained / 'work' / 'iter_12.pth')
+    assert not list(work_dir.glob('.*.partial'))
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, work_dir, trained, log):
     newest = work_dir / 'iter_12.pth'
     newest.write_bytes(newest.read_bytes()[:-1000])

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
-from small_setups import AUGMENT, KILL_IN_CHECKPOINT, ROOT, SPACE
+from small_setups import AUGMENT, ROOT, SPACE
 
 from mmscale.arch import HierarchicalSampler, SearchSpace
 
@@ -154,23 +154,6 @@ class Stopper(Hook):
             raise KeyboardInterrupt
 
 
-def test_training_killed_while_it_writes_a_checkpoint(
-    supernet_config, write_config, run_tool, call_tool, tmp_path
-):
-    work_dir = Path(supernet_config['work_dir'])
-    kill = KILL_IN_CHECKPOINT.format(name='iter_6.pth')
-    killed = run_tool(ROOT / 'tools/train.py', write_config(supernet_config, kill=kill))
-    assert killed.returncode == -9, killed.stderr
-    assert (work_dir / 'last_checkpoint').read_text().endswith('iter_4.pth')
-    with pytest.raises(RuntimeError):
-        checkpoint(work_dir, 6)  # cut off in the middle
-    code, errors = call_tool('train.py', write_config(supernet_config), '--resume')
-    assert code == 0, errors
-    straight = tmp_path / 'straight'
-    runner_of(supernet_config, work_dir=str(straight)).train()
-    assert_equal_states(checkpoint(straight), checkpoint(work_dir))
-
-
 # ------------------------------------------------------------------ input resolution
 
 
@@ -245,3 +228,43 @@ def _before_iter(self, runner, batch_idx, data_batch=None, mode='train'):
         json.dump({mode: sorted(sides) for mode, sides in seen.items()}, file)
 InputResolutionHook._before_iter = _before_iter
 """
+
+
+def test_the_last_and_the_best_checkpoint_are_whole_at_every_moment(retrain_config, monkeypatch):
+    """Nothing is removed before what takes its place is there under its name."""
+    work_dir = Path(retrain_config['work_dir'])
+    scores = iter([0.2, 0.4, 0.3, 0.5])
+    monkeypatch.setattr(
+        'mmpretrain.evaluation.Accuracy.compute_metrics', lambda *_: {'top1': next(scores)}
+    )
+    listed = []
+    for name in ('unlink', 'replace'):
+        function = getattr(Path, name)
+
+        def noted(path, *args, function=function, **kwargs):
+            listed.append({file.name for file in work_dir.glob('*.pth')})
+            return function(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, name, noted)
+    hook = dict(
+        type='mmscale.DurableCheckpointHook',
+        interval=2,
+        by_epoch=False,
+        max_keep_ckpts=1,
+        save_best='accuracy/top1',
+        rule='greater',
+    )
+    retrain_config['train_cfg']['val_interval'] = 2
+    runner_of(retrain_config, default_hooks=dict(checkpoint=hook)).train()
+    # From the first on there is always one to resume from, and from its time on a best one.
+    first = next(k for k, names in enumerate(listed) if names)
+    assert all(any(name.startswith('iter_') for name in names) for names in listed[first:])
+    first = next(k for k, names in enumerate(listed) if any('best' in name for name in names))
+    assert all(any('best' in name for name in names) for names in listed[first:])
+    best = 'best_accuracy_top1_iter_8.pth'
+    assert {file.name for file in work_dir.glob('*.pth')} == {'iter_8.pth', best}
+    assert (work_dir / 'last_checkpoint').read_text() == str(work_dir / 'iter_8.pth')
+    # A resumed run knows the best one, and the number of processes.
+    info = checkpoint(work_dir)['message_hub']['runtime_info']
+    assert info['best_ckpt'] == str(work_dir / best)
+    assert checkpoint(work_dir)['meta']['world_size'] == 1

@@ -1,0 +1,59 @@
+"""JSON files are data of bounded size: what is too much, twice or no JSON is one line."""
+
+import json
+
+import pytest
+
+from mmscale.arch import Arch, get_arch
+from mmscale.arch.json_files import MOST_JSON_BYTES, read_json
+
+
+def test_what_is_no_json_names_the_file(tmp_path):
+    path = tmp_path / 'größe [1].json'
+    for content, message in (
+        (b'', 'Expecting value'),
+        (b'{"a": 1', 'Expecting'),
+        (b'\xff\xfe', 'codec'),
+        (b'[' * 100_000, 'recursion'),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' comes twice"),
+        (b'9' * 10_000, 'digits'),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message) as error:
+            read_json(path)
+        assert str(error.value).startswith(f'{path}: not a JSON file (')
+        assert '\n' not in str(error.value)
+    path.write_text('{"ä": [1, 2.5, null]}', encoding='utf-8')
+    assert read_json(path) == {'ä': [1, 2.5, None]}
+
+
+def test_a_large_file_is_refused_before_it_is_parsed(tmp_path):
+    path = tmp_path / 'large.json'
+    with path.open('wb') as file:
+        file.truncate(MOST_JSON_BYTES + 1)
+    with pytest.raises(ValueError, match=f'more than {MOST_JSON_BYTES} bytes'):
+        Arch.from_json(path)
+    path.write_text('[1, 2, 3]')
+    with pytest.raises(ValueError, match='more than 8 bytes'):
+        read_json(path, most_bytes=8)
+    assert read_json(path, most_bytes=9) == [1, 2, 3]
+
+
+def test_the_largest_arch_that_is_allowed_fits(tmp_path):
+    data = get_arch('scalenet-s0').to_json()
+    block = {**data['stages'][0][0], 'residual': 'none', 'stride': 1}
+    width = block['out_channels']
+    block |= {'in_channels': width, 'hidden_channels': width, 'groups': width, 'se': None}
+    data['stages'] = [[block] * 4096]
+    assert len(json.dumps(data)) < MOST_JSON_BYTES / 10
+    data['stages'] = [[block] * 4097]
+    with pytest.raises(ValueError, match='4096'):
+        Arch.from_json(data)
+
+
+@pytest.mark.parametrize('value', [10**9, float('nan'), float('inf'), 1e3, '8', None])
+def test_widths_out_of_range_name_their_key(value):
+    data = get_arch('scalenet-s0').to_json()
+    data['stages'][2][1]['out_channels'] = value
+    with pytest.raises(ValueError, match=r'stages\[2\]\[1\].*out_channels='):
+        Arch.from_json(data)
