@@ -16,9 +16,10 @@ from small_setups import KILL_IN_EVALUATION, ROOT, SPACE
 
 from mmscale.arch import Arch, SearchSpace, get_arch
 from mmscale.cost import CostTable, count
+from mmscale.engine import SubnetEvaluator
 from mmscale.models import ArchNet
 from mmscale.registry import LOOPS
-from mmscale.search import FamilyFitness, Feasibility
+from mmscale.search import EvaluationError, FamilyFitness, Feasibility
 
 
 @pytest.fixture
@@ -155,6 +156,36 @@ def test_search_killed_inside_an_evaluation_goes_on(
     assert entries(work_dir) == entries(searched)
     (timing,) = json.loads((work_dir / 'timing.json').read_text())
     assert timing['evaluations_of_rank_0'] == len(entries(searched)) - 4
+
+
+def test_what_fails_is_counted_and_tried_again_on_demand(
+    searched, search_config, trained, write_config, call_tool, read_result, monkeypatch
+):
+    config = dict(search_config, load_from=trained)
+    work_dir = Path(search_config['work_dir'])
+    evaluate, calls = SubnetEvaluator.evaluate, []
+
+    def failing(evaluator, arch, needed=None):
+        calls.append(arch.digest)
+        if len(calls) in (2, 5):
+            raise EvaluationError('out of memory: 2 GiB')
+        return evaluate(evaluator, arch, needed)
+
+    monkeypatch.setattr(SubnetEvaluator, 'evaluate', failing)
+    code, errors = call_tool('search.py', write_config(config))
+    assert code == 0, errors
+    result = read_result(work_dir)
+    assert result['failed'] == 2
+    assert len(entries(work_dir)) == result['evaluations'] + 2 == len(calls)
+    seconds = (work_dir / 'seconds' / 'rank0000.jsonl').read_text().splitlines()
+    assert [json.loads(line)['digest'] for line in seconds] == calls
+    # Asked to, it evaluates the two again, and ends as if nothing had failed.
+    before = calls.copy()
+    config['experiment_name'] = uuid.uuid4().hex
+    code, errors = call_tool('search.py', write_config(config), '--resume', '--retry-failed')
+    assert code == 0, errors
+    assert set(calls[len(before) :]) >= {before[1], before[4]}
+    assert results_of(work_dir) == results_of(searched)
 
 
 def test_halving_finds_the_same_with_fewer_images(

@@ -1,0 +1,53 @@
+"""Progress lines: what they say of the time that is left."""
+
+import logging
+
+import pytest
+
+from mmscale.search import Progress
+from mmscale.search import reporting as reporting_module
+from mmscale.search.reporting import ProgressLog
+
+
+def progress(evaluations, expected=0, failed=0, most=900):
+    return Progress(
+        step='generation 1 of 3',
+        evaluations=evaluations,
+        most_evaluations=most,
+        expected_evaluations=expected,
+        fresh=evaluations,
+        failed=failed,
+        best=None,
+    )
+
+
+@pytest.fixture
+def lines(caplog, monkeypatch):
+    """A function that logs progress, ten evaluations after a start and 100 s later; the line."""
+
+    def lines(processes=1, **settings):
+        clock = iter([0.0, 100.0])
+        monkeypatch.setattr(reporting_module.time, 'monotonic', lambda: next(clock))
+        log = ProgressLog(logging.getLogger('mmscale.test'), processes)
+        with caplog.at_level(logging.INFO):
+            log(progress(0, **settings))
+            log(progress(10, **settings))
+        return caplog.messages[-1]
+
+    return lines
+
+
+@pytest.mark.parametrize(
+    ('settings', 'said'),
+    [
+        (dict(expected=100), '10 evaluations of about 100, eta about 0:15:00'),
+        (dict(expected=100, processes=2), '10 evaluations of about 100, eta about 0:07:30'),
+        (dict(), '10 evaluations of at most 900, eta at most 2:28:20'),
+        # More than expected: the bound is what is known.
+        (dict(expected=10), '10 evaluations of at most 900, eta at most 2:28:20'),
+        (dict(expected=100, failed=3), '10 evaluations of about 100, 3 failed, eta about 0:15:00'),
+        (dict(most=0), 'generation 1 of 3: 10 evaluations'),
+    ],
+)
+def test_the_time_left_is_of_what_is_expected(lines, settings, said):
+    assert lines(**settings).endswith(said)
