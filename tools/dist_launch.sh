@@ -63,6 +63,9 @@ fi
 # One thread a process that sleeps when it waits; set before torch is imported.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+# A store of its own for each start: after a restart gloo would find the dead processes' ports.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=${TORCH_DISABLE_SHARE_RDZV_TCP_STORE:-1}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 exec "$PYTHON" -m torch.distributed.run --nnodes="$nodes" --nproc-per-node="$processes" \
-    "${rendezvous[@]}" ${torchrun_args[@]+"${torchrun_args[@]}"} "$tools/$tool" "${positional[@]}" --launcher pytorch "$@"
+    "${rendezvous[@]}" ${torchrun_args[@]+"${torchrun_args[@]}"} \
+    "$tools/$tool" "${positional[@]}" --launcher pytorch "$@"

@@ -62,8 +62,14 @@ def _check_meta(path: str, checkpoint: dict[str, Any]) -> None:
         raise UsageError(f'{path} has no {", ".join(missing)}: no training can be resumed from it')
 
 
-def _iteration(path: Path) -> int:
-    return int(re.search(r'_(\d+)\.pth$', path.name).group(1))
+def _numbered(folder: Path) -> list[Path]:
+    """The checkpoints of a training in a folder, the highest number first."""
+    numbers = {
+        path: int(name.group(2))
+        for path in folder.glob('*.pth')
+        if (name := re.fullmatch(r'(iter|epoch)_(\d+)\.pth', path.name))
+    }
+    return sorted(numbers, key=numbers.__getitem__, reverse=True)
 
 
 def find_checkpoints(work_dir: str | Path) -> list[Path]:
@@ -73,28 +79,16 @@ def find_checkpoints(work_dir: str | Path) -> list[Path]:
     gone, it is the one with the highest number.
     """
     folder = Path(work_dir)
-    found = [
-        path
-        for pattern in ('iter_*.pth', 'epoch_*.pth')
-        for path in folder.glob(pattern)
-        if re.fullmatch(r'(iter|epoch)_\d+\.pth', path.name)
-    ]
-    found.sort(key=_iteration, reverse=True)
     record = folder / 'last_checkpoint'
-    if not record.is_file():
-        return found
-    named = Path(record.read_text(encoding='utf-8', errors='replace').strip())
-    if folder / named.name in found:
+    if record.is_file():
+        named = Path(record.read_text(encoding='utf-8', errors='replace').strip())
         # The folder may have been moved since.
-        last = folder / named.name
-    elif named.is_file():
-        last = named
-    else:
-        return found
-    if last not in found:
-        return [last, *found]
-    # Behind it may lie checkpoints of an earlier run that went further.
-    return found[found.index(last) :]
+        for last in (folder / named.name, named):
+            if last.is_file():
+                found = _numbered(last.parent)
+                # Before it may come checkpoints of an earlier run that went further.
+                return found[found.index(last) :] if last in found else [last]
+    return _numbered(folder)
 
 
 def choose_checkpoint(runner: Runner) -> str | None:

@@ -37,8 +37,11 @@ class FiniteLossHook(Hook):
         Raises:
             FloatingPointError: It is not finite.
         """
-        if self.every_n_train_iters(runner, self.interval) and not isfinite(outputs['loss']):
+        loss = (outputs or {}).get('loss')
+        if loss is None or not self.every_n_train_iters(runner, self.interval):
+            return
+        if not isfinite(loss):
             raise FloatingPointError(
-                f'loss={outputs["loss"].item()} at iteration {runner.iter + 1}: lower the '
+                f'loss={loss.item()} at iteration {runner.iter + 1}: lower the '
                 'learning rate and resume from the last checkpoint'
             )
