@@ -1,7 +1,7 @@
 # `make quickstart` and `make test` are the two commands of README.md; both make .venv first.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help venv detection quickstart quickstart-full test test-core test-detection lint format clean
+.PHONY: help venv detection quickstart quickstart-full detection-quickstart test test-core test-detection lint format clean
 
 # The first of these that is Python 3.11 or 3.12; `make PYTHON=/path/to/python` chooses another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
@@ -28,6 +28,7 @@ export OMP_NUM_THREADS OMP_WAIT_POLICY
 help:
 	@echo 'make quickstart       search, train and compare a family of networks on real images'
 	@echo 'make quickstart-full  the same with every network of the family trained'
+	@echo 'make detection-quickstart  train detectors on real images, and draw what they find'
 	@echo 'make test             run the tests; those of detection only where mmcv ops can be built'
 	@echo 'make test-detection   only those of detection, which fails where they cannot'
 	@echo 'make lint             check style; make format mends what it can'
@@ -66,6 +67,9 @@ quickstart: $(STAMP)
 
 quickstart-full: $(STAMP)
 	$(VENV)/bin/python tools/quickstart.py --full $(ARGS)
+
+detection-quickstart: $(DETECTION)
+	$(VENV)/bin/python tools/detection_quickstart.py $(ARGS)
 
 # ARGS may choose tests of one part alone: pytest's 5 says that it found none.
 PYTEST := $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal $(ARGS)

@@ -7,12 +7,14 @@ one finds. What is finished is not done again: after an interruption, the same c
 """
 
 import argparse
+import io
 import json
 import os
 import shlex
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +126,10 @@ def draw(config: str, checkpoint: Path, out: Path) -> None:
     import cv2
     import numpy as np
 
-    runner = build_runner(
-        read_config(
-            ROOT / config, [f'load_from={checkpoint}', f'work_dir={out.parent / "drawing"}']
-        ),
-        'test',
-    )
-    runner.load_or_resume()
+    options = [f'load_from={checkpoint}', f'work_dir={out.parent / "drawing"}', 'log_level=ERROR']
+    with redirect_stdout(io.StringIO()):
+        runner = build_runner(read_config(ROOT / config, options), 'test')
+        runner.load_or_resume()
     model = runner.model.eval()
     columns, rows = GRID
     batch = next(iter(runner.test_dataloader))
