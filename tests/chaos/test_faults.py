@@ -201,7 +201,7 @@ def test_a_loss_that_is_no_number_ends_the_training(train, train_config, tmp_pat
 def test_a_dead_process_ends_the_others(train, tmp_path, log):
     codes, _ = train('--work-dir', tmp_path / 'work', moments={1: ('all_reduce', 2)})
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, 75)
-    assert 'Connection closed by peer' in log.read_text()
+    assert ' by peer' in log.read_text()
 
 
 def test_a_process_that_hangs_ends_the_others_after_the_timeout(train_config, tmp_path, log):
