@@ -1,7 +1,7 @@
 # Joint search of base model and scaling strategy by the mAP of the detectors they make.
 _base_ = './supernet_retinanet_digits.py'
 
-load_from = 'work_dirs/supernet_retinanet_digits/iter_240.pth'
+load_from = 'work_dirs/supernet_retinanet_digits/iter_150.pth'
 
 train_cfg = None
 train_dataloader = None
@@ -21,11 +21,11 @@ scoring_pipeline = [
 test_cfg = dict(
     type='mmscale.MCEALoop',
     # Of the whole detector at its input size: backbone, neck and head.
-    budget=7e6,
+    budget=13e6,
     tolerance=0.05,
     weights=[1, 1, 1],
     population=4,
-    generations=2,
+    generations=1,
     rounds=1,
     num_base_models=2,
     calibration_dataloader=dict(
@@ -44,8 +44,8 @@ test_cfg = dict(
     ),
     subnet_evaluator=dict(
         type='mmscale.DetectionEvaluator',
-        calibration_images=100,
-        max_images=150,
+        calibration_images=50,
+        max_images=100,
         side='left',
         threads=1,
     ),

@@ -10,7 +10,7 @@ model = dict(
     type='mmscale.SuperNetDetector',
     detector={{_base_.model}},
     mode='sandwich',
-    warmup_iters=60,
+    warmup_iters=30,
     warmup_scaling_stage=1,
 )
 
@@ -40,6 +40,6 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=40),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=40, end=240),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=40, end=150),
 ]
-train_cfg = dict(by_epoch=False, max_iters=240)
+train_cfg = dict(by_epoch=False, max_iters=150)

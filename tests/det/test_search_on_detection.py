@@ -37,6 +37,7 @@ def load(name, tmp_path):
     config.work_dir = str(tmp_path / 'work')
     config.experiment_name = uuid.uuid4().hex
     config.model.detector.backbone.space.scaling_stages = SCALING_STAGES
+    config.model.detector.backbone.init_cfg = None
     return config
 
 
@@ -179,10 +180,10 @@ def make_search(model, tmp_path, name, **settings):
     config.work_dir = str(tmp_path / name)
     config.load_from = None
     config.test_cfg.update(
-        budget=1.75e6, tolerance=0.2, weights=[1, 1], population=2, generations=1, rounds=1,
+        budget=5.8e6, tolerance=0.2, weights=[1, 1], population=2, generations=1, rounds=1,
         num_base_models=1, **settings,
     )  # fmt: skip
-    config.test_cfg.subnet_evaluator.calibration_images = 4
+    config.test_cfg.subnet_evaluator.update(calibration_images=4, max_images=None)
     shrink(config.test_cfg.calibration_dataloader, tmp_path)
     shrink(config.test_dataloader, tmp_path)
     runner = Runner.from_cfg(config)
@@ -239,13 +240,13 @@ def test_what_cannot_be_searched_is_refused(model, tmp_path):
     config = load('supernet_retinanet_digits.py', tmp_path)
     detector = config.model.detector
     with pytest.raises(ValueError, match='last network stage'):
-        backbone = {**detector.backbone, 'out_strides': (4, 8)}
+        backbone = {**detector.backbone, 'out_strides': (2, 4)}
         SuperNetDetector({**detector, 'backbone': backbone})
     with pytest.raises(TypeError, match='backbone must be a SuperNet'):
         space = model.backbone.space
         backbone = dict(
             type='mmscale.ArchNet', arch=space.largest().to_json(), neck=detector.backbone.neck,
-            out_strides=(8, 16),
+            out_strides=(4, 8),
         )  # fmt: skip
         SuperNetDetector({**detector, 'backbone': backbone})
     with pytest.raises(ValueError, match='side'):
