@@ -1,5 +1,6 @@
 # The same from the weights that the search of this backbone left: first
-# tools/train.py configs/scalenet/supernet_digits.py; tools/search.py configs/scalenet/search_digits.py
+# tools/train.py configs/scalenet/supernet_digits.py, then
+# tools/search.py configs/scalenet/search_digits.py
 _base_ = './retinanet_digits.py'
 
 model = dict(
