@@ -28,7 +28,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 EXPERIMENTS = sorted(
     path.relative_to(CONFIGS).as_posix()
     for path in CONFIGS.rglob('*.py')
-    if not {'_base_', 'det'} & set(path.parts)
+    if not {'_base_', 'det'} & set(path.relative_to(CONFIGS).parts)
 )
 SEARCHES = [name for name in EXPERIMENTS if Path(name).name.startswith('search_')]
 # Scales of one network; ImageNet's S0 is the recipe that the others inherit.
