@@ -10,11 +10,11 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from mmscale.quiet import quiet_imports
@@ -53,6 +53,38 @@ _STARTERS = {
     'pytorch': 'tools/dist_train.sh, dist_search.sh or dist_test.sh',
     'slurm': 'tools/slurm_train.sh or slurm_search.sh',
     'mpi': 'mpirun',
+}
+# What a mistake in a config raises, in Python and in the libraries that it configures.
+_CONFIG_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+# Which setting of a config a method of MMEngine's Runner is about.
+_SETTINGS = {
+    'build_log_processor': 'log_processor',
+    'build_logger': 'log_level',
+    'build_message_hub': 'experiment_name',
+    'build_model': 'model',
+    'build_optim_wrapper': 'optim_wrapper',
+    'build_param_scheduler': 'param_scheduler',
+    'build_test_loop': 'test_cfg',
+    'build_train_loop': 'train_cfg',
+    'build_val_loop': 'val_cfg',
+    'build_visualizer': 'visualizer',
+    'register_custom_hooks': 'custom_hooks',
+    'register_default_hooks': 'default_hooks',
+    'set_randomness': 'randomness',
+    'setup_env': 'env_cfg',
+    'wrap_model': 'model_wrapper_cfg',
 }
 # Seconds; processes of one run reach the same mistake within them.
 _PATIENCE = 10
@@ -104,6 +136,15 @@ def set_environment() -> None:
 
 def _one_line(error: BaseException) -> str:
     return f'{type(error).__name__}: {" ".join(str(error).split())}'
+
+
+def _setting_of(error: BaseException) -> str:
+    """The setting that the Runner was busy with, as the start of a message."""
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    named = [_SETTINGS[name] for name in frames if name in _SETTINGS]
+    if named and 'build_dataloader' in frames:
+        return f'{named[-1].removesuffix("_cfg")}_dataloader: '
+    return f'{named[-1]}: ' if named else ''
 
 
 def _check_override_names(options: dict[str, Any], config: Config) -> None:
@@ -175,19 +216,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
             config = Config.fromfile(path)
             _check_override_names(options.cfg_options, config)
             config.merge_from_dict(options.cfg_options)
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        ImportError,
-        LookupError,
-        NameError,
-        OSError,
-        RuntimeError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _CONFIG_ERRORS as error:
         if isinstance(error, ModuleNotFoundError) and 'mmdet' in str(error):
             _check_detection()
         raise UsageError(f'config={path}: {_one_line(error)}') from error
@@ -225,18 +254,12 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         UsageError: The file is damaged, holds code, or is not a checkpoint.
     """
-    from mmengine.runner import CheckpointLoader
+    from mmscale.models.checkpoints import load_checkpoint
 
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-    except (EOFError, OSError, RuntimeError, UnpicklingError, ValueError) as error:
-        raise UsageError(
-            f'{path} is not a checkpoint of tensors and plain values, or it is damaged '
-            f'({_one_line(error):.200})'
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise UsageError(f'{path} is not a checkpoint: it holds a {type(checkpoint).__name__}')
-    return checkpoint
+        return load_checkpoint(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
 
 
 def _first_slurm_host() -> str:
@@ -364,9 +387,17 @@ def _check_pretrained(runner: Runner) -> None:
 
 
 def _make_durable(config: Config) -> None:
-    """Adds to a training what lets it survive kills, preemption and numbers that are none."""
+    """Adds to a training what lets it survive kills, preemption and numbers that are none.
+
+    Raises:
+        UsageError: Its hooks are no hooks.
+    """
     hooks = config.setdefault('default_hooks', {})
+    if not isinstance(hooks, dict):
+        raise UsageError(f'default_hooks={hooks!r:.60} must be a dict')
     checkpoint = hooks.get('checkpoint', {'type': 'CheckpointHook', 'interval': 1})
+    if checkpoint is not None and not isinstance(checkpoint, dict):
+        raise UsageError(f'default_hooks.checkpoint={checkpoint!r:.60} must be a dict')
     is_stock = checkpoint and checkpoint.get('type') == 'CheckpointHook'
     # Another storage than files of this machine has its own ways.
     if is_stock and not checkpoint.get('backend_args') and not checkpoint.get('file_client_args'):
@@ -390,7 +421,9 @@ def build_runner(config: Config, phase: str) -> Runner:
             other, or the checkpoint is no good.
     """
     load_from = config.get('load_from')
-    is_url = '://' in (load_from or '')
+    if load_from is not None and not isinstance(load_from, (str, Path)):
+        raise UsageError(f'load_from={load_from!r:.60} must be the path of a checkpoint')
+    is_url = '://' in str(load_from or '')
     if load_from and not is_url and not Path(load_from).is_file():
         raise UsageError(f'load_from={load_from} is not a file; it must name a checkpoint')
     with quiet_imports():
@@ -432,8 +465,8 @@ def build_runner(config: Config, phase: str) -> Runner:
             _check_pretrained(runner)
             _ = runner.val_loop
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    except (AssertionError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UsageError(_one_line(error)) from error
+    except _CONFIG_ERRORS as error:
+        raise UsageError(f'{_setting_of(error)}{_one_line(error):.400}') from error
     return runner
 
 

@@ -1,12 +1,65 @@
-"""What of a checkpoint fits a network: all of it, or an error that names the keys."""
+"""Reads checkpoints, and says which keys fit a network: all, or an error that names them."""
 
 from __future__ import annotations
 
+import struct
+import zipfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from mmengine.runner import CheckpointLoader
+
+# What torch raises on bytes that are no checkpoint, or no longer one.
+_DAMAGES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    UnpicklingError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+def load_checkpoint(path: str) -> dict[str, Any]:
+    """Reads a checkpoint to the CPU.
+
+    Torch looks at no checksum of the tensors; here those of a local file are compared.
+
+    Args:
+        path: The file, or an address as MMEngine understands it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged or not a checkpoint, or holds code and
+            ``TORCH_FORCE_WEIGHTS_ONLY_LOAD`` is set; one line.
+    """
+    try:
+        if Path(path).is_file() and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as records:
+                damaged = records.testzip()
+            if damaged is not None:
+                raise ValueError(f'the checksum of {damaged} does not match')
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    except FileNotFoundError:
+        raise
+    except (*_DAMAGES, OSError) as error:
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+        raise ValueError(
+            f'{path} is not a checkpoint of tensors and plain values, or it is damaged '
+            f'({reason:.200})'
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'{path} is not a checkpoint: it holds a {type(checkpoint).__name__}')
+    return checkpoint
 
 
 def misfit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
@@ -49,12 +102,10 @@ def read_part(
         FileNotFoundError: There is no such file.
     """
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-        state = checkpoint.get('state_dict', checkpoint)
-    except (AttributeError, EOFError, RuntimeError, UnpicklingError) as error:
-        raise ValueError(
-            f'init_cfg: {path} is not a checkpoint of tensors and plain values, or it is damaged'
-        ) from error
+        checkpoint = load_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(f'init_cfg: {error}') from error
+    state = checkpoint.get('state_dict', checkpoint)
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     found = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
     needed = {f'{prefix}{key}': tensor for key, tensor in wanted.items()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from mmengine.runner import CheckpointLoader
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
+from mmscale.models.checkpoints import load_checkpoint
 from mmscale.registry import MODELS
 
 
@@ -63,7 +63,7 @@ class DISTClassifier(ImageClassifier):
     ) -> None:
         super().__init__(**kwargs)
         teacher = MODELS.build(teacher)
-        found = CheckpointLoader.load_checkpoint(teacher_checkpoint, map_location='cpu')
+        found = load_checkpoint(teacher_checkpoint)
         try:
             teacher.load_state_dict(found.get('state_dict', found))
         except RuntimeError as error:
