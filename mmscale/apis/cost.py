@@ -148,9 +148,12 @@ def config_image_shape(config: Config, module: nn.Module) -> tuple[int, int, int
         config: A whole config.
         module: The model built of it.
     """
+    model = config.model
+    while isinstance(model.get('model'), Mapping):  # of a PrunedModel, for one
+        model = model['model']
     preprocessor = config.get('data_preprocessor') or {}
-    preprocessor = {**preprocessor, **(config.model.get('data_preprocessor') or {})}
-    backbone = config.model.get('backbone') or {}
+    preprocessor = {**preprocessor, **(model.get('data_preprocessor') or {})}
+    backbone = model.get('backbone') or {}
     channels = len(preprocessor.get('mean') or ()) or backbone.get('in_channels') or 3
     built = getattr(module, 'backbone', None)
     arch = getattr(built, 'arch', None)
@@ -165,6 +168,8 @@ def config_image_shape(config: Config, module: nn.Module) -> tuple[int, int, int
             sides = _sides(transform.get('scale'))
             # OpenMMLab writes a pair as (width, height).
             found = sides[::-1] if sides else found
+        elif kind == 'ResizeToResolution':
+            found = _sides(transform.get('resolution')) or found
         elif kind == 'ResizeEdge':
             found = _sides(transform.get('scale')) or found
     found = found or _sides(backbone.get('img_size')) or (_RESOLUTION, _RESOLUTION)

@@ -3,7 +3,7 @@
 import itertools
 import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -13,6 +13,8 @@ from mmscale.apis.cost import build_module, build_network, image_shape
 from mmscale.apis.export import export, programs
 from mmscale.apis.export.programs import Program, capture, example_images
 from mmscale.arch import Arch, Block, Head, SqueezeExcite, Stem
+from mmscale.cost import count
+from mmscale.models.dms import apply_pruning, channel_groups, plan_pruning
 
 CONFIG_FORMATS = ('mmpretrain', 'mmdet')
 
@@ -130,8 +132,9 @@ def result(arch, network, checkpoint, tmp_path):
     """A work dir as a search leaves it."""
     folder = tmp_path / 'search'
     (folder / 'weights').mkdir(parents=True)
+    cost = asdict(count(arch))
     members = [
-        dict(scaling_stage=j, score=dict(correct=3, total=4), arch=arch.to_json())
+        dict(scaling_stage=j, score=dict(correct=3, total=4), cost=cost, arch=arch.to_json())
         for j in range(2)
     ]
     data = dict(schema=1, scaling_stages=members, settings={}, seed=5, config_hash='c0ffee')
@@ -328,6 +331,49 @@ def test_mistakes_with_a_search(result, arch, tmp_path):
     with pytest.raises(ValueError, match=r'1 missing: backbone\.stages\.0\.0\.expand\.conv\.w'):
         export(result, out, scaling_stage=1)
     assert not out.exists()
+
+
+@pytest.mark.parametrize('backbone', ['resnet', 'arch_net'])
+def test_a_pruned_model(backbone, arch, randomise, tmp_path):
+    """It has channels of no Arch: the file that says which stays beside its config."""
+    torch.manual_seed(0)
+    parts = dict(type='mmpretrain.ResNet', depth=18, in_channels=1, base_channels=8)
+    width = 64
+    if backbone == 'arch_net':
+        parts, width = dict(type='mmscale.ArchNet', arch=arch.to_json()), 10
+    whole = dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=parts if backbone == 'arch_net' else dict(parts, stem_channels=8),
+        neck=dict(type='mmpretrain.GlobalAveragePooling'),
+        head=dict(type='mmpretrain.LinearClsHead', num_classes=4, in_channels=width),
+        data_preprocessor=dict(mean=[52.7], std=[53.6]),
+    )
+    model = randomise(build_module(whole), weights=True)
+    groups = channel_groups(model, [torch.rand(1, 1, 24, 24)])
+    keep = {group.name: range(0, group.size, 2) for group in groups if group.size > 2}
+    pruning = plan_pruning(model, groups, keep)
+    small = apply_pruning(model, pruning).eval()
+    torch.save(small.state_dict(), tmp_path / 'a.pth')
+    (tmp_path / 'in.json').write_text(json.dumps(pruning.to_json()))
+    wrapper = dict(type='mmscale.PrunedModel', pruned='{{ fileDirname }}/in.json', model=whole)
+    pipeline = [dict(type='mmscale.ResizeToResolution', resolution=24)]
+    (tmp_path / 'retrain.py').write_text(
+        f"default_scope = 'mmpretrain'\nmodel = {wrapper!r}\ntest_pipeline = {pipeline!r}\n"
+    )
+    formats = ['mmpretrain', 'pt2']
+    found = export(tmp_path / 'retrain.py', tmp_path / 'out', tmp_path / 'a.pth', formats=formats)
+    names = {'pruned.json', 'weights.pth', 'mmpretrain_config.py', 'model.pt2'}
+    assert names <= found.files.keys() <= names | {'arch.json'}
+    assert found.cost.params == sum(p.numel() for p in small.parameters())
+    moved = (tmp_path / 'out').rename(tmp_path / 'moved')
+    assert '1 x 24 x 24' in (moved / 'model_card.md').read_text()
+    config = Config.fromfile(moved / 'mmpretrain_config.py')
+    assert config.model.pruned == str(moved / 'pruned.json')
+    again = build_module(config.model).eval()
+    again.load_state_dict(torch.load(moved / 'weights.pth', weights_only=True)['state_dict'])
+    images = torch.randn(2, 1, 24, 24)
+    assert torch.equal(again(images), small(images))
+    assert 'minus [52.7]' in (moved / 'model_card.md').read_text()
 
 
 def test_a_model_of_many_networks_is_refused(checkpoint, tmp_path):

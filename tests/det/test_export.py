@@ -1,9 +1,17 @@
 """Exported classifiers under mmdet's detectors, and exported detectors."""
 
+from dataclasses import replace
+
+import cv2
+import numpy as np
 import pytest
 import torch
+from mmcv.transforms import Compose
+from mmdet.apis import inference_detector, init_detector
+from mmdet.registry import DATASETS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmscale.apis.cost import build_module, build_network
 from mmscale.apis.export import export, programs
@@ -59,6 +67,45 @@ def test_the_backbone_of_a_detector_has_the_exported_weights(detector, exported,
     maps = backbone.eval()(images)
     assert len(maps) == (3 if detector == 'rtmdet' else 5)
     assert {one.shape[1] for one in maps} == {256}
+
+
+@pytest.mark.parametrize('detector', DETECTORS)
+def test_gray_images_need_no_change_of_the_config(detector, tmp_path, coco):
+    gray = replace(ARCH, stem=replace(ARCH.stem, in_channels=1))
+    torch.save(build_network(gray).state_dict(), tmp_path / 'a.pth')
+    name = 'x\nimport nothing_of_that_name'  # it is in a comment
+    out = tmp_path / 'out'
+    found = export(gray, out, tmp_path / 'a.pth', formats=['mmdet'], detector=detector, name=name)
+    assert 'not known' in found.notes[0]
+    config = Config.fromfile(out / 'mmdet_config.py')
+    switched = [hook.switch_pipeline for hook in config.get('custom_hooks', ())[1:]]
+    assert len(switched) == (detector == 'rtmdet')
+    data = dict(data_root=str(coco), ann_file='annotations.json', data_prefix=dict(img=''))
+    data['metainfo'] = dict(classes=('blue', 'green'))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        preprocess = build_module(config.model.data_preprocessor, 'mmdet')
+        for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+            dataset = DATASETS.build({**loader.dataset, **data})
+            for pipeline in (dataset.pipeline, *map(Compose, switched)):
+                packed = pipeline({**dataset.get_data_info(1), 'dataset': dataset})
+                batch = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
+                images = preprocess(batch)['inputs']
+                assert images.shape[1] == 1 and images.std() > 0.1
+
+
+def test_inference_of_gray_images_by_mmdet(tmp_path):
+    gray = replace(ARCH, stem=replace(ARCH.stem, in_channels=1))
+    torch.save(build_network(gray).state_dict(), tmp_path / 'a.pth')
+    export(gray, tmp_path / 'out', tmp_path / 'a.pth', formats=['mmdet'])
+    config = Config.fromfile(tmp_path / 'out' / 'mmdet_config.py')
+    config.model.test_cfg.score_thr = 0.0
+    config.test_pipeline[1].scale = config.test_dataloader.dataset.pipeline[1].scale = (64, 64)
+    model = init_detector(config, device='cpu')
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / 'gray.png'), picture)
+    by_file = inference_detector(model, str(tmp_path / 'gray.png')).pred_instances
+    by_array = inference_detector(model, np.dstack([picture] * 3)).pred_instances
+    assert len(by_file) and torch.equal(by_file.scores, by_array.scores)
 
 
 @pytest.mark.slow

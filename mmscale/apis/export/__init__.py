@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ CARD = 'model_card.md'
 # All that an export may consist of.
 _FILES = (
     'arch.json',
+    'pruned.json',
     'weights.pth',
     'mmpretrain_config.py',
     'mmdet_config.py',
@@ -115,7 +117,12 @@ def export(
         raise ValueError(f'input_size={input_size!r} must be two integers of 1 or more')
     with quiet_imports():
         from mmscale.apis.export import programs
-        from mmscale.apis.export.configs import DETECTORS, detector_config, own_config
+        from mmscale.apis.export.configs import (
+            DETECTORS,
+            PRUNED,
+            detector_config,
+            own_config,
+        )
 
     if detector not in DETECTORS:
         raise ValueError(f'detector={detector!r} is not one of {", ".join(DETECTORS)}')
@@ -132,6 +139,8 @@ def export(
     own = 'mmdet' if found.scope == 'mmdet' else 'mmpretrain'
     if own in formats:
         texts[f'{own}_config.py'] = own_config(found)
+    if 'pruned' in found.settings['model']:
+        texts[PRUNED] = json.dumps(found.settings['model']['pruned'])
     if own == 'mmpretrain' and 'mmdet' in formats and found.arch is not None:
         texts['mmdet_config.py'] = detector_config(found, detector)
     partial = folder.with_name(f'.{folder.name}.{os.getpid()}.partial')
@@ -188,8 +197,6 @@ def _write(
     weights = {key: tensor.contiguous() for key, tensor in source.model.state_dict().items()}
     content: dict[str, Any] = {'state_dict': weights, 'name': source.name, 'mmscale': __version__}
     if source.arch is not None:
-        import json
-
         source.arch.save(folder / 'arch.json')
         content['arch'] = json.dumps(source.arch.to_json())
     torch.save(content, folder / 'weights.pth')

@@ -15,6 +15,7 @@ _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'onnx', 'onnxru
 
 _WHAT = {
     'arch.json': 'the Arch: the network as data',
+    'pruned.json': 'which channels and blocks of the model are left',
     'weights.pth': 'the weights: tensors, numbers and strings, the Arch inside',
     'mmpretrain_config.py': 'config for mmpretrain and mmscale, with these weights',
     'mmdet_config.py': 'config for mmdet, with these weights',
@@ -101,8 +102,9 @@ def _loading(source: Source, files: Mapping[str, str], outputs: list[str]) -> li
 def _normalisation(source: Source) -> str:
     channels, height, width = source.image_shape
     text = f'Images: {channels} x {height} x {width} (channels, height, width), float32. '
-    preprocessor = (source.settings.get('model') or {}).get('data_preprocessor')
-    preprocessor = preprocessor or source.settings.get('data_preprocessor') or {}
+    model = source.settings.get('model') or {}
+    model = model['model'] if 'pruned' in model else model
+    preprocessor = model.get('data_preprocessor') or source.settings.get('data_preprocessor') or {}
     if preprocessor.get('mean') is None:
         return text + 'How they were normalised is not known here; see the training config.'
     order = ''

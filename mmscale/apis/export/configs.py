@@ -10,9 +10,36 @@ from mmscale.arch import Arch
 
 # The config's own folder, so that an export can be moved.
 HERE = '{{ fileDirname }}'
+# What of a PrunedModel is left, as tools/prune.py wrote it.
+PRUNED = 'pruned.json'
 _IMPORTS = dict(imports=['mmscale.models'], allow_failed_imports=False)
 # What belongs to a run and not to the network.
 _OF_A_RUN = ('launcher', 'load_from', 'resume', 'work_dir')
+# ImageNet's, in the order R, G, B, and for gray images the means of the three.
+_IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+_IMAGENET_GRAY = dict(mean=[114.495], std=[57.63], bgr_to_rgb=False)
+# Behind all transforms, some of which know only three channels. The weights are OpenCV's in parts
+# of 256, so that a gray image in a file stays what it is.
+_GRAY = """
+# The network takes gray images: the last step before they are packed makes them.
+gray = dict(
+    type='RandomGrayscale', prob=1.0, channel_weights=(29, 150, 77), color_format='bgr'
+)
+train_pipeline = [*_base_.train_pipeline[:-1], gray, _base_.train_pipeline[-1]]
+test_pipeline = [*_base_.test_pipeline[:-1], gray, _base_.test_pipeline[-1]]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+"""
+_GRAY_SECOND_PIPELINE = """
+train_pipeline_stage2 = [
+    *_base_.train_pipeline_stage2[:-1],
+    gray,
+    _base_.train_pipeline_stage2[-1],
+]
+averaging, switch = _base_.custom_hooks
+custom_hooks = [averaging, dict(switch, switch_pipeline=train_pipeline_stage2)]
+"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +99,10 @@ DETECTORS = {
 def _text(comment: str, settings: dict[str, Any]) -> str:
     from mmengine.config import Config
 
-    return f'# {comment} Written by tools/export.py.\n{Config(settings).pretty_text}'
+    line = ' '.join(
+        f'{comment} Written by tools/export.py.'.split()
+    )  # a name may have any letters
+    return f'# {line}\n{Config(settings).pretty_text}'
 
 
 def own_config(source: Source) -> str:
@@ -82,7 +112,9 @@ def own_config(source: Source) -> str:
     """
     settings = {key: value for key, value in source.settings.items() if key not in _OF_A_RUN}
     model = dict(settings.pop('model'))
-    if source.arch is not None:
+    if 'pruned' in model:
+        model['pruned'] = f'{HERE}/{PRUNED}'
+    elif source.arch is not None:
         backbone = dict(model['backbone'], arch=f'{HERE}/arch.json')
         backbone.pop('scaling', None)  # the Arch is scaled already
         model['backbone'] = backbone
@@ -116,19 +148,23 @@ def detector_config(source: Source, name: str) -> str:
         ),
         neck=None,
     )
-    comment = f'{source.name} as the backbone of {name}, for COCO.'
+    gray = source.arch.stem.in_channels == 1
     preprocessor = source.settings.get('data_preprocessor') or {}
     if preprocessor.get('mean') is not None:
         rgb = bool(preprocessor.get('to_rgb', False))
         keys = {key: list(preprocessor[key]) for key in ('mean', 'std')}
         model['data_preprocessor'] = dict(keys, bgr_to_rgb=rgb)
-    if source.arch.stem.in_channels == 1:
-        comment += (
-            '\n# The network takes gray images: its pipelines need '
-            "dict(type='LoadImageFromFile', color_type='grayscale').\n#"
+    else:
+        model['data_preprocessor'] = _IMAGENET_GRAY if gray else _IMAGENET
+        source.notes.append(
+            'How the images of training were normalised is not known: mmdet_config.py takes '
+            "ImageNet's mean and standard deviation."
         )
     settings = dict(_base_=detector.base, custom_imports=_IMPORTS, model=model)
-    return _text(comment, settings)
+    text = _text(f'{source.name} as the backbone of {name}, for COCO.', settings)
+    if gray:
+        text += _GRAY + (_GRAY_SECOND_PIPELINE if name == 'rtmdet' else '')
+    return text
 
 
 def find_detector(name: str, arch: Arch) -> Detector:
@@ -140,6 +176,11 @@ def find_detector(name: str, arch: Arch) -> Detector:
     if name not in DETECTORS:
         raise ValueError(f'detector={name!r} is not one of {", ".join(DETECTORS)}')
     found = DETECTORS[name]
+    if arch.stem.in_channels not in (1, 3):
+        raise ValueError(
+            f'detector={name}: images in COCO have 3 channels, or 1 if made gray, and the Arch '
+            f'takes {arch.stem.in_channels}; leave mmdet out of the formats'
+        )
     missing = [str(stride) for stride in found.needed if stride not in arch.strides]
     if missing:
         raise ValueError(
