@@ -9,6 +9,7 @@ space, at 24 px. Each network is then trained in the same way: from random weigh
 method has trained weights of the whole network, also from these. A seed is that of
 initialisation, of the order of images, and of the evolution; images and super-supernet are the
 same. Seconds are of the CPU, without the start of Python. What is finished is not done again.
+Another ``--search-iterations`` has results in folders of its own.
 """
 
 import argparse
@@ -127,7 +128,7 @@ def retrain(folder: Path, seed: int, arch: Path, weights: Path | None, cost: Cos
     }
 
 
-def search_dms(folder: Path, seed: int, whole: Path, gates: dict) -> dict:
+def search_dms(folder: Path, seed: int, whole: Path, gates: dict, iterations: int) -> dict:
     """Searches by gradient, and exports what was found."""
     start = time.process_time()
     side = get_arch(str(whole)).resolution
@@ -137,17 +138,17 @@ def search_dms(folder: Path, seed: int, whole: Path, gates: dict) -> dict:
         'model.target': SHARE,
         'model.gates': gates,
     }
-    config = prepared('arch_net_digits.py', folder, seed, SEARCH_ITERATIONS, options)
+    config = prepared('arch_net_digits.py', folder, seed, iterations, options)
     runner = build_runner(config, 'train')
     runner.train()
     export_search(config, runner.model.state_dict(), folder)
     return {'cpu_seconds': round(time.process_time() - start, 1)}
 
 
-def prune_taylor(folder: Path, seed: int, whole: Path, target: int) -> dict:
+def prune_taylor(folder: Path, seed: int, whole: Path, target: int, iterations: int) -> dict:
     """Trains the whole network, then prunes it globally by Torch-Pruning."""
     start = time.process_time()
-    runner = plain(folder, seed, whole, SEARCH_ITERATIONS)
+    runner = plain(folder, seed, whole, iterations)
     seconds = time.process_time() - start
     accuracy = runner.test()['accuracy/top1']
     start = time.process_time()
@@ -271,17 +272,19 @@ def evolve(folder: Path, seed: int, checkpoint: Path, target: int, seconds: floa
     return {'cpu_seconds': round(spent, 1), 'evaluations': found['evaluations']}
 
 
-def compare(name: str, seed: int, folder: Path, whole: Path, checkpoint: Path) -> dict:
+def compare(
+    name: str, seed: int, folder: Path, whole: Path, checkpoint: Path, iterations: int
+) -> dict:
     """One method with one seed: its search, and the trainings of what it found."""
     target = round(SHARE * count(get_arch(str(whole))).flops)
 
     def search(into: Path) -> dict:
         if name in GATES:
-            return search_dms(into, seed, whole, GATES[name])
+            return search_dms(into, seed, whole, GATES[name], iterations)
         if name in RULES:
             return scale_down(into, whole, RULES[name], target)
         if name == TAYLOR:
-            return prune_taylor(into, seed, whole, target)
+            return prune_taylor(into, seed, whole, target, iterations)
         dms = json.loads((folder.parent / 'DMS' / 'search' / 'done.json').read_text())
         return evolve(into, seed, checkpoint, target, dms['cpu_seconds'])
 
@@ -342,8 +345,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('checkpoint', type=Path, help='super-supernet of supernet_digits.py')
     parser.add_argument('--seeds', type=int, default=3, help='number of seeds (default: 3)')
+    names = [name for stage in STAGES for name in stage]
+    parser.add_argument('--methods', nargs='+', choices=names, default=names)
     parser.add_argument(
-        '--stages', type=int, default=len(STAGES), help='1: the four main methods (default: all)'
+        '--search-iterations',
+        type=int,
+        default=SEARCH_ITERATIONS,
+        help='of DMS, and before Taylor pruning (default: %(default)s)',
     )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/dms_against_baselines'))
     parser.add_argument('--out', type=Path, help='JSON file of the rows')
@@ -352,18 +360,22 @@ def main() -> None:
         parser.error(f'checkpoint={args.checkpoint} is not a file')
     if args.seeds < 1:
         parser.error(f'--seeds {args.seeds} must be 1 or more')
-    if not 1 <= args.stages <= len(STAGES):
-        parser.error(f'--stages {args.stages} must be 1 to {len(STAGES)}')
+    if args.search_iterations < 1:
+        parser.error(f'--search-iterations {args.search_iterations} must be 1 or more')
+    if EVOLUTION in args.methods and 'DMS' not in args.methods:
+        parser.error(f'--methods {EVOLUTION} needs DMS beside it, for its seconds')
+    if args.search_iterations != SEARCH_ITERATIONS:
+        args.work_dir /= f'search_of_{args.search_iterations}'
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    whole = args.work_dir / 'whole.json'
+    whole, checkpoint = args.work_dir / 'whole.json', args.checkpoint.resolve()
     space = read_config(CONFIGS / '_base_' / 'search_spaces' / 'digits.py').space
     SearchSpace(**space).largest(0).save(whole)
     rows: dict[str, list[dict]] = {}
-    for stage in STAGES[: args.stages]:
+    for stage in STAGES:
         for seed in range(args.seeds):
-            for name in stage:
+            for name in (name for name in stage if name in args.methods):
                 folder = args.work_dir / f'seed{seed}' / name.replace(', ', '-').replace(' ', '_')
-                row = compare(name, seed, folder, whole, args.checkpoint.resolve())
+                row = compare(name, seed, folder, whole, checkpoint, args.search_iterations)
                 rows.setdefault(name, []).append(row)
                 accuracy = row.get('random', {}).get('accuracy', 'target missed')
                 print(f'seed {seed}, {name}: {accuracy}', flush=True)
@@ -373,7 +385,7 @@ def main() -> None:
             'flops_of_whole_network': count(get_arch(str(whole))).flops,
             'share': SHARE,
             'batch': BATCH,
-            'search_iterations': SEARCH_ITERATIONS,
+            'search_iterations': args.search_iterations,
             'retraining_iterations': RETRAINING_ITERATIONS,
             'taylor_batches': TAYLOR_BATCHES,
             'population': POPULATION,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 
@@ -51,6 +54,56 @@ def output_dimension(layer: nn.Module) -> tuple[int, int]:
     raise ValueError(f'{type(layer).__name__}: not known how its outputs lie in its weight')
 
 
+class _MaskedNorm(torch.autograd.Function):
+    """A layer norm with weighted statistics: in few passes, as it is much of a small network.
+
+    With a share p of each channel, sum p = 1: ``n = (x - p.x) r`` and ``y = n weight + bias``,
+    where ``r = (p.(x - p.x)^2 + eps)^-1/2``. Statistics of the channels that the mask drops have
+    a share of 0.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        mask: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        eps: float,
+        centred: bool,
+    ) -> torch.Tensor:
+        total = mask.sum()
+        share = mask / total
+        normed = x - (x @ share).unsqueeze(-1) if centred else x
+        scale = torch.rsqrt((normed * normed) @ share + eps).unsqueeze(-1)
+        normed = normed.mul_(scale) if centred else normed * scale
+        ctx.save_for_backward(normed, scale, share, total, weight)
+        ctx.centred, ctx.has_bias = centred, bias is not None
+        if weight is None:
+            return normed if bias is None else normed + bias
+        return normed * weight if bias is None else torch.addcmul(bias, normed, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        normed, scale, share, total, weight = ctx.saved_tensors
+        of_bias = gradient.flatten(0, -2).sum(0) if ctx.has_bias else None
+        product = gradient * normed
+        of_weight = None if weight is None else product.flatten(0, -2).sum(0)
+        ones = torch.ones_like(share) if weight is None else weight
+        along = (product @ ones).unsqueeze(-1)
+        inner = gradient if weight is None else gradient * weight
+        pull, shift = normed * along, 0
+        if ctx.centred:
+            shift = (gradient @ ones).unsqueeze(-1)
+            pull += shift
+        of_x = torch.addcmul(inner, pull, share, value=-1).mul_(scale)
+        # What moves all shares alike is no change: p.(x - p.x) = 0, and shares are of their sum.
+        of_share = -0.5 * pull.add_(shift).mul_(normed).flatten(0, -2).sum(0)
+        of_mask = (of_share - of_share @ share) / total
+        return of_x, of_mask, of_weight, of_bias, None, None
+
+
 def masked_norm(
     layer: nn.Module, x: torch.Tensor, mask: torch.Tensor, data_format: str = 'channel_first'
 ) -> torch.Tensor:
@@ -74,15 +127,12 @@ def masked_norm(
     # As torch's own norm layers, with statistics in full precision under AMP.
     with torch.autocast(x.device.type, enabled=False):
         x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
-        share = (mask / mask.sum()).to(x.dtype)
-        if isinstance(layer, nn.LayerNorm):
-            x = x - (x @ share).unsqueeze(-1)
+        centred = isinstance(layer, nn.LayerNorm)
+        if centred:
             eps = layer.eps
         else:  # RMSNorm, of torch and of transformers
             eps = getattr(layer, 'variance_epsilon', getattr(layer, 'eps', None))
             eps = torch.finfo(x.dtype).eps if eps is None else eps
-        x = x * torch.rsqrt((x * x) @ share + eps).unsqueeze(-1)
         weight, bias = getattr(layer, 'weight', None), getattr(layer, 'bias', None)
-        x = x if weight is None else x * weight
-        x = (x if bias is None else x + bias).to(dtype)
+        x = _MaskedNorm.apply(x, mask.to(x.dtype), weight, bias, eps, centred).to(dtype)
     return x.movedim(-1, 1) if channels_first else x

@@ -16,8 +16,9 @@ from mmscale.models.dms.groups import ChannelGroup, ChannelGroups
 from mmscale.models.dms.layers import input_dimension, masked_norm, output_dimension
 from mmscale.models.dms.topk import DifferentiableTopK, TopKStack
 
-# Where a mask acts on a layer: the group's key, and the element of each channel.
-_Term = tuple[str, torch.Tensor]
+# Where a mask acts on a layer: the group's key, and the element of each channel; None where
+# channels are the elements.
+_Term = tuple[str, torch.Tensor | None]
 
 
 class Masks:
@@ -94,9 +95,10 @@ class Masks:
             scale = partial(self._scale, inputs.get(name, ()), outputs.get(name, ()))
             self._handles.append(layer.register_forward_pre_hook(scale))
             self._handles.append(layer.register_forward_hook(_restore, always_call=True))
+        # Hooks run beside a layer's own forward pass; that of a norm would be for nothing.
+        self._norms = [layers[name] for name in norms]
         for name, terms in norms.items():
-            hook = partial(self._norm, terms)
-            self._handles.append(layers[name].register_forward_hook(hook, with_kwargs=True))
+            layers[name].__dict__['forward'] = partial(self._norm, terms, layers[name])
 
     def __getstate__(self) -> dict[str, Any]:
         # Masks of a pass belong to its graph, which copies do not share.
@@ -127,6 +129,9 @@ class Masks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for layer in self._norms:
+            layer.__dict__.pop('forward', None)
+        self._norms.clear()
         self.forget()
 
     def _begin(self, *_: Any) -> None:
@@ -156,37 +161,42 @@ class Masks:
         """Product of masks for each channel; one number where only blocks are masked."""
         product = None
         for number, (key, owners) in enumerate(terms):
-            if owners.device != like.device:
-                owners = owners.to(like.device)
-                terms[number] = key, owners
             mask = self._mask(key)
-            part = torch.cat([mask, mask.new_ones(1)])[owners]
-            product = part if product is None else product * part
+            if owners is not None:
+                if owners.device != like.device:
+                    owners = owners.to(like.device)
+                    terms[number] = key, owners
+                mask = torch.cat([mask, mask.new_ones(1)]).index_select(0, owners)
+            product = mask if product is None else product * mask
         return product.to(like.dtype)
 
     def _scale(self, inputs: list[_Term], outputs: list[_Term], layer: nn.Module, _: Any) -> None:
         weight = layer._parameters['weight']
+        outer = self._channels(outputs, weight) if outputs else None
         if inputs:
             dimension, _size, parts = input_dimension(layer)
             mask = self._channels(inputs, weight)
+            if outer is not None and outer.numel() == 1:
+                mask = mask * outer  # of a block: one pass over the weight is enough
             # Row blocks of a grouped convolution see their own part of the inputs.
             shape = [1] * (weight.dim() + 1)
             shape[0], shape[dimension + 1] = parts, -1
             rows = weight.unflatten(0, (parts, -1)) if dimension else weight[None]
             weight = (rows * mask.view(shape)).view(weight.shape)
-        if outputs:
-            dimension = output_dimension(layer)[0]
-            mask = self._channels(outputs, weight)
-            weight = weight * mask.view([-1 if i == dimension else 1 for i in range(weight.dim())])
+        if outer is not None:
+            if outer.numel() > 1 or not inputs:
+                dimension = output_dimension(layer)[0]
+                shape = [-1 if i == dimension else 1 for i in range(weight.dim())]
+                weight = weight * outer.view(shape)
             if layer._parameters.get('bias') is not None:
-                layer.__dict__['bias'] = layer._parameters['bias'] * mask
+                layer.__dict__['bias'] = layer._parameters['bias'] * outer
         # Found before the parameter of the same name, which stays what it is.
         layer.__dict__['weight'] = weight
 
     def _norm(
-        self, terms: list[_Term], layer: nn.Module, args: tuple, kwargs: dict, _: Any
+        self, terms: list[_Term], layer: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        return masked_norm(layer, args[0], self._channels(terms, args[0]), *args[1:], **kwargs)
+        return masked_norm(layer, x, self._channels(terms, x), *args, **kwargs)
 
 
 def _restore(layer: nn.Module, *_: Any) -> None:
@@ -194,11 +204,14 @@ def _restore(layer: nn.Module, *_: Any) -> None:
     layer.__dict__.pop('bias', None)
 
 
-def _owners(indices: np.ndarray, channels: int, size: int) -> torch.Tensor:
-    """The element that owns each channel; `size` for channels that none owns."""
+def _owners(indices: np.ndarray, channels: int, size: int) -> torch.Tensor | None:
+    """The element that owns each channel; `size` for channels that none owns.
+
+    None where the channels are the elements.
+    """
     owners = np.full(channels, size)
     owners[indices] = np.arange(size)[:, None]
-    return torch.from_numpy(owners)
+    return None if np.array_equal(owners, np.arange(size)) else torch.from_numpy(owners)
 
 
 def weight_importance(model: nn.Module, group: ChannelGroup) -> torch.Tensor:
