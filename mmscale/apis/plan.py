@@ -122,12 +122,12 @@ def make_plan(config: Config, seconds: float = 20.0) -> SearchPlan:
     """
     found = profile(config)
     work_dir = Path(config.work_dir)
-    with tempfile.TemporaryDirectory() as temporary:
+    # MMEngine prints the checkpoint's path, and pycocotools what it reads.
+    with tempfile.TemporaryDirectory() as temporary, redirect_stdout(io.StringIO()):
         config = config.copy()
         config.work_dir, config.log_level = temporary, 'ERROR'
         runner = build_runner(config, 'test')
-        with redirect_stdout(io.StringIO()):  # MMEngine prints the path.
-            runner.load_or_resume()
+        runner.load_or_resume()
         loop = runner.test_loop
         try:
             forecast = loop.forecast()

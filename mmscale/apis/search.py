@@ -34,11 +34,14 @@ from mmscale.search.analytic import AnalyticEvaluator
 from mmscale.search.forecast import analytic_evaluator
 from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe, write_json
+from mmscale.search.schedule import check_integer
 from mmscale.version import __version__
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from rich.table import Table
+
+    from mmscale.models import SuperNetDetector
 
 # What a search loop reads for its super-supernet and its images.
 _SCORING_KEYS = (
@@ -73,11 +76,12 @@ def check_search(config: Config) -> None:
 
 @dataclass
 class PlannedSearch:
-    """The search of a config, built and checked; no model, data or checkpoint is needed for it.
+    """The search of a config, built and checked; no data or checkpoint is needed for it.
 
     Attributes:
         loop: Name of the loop.
         space: The search space.
+        table: Costs of its networks.
         family: Budgets and weights, or None for a search without a family.
         search: The search.
         seed: Its seed.
@@ -85,9 +89,25 @@ class PlannedSearch:
 
     loop: str
     space: SearchSpace
+    table: CostTable
     family: FamilyFitness | None
     search: Search
     seed: int
+
+
+def _detector(config: Config) -> SuperNetDetector:
+    """The detector of a config, which costs what its neck and head do too."""
+    from mmengine.registry import DefaultScope
+
+    from mmscale.registry import MODELS
+
+    # Parts of it are built later too, where a network is costed.
+    scope = config.get('default_scope', 'mmdet')
+    DefaultScope.get_instance(f'{scope}-{time.time_ns()}', scope_name=scope)
+    with quiet_imports():
+        import mmscale.models  # noqa: F401
+
+        return MODELS.build(config.model)
 
 
 def plan_search(config: Config) -> PlannedSearch:
@@ -111,14 +131,21 @@ def plan_search(config: Config) -> PlannedSearch:
     if seed is None:
         seed = (config.get('randomness') or {}).get('seed') or 0
     settings = {key: value for key, value in settings.items() if key not in _SCORING_KEYS}
-    space = config.get('model')
-    for key in ('backbone', 'space'):
+    model = config.get('model')
+    is_detector = isinstance(model, dict) and model.get('type') == 'mmscale.SuperNetDetector'
+    keys = ('detector', 'backbone', 'space') if is_detector else ('backbone', 'space')
+    space = model
+    for key in keys:
         space = space.get(key) if isinstance(space, dict) else None
     if not isinstance(space, dict):
-        raise UsageError(f'config={config.filename} has no dict model.backbone.space to search in')
+        name = '.'.join(('model', *keys))
+        raise UsageError(f'config={config.filename} has no dict {name} to search in')
     try:
+        check_integer('seed', seed, 0)
         space = SearchSpace(**space)
         family, table = None, CostTable(space)
+        if is_detector:
+            table = CostTable(space, behind_stages=_detector(config).cost_behind_stages)
         if issubclass(loop, SearchLoop):
             budgets = {
                 key: settings.pop(key)
@@ -129,7 +156,7 @@ def plan_search(config: Config) -> PlannedSearch:
         search = loop.make_search(family or table, seed, **settings)
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(one_line(error)) from error
-    return PlannedSearch(loop.__name__, space, family, search, seed)
+    return PlannedSearch(loop.__name__, space, table, family, search, seed)
 
 
 # ---------------------------------------------------------------------- profile
@@ -144,7 +171,7 @@ def profile(config: Config) -> SearchProfile:
     planned = plan_search(config)
     search = planned.search
     family = search.evolution.family if isinstance(search, EvolutionSearch) else planned.family
-    table = family.feasibility.table if family else CostTable(planned.space)
+    table = family.feasibility.table if family else planned.table
     return profile_search(table, family, search.most_evaluations, planned.seed)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.arch.space import Genes
-from mmscale.cost import Cost, CostTable, count
+from mmscale.cost import Cost, CostTable
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import distinct_scalings
 
@@ -62,9 +62,9 @@ class NetworkProfile:
     cost: Cost
 
     @classmethod
-    def of(cls, arch: Arch, convention: str) -> NetworkProfile:
-        """The profile of an Arch."""
-        return cls(arch.resolution, len(arch.blocks), count(arch, convention))
+    def of(cls, arch: Arch, table: CostTable) -> NetworkProfile:
+        """The profile of an Arch, by the costs that budgets are about."""
+        return cls(arch.resolution, len(arch.blocks), table.cost(arch))
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,9 @@ def profile_search(
                 weight=family and float(family.weights[j]),
                 nominal_scalings=nominal[j],
                 distinct_scalings=len(scalings[j]),
-                smallest=NetworkProfile.of(space.smallest(j), convention),
-                middle=NetworkProfile.of(_middle(space, j), convention),
-                largest=NetworkProfile.of(space.largest(j), convention),
+                smallest=NetworkProfile.of(space.smallest(j), table),
+                middle=NetworkProfile.of(_middle(space, j), table),
+                largest=NetworkProfile.of(space.largest(j), table),
                 admitted=admitted[j],
                 scalable=scalable[j],
             )

@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
+from mmscale.apis.plan import make_plan
 from mmscale.arch import HierarchicalSampler
 from mmscale.arch.sampling import SIDES
 from mmscale.cost import CostTable, count_module
@@ -175,7 +176,7 @@ def test_losses_of_a_mode(model, mode):
         assert set(trained.subnet_losses(images, sample)) == {'loss_cls', 'loss_bbox'}
 
 
-def make_search(model, tmp_path, name, **settings):
+def search_config(tmp_path, name, **settings):
     config = load('search_retinanet_digits.py', tmp_path)
     config.work_dir = str(tmp_path / name)
     config.load_from = None
@@ -186,7 +187,11 @@ def make_search(model, tmp_path, name, **settings):
     config.test_cfg.subnet_evaluator.update(calibration_images=4, max_images=None)
     shrink(config.test_cfg.calibration_dataloader, tmp_path)
     shrink(config.test_dataloader, tmp_path)
-    runner = Runner.from_cfg(config)
+    return config
+
+
+def make_search(model, tmp_path, name, **settings):
+    runner = Runner.from_cfg(search_config(tmp_path, name, **settings))
     runner.model.load_state_dict(model.state_dict())
     return runner
 
@@ -211,6 +216,21 @@ def test_a_search_replays_to_the_same_bytes(model, tmp_path, monkeypatch):
     monkeypatch.setattr(DetectionEvaluator, '_evaluate', None)
     make_search(model, tmp_path, 'replay', resume=True).test()
     assert (tmp_path / 'replay' / 'result.json').read_bytes() == result
+
+
+def test_a_plan_counts_neck_and_head_and_prints_nothing(model, tmp_path, capsys):
+    config = search_config(tmp_path, 'planned')
+    config.load_from = str(tmp_path / 'weights.pth')
+    config.launcher = 'none'
+    torch.save({'state_dict': model.state_dict()}, config.load_from)
+    plan = make_plan(config, seconds=0)
+    assert capsys.readouterr().out == '' and not (tmp_path / 'planned').exists()
+    smallest = model.backbone.space.smallest(0)
+    table = CostTable(model.backbone.space, behind_stages=model.cost_behind_stages)
+    assert plan.profile.stages[0].smallest.cost == table.cost(smallest)
+    # None would be, without neck and head.
+    assert plan.profile.stages[0].admitted.value == 1
+    assert len(plan.timed) == 3 and plan.expected_evaluations >= 2
 
 
 def test_a_score_is_the_metric_of_the_shipped_detector(model, tmp_path):
