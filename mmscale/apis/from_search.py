@@ -8,13 +8,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from mmscale.apis.result_files import read_result
 from mmscale.arch import WIDTH_RULES, Arch, Rounding, Scaling, apply_scaling
+from mmscale.arch.checks import check_choice
 from mmscale.arch.generalise import fit_rule
-from mmscale.arch.json_files import read_json
 from mmscale.arch.rules import ScalingRule
-from mmscale.cost import CONVENTIONS, Cost, count
+from mmscale.cost import count
 from mmscale.cost.matching import Constraints
-from mmscale.search.result import SCHEMA
 
 _METRICS = ('flops', 'params', 'acts')
 _WIDTH_DIVISORS = (1, 2, 4, 8, 16, 32)
@@ -63,38 +63,15 @@ class FoundFamily:
         return fit_rule(self.strategy, self.cost_ratios, f'fitted-{self.name}')
 
 
-def _object(owner: str, value: object, keys: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f'{owner}: expected an object, got {value!r:.40}')
-    missing = [key for key in keys if key not in value]
-    if missing:
-        raise ValueError(f'{owner}: missing key {", ".join(missing)}')
-    return value
-
-
-def _choice(owner: str, key: str, value: object, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ValueError(f'{owner}: {key}={value!r} is not one of {", ".join(allowed)}')
-    return str(value)
-
-
-def _member(owner: str, value: object, convention: str) -> tuple[Scaling, Arch]:
-    member = _object(owner, value, ('scaling', 'cost', 'arch'))
-    multipliers = _object(f'{owner}: scaling', member['scaling'], tuple(Scaling().to_json()))
-    try:
-        scaling = Scaling(**multipliers)
-        arch = Arch.from_json(member['arch'])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f'{owner}: {error}') from None
-    cost = asdict(count(arch, convention))
-    said = _object(f'{owner}: cost', member['cost'], tuple(asdict(Cost())))
-    for key, value in cost.items():
-        if said[key] != value:
+def _member(owner: str, member: dict[str, Any], convention: str) -> tuple[Scaling, Arch]:
+    arch = Arch.from_json(member['arch'])
+    for key, value in asdict(count(arch, convention)).items():
+        if member['cost'][key] != value:
             raise ValueError(
-                f'{owner}: cost.{key}={said[key]!r:.40}, but its arch has {value} '
+                f'{owner}: cost.{key}={member["cost"][key]}, but its arch has {value} '
                 f'(convention {convention})'
             )
-    return scaling, arch
+    return Scaling(**member['scaling']), arch
 
 
 def _making(strategy: tuple[Scaling, ...], archs: tuple[Arch, ...]) -> tuple[str, Rounding] | None:
@@ -121,17 +98,15 @@ def read_family(path: str | Path) -> FoundFamily:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f'{path} is not a file; it must be the result.json of a search')
-    data = read_json(path)
-    if isinstance(data, dict) and data.get('kind') == 'pareto':
+    data = read_result(path, ('scaling', 'cost', 'arch'))
+    if data.get('kind') == 'pareto':
         raise ValueError(f'{path}: a Pareto front is no family; search one with mmscale.MCEALoop')
-    data = _object(str(path), data, ('schema', 'scaling_stages', 'settings'))
-    if data['schema'] != SCHEMA:
-        raise ValueError(f'{path}: schema={data["schema"]!r} is not supported, expected {SCHEMA}')
-    convention = _choice(str(path), 'convention', data.get('convention', 'mmscale'), CONVENTIONS)
-    settings = _object(f'{path}: settings', data['settings'], ())
-    metric = _choice(str(path), 'settings.metric', settings.get('metric', 'flops'), _METRICS)
+    convention = data.get('convention', 'mmscale')
+    metric = check_choice(
+        str(path), 'settings.metric', data['settings'].get('metric', 'flops'), _METRICS
+    )
     stages = data['scaling_stages']
-    if not isinstance(stages, list) or len(stages) < 2:
+    if len(stages) < 2:
         raise ValueError(f'{path}: scaling_stages must be a list of 2 or more networks')
     members = [
         _member(f'{path}: scaling_stages[{j}]', stage, convention)

@@ -70,7 +70,9 @@ def _chosen(model: nn.Module, group: ChannelGroup | DepthGroup, keep: Keep) -> S
     if not isinstance(keep, Real):
         return keep
     if isinstance(keep, bool) or not 0 < keep <= 1:
-        raise ValueError(f'keep: {group.name} has {keep!r}, a fraction must lie in 0..1, above 0')
+        raise ValueError(
+            f'keep: {group.name} has {keep!r:.60}, a fraction must lie in 0..1, above 0'
+        )
     count = max(1, round(keep * group.size))
     if isinstance(group, DepthGroup):
         return range(count)

@@ -161,9 +161,10 @@ def _add(report: Report, run: RunFiles, part: Callable[[RunFiles, Report], None]
     try:
         part(run, report)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        message = ' '.join(str(error).split())
         raise UsageError(
             f'{run.work_dir}: a file is damaged or of another version '
-            f'({type(error).__name__}: {error})'
+            f'({type(error).__name__}: {message:.200})'
         ) from error
 
 
@@ -261,7 +262,7 @@ def _population(run: RunFiles, report: Report) -> None:
         report.missing.append('population: this search has no generation yet, or is without any')
         return
     budget, tolerance = _setting(run, 'budget'), _setting(run, 'tolerance') or 0.05
-    allowed = budget and (budget * (1 - tolerance), budget * (1 + tolerance))
+    allowed = (budget * (1 - tolerance), budget * (1 + tolerance)) if budget else None
     if any('scaling stage' in generation.part for generation in generations):
         allowed = None  # Searches of several budgets.
     report.pictures['population'] = plot_population(

@@ -6,14 +6,14 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmscale.apis.config_text import read_config_text
 from mmscale.apis.launch import UsageError
-from mmscale.arch.json_files import read_json
+from mmscale.apis.result_files import check_event, check_structure, read_result
 from mmscale.search import Archive
 
 
@@ -69,9 +69,9 @@ def read_run(work_dir: Path) -> RunFiles:
     run = RunFiles(work_dir)
     result = work_dir / 'result.json'
     if result.is_file():
-        run.result = _read_json(result)
-    run.events = _read_lines(run, 'history.jsonl', 'kind')
-    run.structures = _read_lines(run, 'structure.jsonl', 'structure')
+        run.result = _read_result(result)
+    run.events = _read_lines(run, 'history.jsonl', check_event)
+    run.structures = _read_lines(run, 'structure.jsonl', check_structure)
     _read_archive(run)
     _read_config(run)
     run.iterations = _iterations_done(work_dir)
@@ -80,14 +80,11 @@ def read_run(work_dir: Path) -> RunFiles:
     return run
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_result(path: Path) -> dict[str, Any]:
     try:
-        data = read_json(path)
+        return read_result(path, ('scaling_stage', 'cost', 'score', 'arch'))
     except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    if not isinstance(data, dict):
-        raise UsageError(f'{path}: not the result of a search')
-    return data
+        raise UsageError(' '.join(str(error).split())) from error
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
@@ -102,15 +99,25 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
         yield data if isinstance(data, dict) else None
 
 
-def _read_lines(run: RunFiles, name: str, key: str) -> list[dict[str, Any]]:
-    """Those lines of a JSON-lines file that have a key; what is left out is noted."""
+def _read_lines(
+    run: RunFiles, name: str, check: Callable[[str, object], None]
+) -> list[dict[str, Any]]:
+    """Those lines of a JSON-lines file that a check lets pass; what is left out is noted."""
     path = run.work_dir / name
     if not path.is_file():
         return []
-    lines = list(_json_lines(path))
-    whole = [line for line in lines if line is not None and key in line]
-    if len(whole) < len(lines):
-        run.missing.append(f'{name}: {len(lines) - len(whole)} damaged lines are left out')
+    whole, problems = [], []
+    for number, line in enumerate(_json_lines(path), start=1):
+        try:
+            check(f'line {number}', line)
+        except ValueError as error:
+            problems.append(str(error))
+        else:
+            whole.append(line)
+    if problems:
+        run.missing.append(
+            f'{name}: {len(problems)} damaged lines are left out; {problems[0]:.200}'
+        )
     return whole
 
 

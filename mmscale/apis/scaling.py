@@ -201,7 +201,7 @@ def _targets(
     if budget is not None:
         number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
         if not number or not 0 < budget < math.inf:
-            raise ValueError(f'budget={budget!r} must be a number above 0')
+            raise ValueError(f'budget={budget!r:.60} must be a number above 0')
         if factors:
             raise ValueError(f'budget={budget:g} and factor={factors[0]:g}: give one of them')
         return [(budget / present, budget)]
@@ -255,7 +255,7 @@ def scale(
         ValueError: A setting is not allowed.
     """
     if mode not in MODES:
-        raise ValueError(f'mode={mode!r} is not one of {", ".join(MODES)}')
+        raise ValueError(f'mode={mode!r:.60} is not one of {", ".join(MODES)}')
     if mode == 'reference' and (metric != 'flops' or budget is not None):
         given = f'metric={metric}' if budget is None else f'budget={budget:g}'
         raise ValueError(f'{given} needs mode=matched: reference mode does not solve for a cost')

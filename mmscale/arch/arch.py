@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from mmscale.arch.checks import check_choice, check_keys
 from mmscale.arch.json_files import read_json
 
 SCHEMA = 1
@@ -21,20 +22,15 @@ GATES = ('sigmoid', 'hsigmoid')
 PADDINGS = ('half', 'same')
 RESIDUALS = ('none', 'identity', 'projection')
 
-_LARGEST_INTEGER = 2**20
-_MOST_BLOCKS = 4096
+LARGEST_INTEGER = 2**20
+MOST_BLOCKS = 4096
 
 
 def _check_integer(owner: str, key: str, value: object, smallest: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f'{owner}: {key}={value!r} must be an integer')
-    if not smallest <= value <= _LARGEST_INTEGER:
-        raise ValueError(f'{owner}: {key}={value} must lie in {smallest}..{_LARGEST_INTEGER}')
-
-
-def _check_choice(owner: str, key: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f'{owner}: {key}={value!r} is not one of {", ".join(allowed)}')
+        raise ValueError(f'{owner}: {key}={value!r:.60} must be an integer')
+    if not smallest <= value <= LARGEST_INTEGER:
+        raise ValueError(f'{owner}: {key}={value!r:.60} must lie in {smallest}..{LARGEST_INTEGER}')
 
 
 def _check_kernel(owner: str, kernel: object) -> None:
@@ -45,32 +41,19 @@ def _check_kernel(owner: str, kernel: object) -> None:
 
 def _check_eps(owner: str, eps: object) -> None:
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
-        raise ValueError(f'{owner}: eps={eps!r} must be a number between 0 and 1')
+        raise ValueError(f'{owner}: eps={eps!r:.60} must be a number between 0 and 1')
 
 
 def _check_object(owner: str, value: object, cls: type) -> None:
     if not isinstance(value, cls):
-        raise ValueError(f'{owner}: expected a {cls.__name__}, got {value!r}')
-
-
-def _check_keys(owner: str, data: object, allowed: list[str], required: list[str]) -> None:
-    if not isinstance(data, dict):
-        raise ValueError(f'{owner}: expected an object, got {type(data).__name__} {data!r:.40}')
-    unknown = sorted(str(key) for key in data if key not in allowed)
-    if unknown:
-        raise ValueError(
-            f'{owner}: unknown key {", ".join(unknown)}; allowed are {", ".join(allowed)}'
-        )
-    missing = [key for key in required if key not in data]
-    if missing:
-        raise ValueError(f'{owner}: missing key {", ".join(missing)}')
+        raise ValueError(f'{owner}: expected a {cls.__name__}, got {value!r:.60}')
 
 
 def _from_mapping(cls: type, owner: str, data: object) -> Any:
     """Builds a flat dataclass from a mapping, refusing unknown and missing keys."""
     allowed = [field.name for field in fields(cls)]
     required = [field.name for field in fields(cls) if field.default is MISSING]
-    _check_keys(owner, data, allowed, required)
+    check_keys(owner, data, allowed, required)
     try:
         return cls(**data)
     except ValueError as error:
@@ -123,8 +106,8 @@ class SqueezeExcite:
 
     def __post_init__(self) -> None:
         _check_integer('se', 'channels', self.channels)
-        _check_choice('se', 'act', self.act, ACTS)
-        _check_choice('se', 'gate', self.gate, GATES)
+        check_choice('se', 'act', self.act, ACTS)
+        check_choice('se', 'gate', self.gate, GATES)
 
 
 @dataclass(frozen=True)
@@ -174,18 +157,18 @@ class Block:
     grouped_channels: int | None = None
 
     def __post_init__(self) -> None:
-        _check_choice('block', 'kind', self.kind, KINDS)
+        check_choice('block', 'kind', self.kind, KINDS)
         _check_kernel('block', self.kernel)
         for key in ('stride', 'in_channels', 'hidden_channels', 'out_channels', 'groups'):
             _check_integer('block', key, getattr(self, key))
-        _check_choice('block', 'act', self.act, ACTS)
-        _check_choice('block', 'residual', self.residual, RESIDUALS)
-        _check_choice('block', 'padding', self.padding, PADDINGS)
+        check_choice('block', 'act', self.act, ACTS)
+        check_choice('block', 'residual', self.residual, RESIDUALS)
+        check_choice('block', 'padding', self.padding, PADDINGS)
         _check_eps('block', self.eps)
         if isinstance(self.se, dict):
             object.__setattr__(self, 'se', _from_mapping(SqueezeExcite, 'se', self.se))
         elif self.se is not None and not isinstance(self.se, SqueezeExcite):
-            raise ValueError(f'block: se={self.se!r} must be an object or null')
+            raise ValueError(f'block: se={self.se!r:.60} must be an object or null')
         if self.se is not None and self.kind == 'basic':
             raise ValueError('block: se is not available for kind=basic')
         if self.grouped_channels is not None:
@@ -255,11 +238,11 @@ class Stem:
         for key in ('out_channels', 'in_channels', 'stride'):
             _check_integer('stem', key, getattr(self, key))
         _check_kernel('stem', self.kernel)
-        _check_choice('stem', 'act', self.act, ACTS)
-        _check_choice('stem', 'padding', self.padding, PADDINGS)
+        check_choice('stem', 'act', self.act, ACTS)
+        check_choice('stem', 'padding', self.padding, PADDINGS)
         _check_eps('stem', self.eps)
         if not isinstance(self.max_pool, bool):
-            raise ValueError(f'stem: max_pool={self.max_pool!r} must be true or false')
+            raise ValueError(f'stem: max_pool={self.max_pool!r:.60} must be true or false')
 
 
 @dataclass(frozen=True)
@@ -283,7 +266,7 @@ class Head:
     def __post_init__(self) -> None:
         for key in ('channels', 'hidden_channels', 'num_classes'):
             _check_integer('head', key, getattr(self, key), smallest=0)
-        _check_choice('head', 'act', self.act, ACTS)
+        check_choice('head', 'act', self.act, ACTS)
         _check_eps('head', self.eps)
 
 
@@ -319,8 +302,8 @@ class Arch:
         ):
             raise ValueError('arch: stages must be a non-empty list of non-empty lists of blocks')
         object.__setattr__(self, 'stages', tuple(tuple(stage) for stage in self.stages))
-        if sum(map(len, self.stages)) > _MOST_BLOCKS:
-            raise ValueError(f'arch: stages hold more than {_MOST_BLOCKS} blocks')
+        if sum(map(len, self.stages)) > MOST_BLOCKS:
+            raise ValueError(f'arch: stages hold more than {MOST_BLOCKS} blocks')
         channels = self.stem.out_channels
         for i, stage in enumerate(self.stages):
             for j, block in enumerate(stage):
@@ -335,7 +318,7 @@ class Arch:
     @staticmethod
     def _check_schema(owner: str, schema: object) -> None:
         if type(schema) is not int or schema != SCHEMA:
-            raise ValueError(f'{owner}: schema={schema!r} is not supported, expected {SCHEMA}')
+            raise ValueError(f'{owner}: schema={schema!r:.60} is not supported, expected {SCHEMA}')
 
     @classmethod
     def from_json(cls, source: str | Path | dict) -> Arch:
@@ -355,7 +338,7 @@ class Arch:
         # The schema comes first: a file of another one may well have other keys.
         if isinstance(source, dict) and 'schema' in source:
             cls._check_schema(owner, source['schema'])
-        _check_keys(owner, source, names, names)
+        check_keys(owner, source, names, names)
         stages = source['stages']
         lists = (list, tuple)
         if not isinstance(stages, lists) or not all(isinstance(stage, lists) for stage in stages):

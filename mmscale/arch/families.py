@@ -9,7 +9,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem
+from mmscale.arch.arch import LARGEST_INTEGER, MOST_BLOCKS, Arch, Block, Head, SqueezeExcite, Stem
+from mmscale.arch.checks import is_number
 from mmscale.arch.scaling import PYCLS_ROUNDING, compatible_widths
 
 
@@ -24,15 +25,17 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 
 def _check_positive(owner: str, **values: object) -> None:
     for key, value in values.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
-            raise ValueError(f'{owner}: {key}={value!r} must be a number above 0')
+        if not is_number(value) or not 0 < value < 1000:
+            raise ValueError(f'{owner}: {key}={value!r:.60} must be a number above 0, below 1000')
 
 
 def _check_counts(owner: str, **values: object) -> None:
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f'{owner}: {key}={value!r} must be an integer of 1 or more')
+            raise ValueError(f'{owner}: {key}={value!r:.60} must be an integer of 1 or more')
+        most = MOST_BLOCKS if key == 'depth' else LARGEST_INTEGER
+        if value > most:
+            raise ValueError(f'{owner}: {key}={value!r:.60} must be {most} or less')
 
 
 def _residual_stage(
@@ -125,11 +128,13 @@ def regnet(
         ValueError: A parameter is not allowed.
     """
     if not isinstance(kind, str) or kind not in _REGNET_KINDS:
-        raise ValueError(f'regnet: kind={kind!r} is not one of {", ".join(_REGNET_KINDS)}')
+        raise ValueError(f'regnet: kind={kind!r:.60} is not one of {", ".join(_REGNET_KINDS)}')
     family = _REGNET_KINDS[kind]
     ratio = family.bottleneck_ratio if bottleneck_ratio is None else bottleneck_ratio
     se_ratio = family.se_ratio if se_ratio is None else se_ratio
     head_channels = family.head_channels if head_channels is None else head_channels
+    if head_channels:
+        _check_counts('regnet', head_channels=head_channels)
     _check_counts('regnet', depth=depth, w0=w0, group_width=group_width)
     _check_positive('regnet', wm=wm, bottleneck_ratio=ratio)
     exact_ratio = Fraction(ratio).limit_denominator(64)
@@ -191,9 +196,9 @@ def resnet(
     Raises:
         ValueError: A parameter is not allowed.
     """
-    if depth not in _RESNET_DEPTHS:
+    if not isinstance(depth, int) or depth not in _RESNET_DEPTHS:
         known = ', '.join(map(str, _RESNET_DEPTHS))
-        raise ValueError(f'resnet: depth={depth!r} is not one of {known}')
+        raise ValueError(f'resnet: depth={depth!r:.60} is not one of {known}')
     _check_counts('resnet', groups=groups, base_width=base_width)
     basic = depth < 50
     if basic and (groups, base_width) != (1, 64):
@@ -435,8 +440,10 @@ def mobilenet_v3(
     Raises:
         ValueError: A parameter is not allowed.
     """
-    if size not in _MOBILENET_V3:
-        raise ValueError(f'mobilenet_v3: size={size!r} is not one of {", ".join(_MOBILENET_V3)}')
+    if not isinstance(size, str) or size not in _MOBILENET_V3:
+        raise ValueError(
+            f'mobilenet_v3: size={size!r:.60} is not one of {", ".join(_MOBILENET_V3)}'
+        )
     _check_positive('mobilenet_v3', width=width)
     stem = Stem(make_divisible(16 * width), act='hswish', eps=eps)
     stages = []

@@ -175,7 +175,8 @@ def _from_family(owner: str, parameters: dict) -> Arch:
     try:
         return _FAMILIES[family](**arguments)
     except (TypeError, ValueError) as error:
-        raise ValueError(f'{owner}: {error}') from None
+        reason = str(error) if family in str(error) else f'family={family}: {error}'
+        raise ValueError(f'{owner}: {reason}') from None
 
 
 def get_arch(source: str | Path | dict | Arch) -> Arch:

@@ -65,12 +65,12 @@ class HierarchicalSampler:
     ) -> None:
         if distribution not in DISTRIBUTIONS:
             raise ValueError(
-                f'distribution={distribution!r} is not one of {", ".join(DISTRIBUTIONS)}'
+                f'distribution={distribution!r:.60} is not one of {", ".join(DISTRIBUTIONS)}'
             )
         if not sides or any(side not in SIDES for side in sides):
-            raise ValueError(f'sides={sides!r} must be a non-empty part of {", ".join(SIDES)}')
+            raise ValueError(f'sides={sides!r:.60} must be a non-empty part of {", ".join(SIDES)}')
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f'seed={seed!r} must be an integer of 0 or more')
+            raise ValueError(f'seed={seed!r:.60} must be an integer of 0 or more')
         if not 0 <= warmup_scaling_stage < len(space.scaling_stages):
             raise ValueError(
                 f'warmup_scaling_stage={warmup_scaling_stage} must lie in '

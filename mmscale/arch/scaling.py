@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from mmscale.arch.arch import Arch, Block
+from mmscale.arch.checks import check_keys
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,28 @@ class Scaling:
             if value is None and key == 'group_width':
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f'scaling: {key}={value!r} must be a number')
+                raise ValueError(f'scaling: {key}={value!r:.60} must be a number')
             if not 0 < value < 1000:
-                raise ValueError(f'scaling: {key}={value} must be above 0 and below 1000')
+                raise ValueError(f'scaling: {key}={value!r:.60} must be above 0 and below 1000')
             # 1 and 1.0 are equal but are not written alike in JSON.
             object.__setattr__(self, key, float(value))
+
+    @classmethod
+    def from_json(cls, owner: str, data: object) -> Scaling:
+        """Reads what :meth:`to_json` returns.
+
+        Args:
+            owner: What the data is, for the error.
+            data: Plain data, of any kind.
+
+        Raises:
+            ValueError: A key is unknown, or a value is not allowed.
+        """
+        multipliers = check_keys(owner, data, cls.__dataclass_fields__)
+        try:
+            return cls(**multipliers)
+        except ValueError as error:
+            raise ValueError(f'{owner}: {str(error).removeprefix("scaling: ")}') from None
 
     def to_json(self) -> dict[str, float]:
         """Returns the multipliers as plain data, without a group width that is the width's."""
@@ -65,11 +83,11 @@ class Rounding:
 
     def __post_init__(self) -> None:
         if self.mode not in ('ceil', 'nearest'):
-            raise ValueError(f'rounding: mode={self.mode!r} is not one of ceil, nearest')
+            raise ValueError(f'rounding: mode={self.mode!r:.60} is not one of ceil, nearest')
         for key in ('width_divisor', 'resolution_divisor'):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'rounding: {key}={value!r} must be an integer of 1 or more')
+                raise ValueError(f'rounding: {key}={value!r:.60} must be an integer of 1 or more')
 
     def _round(self, value: float, divisor: int) -> int:
         quotient = value / divisor
@@ -120,8 +138,8 @@ def width_rule(name: str) -> WidthRule:
     Raises:
         ValueError: There is no rule of that name.
     """
-    if name not in WIDTH_RULES:
-        raise ValueError(f'rule={name!r} is not one of {", ".join(WIDTH_RULES)}')
+    if not isinstance(name, str) or name not in WIDTH_RULES:
+        raise ValueError(f'rule={name!r:.60} is not one of {", ".join(WIDTH_RULES)}')
     return WIDTH_RULES[name]
 
 
@@ -428,7 +446,7 @@ def apply_scaling(
     if rule == 'pycls':
         return _pycls_scaling(base, scaling, rounding or PYCLS_ROUNDING)
     if rule not in WIDTH_RULES:
-        raise ValueError(f'rule={rule!r} is not one of {", ".join(WIDTH_RULES)}, pycls')
+        raise ValueError(f'rule={rule!r:.60} is not one of {", ".join(WIDTH_RULES)}, pycls')
     if scaling.group_width is not None:
         raise ValueError(f"scaling: group_width={scaling.group_width} is for rule='pycls' alone")
     widths = width_rule(rule)

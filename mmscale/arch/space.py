@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem, aligned
+from mmscale.arch.arch import (
+    LARGEST_INTEGER,
+    MOST_BLOCKS,
+    Arch,
+    Block,
+    Head,
+    SqueezeExcite,
+    Stem,
+    aligned,
+)
+from mmscale.arch.checks import check_keys
 from mmscale.arch.scaling import Rounding, Scaling, apply_scaling, width_rule
 
 Genes = NDArray[np.int64]
@@ -63,37 +73,23 @@ class ScalingChoices:
     resolution: tuple[int, ...]
 
 
-def _mapping(owner: str, value: object, required: Iterable[str], optional: Iterable[str]) -> dict:
-    if not isinstance(value, Mapping):
-        raise ValueError(f'{owner}={value!r} must be a dict')
-    required, optional = tuple(required), tuple(optional)
-    unknown = sorted(str(key) for key in value if key not in required + optional)
-    if unknown:
-        raise ValueError(
-            f'{owner}: unknown key {", ".join(unknown)}; allowed are '
-            f'{", ".join(required + optional)}'
-        )
-    missing = [key for key in required if key not in value]
-    if missing:
-        raise ValueError(f'{owner}: missing key {", ".join(missing)}')
-    return dict(value)
-
-
 def _ascending(owner: str, values: object, kind: type) -> tuple:
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise ValueError(f'{owner}={values!r} must be a non-empty list')
+        raise ValueError(f'{owner}={values!r:.60} must be a non-empty list')
     allowed = (int,) if kind is int else (int, float)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, allowed) or not value > 0:
-            raise ValueError(f'{owner}: {value!r} must be a positive {kind.__name__}')
+            raise ValueError(f'{owner}: {value!r:.60} must be a positive {kind.__name__}')
+        if isinstance(value, int) and value > LARGEST_INTEGER:
+            raise ValueError(f'{owner}: {value!r:.60} must be {LARGEST_INTEGER} or less')
     if list(values) != sorted(set(values)):
-        raise ValueError(f'{owner}={list(values)} must be ascending and without repeats')
+        raise ValueError(f'{owner}={list(values)!r:.60} must be ascending and without repeats')
     return tuple(kind(value) for value in values)
 
 
 def _integer(owner: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{owner}={value!r} must be a positive integer')
+        raise ValueError(f'{owner}={value!r:.60} must be a positive integer')
     return value
 
 
@@ -137,9 +133,9 @@ class SearchSpace:
         self.rule = rule
         self.rounding = Rounding()
         self.act = act
-        self.se = None if se is None else _mapping('space.se', se, (), ('act', 'gate'))
-        stem = _mapping('space.stem', stem, ('channels',), ('kernel', 'stride'))
-        head = _mapping('space.head', head, ('channels',), ())
+        self.se = None if se is None else check_keys('space.se', se, ('act', 'gate'))
+        stem = check_keys('space.stem', stem, ('kernel', 'stride'), ('channels',))
+        head = check_keys('space.head', head, (), ('channels',))
         self._stem = Stem(
             out_channels=_integer('space.stem.channels', stem['channels']),
             in_channels=_integer('space.in_channels', in_channels),
@@ -154,7 +150,7 @@ class SearchSpace:
         )
         for key, value in (('stages', stages), ('scaling_stages', scaling_stages)):
             if not isinstance(value, (list, tuple)) or not value:
-                raise ValueError(f'space.{key}={value!r} must be a non-empty list of dicts')
+                raise ValueError(f'space.{key}={value!r:.60} must be a non-empty list of dicts')
         self.stages = tuple(self._stage_choices(i, stage) for i, stage in enumerate(stages))
         self.scaling_stages = tuple(
             self._scaling_choices(j, stage) for j, stage in enumerate(scaling_stages)
@@ -172,23 +168,26 @@ class SearchSpace:
     @staticmethod
     def _stage_choices(index: int, stage: Mapping[str, Any]) -> StageChoices:
         owner = f'space.stages[{index}]'
-        stage = _mapping(owner, stage, ('channels', 'depths', 'kernels'), ('stride', 'expand'))
+        stage = check_keys(owner, stage, ('stride', 'expand'), ('channels', 'depths', 'kernels'))
         kernels = _ascending(f'{owner}.kernels', stage['kernels'], int)
         for kernel in kernels:
             if kernel % 2 == 0:
                 raise ValueError(f'{owner}.kernels: {kernel} must be odd')
+        depths = _ascending(f'{owner}.depths', stage['depths'], int)
+        if depths[-1] > MOST_BLOCKS:
+            raise ValueError(f'{owner}.depths: {depths[-1]:.6g} must be {MOST_BLOCKS} or less')
         return StageChoices(
             channels=_integer(f'{owner}.channels', stage['channels']),
             stride=_integer(f'{owner}.stride', stage.get('stride', 1)),
             expand=_integer(f'{owner}.expand', stage.get('expand', 1)),
-            depths=_ascending(f'{owner}.depths', stage['depths'], int),
+            depths=depths,
             kernels=kernels,
         )
 
     @staticmethod
     def _scaling_choices(index: int, stage: Mapping[str, Any]) -> ScalingChoices:
         owner = f'space.scaling_stages[{index}]'
-        stage = _mapping(owner, stage, ('depth', 'width', 'resolution'), ())
+        stage = check_keys(owner, stage, (), ('depth', 'width', 'resolution'))
         choices = ScalingChoices(
             depth=_ascending(f'{owner}.depth', stage['depth'], float),
             width=_ascending(f'{owner}.width', stage['width'], float),
@@ -344,12 +343,15 @@ class SearchSpace:
         blocks = []
         in_channels = self._stem.out_channels
         for choices in self.stages:
-            blocks.append(
-                tuple(
-                    tuple(self._block(choices, is_first, channels, k) for k in choices.kernels)
-                    for is_first, channels in ((True, in_channels), (False, choices.channels))
+            try:
+                blocks.append(
+                    tuple(
+                        tuple(self._block(choices, is_first, channels, k) for k in choices.kernels)
+                        for is_first, channels in ((True, in_channels), (False, choices.channels))
+                    )
                 )
-            )
+            except ValueError as error:
+                raise ValueError(f'space.stages[{len(blocks)}]: {error}') from None
             in_channels = choices.channels
         return tuple(blocks)
 

@@ -105,7 +105,7 @@ def head_cost(head: Head, in_channels: int, size: int, convention: str) -> Cost:
 def check_convention(convention: str) -> None:
     """Raises ValueError for an unknown counting convention."""
     if convention not in CONVENTIONS:
-        raise ValueError(f'convention={convention!r} is not one of {", ".join(CONVENTIONS)}')
+        raise ValueError(f'convention={convention!r:.60} is not one of {", ".join(CONVENTIONS)}')
 
 
 @dataclass(frozen=True)

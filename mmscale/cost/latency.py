@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from mmscale.arch.checks import check_keys, is_number
 from mmscale.arch.json_files import read_json
 
 if TYPE_CHECKING:
@@ -62,16 +63,16 @@ class LatencySetting:
         for key, allowed in (('device', DEVICES), ('dtype', DTYPES)):
             if getattr(self, key) not in allowed:
                 raise ValueError(
-                    f'latency: {key}={getattr(self, key)!r} is not one of {", ".join(allowed)}'
+                    f'latency: {key}={getattr(self, key)!r:.60} is not one of {", ".join(allowed)}'
                 )
         for key in ('threads', 'batch'):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'latency: {key}={value!r} must be an integer of 1 or more')
+                raise ValueError(f'latency: {key}={value!r:.60} must be an integer of 1 or more')
         for key, expected in (('device_name', str), ('train', bool)):
             if not isinstance(getattr(self, key), expected):
                 raise ValueError(
-                    f'latency: {key}={getattr(self, key)!r} must be a {expected.__name__}'
+                    f'latency: {key}={getattr(self, key)!r:.60} must be a {expected.__name__}'
                 )
 
     def __str__(self) -> str:
@@ -159,7 +160,7 @@ def measure_latency(
     setting = this_device(device, batch, dtype, train)
     for key, value, least in (('warmup', warmup, 0), ('repeats', repeats, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f'latency: {key}={value!r} must be an integer of {least} or more')
+            raise ValueError(f'latency: {key}={value!r:.60} must be an integer of {least} or more')
     import torch
 
     computed = getattr(torch, dtype)
@@ -313,13 +314,13 @@ class LatencyModel:
         schema = data.get('schema') if isinstance(data, dict) else None
         if type(schema) is not int or schema != LATENCY_SCHEMA:
             raise ValueError(
-                f'{path}: schema={schema!r} is not supported, expected {LATENCY_SCHEMA}'
+                f'{path}: schema={schema!r:.60} is not supported, expected {LATENCY_SCHEMA}'
             )
         del data['schema']
         checked = _checked(f'{path}', data, cls)
         setting = _build(f'{path}: setting', checked['setting'], LatencySetting)
         if not isinstance(checked['networks'], list):
-            raise ValueError(f'{path}: networks={checked["networks"]!r} must be a list')
+            raise ValueError(f'{path}: networks={checked["networks"]!r:.60} must be a list')
         networks = [
             _build(f'{path}: networks[{i}]', network, MeasuredNetwork)
             for i, network in enumerate(checked['networks'])
@@ -330,9 +331,8 @@ class LatencyModel:
             raise ValueError(f'{path}: {error}') from error
         for key in ('a', 'b', 'c'):
             value = checked[key]
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not 0 <= value < math.inf:
-                raise ValueError(f'{path}: {key}={value!r} must be a number of 0 or more')
+            if not is_number(value) or not value >= 0:
+                raise ValueError(f'{path}: {key}={value!r:.60} must be a number of 0 or more')
         model = replace(fitted, a=checked['a'], b=checked['b'], c=checked['c'])
         # An edited or mixed-up file would predict nonsense without a word. Coefficients alone may
         # differ a little between machines.
@@ -351,9 +351,13 @@ def _fitted(setting: LatencySetting, networks: tuple[MeasuredNetwork, ...]) -> L
         for key in (*_METRICS, 'ms'):
             value = getattr(network, key)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f'latency: {network.name}: {key}={value!r} must be a number')
-            if not 0 < value < math.inf:
-                raise ValueError(f'latency: {network.name}: {key}={value} must be above 0')
+                raise ValueError(
+                    f'latency: {network.name!s:.60}: {key}={value!r:.60} must be a number'
+                )
+            if not is_number(value) or not value > 0:
+                raise ValueError(
+                    f'latency: {network.name!s:.60}: {key}={value!r:.60} must be above 0'
+                )
     if len({(network.flops, network.acts) for network in networks}) < _FEWEST_NETWORKS:
         raise ValueError(
             f'latency: a fit needs {_FEWEST_NETWORKS} networks that differ in flops or acts'
@@ -384,19 +388,12 @@ def _pearson(first: np.ndarray, second: np.ndarray) -> float:
 
 def _checked(owner: str, data: object, cls: type) -> dict[str, Any]:
     """A mapping that has all keys of a dataclass without a default, and no others than its own."""
-    if not isinstance(data, dict):
-        raise ValueError(f'{owner}: expected an object, got {type(data).__name__}')
-    allowed = [field.name for field in fields(cls)]
-    unknown = [key for key in data if key not in allowed]
-    if unknown:
-        raise ValueError(
-            f'{owner}: unknown key {", ".join(unknown)}; allowed are {", ".join(allowed)}'
-        )
-    missing = [field.name for field in fields(cls) if field.default is MISSING]
-    missing = [key for key in missing if key not in data]
-    if missing:
-        raise ValueError(f'{owner}: missing key {", ".join(missing)}')
-    return data
+    return check_keys(
+        owner,
+        data,
+        [field.name for field in fields(cls)],
+        [field.name for field in fields(cls) if field.default is MISSING],
+    )
 
 
 def _build(owner: str, data: object, cls: type) -> Any:

@@ -35,7 +35,7 @@ _WINDOW = 2.0
 def check_metric(metric: str, latency_model: LatencyModel | None) -> None:
     """Raises ValueError for an unknown metric, and for latency without a model of it."""
     if metric not in METRICS:
-        raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
+        raise ValueError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
     if metric == 'latency' and latency_model is None:
         raise ValueError('metric=latency needs a latency_model')
 
@@ -69,7 +69,7 @@ class Constraints:
                 continue
             kind = (int, float) if field.name.startswith('most_') else int
             if isinstance(value, bool) or not isinstance(value, kind) or not value >= 1:
-                raise ValueError(f'constraints: {field.name}={value!r} must be 1 or more')
+                raise ValueError(f'constraints: {field.name}={value!r:.60} must be 1 or more')
 
     def admit(self, cost: Cost) -> bool:
         """Whether a cost is within the caps."""
@@ -367,7 +367,7 @@ def match(
     check_metric(metric, latency_model)
     for key, value in (('target', target), ('tolerance', tolerance)):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f'{key}={value!r} must be a number')
+            raise ValueError(f'{key}={value!r:.60} must be a number')
         if not 0 < value < math.inf:
             raise ValueError(f'{key}={value} must be above 0')
     check_convention(convention)
@@ -436,9 +436,9 @@ def match_scaling(
     """
     metrics = [field.name for field in fields(Cost)]
     if metric not in metrics:
-        raise ValueError(f'metric={metric!r} is not one of {", ".join(metrics)}')
+        raise ValueError(f'metric={metric!r:.60} is not one of {", ".join(metrics)}')
     if isinstance(factor, bool) or not isinstance(factor, (int, float)):
-        raise ValueError(f'factor={factor!r} must be a number of 1 or more')
+        raise ValueError(f'factor={factor!r:.60} must be a number of 1 or more')
     if not 1 <= factor < math.inf:
         raise ValueError(f'factor={factor} must be a number of 1 or more')
     width_rule(rule)

@@ -81,13 +81,17 @@ class ClutteredDigits(BaseDataset):
         **kwargs: Any,
     ) -> None:
         if split not in SPLITS:
-            raise ValueError(f'ClutteredDigits: split={split!r} is unknown; allowed are {SPLITS}')
+            raise ValueError(
+                f'ClutteredDigits: split={split!r:.60} is unknown; allowed are {SPLITS}'
+            )
         if num_images is None:
             num_images = DEFAULT_NUM_IMAGES[split]
         if not _is_integer(num_images) or num_images < 1:
-            raise ValueError(f'ClutteredDigits: num_images={num_images!r} must be an integer >= 1')
+            raise ValueError(
+                f'ClutteredDigits: num_images={num_images!r:.60} must be an integer >= 1'
+            )
         if not _is_integer(seed) or seed < 0:
-            raise ValueError(f'ClutteredDigits: seed={seed!r} must be an integer >= 0')
+            raise ValueError(f'ClutteredDigits: seed={seed!r:.60} must be an integer >= 0')
         self.split = split
         self.num_images = num_images
         self.seed = seed

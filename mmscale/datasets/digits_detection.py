@@ -71,13 +71,15 @@ class DetectionFiles:
         composition: dict | None = None,
     ) -> None:
         if split not in SPLITS:
-            raise ValueError(f'DigitsDetection: split={split!r} is unknown; allowed are {SPLITS}')
+            raise ValueError(
+                f'DigitsDetection: split={split!r:.60} is unknown; allowed are {SPLITS}'
+            )
         if num_images is None:
             num_images = DETECTION_NUM_IMAGES[split]
         for key, value, smallest in (('num_images', num_images, 1), ('seed', seed, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
                 raise ValueError(
-                    f'DigitsDetection: {key}={value!r} must be an integer >= {smallest}'
+                    f'DigitsDetection: {key}={value!r:.60} must be an integer >= {smallest}'
                 )
         self.split = split
         self.num_images = num_images

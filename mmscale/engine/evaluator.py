@@ -216,9 +216,9 @@ class SubnetEvaluator:
             ('bn', bn, _STATISTICS),
         ):
             if value not in allowed:
-                raise ValueError(f'{key}={value!r} is not one of {", ".join(allowed)}')
+                raise ValueError(f'{key}={value!r:.60} is not one of {", ".join(allowed)}')
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ValueError(f'threads={threads!r} must be a positive integer')
+            raise ValueError(f'threads={threads!r:.60} must be a positive integer')
         self.model = model
         self.sides = SIDES if side == 'both' else (side,)
         self.bn = bn

@@ -35,6 +35,7 @@ from mmscale.search import (
 )
 from mmscale.search.forecast import Forecast
 from mmscale.search.reporting import History, ProgressLog, SecondsLog, describe, write_json
+from mmscale.search.schedule import check_integer
 from mmscale.version import __version__
 
 Result = SearchResult | ParetoResult
@@ -134,6 +135,7 @@ class ScoringLoop(BaseLoop):
             )
         self.space = model.backbone.space
         self.seed = runner.seed if seed is None else seed
+        check_integer('seed', self.seed, 0)
         self.resume = resume
         self.retry_failed = retry_failed
         self.archive_dir = Path(runner.work_dir) / 'archive'

@@ -114,12 +114,12 @@ class MCEALoop(SearchLoop):
 
 def _scalings(strategy: Sequence[dict[str, float]]) -> tuple[Scaling, ...]:
     """The strategy that a config spells out."""
-    if isinstance(strategy, str) or not all(isinstance(s, dict) for s in strategy):
+    if not isinstance(strategy, (list, tuple)):
         raise ValueError(
-            f'strategy={strategy!r} must be a list of dict(depth=, width=, resolution=), one per '
-            f'scaling stage'
+            f'strategy={strategy!r:.60} must be a list of dict(depth=, width=, resolution=), one '
+            'per scaling stage'
         )
-    return tuple(Scaling(**scaling) for scaling in strategy)
+    return tuple(Scaling.from_json(f'strategy[{j}]', each) for j, each in enumerate(strategy))
 
 
 @LOOPS.register_module()
@@ -147,9 +147,12 @@ class EvolutionLoop(SearchLoop):
 
 def _find_base(space: SearchSpace, base: str | dict | Sequence[int]) -> Genotype:
     """The base model that a config names: an Arch in any form, or genes."""
-    if isinstance(base, (list, tuple)):
-        return space.genotype(np.array(base))
-    return space.encode(get_arch(base))
+    try:
+        if isinstance(base, (list, tuple)):
+            return space.genotype(np.array(base))
+        return space.encode(get_arch(base))
+    except ValueError as error:
+        raise ValueError(f'base: {error}') from None
 
 
 @LOOPS.register_module()

@@ -46,7 +46,7 @@ class CausalLM(BaseModel):
             ValueError: The mode is none of these.
         """
         if mode not in ('tensor', 'loss', 'predict'):
-            raise ValueError(f'mode={mode!r} is not one of tensor, loss, predict')
+            raise ValueError(f'mode={mode!r:.60} is not one of tensor, loss, predict')
         logits = self.language_model(inputs).logits
         if mode == 'tensor':
             return logits
@@ -68,14 +68,14 @@ def _language_model(config: dict) -> nn.Module:
     settings = dict(config)
     model_type = settings.pop('model_type', None)
     if model_type not in CONFIG_MAPPING:
-        raise ValueError(f'config: model_type={model_type!r} is none of transformers')
+        raise ValueError(f'config: model_type={model_type!r:.60} is none of transformers')
     kind = CONFIG_MAPPING[model_type]
     # transformers keeps keys that it does not know without a word.
     allowed = {*kind().to_dict(), *kind.attribute_map, 'attn_implementation'}
     unknown = sorted(settings.keys() - allowed)
     if unknown:
         raise ValueError(
-            f'config: {unknown[0]}={settings[unknown[0]]!r} is no setting of {kind.__name__}'
+            f'config: {unknown[0]}={settings[unknown[0]]!r:.60} is no setting of {kind.__name__}'
         )
     # A cache of keys and values is for generating text.
     return AutoModelForCausalLM.from_config(kind(**{'use_cache': False, **settings}))

@@ -40,9 +40,13 @@ class SuperNetTraining(ABC):
         """
         for key, value, allowed in (('mode', mode, MODES), ('teacher', teacher, TEACHERS)):
             if value not in allowed:
-                raise ValueError(f'{key}={value!r} is not one of {", ".join(allowed)}')
-        if warmup_iters < 0:
-            raise ValueError(f'warmup_iters={warmup_iters} must be 0 or more')
+                raise ValueError(f'{key}={value!r:.60} is not one of {", ".join(allowed)}')
+        for key, value in (
+            ('warmup_iters', warmup_iters),
+            ('warmup_scaling_stage', warmup_scaling_stage),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f'{key}={value!r:.60} must be an integer of 0 or more')
         if not isinstance(self.backbone, SuperNet):
             raise TypeError(f'backbone must be a SuperNet, got {type(self.backbone).__name__}')
         self.mode = mode

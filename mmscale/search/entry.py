@@ -46,7 +46,7 @@ class Score:
         for key in ('correct', 'total'):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int):
-                raise ValueError(f'score: {key}={value!r} must be an integer')
+                raise ValueError(f'score: {key}={value!r:.60} must be an integer')
         if not 0 <= self.correct <= self.total or self.total < 1:
             raise ValueError(
                 f'score: {self.correct} of {self.total} is not a fraction between 0 and 1'

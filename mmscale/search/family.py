@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from mmscale.arch import Genotype
+from mmscale.arch.checks import is_number
 from mmscale.arch.space import Genes
 from mmscale.search.entry import Score
 from mmscale.search.feasibility import Feasibility, Strategy
@@ -62,15 +62,14 @@ class FamilyFitness:
         if weights is None:
             weights = (0, *[1] * (stages - 1)) if stages > 1 else (1,)
         if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != stages:
-            raise ValueError(f'weights={weights!r} must be a list of {stages} numbers')
+            raise ValueError(f'weights={weights!r:.60} must be a list of {stages} numbers')
         for weight in weights:
-            number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-            if not number or not 0 <= weight < math.inf:
-                raise ValueError(f'weights: {weight!r} must be a number of 0 or more')
+            if not is_number(weight) or not weight >= 0:
+                raise ValueError(f'weights: {weight!r:.60} must be a number of 0 or more')
         # A decimal of the config is meant as written: 0.1 is one tenth.
         self.weights = tuple(Fraction(str(weight)) for weight in weights)
         if not sum(self.weights):
-            raise ValueError(f'weights={list(weights)!r}: at least one must be above 0')
+            raise ValueError(f'weights={list(weights)!r:.60}: at least one must be above 0')
 
     @property
     def scorer(self) -> Scorer:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling, SearchSpace
+from mmscale.arch.checks import is_number
 from mmscale.arch.space import Genes
 from mmscale.cost import Costs, CostTable
 from mmscale.search.operators import randomise_dead, take_new
@@ -65,11 +66,11 @@ class Feasibility:
         tolerance: float = 0.05,
         scaled_stages: Iterable[int] | None = None,
     ) -> None:
-        if metric not in Costs._fields:
-            raise ValueError(f'metric={metric!r} is not one of {", ".join(Costs._fields)}')
+        if not isinstance(metric, str) or metric not in Costs._fields:
+            raise ValueError(f'metric={metric!r:.60} is not one of {", ".join(Costs._fields)}')
         for key, value in (('budget', budget), ('tolerance', tolerance)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise ValueError(f'{key}={value!r} must be a positive number')
+            if not is_number(value) or not value > 0:
+                raise ValueError(f'{key}={value!r:.60} must be a positive number')
         if not tolerance < 1:
             raise ValueError(f'tolerance={tolerance} must be below 1')
         self.table = table
@@ -83,7 +84,7 @@ class Feasibility:
         low, high = self.base_range
         if high < budget * (1 - tolerance) or low > budget * (1 + tolerance):
             raise ValueError(
-                f'budget={budget:,} {metric} is out of reach: base models of this space have '
+                f'budget={budget:,.15g} {metric} is out of reach: base models of this space have '
                 f'{low:,} to {high:,} {metric} (tolerance {tolerance:.3g})'
             )
 

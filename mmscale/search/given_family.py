@@ -48,7 +48,7 @@ class GivenFamily:
             ]
         if len(strategy) != stages:
             raise ValueError(
-                f'strategy={list(strategy)!r} must be {stages} scalings, one per scaling stage'
+                f'strategy={list(strategy)!r:.60} must be {stages} scalings, one per scaling stage'
             )
         self.strategy = tuple(strategy)
         self.archs = [apply_scaling(arch, scaling, space.rule, rounding) for scaling in strategy]

@@ -145,8 +145,8 @@ class EvolutionSearch:
         alone = strategy is None
         if not alone and (len(strategy) != stages or strategy[0] != Scaling()):
             raise ValueError(
-                f'strategy={list(strategy)!r} must be {stages} scalings, one per scaling stage, '
-                f'and the first {Scaling()!r}'
+                f'strategy={list(strategy)!r:.60} must be {stages} scalings, one per scaling '
+                f'stage, and the first {Scaling()!r}'
             )
         self.family = family
         self.strategy = (Scaling(),) if alone else tuple(strategy)

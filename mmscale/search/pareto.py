@@ -186,7 +186,7 @@ class ParetoSearch:
         scorer: Scorer | None = None,
     ) -> None:
         if metric not in METRICS:
-            raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
+            raise ValueError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
         if metric == 'latency' and latency_model is None:
             raise ValueError('metric=latency needs a latency_model')
         check_integer('population', population, 2)
@@ -431,5 +431,5 @@ def _checked_range(cost_range: object) -> tuple[float, float]:
         and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in cost_range)
     )
     if not numbers or not 0 < cost_range[0] <= cost_range[1] < math.inf:
-        raise ValueError(f'cost_range={cost_range!r} must be (low, high) with 0 < low <= high')
+        raise ValueError(f'cost_range={cost_range!r:.60} must be (low, high) with 0 < low <= high')
     return tuple(cost_range)

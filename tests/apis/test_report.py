@@ -246,7 +246,8 @@ def test_damaged_lines_are_left_out_and_said(copied):
     lines[3] = lines[3].replace(b'correct', b'corrupt')
     archive.write_bytes(b''.join(lines))
     report = make_report(str(copied))
-    assert 'history.jsonl: 1 damaged lines are left out' in report.missing
+    left_out = 'history.jsonl: 1 damaged lines are left out; line 2: expected an object'
+    assert any(sentence.startswith(left_out) for sentence in report.missing)
     assert any('line 4: dropped' in sentence for sentence in report.missing)
 
 
@@ -291,7 +292,8 @@ def test_widths_over_time(report_tool, tmp_path):
     (tmp_path / 'structure.jsonl').write_text('\n'.join(lines))
     report = make_report(str(tmp_path))
     assert ('flops over the budget', '-10.00%') in report.facts
-    assert report.missing == ['structure.jsonl: 1 damaged lines are left out']
+    assert len(report.missing) == 1
+    assert report.missing[0].startswith('structure.jsonl: 1 damaged lines are left out; line 2')
     above, below = report.pictures['structure'].axes[:2]
     assert above.lines[1].get_ydata().tolist() == [90, 54]
     assert below.get_yticklabels()[0].get_text() == 'stem: 6 of 8'
@@ -425,9 +427,17 @@ def test_the_tool_draws_a_network(report_tool, searched, tmp_path):
         (lambda d: None, 'nothing to report'),
         (lambda d: d.rmdir(), 'no such folder or file, and no preset'),
         (lambda d: (d / 'result.json').write_text('{"sch'), 'result.json: not a JSON file'),
-        (lambda d: (d / 'result.json').write_text('[]'), 'not the result of a search'),
-        (lambda d: (d / 'result.json').write_text('{"chain": [3]}'), 'damaged'),
-        (lambda d: (d / 'result.json').write_text('{"chain": [], "settings": 4}'), 'damaged'),
+        (lambda d: (d / 'result.json').write_text('[]'), 'result.json: expected an object'),
+        (
+            lambda d: (d / 'result.json').write_text(
+                '{"schema": 1, "settings": {}, "scaling_stages": [], "chain": [3]}'
+            ),
+            'chain[0]: expected an object',
+        ),
+        (
+            lambda d: (d / 'result.json').write_text('{"chain": [], "settings": 4}'),
+            'missing key schema',
+        ),
         (
             lambda d: [(d / 'archive').mkdir(), (d / 'archive/rank0000.jsonl').write_text('x\n')],
             'no archive, or a damaged one',

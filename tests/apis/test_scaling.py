@@ -188,11 +188,14 @@ def in_stage(index, **changes):
     [
         (broken(schema=2), 'schema=2 is not supported, expected 1'),
         (broken(convention='ours'), "convention='ours' is not one of mmscale, pycls"),
-        (broken(kind='pareto'), 'a Pareto front is no family'),
+        (
+            lambda data: data.update(kind='pareto', front=data['scaling_stages']),
+            'a Pareto front is no family',
+        ),
         (broken(settings=[]), 'settings: expected an object'),
         (broken(settings={'metric': 'time'}), "settings.metric='time' is not one of"),
-        (broken(scaling_stages=[]), 'scaling_stages must be a list of 2 or more networks'),
-        (broken(scaling_stages={'0': 1}), 'scaling_stages must be a list of 2 or more networks'),
+        (broken(scaling_stages=[]), 'scaling_stages must have 1 or more'),
+        (broken(scaling_stages={'0': 1}), 'scaling_stages=.* must be a list'),
         (lambda data: data.pop('scaling_stages'), 'missing key scaling_stages'),
         (lambda data: data['scaling_stages'][1].pop('arch'), r'\[1\]: missing key arch'),
         (in_stage(1, scaling={'depth': 1}), r'\[1\]: scaling: missing key width, resolution'),

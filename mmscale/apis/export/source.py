@@ -17,10 +17,10 @@ from mmscale.apis.cost import (
     image_shape,
 )
 from mmscale.apis.launch import read_checkpoint, read_config
+from mmscale.apis.result_files import read_result
 from mmscale.apis.run_files import read_run
 from mmscale.arch import Arch
-from mmscale.arch.arch import read_json
-from mmscale.search.result import SCHEMA
+from mmscale.arch.json_files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,7 +109,8 @@ def find_source(
         if checkpoint is not None:
             raise ValueError(f'{path} and checkpoint={checkpoint}: give one of them')
         name, arch, checkpoint = path.resolve().parent.name, None, path
-    elif _is_json(source) and isinstance(data := read_json(source), dict) and 'settings' in data:
+    elif _is_json(source) and _is_result(source):
+        data = read_result(source, ('arch',))
         name, member = _member(path, data, scaling_stage or 0)
         arch = Arch.from_json(member['arch'])
         found = _search_provenance(path, data, name)
@@ -155,6 +156,12 @@ def _is_json(source: object) -> bool:
     return isinstance(source, (str, Path)) and Path(source).suffix == '.json'
 
 
+def _is_result(source: str | Path) -> bool:
+    """Whether a JSON file is meant as the result of a search; an Arch has other keys."""
+    data = read_json(source)
+    return isinstance(data, dict) and ('settings' in data or 'scaling_stages' in data)
+
+
 def _needed(checkpoint: str | Path | None, source: object) -> str | Path:
     if checkpoint is None:
         raise ValueError(f'{source}: a checkpoint with the weights is needed')
@@ -168,18 +175,10 @@ def _needed(checkpoint: str | Path | None, source: object) -> str | Path:
 
 def _member(path: Path, data: dict, number: int) -> tuple[str, dict]:
     """One network of a result, and the name of its files."""
-    if data.get('schema') != SCHEMA:
-        raise ValueError(
-            f'{path}: schema={data.get("schema")!r} is not supported, expected {SCHEMA}'
-        )
     key, name = ('front', 'front') if data.get('kind') == 'pareto' else (
         'scaling_stages', 'scaling_stage',
     )  # fmt: skip
-    members = data.get(key)
-    if not isinstance(members, list) or not all(
-        isinstance(one, dict) and 'arch' in one for one in members
-    ):
-        raise ValueError(f'{path}: {key} must be a list of networks')
+    members = data[key]
     if not 0 <= number < len(members):
         raise ValueError(f'scaling stage {number}: {path} has {key} 0 to {len(members) - 1}')
     return f'{name}_{number}', members[number]

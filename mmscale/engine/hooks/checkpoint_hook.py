@@ -88,8 +88,8 @@ class DurableCheckpointHook(CheckpointHook):
         for key in ('backend_args', 'file_client_args'):
             if settings.get(key) is not None:
                 raise ValueError(
-                    f'DurableCheckpointHook: {key}={settings[key]!r} is not allowed; to write to '
-                    'another storage take the CheckpointHook of MMEngine'
+                    f'DurableCheckpointHook: {key}={settings[key]!r:.60} is not allowed; to write '
+                    'to another storage take the CheckpointHook of MMEngine'
                 )
         super().__init__(**settings, backend_args=dict(backend='atomic'))
 

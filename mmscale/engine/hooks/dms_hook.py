@@ -46,9 +46,9 @@ class DMSHook(Hook):
 
     def __init__(self, falling: float = 0.8, interval: int = 10) -> None:
         if not 0 < falling <= 1:
-            raise ValueError(f'falling={falling!r} must lie in 0..1, above 0')
+            raise ValueError(f'falling={falling!r:.60} must lie in 0..1, above 0')
         if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f'interval={interval!r} must be an integer of 1 or more')
+            raise ValueError(f'interval={interval!r:.60} must be an integer of 1 or more')
         self.falling = falling
         self.interval = interval
 

@@ -41,7 +41,7 @@ class PreemptionHook(Hook):
 
     def __init__(self, interval: int = 1) -> None:
         if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f'interval={interval!r} must be an integer of 1 or more')
+            raise ValueError(f'interval={interval!r:.60} must be an integer of 1 or more')
         self.interval = interval
         self._signal = 0
         self._leaving = False

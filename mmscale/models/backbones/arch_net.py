@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscale.arch import Arch, Block, Head, Scaling, Stem, apply_scaling, get_arch
+from mmscale.arch.checks import check_keys, is_number
 from mmscale.models.backbones.blocks import ArchBlock, conv_norm_act, freeze
 from mmscale.models.checkpoints import read_part
 from mmscale.registry import MODELS
@@ -38,12 +39,7 @@ def scaled_arch(arch: str | Path | dict | Arch, scaling: dict | None = None) -> 
     if scaling is None:
         return found
     allowed = ('depth', 'width', 'resolution', 'group_width', 'rule')
-    unknown = [key for key in scaling if key not in allowed]
-    if unknown:
-        raise ValueError(
-            f'scaling: unknown key {", ".join(unknown)}; allowed are {", ".join(allowed)}'
-        )
-    multipliers = dict(scaling)
+    multipliers = check_keys('scaling', scaling, allowed)
     rule = multipliers.pop('rule', 'retraining')
     return apply_scaling(found, Scaling(**multipliers), rule)
 
@@ -118,11 +114,11 @@ class ArchNet(BaseBackbone):
         self.out_indices = self._checked_indices(out_indices)
         self.out_channels = self._channels_of(self.arch)
         outputs = len(self.arch.stages) + 1
-        if not -1 <= frozen_stages <= outputs:
-            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..{outputs}')
+        if not is_number(frozen_stages) or not -1 <= frozen_stages <= outputs:
+            raise ValueError(f'frozen_stages={frozen_stages!r:.60} must lie in -1..{outputs}')
         self.frozen_stages = frozen_stages
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate={drop_path_rate} must lie in 0..1, below 1')
+        if not is_number(drop_path_rate) or not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate={drop_path_rate!r:.60} must lie in 0..1, below 1')
 
         self.stem = self._make_stem(self.arch.stem)
         self.max_pool = nn.MaxPool2d(3, 2, 1) if self.arch.stem.max_pool else None
@@ -165,7 +161,7 @@ class ArchNet(BaseBackbone):
     def _make_neck(self, channels: tuple[int, ...]) -> nn.Module:
         if 'in_channels' in self.neck_cfg:
             raise ValueError(
-                f'neck.in_channels={self.neck_cfg["in_channels"]!r}: leave it out, it follows '
+                f'neck.in_channels={self.neck_cfg["in_channels"]!r:.60}: leave it out, it follows '
                 'from the Arch'
             )
         return MODELS.build({**self.neck_cfg, 'in_channels': list(channels)})
@@ -180,32 +176,34 @@ class ArchNet(BaseBackbone):
     ) -> tuple[int, ...]:
         if out_indices != -1:
             raise ValueError(
-                f'out_indices={out_indices!r} and out_strides={out_strides!r}: give one of them'
+                f'out_indices={out_indices!r:.60} and out_strides={out_strides!r:.60}: give one '
+                'of them'
             )
         last = {stride: index for index, stride in enumerate(self.arch.strides)}
         for stride in out_strides:
             if stride not in last:
                 raise ValueError(
-                    f'out_strides={out_strides!r}: {stride} is none of the strides of the '
+                    f'out_strides={out_strides!r:.60}: {stride} is none of the strides of the '
                     f"Arch's network stages, {', '.join(map(str, last))}"
                 )
         return tuple(last[stride] for stride in out_strides)
 
     def _checked_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
-        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        indices = out_indices if isinstance(out_indices, (list, tuple)) else (out_indices,)
         outputs = len(self.arch.stages) + 1
         if not indices:
             raise ValueError('out_indices=() must name at least one feature map')
         for index in indices:
             if not isinstance(index, int) or not -outputs <= index < outputs:
                 raise ValueError(
-                    f'out_indices={out_indices!r}: {index!r} must lie in {-outputs}..{outputs - 1}'
+                    f'out_indices={out_indices!r:.60}: {index!r:.60} must lie in '
+                    f'{-outputs}..{outputs - 1}'
                 )
         found = sorted(index % outputs for index in indices)
         for index in found:
             if found.count(index) > 1:
                 raise ValueError(
-                    f'out_indices={out_indices!r}: the output of index {index} comes twice'
+                    f'out_indices={out_indices!r:.60}: the output of index {index} comes twice'
                 )
         return tuple(found)
 

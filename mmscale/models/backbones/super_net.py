@@ -121,7 +121,7 @@ class SuperNet(ArchNet):
         init_cfg: dict | list | None = None,
     ) -> None:
         if kernels not in KERNEL_SHARING:
-            raise ValueError(f'kernels={kernels!r} is not one of {", ".join(KERNEL_SHARING)}')
+            raise ValueError(f'kernels={kernels!r:.60} is not one of {", ".join(KERNEL_SHARING)}')
         space = space if isinstance(space, SearchSpace) else SearchSpace(**space)
         # The base class makes the blocks, for which it needs to know the space.
         self.space = space
@@ -154,7 +154,7 @@ class SuperNet(ArchNet):
     def _check(self, arch: Arch, side: str) -> None:
         """Raises ValueError if the Arch is no subnet of this super-supernet."""
         if side not in SIDES:
-            raise ValueError(f'side={side!r} is not one of {", ".join(SIDES)}')
+            raise ValueError(f'side={side!r:.60} is not one of {", ".join(SIDES)}')
         whole = self.arch
         problem = None
         if len(arch.stages) != len(whole.stages):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from mmengine.model import BaseModel
@@ -11,6 +12,7 @@ from mmengine.registry import OPTIMIZERS
 from mmengine.runner import CheckpointLoader
 from torch import distributed, nn
 
+from mmscale.arch.checks import check_keys, is_number
 from mmscale.cost import Cost, LatencyModel
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.find import channel_groups
@@ -22,6 +24,22 @@ from mmscale.registry import MODELS
 METRICS = ('flops', 'params', 'acts', 'latency')
 PIPELINES = ('np', 'p', 'p-')
 SEARCHES = ('width', 'depth')
+
+
+_LARGEST_SIDE = 2**16
+
+
+def _is_part(value: object, allowed: Sequence[str]) -> bool:
+    return isinstance(value, (list, tuple)) and all(part in allowed for part in value)
+
+
+def _check_input_shape(shape: object) -> None:
+    whole = isinstance(shape, (list, tuple)) and all(type(side) is int for side in shape)
+    if not whole or len(shape) not in (1, 3) or not all(0 < n <= _LARGEST_SIDE for n in shape):
+        raise ValueError(
+            f'input_shape={shape!r:.60} must be (channels, height, width) of images, or (length,) '
+            f'of tokens: integers in 1..{_LARGEST_SIDE}'
+        )
 
 
 @dataclass(frozen=True)
@@ -112,6 +130,13 @@ class DMSModel(BaseModel):
         data_preprocessor: dict | None = None,
     ) -> None:
         self._check_settings(search, width_kinds, pipeline, pretrained, weight)
+        for key, value in (('structure_optimizer', structure_optimizer), ('gates', gates)):
+            if value is not None and not isinstance(value, dict):
+                raise ValueError(f'{key}={value!r:.60} must be a dict')
+        for key, value in (('pretrained', pretrained), ('latency_model', latency_model)):
+            if value is not None and not isinstance(value, (str, Path)):
+                raise ValueError(f'{key}={value!r:.60} must be a path')
+        _check_input_shape(input_shape)
         if isinstance(model, dict):
             model = dict(model)
             if data_preprocessor is not None:
@@ -128,7 +153,10 @@ class DMSModel(BaseModel):
         groups = channel_groups(model, self.example_inputs)
         self.groups = self._searched(groups, search, width_kinds)
         self.cost = MaskedCost(model, self.groups, self.example_inputs)
-        self.gates = nn.ModuleDict(_gates(self.groups, dict(gates or {})))
+        try:
+            self.gates = nn.ModuleDict(_gates(self.groups, dict(gates or {})))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'gates: {error}') from error
         segments = self._segments()
         self._num_counts = segments[-1] + 1
         is_block = torch.tensor(segments) >= len(self.groups.widths)
@@ -155,19 +183,19 @@ class DMSModel(BaseModel):
         pretrained: str | None,
         weight: float,
     ) -> None:
-        if not search or any(part not in SEARCHES for part in search):
-            raise ValueError(f'search={search!r} must hold {" or ".join(SEARCHES)}, or both')
-        if not width_kinds or any(kind not in GROUP_KINDS for kind in width_kinds):
-            raise ValueError(f'width_kinds={width_kinds!r} must hold some of {GROUP_KINDS}')
+        if not search or not _is_part(search, SEARCHES):
+            raise ValueError(f'search={search!r:.60} must hold {" or ".join(SEARCHES)}, or both')
+        if not width_kinds or not _is_part(width_kinds, GROUP_KINDS):
+            raise ValueError(f'width_kinds={width_kinds!r:.60} must hold some of {GROUP_KINDS}')
         if pipeline not in PIPELINES:
-            raise ValueError(f'pipeline={pipeline!r} is not one of {", ".join(PIPELINES)}')
+            raise ValueError(f'pipeline={pipeline!r:.60} is not one of {", ".join(PIPELINES)}')
         if (pipeline == 'np') != (pretrained is None):
             raise ValueError(
-                f'pipeline={pipeline!r} with pretrained={pretrained!r}: np starts from random '
-                'weights, p and p- need a checkpoint'
+                f'pipeline={pipeline!r:.60} with pretrained={pretrained!r:.200}: np starts from '
+                'random weights, p and p- need a checkpoint'
             )
-        if not weight > 0:
-            raise ValueError(f'weight={weight!r} must be more than 0')
+        if not is_number(weight) or not weight > 0:
+            raise ValueError(f'weight={weight!r:.60} must be more than 0')
 
     @staticmethod
     def _searched(
@@ -180,8 +208,8 @@ class DMSModel(BaseModel):
                 others = [other for other in SEARCHES if other != part]
                 what = 'width' if part == 'width' else 'residual block'
                 raise ValueError(
-                    f'search={tuple(search)!r}: the model has no {what} that can go; '
-                    f'search={others!r} leaves {part} as it is'
+                    f'search={tuple(search)!r:.60}: the model has no {what} that can go; '
+                    f'search={others!r:.60} leaves {part} as it is'
                 )
         return ChannelGroups(
             widths if 'width' in search else (),
@@ -193,17 +221,17 @@ class DMSModel(BaseModel):
         relative = not isinstance(target, dict)
         if not relative:
             if len(target) != 1:
-                raise ValueError(f'target={target!r} must have exactly one metric')
-            ((metric, target),) = target.items()
+                raise ValueError(f'target={target!r:.60} must have exactly one metric')
+            ((metric, target),) = check_keys('target', target, METRICS).items()
         if metric not in METRICS:
-            raise ValueError(f'metric={metric!r} is not one of {", ".join(METRICS)}')
+            raise ValueError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
         if (metric == 'latency') != (self.latency is not None):
             raise ValueError(
                 'latency_model is needed for the metric latency, and for no other; '
-                f'metric={metric!r}'
+                f'metric={metric!r:.60}'
             )
-        if isinstance(target, bool) or not isinstance(target, (int, float)):
-            raise ValueError(f'target={target!r} must be a number')
+        if not is_number(target):
+            raise ValueError(f'target={target!r:.60} must be a number')
         self.metric = metric
         full = self.value(self.cost.full)
         goal = target * full if relative else target

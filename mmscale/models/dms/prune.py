@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,15 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from mmscale.arch.arch import read_json
+from mmscale.arch.checks import check_keys
+from mmscale.arch.json_files import read_json
 from mmscale.models.dms.groups import ChannelGroups
 from mmscale.models.dms.layers import input_dimension, output_dimension
 from mmscale.models.dms.transformers import TUPLE_BLOCKS, full_name, set_counts
 
 SCHEMA = 1
+# Elements of a dimension.
+_MOST = 2**20
 
 
 class Skip(nn.Module):
@@ -35,6 +39,19 @@ class Skip(nn.Module):
     def forward(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | tuple[torch.Tensor]:
         """Returns x."""
         return (x,) if self.as_tuple else x
+
+
+def _check_indices(owner: str, indices: object) -> None:
+    if not isinstance(indices, list):
+        raise ValueError(f'{owner}={indices!r:.60} must be a list of indices')
+    for index in indices:
+        if type(index) is not int or not 0 <= index < _MOST:
+            raise ValueError(f'{owner}: {index!r:.60} must be an index in 0..{_MOST - 1}')
+
+
+def _check_place(owner: str, place: str) -> None:
+    if place not in ('in', 'out') and not re.fullmatch('[0-9]', place):
+        raise ValueError(f'{owner}: {place!r:.60} is neither in, out nor a dimension')
 
 
 @dataclass(frozen=True)
@@ -68,11 +85,27 @@ class Pruning:
         owner = 'pruned'
         if not isinstance(source, Mapping):
             owner, source = str(source), read_json(source)
-        data = dict(source) if isinstance(source, Mapping) else {}
-        if data.pop('schema', None) != SCHEMA:
-            raise ValueError(f'{owner}: not a description of a pruned network of schema {SCHEMA}')
-        if set(data) != set(cls.__dataclass_fields__):
-            raise ValueError(f'{owner}: keys {", ".join(data)} are not those of a pruned network')
+        names = tuple(cls.__dataclass_fields__)
+        data = check_keys(owner, source, (), ('schema', *names))
+        schema = data.pop('schema')
+        if type(schema) is not int or schema != SCHEMA:
+            raise ValueError(f'{owner}: schema={schema!r:.60} is not supported, expected {SCHEMA}')
+        removed = data['removed']
+        if not isinstance(removed, list) or not all(isinstance(name, str) for name in removed):
+            raise ValueError(f'{owner}: removed={removed!r:.60} must be a list of names')
+        for name, indices in check_keys(f'{owner}: keep', data['keep'], None).items():
+            _check_indices(f'{owner}: keep.{name!s:.60}', indices)
+        for part in ('slices', 'counts'):
+            for name, places in check_keys(f'{owner}: {part}', data[part], None).items():
+                where = f'{owner}: {part}.{name!s:.60}'
+                for key, value in check_keys(where, places, None).items():
+                    if part == 'slices':
+                        _check_indices(f'{where}.{key!s:.60}', value)
+                        _check_place(where, key)
+                    elif type(value) is not int or not 0 < value <= _MOST:
+                        raise ValueError(
+                            f'{where}.{key!s:.60}={value!r:.60} must be an integer in 1..{_MOST}'
+                        )
         return cls(**data)
 
     def save(self, path: str | Path) -> None:
@@ -149,8 +182,10 @@ def apply_pruning(model: nn.Module, pruning: Pruning) -> nn.Module:
     """
     # One tensor that several layers share is sliced once, so that they go on sharing it.
     done: dict[tuple, nn.Parameter] = {}
+    place = ''
     try:
         for name, places in pruning.slices.items():
+            place = f'slices.{name}'
             owner, _, last = name.rpartition('.')
             if not places.keys() <= {'in', 'out'}:
                 for dim, indices in places.items():
@@ -158,12 +193,16 @@ def apply_pruning(model: nn.Module, pruning: Pruning) -> nn.Module:
                 continue
             _slice_layer(model.get_submodule(name), places.get('out'), places.get('in'), done)
         for name in pruning.removed:
+            place = f'removed: {name}'
             block = model.get_submodule(name)
             model.set_submodule(name, Skip(full_name(type(block)) in TUPLE_BLOCKS))
         for name, counts in pruning.counts.items():
+            place = f'counts.{name}'
             set_counts(model.get_submodule(name), counts)
-    except (AttributeError, IndexError) as error:
-        raise ValueError(f'{type(model).__name__} does not fit its pruning: {error}') from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f'{type(model).__name__} does not fit its pruning: {place:.80}: {error!s:.200}'
+        ) from error
     return model
 
 
