@@ -193,7 +193,7 @@ def _cost_name(metric: str) -> str:
 
 
 def _search_facts(run: RunFiles) -> list[tuple[str, str]]:
-    facts = [('networks evaluated', f'{len(run.records):,}')]
+    facts = [('networks evaluated', f'{run.evaluated:,}')]
     if run.records:
         best = max(run.records, key=lambda r: _score(r['score']))
         facts.append(('best score', f'{float(_score(best["score"])):.4f}'))
@@ -337,7 +337,7 @@ def _evaluated(run: RunFiles, report: Report) -> None:
         _binned('Score', 'score (%)', scores, lambda value: f'{value:.1f}'),
     ]
     report.pictures['evaluated'] = plot_histograms(
-        histograms, f'{run.name}: the {len(archs):,} networks evaluated'
+        histograms, f'{run.name}: {len(archs):,} networks evaluated'
     )
 
 

@@ -11,10 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmscale.apis.config_text import read_config_text
 from mmscale.apis.launch import UsageError
 from mmscale.apis.result_files import check_event, check_structure, read_result
 from mmscale.search import Archive
+
+_METRICS = ('flops', 'params', 'acts')
+# Archs of so many networks take about 100 MB.
+_MOST_RECORDS = 10_000
 
 
 @dataclass
@@ -25,7 +31,9 @@ class RunFiles:
         work_dir: The folder.
         result: Content of ``result.json``, None before the end of a search.
         events: Events of the search, in order: those of ``history.jsonl``.
-        records: Scored networks, see :meth:`mmscale.search.Archive.records`.
+        evaluated: Number of scored networks.
+        records: The scored networks, see :meth:`mmscale.search.Archive.records`; of very many
+            the best of every cost and a sample.
         structures: What a search by gradient kept over time: lines of ``structure.jsonl``.
         config: Those settings of the dumped config that are plain data.
         iterations: Iterations of a training that are known to be done.
@@ -35,6 +43,7 @@ class RunFiles:
     work_dir: Path
     result: dict[str, Any] | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
+    evaluated: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
     structures: list[dict[str, Any]] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
@@ -134,14 +143,38 @@ def _read_archive(run: RunFiles) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             archive = Archive.open_existing(directory)
-        run.records = list(archive.records())
+        run.evaluated = len(archive) - len(archive.failures)
+        run.records = list(archive.records(_kept(archive, run.evaluated)))
     except (OSError, ValueError) as error:
         raise UsageError(' '.join(str(error).split())) from error
     run.missing += [str(warning.message) for warning in caught]
+    if len(run.records) < run.evaluated:
+        run.missing.append(
+            f'{len(run.records):,} of the {run.evaluated:,} networks evaluated are drawn: all '
+            'that are best at their cost, of the others every so many'
+        )
     failures = Counter(failure.kind for failure in archive.failures.values())
     run.missing += [
         f'{number} networks could not be scored: {kind}' for kind, number in failures.most_common()
     ]
+
+
+def _kept(archive: Archive, number: int) -> set[str] | None:
+    """Of very many networks those whose Archs are read: the fronts, and an even sample."""
+    if number <= _MOST_RECORDS:
+        return None
+    digests, points = [], np.empty((number, 1 + len(_METRICS)))
+    for record, point in zip(archive.records(archs=False), points, strict=True):
+        digests.append(record['digest'])
+        score, cost = record['score'], record['cost']
+        point[:] = score['correct'] / score['total'], *(cost[metric] for metric in _METRICS)
+    kept = set(digests[:: -(-number // _MOST_RECORDS)])
+    scores = points[:, 0]
+    for costs in points.T[1:]:
+        order = np.lexsort((-scores, costs))
+        best_before = np.maximum.accumulate(np.concatenate([[-1.0], scores[order]]))[:-1]
+        kept |= {digests[i] for i in order[scores[order] > best_before]}
+    return kept
 
 
 def _read_config(run: RunFiles) -> None:

@@ -113,12 +113,15 @@ def unpacked(packed: str | dict[str, Any]) -> dict[str, Any]:
     """The Arch of a line as plain JSON data.
 
     Raises:
-        ValueError: It is longer than any Arch.
+        ValueError: It is longer than any Arch, or not packed so.
     """
     if isinstance(packed, dict):
         return packed  # As schema 1 has it.
     decompressor = zlib.decompressobj()
-    text = decompressor.decompress(b64decode(packed), _MOST_ARCH_BYTES)
+    try:
+        text = decompressor.decompress(b64decode(packed), _MOST_ARCH_BYTES)
+    except zlib.error as error:
+        raise ValueError(f'an arch that cannot be unpacked: {error}') from None
     if not decompressor.eof:
         raise ValueError(f'an arch of more than {_MOST_ARCH_BYTES:,} bytes, or a part of one')
     return json.loads(text)

@@ -5,11 +5,13 @@ import os
 import runpy
 import shutil
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
+from mmscale.apis.launch import UsageError
 from mmscale.apis.report import make_report
 from mmscale.apis.run_files import read_run
 from mmscale.arch import HierarchicalSampler, SearchSpace
@@ -24,6 +26,7 @@ from mmscale.search import (
     ParetoSearch,
     Score,
     Scorer,
+    pareto_front,
 )
 from mmscale.search.entry import make_line
 
@@ -249,6 +252,37 @@ def test_damaged_lines_are_left_out_and_said(copied):
     left_out = 'history.jsonl: 1 damaged lines are left out; line 2: expected an object'
     assert any(sentence.startswith(left_out) for sentence in report.missing)
     assert any('line 4: dropped' in sentence for sentence in report.missing)
+
+
+def test_of_very_many_networks_a_sample_and_the_fronts_are_read(searched, monkeypatch):
+    work_dir, result = searched
+    whole = read_run(work_dir)
+    monkeypatch.setattr('mmscale.apis.run_files._MOST_RECORDS', 7)
+    run = read_run(work_dir)
+    assert 7 <= len(run.records) < len(whole.records) == run.evaluated == result.evaluations
+    known = {record['digest']: record for record in whole.records}
+    assert all(known[record['digest']] == record for record in run.records)
+    fronts = {}
+    for name, records in (('whole', whole.records), ('sample', run.records)):
+        points = [
+            (Fraction(r['score']['correct'], r['score']['total']), r['cost']['flops'])
+            for r in records
+        ]
+        fronts[name] = {points[i] for i in pareto_front(points)}
+    assert fronts['whole'] == fronts['sample']
+    report = make_report(str(work_dir))
+    assert ('networks evaluated', f'{result.evaluations}') in report.facts
+    assert 'front' in report.pictures and 'evaluated' in report.pictures
+    assert any('networks evaluated are drawn' in sentence for sentence in report.missing)
+
+
+def test_an_arch_that_cannot_be_unpacked_is_one_line(copied):
+    header, line, *_ = (copied / 'archive' / 'rank0000.jsonl').read_text().splitlines(True)
+    entry = json.loads(line)['entry']
+    crafted = make_line('entry', {**entry, 'arch': 'AAAA'})
+    (copied / 'archive' / 'rank0000.jsonl').write_text(f'{header}{crafted}\n')
+    with pytest.raises(UsageError, match='cannot be unpacked'):
+        make_report(str(copied))
 
 
 def test_what_could_not_be_scored_is_counted_and_left_out(copied):
