@@ -19,8 +19,8 @@ from mmscale.apis.result_files import check_event, check_structure, read_result
 from mmscale.search import Archive
 
 _METRICS = ('flops', 'params', 'acts')
-# Archs of so many networks take about 100 MB.
-_MOST_RECORDS = 10_000
+# Archs of so many networks take some 150 MB.
+_MOST_RECORDS = 5_000
 
 
 @dataclass
