@@ -16,9 +16,9 @@ from mmscale.models.dms.groups import ChannelGroup, ChannelGroups
 from mmscale.models.dms.layers import input_dimension, masked_norm, output_dimension
 from mmscale.models.dms.topk import DifferentiableTopK, TopKStack
 
-# Where a mask acts on a layer: the group's key, and the element of each channel; None where
-# channels are the elements.
-_Term = tuple[str, torch.Tensor | None]
+# Where a mask acts on a layer: the group's key, and the element of each channel (None where
+# channels are the elements), or the block that the layer ends.
+_Term = tuple[str, torch.Tensor | int | None]
 
 
 class Masks:
@@ -65,6 +65,7 @@ class Masks:
         self._gates = gates
         self._stack = TopKStack(gates.values())
         self._masks: dict[str, torch.Tensor] = {}
+        self._blocks: dict[str, tuple[torch.Tensor, ...]] = {}
         self._recorded: dict[str, list[torch.Tensor]] = defaultdict(list)
         inputs: dict[str, list[_Term]] = defaultdict(list)
         outputs: dict[str, list[_Term]] = defaultdict(list)
@@ -82,13 +83,13 @@ class Masks:
             dimension = input_dimension if member.role == 'in' else output_dimension
             owners = _owners(member.indices, dimension(layer)[1], group.size)
             targets[member.module].append((group.key, owners))
-        for depth in groups.depths:
-            if depth.key not in gates:
-                continue
+        depths = [depth for depth in groups.depths if depth.key in gates]
+        self._depths = [depth.key for depth in depths]
+        for depth in depths:
             for position, ends in enumerate(depth.branch_ends):
                 for end in ends:
                     output_dimension(layers[end])
-                    outputs[end].append((depth.key, torch.tensor([position])))
+                    outputs[end].append((depth.key, position))
         self._handles = [model.register_forward_pre_hook(self._begin)]
         for name in {**inputs, **outputs}:
             layer = layers[name]
@@ -102,7 +103,8 @@ class Masks:
 
     def __getstate__(self) -> dict[str, Any]:
         # Masks of a pass belong to its graph, which copies do not share.
-        of_a_pass = {'packed': None, '_masks': {}, '_recorded': defaultdict(list)}
+        of_a_pass = {'packed': None, '_masks': {}, '_blocks': {}}
+        of_a_pass['_recorded'] = defaultdict(list)
         return {**self.__dict__, **of_a_pass, '_handles': []}
 
     def collect(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -123,6 +125,7 @@ class Masks:
         """Forgets the masks of the pass before, for callers of parts of the network."""
         self.packed = None
         self._masks = {}
+        self._blocks = {}
 
     def remove(self) -> None:
         """Takes the hooks off the network."""
@@ -143,7 +146,11 @@ class Masks:
     def _make_masks(self) -> None:
         if self.hard or not self._gates:
             self._masks = {k: g.keep_mask().to(g.importance) for k, g in self._gates.items()}
-            return
+        else:
+            self._make_soft_masks()
+        self._blocks = {key: self._masks[key].split(1) for key in self._depths}
+
+    def _make_soft_masks(self) -> None:
         self.packed = self._stack()
         parts = self.packed.split(self._stack.sizes)
         self._masks = dict(zip(self._gates, parts, strict=True))
@@ -162,7 +169,9 @@ class Masks:
         product = None
         for number, (key, owners) in enumerate(terms):
             mask = self._mask(key)
-            if owners is not None:
+            if isinstance(owners, int):
+                mask = self._blocks[key][owners]
+            elif owners is not None:
                 if owners.device != like.device:
                     owners = owners.to(like.device)
                     terms[number] = key, owners
@@ -178,11 +187,13 @@ class Masks:
             mask = self._channels(inputs, weight)
             if outer is not None and outer.numel() == 1:
                 mask = mask * outer  # of a block: one pass over the weight is enough
-            # Row blocks of a grouped convolution see their own part of the inputs.
-            shape = [1] * (weight.dim() + 1)
-            shape[0], shape[dimension + 1] = parts, -1
-            rows = weight.unflatten(0, (parts, -1)) if dimension else weight[None]
-            weight = (rows * mask.view(shape)).view(weight.shape)
+            shape = [1] * weight.dim()
+            shape[dimension] = -1
+            if parts == 1:
+                weight = weight * mask.view(shape)
+            else:  # row blocks of a grouped convolution see their own part of the inputs
+                rows = weight.unflatten(0, (parts, -1))
+                weight = (rows * mask.view(parts, *shape)).view(weight.shape)
         if outer is not None:
             if outer.numel() > 1 or not inputs:
                 dimension = output_dimension(layer)[0]

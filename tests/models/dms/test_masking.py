@@ -11,6 +11,7 @@ from mmscale.arch import get_arch
 from mmscale.models import ArchNet, DifferentiableTopK
 from mmscale.models.dms import ChannelGroup, ChannelGroups, DepthGroup, Masks, Member, arch_groups
 from mmscale.models.dms.groups import runs
+from mmscale.models.dms.layers import masked_norm
 
 
 class TwoLayers(nn.Module):
@@ -184,3 +185,46 @@ def test_every_gate_of_an_arch_net_learns(name):
     for key, (_, gradient) in collected.items():
         assert gradient.abs().sum() > 0, key
         assert gates[key].pruning_ratio.grad != 0, key
+
+
+@pytest.mark.parametrize('name', ['LayerNorm', 'RMSNorm', 'plain'])
+def test_norms_under_masks_have_the_gradients_of_their_formula(name):
+    torch.manual_seed(0)
+    layers = {
+        'LayerNorm': nn.LayerNorm(6),
+        'RMSNorm': nn.RMSNorm(6, eps=1e-5),
+        'plain': nn.LayerNorm(6, elementwise_affine=False),
+    }
+    layer = layers[name].double()
+    for parameter in layer.parameters():
+        parameter.data.uniform_(0.5, 1.5)
+    x = (3 + torch.randn(2, 4, 6, dtype=torch.float64)).requires_grad_()
+    mask = torch.tensor([0.0, 1, 0.2, 0.9, 0.5, 0.01], dtype=torch.float64, requires_grad=True)
+    share = mask / mask.sum()
+    expected = x if name == 'RMSNorm' else x - (x * share).sum(-1, keepdim=True)
+    expected = expected / ((expected**2 * share).sum(-1, keepdim=True) + 1e-5).sqrt()
+    for parameter, work in zip(layer.parameters(), (torch.mul, torch.add), strict=False):
+        expected = work(expected, parameter)
+    found = masked_norm(layer, x, mask)
+    torch.testing.assert_close(found, expected)
+    inputs, weights = (x, mask, *layer.parameters()), torch.randn_like(x)
+    gradients = [torch.autograd.grad(y, inputs, weights) for y in (found, expected)]
+    for own, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_norms_run_their_own_code_again_without_masks():
+    norm = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 2))
+    members = (Member('0', 'norm', runs(6)), Member('1', 'in', runs(6)))
+    gate = DifferentiableTopK(6)
+    gate.pruning_ratio.data.fill_(0.5)
+    groups = ChannelGroups((ChannelGroup('stream', 6, members, 'embedding'),))
+    x = torch.randn(3, 6)
+    expected = norm(x)
+    masks = Masks(norm, groups, {'stream': gate})
+    assert not norm(x).allclose(expected)
+    other, _ = copy.deepcopy((norm, masks))
+    torch.nn.init.zeros_(norm[0].weight)
+    assert not other(x).allclose(norm(x))  # a copy's norm is its own
+    masks.remove()
+    torch.testing.assert_close(norm(x), norm[1](norm[0].bias.expand(3, 6)))
