@@ -1,18 +1,41 @@
 """A damaged checkpoint is one line, wherever the damage is, and never other weights."""
 
+import os
+import pickle
 import random
 
 import pytest
 import torch
 
-from mmscale.models.checkpoints import load_checkpoint
+from mmscale.models.checkpoints import load_checkpoint, read_part
 
 STATE = {f'layer{i}.weight': torch.arange(21.0).reshape(7, 3) + i for i in range(4)}
 
 
-@pytest.fixture(autouse=True)
-def files_are_data(monkeypatch):
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+class Code:
+    """What a checkpoint of an attacker holds."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('form', ['zip', 'pickle'])
+def test_code_in_a_file_never_runs(form, tmp_path, monkeypatch):
+    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
+    path, trace = tmp_path / 'a.pth', tmp_path / 'trace'
+    content = {'state_dict': STATE, 'meta': Code(trace)}
+    if form == 'zip':
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    assert read_or_refuse(path) is None and not trace.exists()
+    with pytest.raises(ValueError, match=r'init_cfg: .*a\.pth is not a checkpoint of tensors'):
+        read_part(str(path), None, STATE, 'neck.')
+    assert not trace.exists() and 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
 
 
 def read_or_refuse(path):

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import OPTIMIZERS
-from mmengine.runner import CheckpointLoader
 from torch import distributed, nn
 
 from mmscale.arch.checks import check_keys, is_number
 from mmscale.cost import Cost, LatencyModel
+from mmscale.models.checkpoints import load_checkpoint
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.find import channel_groups
 from mmscale.models.dms.groups import GROUP_KINDS, ChannelGroups, DepthGroup
@@ -280,7 +280,7 @@ class DMSModel(BaseModel):
         super().init_weights()
         if self.pretrained is None:
             return
-        found = CheckpointLoader.load_checkpoint(self.pretrained, map_location='cpu')
+        found = load_checkpoint(self.pretrained)
         try:
             self.model.load_state_dict(found.get('state_dict', found))
         except RuntimeError as error:
