@@ -287,6 +287,10 @@ def test_only_an_export_is_overwritten(arch, checkpoint, tmp_path):
     export(arch, out, checkpoint, formats=[])
     with pytest.raises(ValueError, match=r'out exists: name another folder, or give --overwrite'):
         export(arch, out, checkpoint)
+    (tmp_path / 'link').symlink_to(out)
+    export(arch, tmp_path / 'link', checkpoint, formats=[], name='other', overwrite=True)
+    assert (tmp_path / 'link').is_symlink() and 'other' in (out / 'model_card.md').read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['epoch_3.pth', 'link', 'out']
     (out / 'notes.txt').write_text('mine')
     with pytest.raises(ValueError, match=r'out holds notes\.txt, which is of no export'):
         export(arch, out, checkpoint, overwrite=True)

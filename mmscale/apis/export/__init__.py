@@ -109,6 +109,8 @@ def export(
             missing, or an exported program computes something else.
     """
     folder = Path(out)
+    if folder.is_symlink():
+        folder = folder.resolve()  # the link stays
     _check_folder(folder, overwrite)
     _check_formats(formats, fuse)
     if input_size is not None and (

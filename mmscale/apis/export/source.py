@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # What of a checkpoint's `meta` says where the weights come from.
-_META = ('epoch', 'iter', 'seed', 'mmengine_version')
+_META = ('epoch', 'iter', 'seed')
 # Models that hold many networks, and the tool that writes one of them.
 _NOT_ONE_NETWORK = {
     'DMSModel': 'write the network that it found with tools/prune.py',
