@@ -121,6 +121,8 @@ class Archive:
         self._outcomes: dict[str, Outcome] = {}
         self._old: set[Path] = set()
         self._descriptor: int | None = None
+        # Bytes of the files as far as this process knows them.
+        self._sizes: dict[Path, int] = {}
         for path in self.files:
             self._read(path)
 
@@ -274,6 +276,8 @@ class Archive:
                             warnings.warn(f'{path}, line {number}: dropped, {error}', stacklevel=5)
                         continue
                     yield number, line, digest, outcome
+            if report:
+                self._sizes[path] = file.tell()
 
     def _add(self, digest: str, outcome: Outcome, origin: str) -> None:
         known = self._outcomes.setdefault(digest, outcome)
@@ -318,7 +322,7 @@ class Archive:
 
         Raises:
             RuntimeError: The archive was opened to be read.
-            ValueError: The Arch is known with another score.
+            ValueError: The Arch is known with another score, or another process writes the file.
             OSError: The disk is full or the directory cannot be written; the file is unchanged.
         """
         if self.rank is None:
@@ -337,14 +341,30 @@ class Archive:
         missing = [p for p in (self.directory, *self.directory.parents) if not p.exists()]
         self.directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            self._check_own(descriptor)
+        except ValueError:
+            os.close(descriptor)
+            raise
         content_end = self._end_of_last_line(descriptor)
         os.ftruncate(descriptor, content_end)
+        self._sizes[self.path] = content_end
         if content_end == 0:
             self._write(descriptor, self._header)
         if self.durable:
             for path in (self.directory, *(p.parent for p in missing)):
                 _sync_directory(path)
         return descriptor
+
+    def _check_own(self, descriptor: int) -> int:
+        """Checks that nobody else has written this rank's file, and returns its size."""
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        if size != self._sizes.get(self.path, 0):
+            raise ValueError(
+                f'{self.path}: another process writes it too; end one of the two searches of this '
+                f'work dir, and resume if none is left'
+            )
+        return size
 
     @staticmethod
     def _end_of_last_line(descriptor: int) -> int:
@@ -359,7 +379,7 @@ class Archive:
 
     def _write(self, descriptor: int, line: str) -> None:
         data = line.encode() + b'\n'
-        size = os.lseek(descriptor, 0, os.SEEK_END)
+        size = self._check_own(descriptor)
         try:
             if os.write(descriptor, data) != len(data):
                 raise OSError(errno.ENOSPC, 'no space left for an archive entry')
@@ -368,6 +388,7 @@ class Archive:
         except OSError:
             os.ftruncate(descriptor, size)
             raise
+        self._sizes[self.path] = size + len(data)
 
     def close(self) -> None:
         """Closes this rank's file; the next :meth:`append` opens it again."""

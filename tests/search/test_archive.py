@@ -410,3 +410,23 @@ def test_a_reader_writes_nothing_and_sees_a_running_search(tmp_path):
         with pytest.raises(RuntimeError, match='opened to be read'):
             reader.append(entries[2])
     assert [path.name for path in tmp_path.iterdir()] == ['rank0000.jsonl']
+
+
+@pytest.mark.parametrize('known', [0, 3])
+@pytest.mark.parametrize('fingerprint', [FINGERPRINT, {'checkpoint': 'other'}])
+def test_of_two_writers_of_one_file_the_second_ends(tmp_path, known, fingerprint):
+    entries = make_entries(6)
+    if known:
+        fingerprint = FINGERPRINT
+        fill(tmp_path, entries[:known])
+    first, second = Archive(tmp_path, FINGERPRINT), Archive(tmp_path, fingerprint)
+    first.append(entries[3])
+    content = first.path.read_bytes()
+    with pytest.raises(ValueError, match='another process writes it too'):
+        second.append(entries[4])
+    assert first.path.read_bytes() == content
+    # Whoever goes on is not disturbed, and may close its file on the way.
+    first.append(entries[4])
+    first.close()
+    first.append(entries[5])
+    assert len(Archive(tmp_path, FINGERPRINT)) == known + 3
