@@ -61,6 +61,7 @@ _CONFIG_ERRORS = (
     AttributeError,
     ImportError,
     LookupError,
+    MemoryError,  # what Python's parser raises of brackets in brackets in ...
     NameError,
     OSError,
     RuntimeError,
@@ -73,12 +74,12 @@ _SETTINGS = {
     'build_log_processor': 'log_processor',
     'build_logger': 'log_level',
     'build_message_hub': 'experiment_name',
-    'build_model': 'model',
+    'build_model': 'model or data_preprocessor',
     'build_optim_wrapper': 'optim_wrapper',
     'build_param_scheduler': 'param_scheduler',
-    'build_test_loop': 'test_cfg',
-    'build_train_loop': 'train_cfg',
-    'build_val_loop': 'val_cfg',
+    'build_test_loop': 'test_cfg or test_dataloader',
+    'build_train_loop': 'train_cfg or train_dataloader',
+    'build_val_loop': 'val_cfg or val_dataloader',
     'build_visualizer': 'visualizer',
     'register_custom_hooks': 'custom_hooks',
     'register_default_hooks': 'default_hooks',
@@ -142,8 +143,6 @@ def _setting_of(error: BaseException) -> str:
     """The setting that the Runner was busy with, as the start of a message."""
     frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     named = [_SETTINGS[name] for name in frames if name in _SETTINGS]
-    if named and 'build_dataloader' in frames:
-        return f'{named[-1].removesuffix("_cfg")}_dataloader: '
     return f'{named[-1]}: ' if named else ''
 
 
@@ -420,12 +419,20 @@ def build_runner(config: Config, phase: str) -> Runner:
         UsageError: A part of the config is unknown or not allowed, the parts do not fit each
             other, or the checkpoint is no good.
     """
+    scope = config.get('default_scope')
+    if scope is not None and not isinstance(scope, str):
+        raise UsageError(f'default_scope={scope!r:.60} must be a name')
+    randomness = config.get('randomness')
+    if randomness is not None and not isinstance(randomness, dict):
+        raise UsageError(f'randomness={randomness!r:.60} must be a dict')
     load_from = config.get('load_from')
     if load_from is not None and not isinstance(load_from, (str, Path)):
         raise UsageError(f'load_from={load_from!r:.60} must be the path of a checkpoint')
     is_url = '://' in str(load_from or '')
-    if load_from and not is_url and not Path(load_from).is_file():
-        raise UsageError(f'load_from={load_from} is not a file; it must name a checkpoint')
+    if load_from and not is_url and not os.path.isfile(load_from):
+        raise UsageError(
+            f'load_from={str(load_from)!r:.300} is not a file; it must name a checkpoint'
+        )
     with quiet_imports():
         import mmpretrain.models  # noqa: F401
         from mmengine.registry import RUNNERS

@@ -181,7 +181,7 @@ def _read_config(run: RunFiles) -> None:
     for path in sorted(run.work_dir.glob('*.py')):
         try:
             run.config |= read_config_text(path.read_text(encoding='utf-8'))
-        except (OSError, SyntaxError, ValueError, RecursionError):
+        except (MemoryError, OSError, SyntaxError, ValueError, RecursionError):
             run.missing.append(f'{path.name}: not a config')
 
 

@@ -154,7 +154,9 @@ def plan_search(config: Config) -> PlannedSearch:
             }
             family = FamilyFitness(Feasibility(table, **budgets), settings.pop('weights', None))
         search = loop.make_search(family or table, seed, **settings)
-    except (OSError, TypeError, ValueError) as error:
+    except TypeError as error:  # of keys that are missing or unknown
+        raise UsageError(f'model.backbone.space or test_cfg: {one_line(error):.400}') from error
+    except (OSError, ValueError) as error:
         raise UsageError(one_line(error)) from error
     return PlannedSearch(loop.__name__, space, table, family, search, seed)
 

@@ -145,7 +145,7 @@ def regnet(
     if wm <= 1:
         raise ValueError(f'regnet: wm={wm} must be above 1')
     for key, value in (('wa', wa), ('se_ratio', se_ratio)):
-        if value:
+        if value != 0:
             _check_positive('regnet', **{key: value})
     exponents = np.round(np.log((np.arange(depth) * wa + w0) / w0) / np.log(wm))
     widths = np.round(w0 * np.power(wm, exponents) / 8).astype(int) * 8

@@ -150,6 +150,7 @@ def _key(name: str) -> str:
 
 
 _NAMES = {_key(name): name for name in _BUILDERS}
+_SOME_PRESETS = f'{", ".join(list(_BUILDERS)[:16])} and {len(_BUILDERS) - 16} more'
 
 
 def preset_names() -> tuple[str, ...]:
@@ -171,7 +172,7 @@ def _from_family(owner: str, parameters: dict) -> Arch:
     arguments = dict(parameters)
     family = arguments.pop('family')
     if not isinstance(family, str) or family not in _FAMILIES:
-        raise ValueError(f'{owner}: family={family!r} is not one of {", ".join(_FAMILIES)}')
+        raise ValueError(f'{owner}: family={family!r:.60} is not one of {", ".join(_FAMILIES)}')
     try:
         return _FAMILIES[family](**arguments)
     except (TypeError, ValueError) as error:
@@ -199,7 +200,7 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
         # What the base configs leave to be set.
         raise ValueError(
             'arch=None: set model.backbone.arch to the JSON file of an Arch, to its content or to '
-            f'a preset; presets are {", ".join(preset_names())}'
+            f'a preset; presets are {_SOME_PRESETS}'
         )
     if not isinstance(source, (str, os.PathLike)):
         if isinstance(source, dict) and 'family' in source:
@@ -208,19 +209,19 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
     name = preset_name(str(source))
     if name is not None:
         return _preset(name)
-    if Path(source).is_file():
+    if os.path.isfile(source):
         content = read_json(source)
         if isinstance(content, dict) and 'family' in content:
             return _from_family(str(source), content)
         return Arch.from_json(source)
     if Path(source).suffix == '.json':
-        raise ValueError(f'arch={str(source)!r} is not a file; it must hold an Arch')
+        raise ValueError(f'arch={str(source)!r:.200} is not a file; it must hold an Arch')
     near = difflib.get_close_matches(_key(str(source)), _NAMES, n=4, cutoff=0.5)
     raise ValueError(
-        f'arch={str(source)!r} is neither a file nor a preset; '
+        f'arch={str(source)!r:.200} is neither a file nor a preset; '
         + (
             f'near names are {", ".join(_NAMES[key] for key in near)}'
             if near
-            else f'presets are {", ".join(preset_names())}'
+            else f'presets are {_SOME_PRESETS}'
         )
     )

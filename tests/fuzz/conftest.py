@@ -128,7 +128,7 @@ class Fuzz:
             traceback = traceback.tb_next
         code = traceback.tb_frame.f_code
         place = f'{Path(code.co_filename).name}:{traceback.tb_lineno} {code.co_name}'
-        key = (what.strip('0123456789'), type(error).__name__, place)
+        key = (what.strip('0123456789'), type(error).__name__, place, str(mutation.path[:2]))
         number, text = self.problems.get(key, (0, ''))
         text = text or (
             f'{what}: {type(error).__name__} at {place}\n  {mutation.kind} '

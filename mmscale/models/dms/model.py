@@ -163,16 +163,24 @@ class DMSModel(BaseModel):
         self.register_buffer('_is_block', is_block, persistent=False)
         self.register_buffer('_segment', torch.tensor(segments), persistent=False)
         self.masks = Masks(model, self.groups, self.gates)
-        self.latency = None if latency_model is None else LatencyModel.load(latency_model)
+        try:
+            self.latency = None if latency_model is None else LatencyModel.load(latency_model)
+        except OSError as error:
+            raise ValueError(
+                f'latency_model={str(latency_model)!r:.200}: {error.strerror}'
+            ) from error
         self.metric, self.goal = self._resolved(target, metric)
         if pipeline == 'p-':
             model.requires_grad_(False)
-        self.structure_optimizer = OPTIMIZERS.build(
-            {
-                **(structure_optimizer or dict(type='SGD', lr=0.005)),
-                'params': [gate.pruning_ratio for gate in self.gates.values()],
-            }
-        )
+        try:
+            self.structure_optimizer = OPTIMIZERS.build(
+                {
+                    **(structure_optimizer or dict(type='SGD', lr=0.005)),
+                    'params': [gate.pruning_ratio for gate in self.gates.values()],
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'structure_optimizer: {error}') from error
         self._budget: float | None = None
 
     @staticmethod
