@@ -172,6 +172,28 @@ def test_a_config_of_another_task_is_refused(tool, small_config):
 # ---------------------------------------------------------------------- environment
 
 
+TOOLS = [path.stem for path in sorted((ROOT / 'tools').glob('*.py'))]
+
+
+# It installs a package, and reads nothing of ours.
+@pytest.mark.parametrize('name', [name for name in TOOLS if name != 'install_mmcv_ops'])
+def test_files_are_data_for_every_tool(monkeypatch, name):
+    class Started(Exception):
+        pass
+
+    def start(main):
+        # Called in the place of every tool's main, which would read its arguments first.
+        assert callable(main)
+        run_tool(note)
+
+    def note():
+        raise Started(os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD'))
+
+    monkeypatch.setattr('mmscale.apis.launch.run_tool', start)
+    with pytest.raises(Started, match=r'^1$'):
+        runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
+
+
 def test_files_are_data_unless_the_user_decided_otherwise(monkeypatch):
     set_environment()
     assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'

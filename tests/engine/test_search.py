@@ -273,7 +273,7 @@ def test_archive_of_another_checkpoint_is_refused(refused, supernet_config, trai
     ('changes', 'message'),
     [
         ({'load_from': None}, 'load_from is not set'),
-        ({'load_from': 'no/such.pth'}, 'load_from=no/such.pth is not a file'),
+        ({'load_from': 'no/such.pth'}, 'is not a file; it must name a checkpoint'),
         ({'test_cfg': None}, 'has no search: test_cfg.type must be'),
         ({'test_cfg.type': 'mmscale.MCEALop'}, 'test_cfg.type must be mmscale.MCEALoop'),
         ({'test_cfg.type': 'mmscale.SearchLoop'}, 'SearchLoop'),
