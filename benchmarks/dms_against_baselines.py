@@ -150,7 +150,7 @@ def prune_taylor(folder: Path, seed: int, whole: Path, target: int, iterations: 
     start = time.process_time()
     runner = plain(folder, seed, whole, iterations)
     seconds = time.process_time() - start
-    accuracy = runner.test()['accuracy/top1']
+    accuracy = round(runner.test()['accuracy/top1'], 3)
     start = time.process_time()
     model = runner.model.eval()
     model.zero_grad()
