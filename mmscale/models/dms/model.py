@@ -165,10 +165,9 @@ class DMSModel(BaseModel):
         self.masks = Masks(model, self.groups, self.gates)
         try:
             self.latency = None if latency_model is None else LatencyModel.load(latency_model)
-        except OSError as error:
-            raise ValueError(
-                f'latency_model={str(latency_model)!r:.200}: {error.strerror}'
-            ) from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, 'strerror', None) or error
+            raise ValueError(f'latency_model={str(latency_model)!r:.200}: {reason}') from error
         self.metric, self.goal = self._resolved(target, metric)
         if pipeline == 'p-':
             model.requires_grad_(False)
