@@ -151,8 +151,10 @@ def model_card(
     if source.score:
         correct, total = source.score['correct'], source.score['total']
         where = source.provenance.get('scored on')
+        is_classifier = source.scope != 'mmdet'
+        share = f'{correct} of {total} images right ({correct / total:.2%})'
         parts.append(
-            f'{correct} of {total} images right ({correct / total:.2%})'
+            f'{share if is_classifier else f"COCO mAP {correct / total:.3f}"}'
             f'{f" on {where}" if where else ""}: the score that the search gave to these very '
             'weights, and chose the network by. It is no test result.'
         )

@@ -32,6 +32,8 @@ _NOT_ONE_NETWORK = {
     'DMSModel': 'write the network that it found with tools/prune.py',
     'SuperNetClassifier': 'export the result.json of a search in it',
 }
+# Settings of a SuperNet that an ArchNet has too.
+_OF_BOTH = ('channels_last', 'neck', 'norm_cfg', 'norm_eval', 'out_indices', 'out_strides')
 
 
 @dataclass
@@ -135,8 +137,11 @@ def find_source(
     elif 'arch' in about and Arch.from_json(json.loads(about['arch'])).stages != arch.stages:
         raise ValueError(f'{checkpoint} is of another Arch than {source}')
     provenance = {**found, **about['provenance']}
+    around = _searched_detector(path.parent, arch) if found and config is None else None
     if config is not None:
-        made = _around(arch, config, options)
+        around = read_config(config, options)
+    if around is not None:
+        made = _around(arch, around, path.parent if config is None else Path(config))
         _load(made.model, weights, checkpoint)
         made.arch = made.arch if made.arch is None else _with_classes(made.arch, made.model)
         made.name, made.score, made.provenance = name, score, {**provenance, **made.provenance}
@@ -201,6 +206,41 @@ def _search_provenance(path: Path, data: dict, name: str) -> dict[str, str]:
     return about
 
 
+def _searched_detector(folder: Path, arch: Arch) -> Any:
+    """Config of the detector that a search on detection scored with an Arch; None of any other.
+
+    Args:
+        folder: Of the search, with its dumped config.
+        arch: The network.
+    """
+    from mmengine.config import Config
+
+    run = read_run(folder).config
+    model = run.get('model') or {}
+    if str(model.get('type')).rpartition('.')[2] != 'SuperNetDetector':
+        return None
+    detector = dict(model['detector'])
+    backbone = {key: value for key, value in detector['backbone'].items() if key in _OF_BOTH}
+    detector['backbone'] = dict(backbone, type='mmscale.ArchNet')
+    config = {key: run[key] for key in ('default_scope', 'custom_imports') if key in run}
+    loader = run.get('test_dataloader') or {}
+    dataset = dict(loader.get('dataset') or {})
+    while isinstance(dataset.get('dataset'), Mapping):
+        dataset = dict(dataset['dataset'])
+    if dataset.get('pipeline'):
+        # The images of a search have the resolution of the network that is scored.
+        dataset['pipeline'] = [
+            dict(one, resolution=arch.resolution)
+            if str(one['type']).endswith('ResizeToResolution')
+            else one
+            for one in dataset['pipeline']
+        ]
+        config['test_dataloader'] = dict(loader, dataset=dataset)
+        config['test_evaluator'] = dict(type='CocoMetric', metric='bbox')
+        config['test_cfg'] = {}
+    return Config(dict(config, model=detector))
+
+
 def _dataset(dataset: Mapping) -> str:
     """A dataset of a config in a few words; wrappers are left out, and so are paths."""
     while isinstance(dataset.get('dataset'), Mapping):
@@ -223,16 +263,15 @@ def _from_config(path: Path, checkpoint: str | Path, options: Sequence[str]) -> 
     return made
 
 
-def _around(arch: Arch, path: str | Path, options: Sequence[str]) -> Source:
+def _around(arch: Arch, config: Any, path: Path) -> Source:
     """The model of a config with an Arch as its backbone."""
-    config = read_config(path, options)
     model = config.get('model')
     backbone = model.get('backbone') if isinstance(model, Mapping) else None
     if not isinstance(backbone, Mapping) or backbone.get('type') != 'mmscale.ArchNet':
         raise ValueError(f'{path}: model.backbone is no mmscale.ArchNet')
     backbone['arch'] = arch.to_json()
     backbone.pop('scaling', None)
-    return _of_config(config, Path(path))
+    return _of_config(config, path)
 
 
 def _of_config(config: Any, path: Path) -> Source:
