@@ -189,7 +189,7 @@ class ArchNet(BaseBackbone):
         return tuple(last[stride] for stride in out_strides)
 
     def _checked_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
-        indices = out_indices if isinstance(out_indices, (list, tuple)) else (out_indices,)
+        indices = out_indices if isinstance(out_indices, (list, tuple, range)) else (out_indices,)
         outputs = len(self.arch.stages) + 1
         if not indices:
             raise ValueError('out_indices=() must name at least one feature map')
