@@ -431,7 +431,8 @@ def build_runner(config: Config, phase: str) -> Runner:
     is_url = '://' in str(load_from or '')
     if load_from and not is_url and not os.path.isfile(load_from):
         raise UsageError(
-            f'load_from={str(load_from)!r:.300} is not a file; it must name a checkpoint'
+            f'load_from={" ".join(str(load_from).split()):.300} is not a file; it must name a '
+            'checkpoint'
         )
     with quiet_imports():
         import mmpretrain.models  # noqa: F401
