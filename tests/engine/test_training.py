@@ -110,7 +110,7 @@ def test_sampler_hook_refuses_another_data_sampler(supernet_config):
 
 def test_sampler_hook_refuses_another_model(retrain_config):
     retrain_config['custom_hooks'] = [dict(type='mmscale.HierarchicalSamplerHook')]
-    with pytest.raises(TypeError, match='SuperNetClassifier .* got ImageClassifier'):
+    with pytest.raises(TypeError, match=r'SuperNetClassifier .* got ImageClassifier'):
         runner_of(retrain_config).train()
 
 
