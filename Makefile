@@ -72,7 +72,7 @@ detection-quickstart: $(DETECTION)
 	$(VENV)/bin/python tools/detection_quickstart.py $(ARGS)
 
 # ARGS may choose tests of one part alone: pytest's 5 says that it found none.
-PYTEST := $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+PYTEST := $(VENV)/bin/python -m pytest -q -n 3 --dist worksteal $(ARGS)
 NONE_CHOSEN := $(if $(ARGS),[ $$? -eq 5 ],false)
 
 test: test-core

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import difflib
 import importlib
 import inspect
@@ -478,16 +479,24 @@ def build_runner(config: Config, phase: str) -> Runner:
     return runner
 
 
-def _leave_processes() -> None:
-    """Closes the connections to the other processes, if there are any.
+def _leave_processes(code: int) -> None:
+    """Ends this process, if it is one of several; otherwise does nothing.
 
-    Threads of a group that is open while the interpreter ends can abort the process.
+    The interpreter is not taken down: now and then a thread that a library left behind aborts it
+    there ("terminate called without an active exception"), which the launcher takes for a failure.
+
+    Args:
+        code: Exit code.
     """
     if 'torch' in sys.modules:
         from torch import distributed
 
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
 
 
 def run_tool(main: Callable[[], Any]) -> None:
@@ -500,10 +509,11 @@ def run_tool(main: Callable[[], Any]) -> None:
     try:
         try:
             main()
-        except SystemExit:
-            _leave_processes()
+        except SystemExit as leaving:
+            if isinstance(leaving.code, int):
+                _leave_processes(leaving.code)
             raise
-        _leave_processes()
+        _leave_processes(0)
     except UsageError as error:
         ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]
         rank = next((rank for rank in ranks if rank is not None), '0')

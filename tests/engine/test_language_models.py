@@ -90,7 +90,7 @@ def test_search_prune_and_retrain(family, tmp_path):
     state = CheckpointLoader.load_checkpoint(f'{search.work_dir}/iter_6.pth', 'cpu')['state_dict']
     report = export_search(search, state, tmp_path / 'pruned')
     assert 0.45 < report['after']['params'] / report['before']['params'] <= 0.5
-    pruned, weights = report['files']
+    pruned, weights, _ = report['files']
     retrain = short(
         f'dms/retrain_{family}_stdlib.py',
         family,

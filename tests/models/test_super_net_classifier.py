@@ -172,7 +172,7 @@ def test_training_without_the_hook_is_refused(make_classifier, make_batch, draw)
     [
         (dict(mode='all'), ValueError, "mode='all' is not one of single, both_sides, sandwich"),
         (dict(teacher='me'), ValueError, "teacher='me' is not one of scaling_stage, space"),
-        (dict(warmup_iters=-1), ValueError, 'warmup_iters=-1 must be 0 or more'),
+        (dict(warmup_iters=-1), ValueError, 'warmup_iters=-1 must be an integer of 0 or more'),
         (dict(backbone=dict(type='mmscale.ArchNet', arch='scalenet-s0')), TypeError,
          'backbone must be a SuperNet, got ArchNet'),
     ],

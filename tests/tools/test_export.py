@@ -64,7 +64,9 @@ def test_the_exported_config_is_tested(run, checkpoint, tmp_path):
 
 def test_what_is_printed(run, checkpoint, tmp_path):
     out = run(ARCH, '--checkpoint', checkpoint, '--out', tmp_path / 'out', '--formats', 'mmdet')
-    assert out == f'Wrote {tmp_path}/out: arch.json, weights.pth, mmdet_config.py, model_card.md\n'
+    note, wrote = out.splitlines()
+    assert note.startswith('How the images of training were normalised is not known')
+    assert wrote == f'Wrote {tmp_path}/out: arch.json, weights.pth, mmdet_config.py, model_card.md'
 
 
 def test_a_mistake_is_one_line(run, checkpoint, tmp_path):

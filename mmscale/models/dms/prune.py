@@ -50,7 +50,7 @@ def _check_indices(owner: str, indices: object) -> None:
 
 
 def _check_place(owner: str, place: str) -> None:
-    if place not in ('in', 'out') and not re.fullmatch('[0-9]', place):
+    if place not in ('in', 'out') and not re.fullmatch('-?[0-9]', place):
         raise ValueError(f'{owner}: {place!r:.60} is neither in, out nor a dimension')
 
 

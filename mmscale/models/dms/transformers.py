@@ -275,7 +275,8 @@ def set_counts(module: nn.Module, counts: dict[str, int]) -> None:
         )
     for attribute, value in counts.items():
         name, _, index = attribute.partition('.')
-        if not isinstance(getattr(module, name), int if not index else list | tuple):
+        # A class that takes over may have numbers that the original had not.
+        if not isinstance(getattr(module, name, 0), int if not index else list | tuple):
             raise ValueError(f'{attribute} is not a number of {type(module).__name__}')
         if index:
             getattr(module, name)[int(index)] = value

@@ -143,9 +143,9 @@ def test_a_pruning_of_another_network():
     config = dict(type='mmscale.ArchNet', arch='MobileNetV2')
     with pytest.raises(ValueError, match='ArchNet does not fit its pruning'):
         pruned_model(config, pruning.to_json())
-    with pytest.raises(ValueError, match='not a description of a pruned network of schema 1'):
+    with pytest.raises(ValueError, match='pruned: missing key keep, slices'):
         pruned_model(config, {'schema': 2})
-    with pytest.raises(ValueError, match='keys keep are not those'):
+    with pytest.raises(ValueError, match='pruned: missing key slices, removed, counts'):
         pruned_model(config, {'schema': 1, 'keep': {}})
 
 
