@@ -14,6 +14,13 @@ except ImportError as error:
     ) from error
 
 import cv2
+from mmdet.visualization import DetLocalVisualizer
+
+
+@pytest.fixture(autouse=True)
+def own_visualizer():
+    """mmdet's has one name in all configs: a later run would write into an earlier one's."""
+    DetLocalVisualizer._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')
