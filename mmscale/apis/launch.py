@@ -254,7 +254,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         UsageError: The file is damaged, holds code, or is not a checkpoint.
     """
-    from mmscale.models.checkpoints import load_checkpoint
+    with quiet_imports():
+        from mmscale.models.checkpoints import load_checkpoint
 
     try:
         return load_checkpoint(path)

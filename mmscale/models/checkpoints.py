@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -30,6 +32,9 @@ _DAMAGES = (
     zipfile.BadZipFile,
 )
 
+# Around the reason, torch advises to run the code in the file.
+_ADVICE = re.compile(r'Weights only load failed.*?\n\n|\n\nCheck the documentation.*', re.DOTALL)
+
 
 @contextmanager
 def _no_code() -> Iterator[None]:
@@ -41,7 +46,9 @@ def _no_code() -> Iterator[None]:
     was_set = variable in os.environ
     os.environ.setdefault(variable, '1')
     try:
-        yield
+        # MMEngine prints that it goes on without safety, which the variable then prevents.
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         if not was_set:
             del os.environ[variable]
@@ -72,7 +79,7 @@ def load_checkpoint(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except (*_DAMAGES, OSError) as error:
-        reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+        reason = f'{type(error).__name__}: {" ".join(_ADVICE.sub("", str(error)).split())}'
         raise ValueError(
             f'{path} is not a checkpoint of tensors and plain values, or it is damaged '
             f'({reason:.200})'
