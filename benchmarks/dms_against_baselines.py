@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mmscale.apis.launch import build_runner, read_config, set_environment
+from mmscale.apis.command_line import read_config, set_environment
+from mmscale.apis.launch import build_runner
 from mmscale.apis.prune import export_search
 from mmscale.apis.scaling import scale
 from mmscale.arch import Arch, SearchSpace, get_arch

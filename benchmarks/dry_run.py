@@ -10,7 +10,8 @@ import io
 import tempfile
 from contextlib import redirect_stdout
 
-from mmscale.apis.launch import add_common_arguments, load_config, run_tool
+from mmscale.apis.command_line import add_common_arguments, load_config
+from mmscale.apis.launch import run_tool
 from mmscale.apis.search import dry_run
 
 

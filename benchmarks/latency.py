@@ -14,8 +14,8 @@ import random
 import sys
 from pathlib import Path
 
+from mmscale.apis.command_line import set_environment
 from mmscale.apis.cost import fit_latency
-from mmscale.apis.launch import set_environment
 from mmscale.arch import apply_scaling, get_arch, scaling_rule
 
 BASES = ('EfficientNet-B0', 'RegNetX-400MF', 'RegNetZ-500MF')

@@ -26,7 +26,7 @@ GENERATION = 256
 
 def parse_args() -> argparse.Namespace:
     """Parses the command line."""
-    from mmscale.apis.launch import add_common_arguments
+    from mmscale.apis.command_line import add_common_arguments
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_common_arguments(parser)
@@ -79,7 +79,8 @@ def print_idle(flops: list[int], seconds: list[float]) -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Measures as one of the two processes; the first prints."""
-    from mmscale.apis.launch import build_runner, load_config
+    from mmscale.apis.command_line import load_config
+    from mmscale.apis.launch import build_runner
     from mmscale.search import Archive, Scorer, SingleProcess
 
     config = load_config(args)

@@ -5,7 +5,8 @@ import argparse
 import os
 from pathlib import Path
 
-from mmscale.apis.launch import UsageError, read_checkpoint, run_tool
+from mmscale.apis.command_line import UsageError, read_checkpoint
+from mmscale.apis.launch import run_tool
 from mmscale.arch import Arch
 from mmscale.quiet import quiet_imports
 

@@ -5,8 +5,9 @@ import argparse
 import json
 import warnings
 
+from mmscale.apis.command_line import UsageError, add_config_options
 from mmscale.apis.cost import cost_report
-from mmscale.apis.launch import UsageError, add_config_options, run_tool
+from mmscale.apis.launch import run_tool
 from mmscale.arch import preset_names
 from mmscale.cost import CONVENTIONS, LatencySetting
 

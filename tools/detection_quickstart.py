@@ -21,7 +21,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmscale.apis.launch import UsageError, build_runner, read_config, run_tool, set_environment
+from mmscale.apis.command_line import UsageError, read_config, set_environment
+from mmscale.apis.launch import build_runner, run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = 'configs/scalenet/digits-s2.py'

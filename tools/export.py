@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from mmscale.apis.launch import UsageError, add_config_options, run_tool
+from mmscale.apis.command_line import UsageError, add_config_options
+from mmscale.apis.launch import run_tool
 from mmscale.quiet import quiet_imports
 
 _FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2')

@@ -6,14 +6,14 @@ from __future__ import annotations
 import argparse
 import json
 
-from mmscale.apis.launch import (
+from mmscale.apis.command_line import (
     UsageError,
     add_config_options,
     load_config,
     read_checkpoint,
     read_config,
-    run_tool,
 )
+from mmscale.apis.launch import run_tool
 from mmscale.quiet import quiet_imports
 
 

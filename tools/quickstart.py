@@ -30,8 +30,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mmscale.apis.command_line import UsageError, set_environment
 from mmscale.apis.families import FAMILIES, collect, plot, table
-from mmscale.apis.launch import UsageError, run_tool, set_environment
+from mmscale.apis.launch import run_tool
 from mmscale.apis.retrain import RetrainJob, run_jobs
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.command_line import UsageError, read_config
 from mmscale.apis.from_search import read_family
-from mmscale.apis.launch import UsageError, read_config, run_tool
+from mmscale.apis.launch import run_tool
 from mmscale.apis.scale_configs import check_output
 from mmscale.apis.scaling import (
     MODES,

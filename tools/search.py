@@ -6,13 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from mmscale.apis.launch import (
-    UsageError,
-    add_common_arguments,
-    build_runner,
-    load_config,
-    run_tool,
-)
+from mmscale.apis.command_line import UsageError, add_common_arguments, load_config
+from mmscale.apis.launch import build_runner, run_tool
 from mmscale.apis.plan import make_plan, plan_tables
 from mmscale.apis.search import (
     check_search,

@@ -3,13 +3,8 @@
 
 import argparse
 
-from mmscale.apis.launch import (
-    UsageError,
-    add_common_arguments,
-    build_runner,
-    load_config,
-    run_tool,
-)
+from mmscale.apis.command_line import UsageError, add_common_arguments, load_config
+from mmscale.apis.launch import build_runner, run_tool
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.command_line import UsageError, read_checkpoint
 from mmscale.apis.config_text import difference, read_config_text
-from mmscale.apis.launch import UsageError, read_checkpoint
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner

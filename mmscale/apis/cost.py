@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.launch import read_config
+from mmscale.apis.command_line import read_config
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.cost import (
     Latency,

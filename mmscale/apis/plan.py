@@ -16,7 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.launch import UsageError, build_runner
+from mmscale.apis.command_line import UsageError
+from mmscale.apis.launch import build_runner
 from mmscale.apis.search import one_line, profile
 from mmscale.cost import Cost, LatencyModel, LatencySetting
 from mmscale.search import Entry, EvaluationError, Score

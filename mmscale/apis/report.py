@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmscale.apis.launch import UsageError
+from mmscale.apis.command_line import UsageError
 from mmscale.apis.run_files import RunFiles, read_run
 from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace, get_arch
 from mmscale.cost import count

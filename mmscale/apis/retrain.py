@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from mmscale.apis.launch import set_environment
+from mmscale.apis.command_line import set_environment
 from mmscale.search.reporting import write_json
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from mmscale.apis.command_line import UsageError
 from mmscale.apis.config_text import read_config_text
-from mmscale.apis.launch import UsageError
 from mmscale.apis.result_files import check_event, check_structure, read_result
 from mmscale.search import Archive
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.command_line import read_config
 from mmscale.apis.cost import build_network, image_shape
 from mmscale.apis.from_search import FoundFamily, read_family
-from mmscale.apis.launch import read_config
 from mmscale.arch import (
     PYCLS_ROUNDING,
     Arch,

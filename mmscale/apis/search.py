@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.launch import UsageError
+from mmscale.apis.command_line import UsageError
 from mmscale.arch import SearchSpace
 from mmscale.cost import CostTable
 from mmscale.quiet import quiet_imports

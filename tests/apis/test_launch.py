@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmscale.apis.launch import (
+from mmscale.apis.command_line import (
     UsageError,
     add_common_arguments,
-    build_runner,
     load_config,
-    run_tool,
     set_environment,
 )
+from mmscale.apis.launch import build_runner, run_tool
 from mmscale.arch import SearchSpace
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmscale.apis.launch import UsageError
+from mmscale.apis.command_line import UsageError
 from mmscale.apis.report import make_report
 from mmscale.apis.run_files import read_run
 from mmscale.arch import HierarchicalSampler, SearchSpace

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmscale.apis.launch import read_config
+from mmscale.apis.command_line import read_config
 from mmscale.apis.plan import Duration, _duration, make_plan, plan_tables
 
 

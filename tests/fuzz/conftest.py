@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from mutations import mutated, mutated_text, named
 
-from mmscale.apis.launch import UsageError
+from mmscale.apis.command_line import UsageError
 
 # What the library documents for bad input; everything else comes from deep inside.
 REFUSALS = (UsageError, ValueError, TypeError, OSError)

@@ -9,8 +9,9 @@ import pytest
 from mmengine.config import Config
 from small_inputs import SPACE
 
+from mmscale.apis.command_line import load_config
 from mmscale.apis.cost import build_module
-from mmscale.apis.launch import build_runner, load_config
+from mmscale.apis.launch import build_runner
 from mmscale.arch import SearchSpace
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmscale.apis.command_line import UsageError
 from mmscale.apis.cost import build_module, build_network
-from mmscale.apis.launch import UsageError
 from mmscale.arch import Arch
 from mmscale.models.converters import matching_arch
 

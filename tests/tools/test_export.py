@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmscale.apis.command_line import UsageError
 from mmscale.apis.cost import build_network
 from mmscale.apis.export import FORMATS
 from mmscale.apis.export.configs import DETECTORS
-from mmscale.apis.launch import UsageError
 from mmscale.arch import Arch
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmscale.apis.command_line import read_config
 from mmscale.apis.cost import build_module
-from mmscale.apis.launch import read_config
 from mmscale.arch import get_arch
 from mmscale.models import ArchNet
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.command_line import read_checkpoint, read_config
 from mmscale.apis.cost import (
     build_module,
     classifier_config,
@@ -16,7 +17,6 @@ from mmscale.apis.cost import (
     find_arch,
     image_shape,
 )
-from mmscale.apis.launch import read_checkpoint, read_config
 from mmscale.apis.result_files import read_result
 from mmscale.apis.run_files import read_run
 from mmscale.arch import Arch
