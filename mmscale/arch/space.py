@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch.arch import (
-    LARGEST_INTEGER,
-    MOST_BLOCKS,
     Arch,
     Block,
     Head,
@@ -23,6 +21,7 @@ from mmscale.arch.arch import (
     aligned,
 )
 from mmscale.arch.checks import check_keys
+from mmscale.arch.choices import ScalingChoices, StageChoices, positive_integer
 from mmscale.arch.scaling import Rounding, Scaling, apply_scaling, width_rule
 
 Genes = NDArray[np.int64]
@@ -37,60 +36,6 @@ class Genotype:
     """
 
     genes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class StageChoices:
-    """Choices for one network stage of the base model.
-
-    Attributes:
-        channels: Output width.
-        stride: Stride of the first block.
-        expand: Expansion ratio; 1 builds blocks without the first 1x1 convolution.
-        depths: Allowed numbers of blocks, ascending.
-        kernels: Allowed kernel sizes, ascending.
-    """
-
-    channels: int
-    stride: int
-    expand: int
-    depths: tuple[int, ...]
-    kernels: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ScalingChoices:
-    """Choices for one scaling stage.
-
-    Attributes:
-        depth: Depth multipliers.
-        width: Width multipliers.
-        resolution: Resolutions, in pixels.
-    """
-
-    depth: tuple[float, ...]
-    width: tuple[float, ...]
-    resolution: tuple[int, ...]
-
-
-def _ascending(owner: str, values: object, kind: type) -> tuple:
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise ValueError(f'{owner}={values!r:.60} must be a non-empty list')
-    allowed = (int,) if kind is int else (int, float)
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, allowed) or not value > 0:
-            raise ValueError(f'{owner}: {value!r:.60} must be a positive {kind.__name__}')
-        if isinstance(value, int) and value > LARGEST_INTEGER:
-            raise ValueError(f'{owner}: {value!r:.60} must be {LARGEST_INTEGER} or less')
-    if list(values) != sorted(set(values)):
-        raise ValueError(f'{owner}={list(values)!r:.60} must be ascending and without repeats')
-    return tuple(kind(value) for value in values)
-
-
-def _integer(owner: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{owner}={value!r:.60} must be a positive integer')
-    return value
 
 
 class SearchSpace:
@@ -137,23 +82,26 @@ class SearchSpace:
         stem = check_keys('space.stem', stem, ('kernel', 'stride'), ('channels',))
         head = check_keys('space.head', head, (), ('channels',))
         self._stem = Stem(
-            out_channels=_integer('space.stem.channels', stem['channels']),
-            in_channels=_integer('space.in_channels', in_channels),
+            out_channels=positive_integer('space.stem.channels', stem['channels']),
+            in_channels=positive_integer('space.in_channels', in_channels),
             kernel=stem.get('kernel', 3),
             stride=stem.get('stride', 2),
             act=act,
         )
         self._head = Head(
-            channels=_integer('space.head.channels', head['channels']),
-            num_classes=_integer('space.num_classes', num_classes),
+            channels=positive_integer('space.head.channels', head['channels']),
+            num_classes=positive_integer('space.num_classes', num_classes),
             act=act,
         )
         for key, value in (('stages', stages), ('scaling_stages', scaling_stages)):
             if not isinstance(value, (list, tuple)) or not value:
                 raise ValueError(f'space.{key}={value!r:.60} must be a non-empty list of dicts')
-        self.stages = tuple(self._stage_choices(i, stage) for i, stage in enumerate(stages))
+        self.stages = tuple(
+            StageChoices.from_config(f'space.stages[{i}]', stage) for i, stage in enumerate(stages)
+        )
         self.scaling_stages = tuple(
-            self._scaling_choices(j, stage) for j, stage in enumerate(scaling_stages)
+            ScalingChoices.from_config(f'space.scaling_stages[{j}]', stage)
+            for j, stage in enumerate(scaling_stages)
         )
         base = self.scaling_stages[0]
         if base.depth != (1.0,) or base.width != (1.0,) or len(base.resolution) != 1:
@@ -164,42 +112,6 @@ class SearchSpace:
         self.resolution = base.resolution[0]
         # Decoding the widest network shows what the checks above cannot, before any work starts.
         _ = self.allocation
-
-    @staticmethod
-    def _stage_choices(index: int, stage: Mapping[str, Any]) -> StageChoices:
-        owner = f'space.stages[{index}]'
-        stage = check_keys(owner, stage, ('stride', 'expand'), ('channels', 'depths', 'kernels'))
-        kernels = _ascending(f'{owner}.kernels', stage['kernels'], int)
-        for kernel in kernels:
-            if kernel % 2 == 0:
-                raise ValueError(f'{owner}.kernels: {kernel} must be odd')
-        depths = _ascending(f'{owner}.depths', stage['depths'], int)
-        if depths[-1] > MOST_BLOCKS:
-            raise ValueError(f'{owner}.depths: {depths[-1]:.6g} must be {MOST_BLOCKS} or less')
-        return StageChoices(
-            channels=_integer(f'{owner}.channels', stage['channels']),
-            stride=_integer(f'{owner}.stride', stage.get('stride', 1)),
-            expand=_integer(f'{owner}.expand', stage.get('expand', 1)),
-            depths=depths,
-            kernels=kernels,
-        )
-
-    @staticmethod
-    def _scaling_choices(index: int, stage: Mapping[str, Any]) -> ScalingChoices:
-        owner = f'space.scaling_stages[{index}]'
-        stage = check_keys(owner, stage, (), ('depth', 'width', 'resolution'))
-        choices = ScalingChoices(
-            depth=_ascending(f'{owner}.depth', stage['depth'], float),
-            width=_ascending(f'{owner}.width', stage['width'], float),
-            resolution=_ascending(f'{owner}.resolution', stage['resolution'], int),
-        )
-        for key in ('depth', 'width'):
-            if getattr(choices, key)[0] < 1:
-                raise ValueError(
-                    f'{owner}.{key}: {getattr(choices, key)[0]} must be 1 or more: '
-                    f'the base model is the smallest of the family'
-                )
-        return choices
 
     # ---------------------------------------------------------------- genotypes
 
