@@ -1,65 +1,20 @@
 """From a command line to a runner: every mistake is one line and exit code 2, before any work."""
 
-import argparse
 import os
 import runpy
-import sys
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from command_lines import arguments, write
 
-from mmscale.apis.command_line import (
-    UsageError,
-    add_common_arguments,
-    load_config,
-    set_environment,
-)
+from mmscale.apis.command_line import UsageError, load_config, set_environment
 from mmscale.apis.launch import build_runner, run_tool
 from mmscale.arch import SearchSpace
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs' / 'scalenet'
-
-
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch, tmp_path):
-    """Every test in an empty folder, with the process's environment and warnings put back."""
-    monkeypatch.chdir(tmp_path)
-    process = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
-    slurm = ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID', 'SLURM_NODELIST')
-    for key in ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', *process, *slurm):
-        monkeypatch.setenv(key, '')
-        monkeypatch.delenv(key)
-    with warnings.catch_warnings():
-        yield
-
-
-def arguments(*words):
-    parser = argparse.ArgumentParser()
-    add_common_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
-
-
-def write(name, text):
-    Path(name).parent.mkdir(parents=True, exist_ok=True)
-    Path(name).write_text(text, encoding='utf-8')
-    return name
-
-
-@pytest.fixture
-def tool(monkeypatch, capfd):
-    """Runs a tool in this process; returns its exit code and what it wrote to stderr."""
-
-    def run(name, *words):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, words)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
-        return exit_.value.code, capfd.readouterr().err
-
-    return run
+pytestmark = pytest.mark.usefixtures('own_environment')
 
 
 @pytest.fixture
@@ -77,83 +32,6 @@ def small_config(tmp_path):
         # MMEngine's runners of one process must have different names.
         f'experiment_name = {tmp_path.name!r}\n',
     )
-
-
-# ---------------------------------------------------------------------- configs
-
-
-def test_overrides_and_the_default_work_dir():
-    config = load_config(
-        arguments(
-            CONFIGS / 'retrain_digits.py',
-            '--cfg-options',
-            'train_cfg.max_iters=7',
-            'model.head.topk=(1,2)',
-            'model.backbone.arch=scalenet-s0',
-        )
-    )
-    assert config.train_cfg.max_iters == 7
-    assert tuple(config.model.head.topk) == (1, 2)
-    assert config.model.backbone.arch == 'scalenet-s0'
-    assert config.work_dir == 'work_dirs/retrain_digits'
-    assert config.launcher == 'none'
-
-
-def test_an_override_may_add_what_mmengine_reads():
-    write('mine.py', "model = dict(type='ResNet')\n")
-    options = ['compile=True', 'auto_scale_lr.base_batch_size=8', 'env_cfg.cudnn_benchmark=True']
-    config = load_config(arguments('mine.py', '--cfg-options', 'model.depth=18', *options))
-    assert config.model.depth == 18
-    assert config.compile is True
-    assert config.auto_scale_lr.base_batch_size == 8
-    assert config.env_cfg.cudnn_benchmark is True
-
-
-def test_a_work_dir_of_the_config_or_the_command_line_comes_first():
-    write('mine.py', "work_dir = 'here'\n")
-    assert load_config(arguments('mine.py')).work_dir == 'here'
-    assert load_config(arguments('mine.py', '--work-dir', 'there é')).work_dir == 'there é'
-
-
-def test_a_path_may_have_spaces_and_commas():
-    write('a b, c/x (1).pth', '')
-    write('mine é x.py', 'load_from = None\nother = None\n')
-    config = load_config(
-        arguments('mine é x.py', '--cfg-options', 'load_from=a b, c/x (1).pth', 'other=[1, 2]')
-    )
-    assert config.load_from == 'a b, c/x (1).pth'
-    assert config.other == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ('text', 'options', 'message'),
-    [
-        (None, [], 'config=mine.py is not a file'),
-        ('model = dict(', [], 'SyntaxError'),
-        ('lr = rate * 2\n', [], "NameError: name 'rate' is not defined"),
-        ("custom_imports = dict(imports=['no_such_package'])\n", [], 'no_such_package'),
-        ("_base_ = './missing.py'\n", [], 'missing.py'),
-        ('lr = 1 / 0\n', [], 'ZeroDivisionError'),
-        ('raise RuntimeError("two\\nlines")\n', [], 'RuntimeError: two lines'),
-        ('lr = 1\n', ['lr'], '--cfg-options lr: expected KEY=VALUE'),
-        ('lr = 1\n', ['a=1', 'b'], '--cfg-options a=1 b: expected KEY=VALUE'),
-        ('lr = 1\n', ['lr=[1,(2]'], '--cfg-options lr=[1,(2]: Imbalanced brackets'),
-        ('lr = [1]\n', ['lr.5=2'], 'Index 5 exceeds'),
-        ('lr = 1\n', ['tolerance=0.3'], '--cfg-options tolerance: neither the config nor'),
-        ('test_cfg = {}\n', ['test_cgf.n=3'], 'setting test_cgf; did you mean test_cfg?'),
-        ('lr = 1\n', ['lr=2', 'lf.max=3'], '--cfg-options lf.max: '),
-        ('lr = 1\n', ['cfg.lr=3'], '--cfg-options cfg.lr: '),
-    ],
-)
-def test_a_bad_config_is_one_line(text, options, message, tool):
-    if text is not None:
-        write('mine.py', text)
-    options = ['--cfg-options', *options] if options else []
-    code, error = tool('train.py', 'mine.py', *options)
-    assert code == 2
-    assert error.startswith('error: ') and error.count('\n') == 1, error
-    assert message in error
-    assert not Path('work_dirs').exists()
 
 
 def test_a_config_of_another_task_is_refused(tool, small_config):
@@ -191,17 +69,6 @@ def test_files_are_data_for_every_tool(monkeypatch, name):
     monkeypatch.setattr('mmscale.apis.launch.run_tool', start)
     with pytest.raises(Started, match=r'^1$'):
         runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
-
-
-def test_files_are_data_unless_the_user_decided_otherwise(monkeypatch):
-    set_environment()
-    assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
-    assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE'
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
-    monkeypatch.setenv('OMP_WAIT_POLICY', 'ACTIVE')
-    set_environment()
-    assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '0'
-    assert os.environ['OMP_WAIT_POLICY'] == 'ACTIVE'
 
 
 def test_other_errors_than_the_users_are_not_hidden(capsys):
