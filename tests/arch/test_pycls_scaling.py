@@ -194,6 +194,23 @@ def test_groups_of_one_channel_are_told_from_efficientnets():
     assert (arch.stem, arch.head) == (base.stem, base.head)
 
 
+@pytest.mark.parametrize('kind', ['x', 'y'])
+def test_groups_of_one_channel_grow_with_the_width(kind):
+    base = regnet(kind, 23, 40, 50.5, 2.1, group_width=1)
+    assert group_widths(scale(base, 'w', 4)) == (2,) * len(base.stages)
+    assert group_widths(scale(base, 'w', 64)) == (8,) * len(base.stages)
+    assert group_widths(scale(base, 'w_gfix', 4)) == (1,) * len(base.stages)
+    assert group_widths(scale(base, 'g', 16)) == (16,) * len(base.stages)
+
+
+@pytest.mark.parametrize('ratio', [0.25, 0.15, 0.3, 0.0625, 0.125, 0.1])
+def test_squeeze_ratio_of_few_blocks(ratio):
+    # Blocks of 32 and 112 channels in: 0.15 of them fits 2/13 as well.
+    base = regnet('z', 5, 112, 1.0, 2.5, group_width=16, se_ratio=ratio)
+    for block in scale(base, 'w', 30).blocks:
+        assert block.se.channels == round(block.in_channels * ratio)
+
+
 def test_squeeze_ratio_is_that_of_all_blocks():
     base = scale(get_arch('RegNetZ-4GF'), 'w', 8)  # squeezes of round(138 / 4) = 34 and so on
     again = scale(base, 'd', 2)
