@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from mmscale.apis.command_line import UsageError
+from mmscale.apis.result_files import read_result
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,16 +26,30 @@ def standard_error(percent: float, images: int) -> float:
     return 100 * math.sqrt(share * (1 - share) / images)
 
 
+def _read_family(path: Path) -> dict[str, Any]:
+    try:
+        result = read_result(path, ('scaling_stage', 'scaling', 'cost', 'score', 'arch'))
+    except (OSError, ValueError) as error:
+        raise UsageError(' '.join(str(error).split())) from error
+    for key in ('scaling_stages', 'convention'):
+        if key not in result:
+            raise UsageError(f'{path} has no {key}: it is not the result of a search for a family')
+    return result
+
+
 def collect(work_dir: Path, tested: Mapping[str, Mapping]) -> list[dict]:
     """One row per family and scaling stage, from the families' result.json and test results.
 
     Args:
         work_dir: Holds ``<family>/result.json``.
         tested: ``accuracy`` in percent and number of ``images`` by ``<family> S<stage>``.
+
+    Raises:
+        UsageError: A result is missing, damaged or of another kind.
     """
     rows = []
     for family in FAMILIES:
-        result = json.loads((work_dir / family / 'result.json').read_text(encoding='utf-8'))
+        result = _read_family(work_dir / family / 'result.json')
         for member in result['scaling_stages']:
             stage = member['scaling_stage']
             test = tested.get(f'{family} S{stage}')
@@ -48,8 +64,9 @@ def collect(work_dir: Path, tested: Mapping[str, Mapping]) -> list[dict]:
                     'blocks': sum(len(blocks) for blocks in member['arch']['stages']),
                     **member['cost'],
                     'convention': result['convention'],
-                    'supernet_score': 100 * score['correct'] / score['total'],
-                    'supernet_images': score['total'],
+                    # A network that could not be scored has none.
+                    'supernet_score': score and 100 * score['correct'] / score['total'],
+                    'supernet_images': score and score['total'],
                     'test_accuracy': test and test['accuracy'],
                     'test_images': test and test['images'],
                 }

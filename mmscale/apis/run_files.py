@@ -17,6 +17,7 @@ from mmscale.apis.command_line import UsageError
 from mmscale.apis.config_text import read_config_text
 from mmscale.apis.result_files import check_event, check_structure, read_result
 from mmscale.search import Archive
+from mmscale.search.archive import MOST_LINE_BYTES
 
 _METRICS = ('flops', 'params', 'acts')
 # Archs of so many networks take some 150 MB.
@@ -132,7 +133,8 @@ def _read_lines(
 
 def _has_whole_line(path: Path) -> bool:
     with path.open('rb') as file:
-        return file.readline().endswith(b'\n')
+        line = file.readline(MOST_LINE_BYTES)
+        return line.endswith(b'\n') or len(line) == MOST_LINE_BYTES
 
 
 def _read_archive(run: RunFiles) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from mmscale.arch import Arch
@@ -11,6 +12,16 @@ from mmscale.engine.scoring_loop import ScoringLoop
 from mmscale.registry import LOOPS
 from mmscale.search import OnStep, ParetoResult, ParetoSearch, Scorer
 from mmscale.search.forecast import Forecast, forecast
+
+
+def _load(path: object) -> LatencyModel:
+    """The latency model that a config names."""
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f'latency_model={path!r:.60} must be the path of a JSON file')
+    try:
+        return LatencyModel.load(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f'latency_model: {error}') from error
 
 
 @LOOPS.register_module()
@@ -41,11 +52,10 @@ class ParetoLoop(ScoringLoop):
             **settings: Further settings of the search.
 
         Raises:
-            OSError: The latency model cannot be read.
             TypeError: A setting is unknown.
-            ValueError: A setting is not allowed.
+            ValueError: A setting is not allowed, or the latency model cannot be read.
         """
-        model = None if latency_model is None else LatencyModel.load(latency_model)
+        model = None if latency_model is None else _load(latency_model)
         return ParetoSearch(table, latency_model=model, seed=seed, on_step=on_step, **settings)
 
     def build_search(self, **settings: Any) -> None:

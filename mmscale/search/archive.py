@@ -7,9 +7,10 @@ import json
 import os
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost
@@ -27,6 +28,22 @@ from mmscale.search.entry import (
 # 1 has the Archs as plain JSON objects, and no failures; it is read.
 SCHEMA = 2
 _READABLE = (1, 2)
+# An Arch of the most blocks there may be takes 1.5 MB as the plain JSON of schema 1.
+MOST_LINE_BYTES = 1 << 23
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines of a file; of one that is too long its first MOST_LINE_BYTES, without a line break."""
+    is_rest = False
+    for line in iter(partial(file.readline, MOST_LINE_BYTES), b''):
+        if not is_rest:
+            yield line
+        is_rest = len(line) == MOST_LINE_BYTES and not line.endswith(b'\n')
+
+
+def _first_line(path: Path) -> bytes:
+    with path.open('rb') as file:
+        return file.readline(MOST_LINE_BYTES)
 
 
 def _header_of(path: Path, line: bytes) -> dict[str, Any]:
@@ -136,10 +153,9 @@ class Archive:
             ValueError: There is no archive, or a file is no archive.
         """
         for path in sorted(Path(directory).glob('rank*.jsonl')):
-            with path.open('rb') as file:
-                line = file.readline()
-            if line.endswith(b'\n'):
-                fingerprint = _header_of(path, line[:-1]).get('fingerprint', {})
+            line = _first_line(path)
+            if line.endswith(b'\n') or len(line) == MOST_LINE_BYTES:
+                fingerprint = _header_of(path, line.rstrip(b'\n')).get('fingerprint', {})
                 return cls(directory, fingerprint, rank=None)
         raise ValueError(f'{directory}: there is no archive with a complete header')
 
@@ -228,8 +244,7 @@ class Archive:
     # ------------------------------------------------------------------ reading
 
     def _check_header(self, path: Path) -> None:
-        with path.open('rb') as file:
-            line = file.readline()
+        line = _first_line(path)
         if not line.endswith(b'\n') and self._header.encode().startswith(line):
             return  # Cut off while it was made: there is no entry to lose.
         header = _header_of(path, line.rstrip(b'\n'))
@@ -263,13 +278,16 @@ class Archive:
             report: Whether to warn of damaged lines, and to note a last one that was cut off.
         """
         with path.open('rb') as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b'\n'):
+            for number, line in enumerate(_lines(file), start=1):
+                is_whole, is_too_long = line.endswith(b'\n'), len(line) == MOST_LINE_BYTES
+                if not is_whole and not is_too_long:
                     if report:
                         self.cut_off.append(path)
                 elif number > 1:
-                    line = line[:-1]
                     try:
+                        if not is_whole:
+                            raise ValueError(f'it has more than {MOST_LINE_BYTES:,} bytes')
+                        line = line[:-1]
                         digest, outcome = read_outcome(line)
                     except ValueError as error:
                         if report:

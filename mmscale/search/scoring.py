@@ -19,6 +19,7 @@ from mmscale.search.entry import Entry, Failure, Outcome, Score
 
 # So many may fail before it matters whether most do.
 _FEW_FAILURES = 8
+_MOST_REASON_CHARACTERS = 1000
 
 
 class EvaluationError(Exception):
@@ -275,7 +276,7 @@ class Scorer:
         try:
             return self.evaluator.evaluate(arch, *bound)
         except EvaluationError as error:
-            return Failure(' '.join(str(error).split()))
+            return Failure(f'{" ".join(str(error).split()):.{_MOST_REASON_CHARACTERS}}')
 
     def _count(self, archs: Sequence[Arch], least: Mapping[Arch, Fraction]) -> None:
         for arch in archs:

@@ -7,10 +7,12 @@ import math
 import pytest
 from rich.console import Console
 
+from mmscale.apis.command_line import UsageError
 from mmscale.apis.families import FAMILIES, collect, plot, standard_error, table
 from mmscale.arch import Genotype, Scaling, apply_scaling, get_arch
 from mmscale.cost import count
 from mmscale.search import FamilyMember, Score
+from mmscale.search.result import SCHEMA
 
 STRATEGY = (Scaling(), Scaling(1.2, 1.1, 1.25), Scaling(1.5, 1.3, 1.5))
 TESTED = {
@@ -32,7 +34,8 @@ def work_dir(tmp_path):
             member = FamilyMember(j, Genotype((0,)), scaling, arch, count(arch), score)
             members.append(member.to_json())
         (tmp_path / family).mkdir()
-        text = json.dumps({'scaling_stages': members, 'convention': 'mmscale'})
+        result = {'schema': SCHEMA, 'settings': {}, 'scaling_stages': members}
+        text = json.dumps({**result, 'convention': 'mmscale'})
         (tmp_path / family / 'result.json').write_text(text, encoding='utf-8')
     return tmp_path
 
@@ -92,7 +95,50 @@ def test_the_plot_is_a_png(work_dir, tested):
     assert len(content) > 5000
 
 
-def test_a_missing_family_is_named(work_dir):
-    (work_dir / 'random' / 'result.json').unlink()
-    with pytest.raises(FileNotFoundError, match=r'random/result\.json'):
+def changed(text, *path, value):
+    data = node = json.loads(text)
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    return json.dumps(data)
+
+
+def test_a_network_without_a_score_has_none_in_table_and_plot(work_dir):
+    path = work_dir / 'random' / 'result.json'
+    path.write_text(changed(path.read_text(), 'scaling_stages', 1, 'score', value=None))
+    rows = collect(work_dir, TESTED)
+    assert rows[4]['supernet_score'] is rows[4]['supernet_images'] is None
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table(rows))
+    assert ' - ' in next(line for line in console.export_text().splitlines() if '100.0±0' in line)
+    plot(rows, work_dir / 'families.png')
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (None, 'No such file'),
+        (lambda text: text[:-20], 'not a JSON file'),
+        (lambda text: '{}', 'missing key schema, settings'),
+        (lambda text: changed(text, 'scaling_stages', value=[]), 'scaling_stages must have 1'),
+        (lambda text: changed(text, 'scaling_stages', 1, 'cost', value=-1), 'cost: expected an'),
+        (lambda text: changed(text, 'kind', value='pareto'), 'missing key front'),
+        (
+            lambda text: json.dumps(
+                {**json.loads(text), 'kind': 'pareto', 'front': json.loads(text)['scaling_stages']}
+            ).replace('"scaling_stages"', '"other"'),
+            'has no scaling_stages: it is not the result of a search for a family',
+        ),
+        (lambda text: text.replace('"convention"', '"other"'), 'has no convention'),
+    ],
+)  # fmt: skip
+def test_a_missing_or_damaged_family_is_one_line(work_dir, damage, message):
+    path = work_dir / 'random' / 'result.json'
+    text = path.read_text()
+    path.unlink()
+    if damage:
+        path.write_text(damage(text))
+    with pytest.raises(UsageError) as error:
         collect(work_dir, TESTED)
+    assert str(path) in str(error.value) and message in str(error.value)
+    assert '\n' not in str(error.value)

@@ -90,7 +90,8 @@ def test_latency_comes_from_the_model_in_a_file(
     ('option', 'message'),
     [
         ('test_cfg.metric=latency', 'latency_model'),
-        ('test_cfg.latency_model=absent.json', 'absent.json'),
+        ('test_cfg.latency_model=absent.json', 'latency_model: [Errno 2] No such file'),
+        ('test_cfg.latency_model=[1]', 'latency_model=[1] must be the path'),
         ('test_cfg.cost_range=[1e9,2e9]', 'out of reach'),
         ('test_cfg.budget=1e6', 'budget'),
     ],

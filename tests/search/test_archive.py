@@ -120,6 +120,35 @@ def test_a_long_cut_off_line_is_repaired(tmp_path):
     assert list(Archive(tmp_path, FINGERPRINT).entries()) == entries
 
 
+def test_no_line_is_read_beyond_what_an_entry_may_take(tmp_path, monkeypatch):
+    entries = make_entries(3)
+    path = fill(tmp_path, entries[:2])
+    header, first, second = path.read_bytes().splitlines(keepends=True)
+    most = max(len(header), *(len(entry.to_line()) + 1 for entry in entries))
+    monkeypatch.setattr(archive_module, 'MOST_LINE_BYTES', most)
+    long = b'x' * (3 * most)
+    path.write_bytes(header + first + long + b'\n' + second + long[:most] + b'\n' + second + long)
+    with pytest.warns(UserWarning, match='dropped') as caught:
+        archive = Archive(tmp_path, FINGERPRINT)
+    assert [str(warning.message) for warning in caught] == [
+        f'{path}, line {number}: dropped, it has more than {most:,} bytes' for number in (3, 5, 7)
+    ]
+    assert list(archive.entries()) == entries[:2]
+    with archive:
+        archive.append(entries[2])
+    with pytest.warns(UserWarning, match='dropped'):
+        assert list(Archive(tmp_path, FINGERPRINT).entries()) == entries
+    path.write_bytes(long)
+    for opening in (
+        lambda: Archive(tmp_path, FINGERPRINT),
+        lambda: Archive.open_existing(tmp_path),
+    ):
+        with pytest.raises(
+            ValueError, match=r'rank0000\.jsonl, line 1: it is not an archive header'
+        ):
+            opening()
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_costs_at_most_the_lines_it_touches(filled, tmp_path, data):
