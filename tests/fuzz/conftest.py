@@ -19,6 +19,7 @@ from mmscale.apis.command_line import UsageError
 # What the library documents for bad input; everything else comes from deep inside.
 REFUSALS = (UsageError, ValueError, TypeError, OSError)
 MOST_CHARACTERS = 500
+# Processor time of one case; on a busy machine it may take many times as long.
 _SECONDS = 30
 # What one case may take of memory beyond what the process has.
 _BYTES = 6 << 30
@@ -98,8 +99,8 @@ class Fuzz:
         )
 
     def _outcome(self, mutation, use):
-        old = signal.signal(signal.SIGALRM, _alarm)
-        signal.alarm(_SECONDS)
+        old = signal.signal(signal.SIGPROF, _alarm)
+        signal.setitimer(signal.ITIMER_PROF, _SECONDS)
         try:
             use(mutation.value)
         except REFUSALS as error:
@@ -109,8 +110,8 @@ class Fuzz:
             self._problem(mutation, error, 'another error')
             return 'broken'
         finally:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, old)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, old)
         return 'accepted'
 
     def _check_message(self, mutation, error):

@@ -16,6 +16,7 @@ from small_inputs import SPACE
 
 from mmscale.apis.cost import build_network
 from mmscale.apis.export.source import find_source
+from mmscale.apis.families import FAMILIES, collect
 from mmscale.apis.from_search import read_family
 from mmscale.apis.report import make_report
 from mmscale.apis.search import dry_run, plan_search, profile
@@ -107,11 +108,21 @@ def scale(inputs):
         sys.argv = old
 
 
+def compare(inputs):
+    """As if all families were the one that is read."""
+    for family in FAMILIES:
+        folder = inputs.parent / family
+        if not folder.is_symlink():
+            folder.symlink_to(inputs)
+    collect(inputs.parent, {})
+
+
 READERS = {
     'family': (0.08, lambda inputs: read_family(inputs / 'result.json').rule()),
     'report': (0.02, lambda inputs: make_report(str(inputs))),
     'export': (0.03, lambda inputs: find_source(inputs / 'result.json')),
     'scale': (0.02, scale),
+    'compare': (0.02, compare),
 }
 
 
