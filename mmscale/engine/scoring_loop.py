@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from mmengine.dist import get_dist_info
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, save_checkpoint
 from mmengine.runner.base_loop import BaseLoop
 from torch import distributed
@@ -23,6 +22,7 @@ from torch import distributed
 from mmscale.arch import Arch
 from mmscale.cost import CostTable
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
+from mmscale.engine.wrappers import unwrapped_model
 from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
 from mmscale.search import (
@@ -127,7 +127,7 @@ class ScoringLoop(BaseLoop):
         **settings: Any,
     ) -> None:
         self._runner = runner
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         if not isinstance(model, SuperNetTraining):
             raise TypeError(
                 f'{type(self).__name__} needs model.type=mmscale.SuperNetClassifier or '

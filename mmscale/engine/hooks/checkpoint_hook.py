@@ -10,9 +10,9 @@ import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from mmscale.engine.wrappers import unwrapped_model
 from mmscale.registry import HOOKS
 
 
@@ -107,7 +107,7 @@ class DurableCheckpointHook(CheckpointHook):
             )
 
     def _check_weights(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise FloatingPointError(

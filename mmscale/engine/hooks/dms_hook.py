@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 
+from mmscale.engine.wrappers import unwrapped_model
 from mmscale.models import DMSModel
 from mmscale.registry import HOOKS
 
@@ -53,7 +53,7 @@ class DMSHook(Hook):
         self.interval = interval
 
     def _find_model(self, runner: Runner) -> DMSModel:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         if not isinstance(model, DMSModel):
             raise TypeError(
                 f'DMSHook needs model.type=mmscale.DMSModel, got {type(model).__name__}'

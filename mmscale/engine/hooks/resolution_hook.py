@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from mmscale.datasets import ResolutionSampler
+from mmscale.engine.wrappers import unwrapped_model
 from mmscale.models import ArchNet
 from mmscale.registry import HOOKS
 
@@ -32,7 +32,7 @@ class InputResolutionHook(Hook):
     """
 
     def _apply(self, runner: Runner, loader: DataLoader) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         if not isinstance(model.backbone, ArchNet):
             raise TypeError(
                 f'InputResolutionHook needs model.backbone.type=mmscale.ArchNet, got '

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmscale.arch import HierarchicalSampler
 from mmscale.arch.sampling import SIDES
 from mmscale.datasets import ResolutionSampler
+from mmscale.engine.wrappers import unwrapped_model
 from mmscale.models import SliceUpdate, SuperNetTraining
 from mmscale.registry import HOOKS
 
@@ -49,7 +49,7 @@ class HierarchicalSamplerHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Connects sampler, data loader, model and optimizer."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         if not isinstance(model, SuperNetTraining):
             raise TypeError(
                 f'HierarchicalSamplerHook needs model.type=mmscale.SuperNetClassifier or '

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from mmscale.engine.wrappers import unwrapped_model
 from mmscale.models.checkpoints import misfit
 from mmscale.registry import HOOKS
 
@@ -27,7 +27,7 @@ class StrictLoadHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Checks a checkpoint that the runner loads."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         wanted, found = (
             {key: tensor for key, tensor in state.items() if key.startswith(self._prefix)}
             for state in (model.state_dict(), checkpoint.get('state_dict', checkpoint))
