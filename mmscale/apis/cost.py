@@ -14,9 +14,11 @@ from mmscale.cost import (
     Latency,
     LatencyModel,
     ModuleCost,
+    ToolDifference,
     count,
     count_module,
     count_parts,
+    explain_arch_difference,
     explain_difference,
     measure_latency,
     this_device,
@@ -210,9 +212,9 @@ def cost_report(
         options: Overrides of the config, ``KEY=VALUE`` each.
 
     Returns:
-        ``name, resolution, flops, params, acts, convention, parts``; where asked for or a config,
-        ``memory``; for a config ``uncounted`` and ``mmengine`` (what its analyzer says, and
-        why); where asked for, ``latency``.
+        ``name, resolution, flops, params, acts, convention, parts``, and ``mmengine`` (what its
+        analyzer says, and why); where asked for or a config, ``memory``; for a config
+        ``uncounted``; where asked for, ``latency``.
 
     Raises:
         ValueError: There is no such network or device, or a value is not allowed.
@@ -236,7 +238,8 @@ def cost_report(
         'resolution': arch.resolution,
         **asdict(count(arch, convention)),
         'convention': convention,
-        'parts': [{**part, **part.pop('cost')} for part in parts],
+        'parts': [part | part.pop('cost') for part in parts],
+        'mmengine': _as_json(explain_arch_difference(arch, convention)),
     }
     if memory:
         counted = count_module(build_network(arch, meta=True), image_shape(arch), batch=batch)
@@ -295,8 +298,7 @@ def _model_report(
         model = build_module(config.model, scope)
         counted = count_module(model, shape, convention=convention, batch=batch)
     try:
-        difference = explain_difference(model, shape)
-        mmengine = {**asdict(difference), 'text': str(difference)}
+        mmengine = _as_json(explain_difference(model, shape, convention=convention))
     except ValueError as error:
         mmengine = {'text': f"MMEngine's FlopAnalyzer: {error}"}
     report = {
@@ -313,6 +315,10 @@ def _model_report(
         measured = measure_latency(build_module(config.model, scope), shape, latency, batch)
         report['latency'] = asdict(measured)
     return report
+
+
+def _as_json(difference: ToolDifference) -> dict[str, Any]:
+    return {**asdict(difference), 'text': str(difference)}
 
 
 def _memory(counted: ModuleCost) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Cost of networks: params, flops (multiply-adds) and acts, in closed form."""
 
 from mmscale.cost.count import CONVENTIONS, Cost, PartCost, count, count_parts
-from mmscale.cost.difference import ToolDifference, explain_difference
+from mmscale.cost.difference import ToolDifference, explain_arch_difference, explain_difference
 from mmscale.cost.latency import (
     Latency,
     LatencyModel,
@@ -33,6 +33,7 @@ __all__ = [
     'count_layers',
     'count_module',
     'count_parts',
+    'explain_arch_difference',
     'explain_difference',
     'match',
     'match_scaling',

@@ -1,4 +1,4 @@
-"""Why another tool reports other flops of the same module."""
+"""Why another tool reports other flops of the same network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mmscale.arch.arch import Arch
+from mmscale.cost.count import count, output_size
 from mmscale.cost.module import count_module, is_matrix_work, on_device, weightless_twin
 
 if TYPE_CHECKING:
@@ -15,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ToolDifference:
-    """Why another tool reports other flops of the same module.
+    """Why another tool reports other flops of the same network.
 
     Attributes:
         tool: The tool.
         flops: What it reports.
-        ours: What :func:`count_module` reports.
+        ours: What :func:`count` or :func:`count_module` reports.
         reasons: What it counts more (positive) or less (negative), by operation; together they
             are the whole difference.
     """
@@ -46,10 +48,51 @@ class ToolDifference:
         return f'{self.tool} reports {self.flops:,} flops: it {", and ".join(why)}'
 
 
+def _mmengine_difference(
+    plain: int, convention_flops: int, reasons: dict[str, int]
+) -> ToolDifference:
+    """MMEngine's report from ours without biases, and from what else it counts or misses."""
+    total = plain + sum(reasons.values())
+    if convention_flops != plain:
+        reasons = {**reasons, 'bias additions': plain - convention_flops}
+    return ToolDifference("MMEngine's FlopAnalyzer", total, convention_flops, reasons)
+
+
+def explain_arch_difference(arch: Arch, convention: str = 'mmscale') -> ToolDifference:
+    """What MMEngine's FlopAnalyzer reports of an Arch's network, and why it differs from ours.
+
+    By arithmetic: two flops for every element that a BN outputs, one for every element that an
+    average pool (of an SE or of the neck) takes in. Nothing is built.
+
+    Args:
+        arch: The network.
+        convention: How ours is counted, see :func:`count`.
+
+    Raises:
+        ValueError: The convention is unknown.
+    """
+    cost = count(arch)
+    size = output_size(arch.resolution, arch.stem.stride)
+    if arch.stem.max_pool:
+        size = output_size(size, 2)
+    without_norm = arch.head.hidden_channels + arch.head.num_classes
+    pooled = 0
+    for block in arch.blocks:
+        size = output_size(size, block.stride)
+        if block.se is not None:
+            gated = block.grouped_widths[1]
+            without_norm += block.se.channels + gated
+            pooled += gated * size**2
+    pooled += arch.feature_channels * size**2
+    reasons = {'batch_norm': 2 * (cost.acts - without_norm), 'adaptive_avg_pool2d': pooled}
+    return _mmengine_difference(cost.flops, count(arch, convention).flops, reasons)
+
+
 def explain_difference(
     module: nn.Module,
     input_shape: Sequence[int] | None = None,
     inputs: Sequence[torch.Tensor] | None = None,
+    convention: str = 'mmscale',
 ) -> ToolDifference:
     """What MMEngine's FlopAnalyzer reports of a module, and why it differs from ours.
 
@@ -60,11 +103,15 @@ def explain_difference(
         module: As for :func:`count_module`.
         input_shape: Shape of one image.
         inputs: Positional arguments of the module instead.
+        convention: How ours is counted, see :func:`count`.
 
     Raises:
-        ValueError: The module does not run on such an input, or cannot be traced.
+        ValueError: The convention is unknown, the module does not run on such an input, or it
+            cannot be traced.
     """
-    ours = count_module(module, input_shape, inputs, memory=False).flops
+    plain = ours = count_module(module, input_shape, inputs, memory=False).flops
+    if convention != 'mmscale':
+        ours = count_module(module, input_shape, inputs, convention, memory=False).flops
     import torch
     from mmengine.analysis import FlopAnalyzer
 
@@ -83,10 +130,9 @@ def explain_difference(
         message = ' '.join(str(error).split())
         raise ValueError(f'{type(module).__name__} cannot be traced: {message:.200}') from error
     reasons = {name: flops for name, flops in theirs.items() if not is_matrix_work(name)}
-    missing = sum(theirs.values()) - sum(reasons.values()) - ours
+    missing = sum(theirs.values()) - sum(reasons.values()) - plain
     if missing:
         unknown = [name.removeprefix('aten::') for name in analyzer.unsupported_ops()]
         blamed = [name for name in unknown if is_matrix_work(name)] or ['matrix products']
         reasons[', '.join(blamed)] = missing
-    total = sum(theirs.values())
-    return ToolDifference("MMEngine's FlopAnalyzer", total, ours, reasons)
+    return _mmengine_difference(plain, ours, reasons)

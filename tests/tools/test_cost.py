@@ -30,6 +30,9 @@ def test_json_of_a_preset():
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     parts = report.pop('parts')
+    assert set(parts[0]) == {'name', 'blocks', 'channels', 'size', 'flops', 'params', 'acts'}
+    said = report.pop('mmengine')
+    assert said['flops'] == report['flops'] + sum(said['reasons'].values())
     assert report == {
         'name': 'scalenet-s1',
         'resolution': 256,
@@ -60,6 +63,8 @@ def test_table():
     assert result.returncode == 0, result.stderr
     for text in ('scalenet-s5 at 533 px', 'stage 7', '10,889,469,914', '20,948,913', 'total'):
         assert text in result.stdout
+    assert "MMEngine's FlopAnalyzer reports" in result.stdout
+    assert 'say twice as much' in result.stdout
 
 
 @pytest.mark.parametrize(
