@@ -3,7 +3,13 @@
 
 import argparse
 
-from mmscale.apis.command_line import UsageError, add_common_arguments, load_config
+from mmscale.apis.command_line import (
+    UsageError,
+    add_common_arguments,
+    add_dataloader_options,
+    load_config,
+    set_dataloaders,
+)
 from mmscale.apis.launch import build_runner, run_tool
 
 
@@ -29,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size'
     )
+    add_dataloader_options(parser)
     return parser.parse_args()
 
 
@@ -41,6 +48,7 @@ def main() -> None:
     if args.resume is not None:
         config.resume = True
         config.load_from = None if args.resume == 'auto' else args.resume
+    set_dataloaders(config, args)
     if args.no_validate:
         config.val_cfg = config.val_dataloader = config.val_evaluator = None
     if args.amp:

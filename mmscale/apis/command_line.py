@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import inspect
 import os
 import warnings
 from collections.abc import Sequence
@@ -18,16 +17,48 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 
-# What MMEngine reads from a config beside the arguments of its Runner.
-_OTHER_CONFIG_KEYS = (
-    'activation_checkpointing',
-    'compile',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'runner_type',
-    'sync_bn',
+# What MMEngine reads from a config: the arguments of its Runner, which takes a second to import,
+# and what it looks up besides.
+SETTINGS = frozenset(
+    [
+        'auto_scale_lr',
+        'custom_hooks',
+        'data_preprocessor',
+        'default_hooks',
+        'default_scope',
+        'env_cfg',
+        'experiment_name',
+        'launcher',
+        'load_from',
+        'log_level',
+        'log_processor',
+        'model',
+        'optim_wrapper',
+        'param_scheduler',
+        'randomness',
+        'resume',
+        'test_cfg',
+        'test_dataloader',
+        'test_evaluator',
+        'train_cfg',
+        'train_dataloader',
+        'val_cfg',
+        'val_dataloader',
+        'val_evaluator',
+        'visualizer',
+        'work_dir',
+        'activation_checkpointing',
+        'compile',
+        'efficient_conv_bn_eval',
+        'find_unused_parameters',
+        'model_wrapper_cfg',
+        'runner_type',
+        'sync_bn',
+    ]
 )
+
+# How alike (difflib's ratio) a name of a config must be to a setting's to be a misspelling of it.
+_MISSPELT = 0.88
 
 # What a mistake in a config raises, in Python and in the libraries that it configures.
 CONFIG_ERRORS = (
@@ -78,6 +109,25 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def add_dataloader_options(parser: argparse.ArgumentParser) -> None:
+    """Adds mmpretrain's options that switch off what speeds data loading up."""
+    parser.add_argument(
+        '--no-pin-memory', action='store_true', help='dataloaders without pinned memory'
+    )
+    parser.add_argument(
+        '--no-persistent-workers', action='store_true',
+        help='dataloaders whose processes end with every epoch',
+    )  # fmt: skip
+
+
+def set_dataloaders(config: Config, arguments: argparse.Namespace) -> None:
+    """Sets in a config what the options of :func:`add_dataloader_options` say."""
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for key in ('pin_memory', 'persistent_workers'):
+            if getattr(arguments, f'no_{key}') and isinstance(config.get(name), dict):
+                config[name][key] = False
+
+
 def set_environment() -> None:
     """Sets what has to be set before torch is imported.
 
@@ -104,15 +154,31 @@ def _check_override_names(options: dict[str, Any], config: Config) -> None:
     names = {key: key.split('.')[0] for key in options}
     if all(name in config for name in names.values()):
         return
-    from mmengine.runner import Runner
-
-    allowed = {*config, *inspect.signature(Runner).parameters, *_OTHER_CONFIG_KEYS} - {'cfg'}
+    allowed = {*config, *SETTINGS}
     for key, name in names.items():
         if name not in allowed:
             close = difflib.get_close_matches(name, sorted(allowed), n=1)
             hint = f'; did you mean {close[0]}?' if close else ''
             raise UsageError(
                 f'--cfg-options {key}: neither the config nor MMEngine has a setting {name}{hint}'
+            )
+
+
+def _check_names(path: Path, config: Config) -> None:
+    """Refuses settings that are misspelt: MMEngine would leave them out without a word.
+
+    A config may have any variables, and only a name that is all but a setting's is refused: no
+    config of mmpretrain, of mmdet or of this project has such a one.
+
+    Raises:
+        UsageError: A setting is misspelt.
+    """
+    for name in sorted({*config} - SETTINGS):
+        close = difflib.get_close_matches(name, sorted(SETTINGS), n=1, cutoff=_MISSPELT)
+        if close:
+            raise UsageError(
+                f'config={path}: neither MMEngine nor mmscale has a setting {name}; did you mean '
+                f'{close[0]}? (A variable of your own needs a name less like it)'
             )
 
 
@@ -162,6 +228,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
     try:
         with quiet_imports():
             config = Config.fromfile(path)
+            _check_names(path, config)
             _check_override_names(options.cfg_options, config)
             config.merge_from_dict(options.cfg_options)
     except CONFIG_ERRORS as error:

@@ -138,12 +138,12 @@ def _check_arch(runner: Runner) -> None:
     Raises:
         UsageError: The channels of one do not fit the other's.
     """
-    from mmengine.model import is_model_wrapper
     from mmpretrain.models import GlobalAveragePooling, LinearClsHead
 
+    from mmscale.engine.wrappers import unwrapped_model
     from mmscale.models import ArchNet
 
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped_model(runner)
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, ArchNet):
         return
@@ -183,11 +183,10 @@ def _check_pretrained(runner: Runner) -> None:
         ValueError: They do not fit.
         FileNotFoundError: There is no such file.
     """
-    from mmengine.model import is_model_wrapper
-
+    from mmscale.engine.wrappers import unwrapped_model
     from mmscale.models import ArchNet
 
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped_model(runner)
     backbone = getattr(model, 'backbone', None)
     if isinstance(backbone, ArchNet):
         backbone.read_pretrained()
@@ -211,6 +210,18 @@ def _make_durable(config: Config) -> None:
         hooks['checkpoint'] = {**checkpoint, 'type': 'mmscale.DurableCheckpointHook'}
     for name in ('Preemption', 'FiniteLoss'):
         hooks.setdefault(name, {'type': f'mmscale.{name}Hook'})
+
+
+def _complete_dataloaders(config: Config) -> None:
+    """Gives dataloaders what mmpretrain's configs leave to mmpretrain's own tools."""
+    from torch import cuda
+
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = config.get(name)
+        if isinstance(loader, dict):
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', cuda.is_available())
+            loader.setdefault('persistent_workers', bool(loader.get('num_workers')))
 
 
 def build_runner(config: Config, phase: str) -> Runner:
@@ -250,6 +261,8 @@ def build_runner(config: Config, phase: str) -> Runner:
 
         import mmscale.engine  # noqa: F401
         from mmscale.apis.checkpoints import check_checkpoint, choose_checkpoint
+    if scope == 'mmpretrain':
+        _complete_dataloaders(config)
     if phase == 'train':
         _make_durable(config)
     try:
