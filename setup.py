@@ -35,7 +35,8 @@ setup(
     ],
     python_requires='>=3.11,<3.13',
     packages=find_packages(include=['mmscale', 'mmscale.*']),
-    package_data={'mmscale': ['py.typed']},
+    # In the repository .mim holds links to configs/ and tools/, in a wheel these files.
+    package_data={'mmscale': ['py.typed', '.mim/*/**/*.py', '.mim/*/**/*.json', '.mim/*/*.sh']},
     install_requires=read_requirements('runtime'),
     extras_require={name: read_requirements(name) for name in ('detection', 'tests', 'optional')},
     zip_safe=False,

@@ -30,7 +30,7 @@ _RECIPES = {
     'scalenet': 'scalenet/scalenet-s0_8xb128_in1k.py',
 }
 _DIGITS = 'scalenet/retrain_digits.py'
-_CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+_CONFIGS = (Path(__file__).resolve().parents[1] / '.mim' / 'configs').resolve()
 
 # Where mmpretrain's own configs are, wherever it is installed.
 _STOCK = '/mmpretrain/.mim/configs/'
