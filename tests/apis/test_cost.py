@@ -70,6 +70,80 @@ ARCHS = {
 }
 
 
+@pytest.mark.parametrize('convention', ['mmscale', 'pycls'])
+@pytest.mark.parametrize('name', ARCHS)
+def test_network_built_and_run_costs_what_its_arch_does(name, convention):
+    arch = ARCHS[name]
+    counted = count_module(
+        build_network(arch, meta=True), image_shape(arch), convention=convention, memory=False
+    )
+    assert counted.cost == count(arch, convention)
+
+
+def test_network_on_meta_takes_no_memory_and_a_real_one_computes():
+    arch = ARCHS['inverted']
+    assert {p.device.type for p in build_network(arch, meta=True).parameters()} == {'meta'}
+    output = build_network(arch).eval()(torch.zeros(2, *image_shape(arch)))
+    assert output.shape == (2, 5)
+
+
+def test_every_kind_of_backbone_is_built_without_weights():
+    # Swin needs numbers of linspace and an index while it is built.
+    net = build_module(dict(type='SwinTransformer', arch='tiny'), meta=True)
+    assert all(parameter.is_meta for parameter in net.parameters())
+    real = build_module(dict(type='SwinTransformer', arch='tiny'))
+    assert count_module(net, (3, 224, 224)) == count_module(real, (3, 224, 224))
+
+
+@SCALE_MODELS.register_module(force=True)
+class CostTestDetector(nn.Module):
+    """What mmdet's models look like from outside: boxes in mode ``tensor`` are a nested output."""
+
+    def __init__(self, backbone, data_preprocessor=None):
+        super().__init__()
+        del data_preprocessor
+        self.backbone = MODELS.build(backbone)
+        if not float(next(self.backbone.parameters()).detach().sum()) < 1e9:
+            raise ValueError('it needs real weights')
+        self.bbox_head = nn.Conv2d(512, 4, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        assert data_samples is None
+        assert mode == 'tensor'
+        return [(self.bbox_head(feature),) for feature in self.backbone(inputs)]
+
+
+DETECTOR = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='mmscale.CostTestDetector',
+    data_preprocessor=dict(mean=[0, 0, 0], pad_size_divisor=32),
+    backbone=dict(type='ResNet', depth=18),
+)
+test_pipeline = [dict(type='Resize', scale=(90, 60), keep_ratio=True)]
+"""
+
+
+def test_config_of_a_detector_that_needs_real_weights(tmp_path):
+    path = tmp_path / 'detector.py'
+    path.write_text(DETECTOR, encoding='utf-8')
+    report = cost_report(str(path), batch=2)
+    assert report['resolution'] == [64, 96]
+    names = [part['name'] for part in report['parts']]
+    assert names[0] == 'backbone.conv1'
+    assert names[-1] == 'bbox_head'
+    assert report['parts'][-1]['flops'] == 512 * 4 * 2 * 3
+    assert report['memory']['batch'] == 2
+    assert (
+        report['mmengine']['flops']
+        == report['flops'] + report['mmengine']['reasons']['batch_norm']
+    )
+    assert (
+        cost_report(str(path), 64, options=['model.backbone.depth=34'])['params']
+        > report['params']
+    )
+
+
 @pytest.mark.parametrize('name', ARCHS)
 def test_what_mmengine_says_of_an_arch_needs_no_network(name):
     arch = ARCHS[name]
