@@ -53,9 +53,14 @@ def prune(
     Raises:
         ValueError: A fraction, a name or an index is not allowed, or the model cannot be traced.
     """
-    small = static_model(copy.deepcopy(model))
+    try:
+        small = static_model(copy.deepcopy(model))
+    except RuntimeError as error:
+        raise ValueError(f'{type(model).__name__} cannot be copied: {error!s:.300}') from error
     groups = channel_groups(small, inputs)
     if isinstance(keep, Real):
+        if not groups.widths:
+            raise ValueError(f'keep={keep}: {type(model).__name__} has no width that can go')
         keep = {group.name: keep for group in groups.widths}
     unknown = sorted(keep.keys() - groups.by_name.keys())
     if unknown:

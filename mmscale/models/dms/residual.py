@@ -70,7 +70,7 @@ def depth_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[Dept
     parents = [parent for parent, _ in stages]
     return tuple(
         DepthGroup(
-            parent if parents.count(parent) == 1 else blocks[0][0],
+            parent if parent and parents.count(parent) == 1 else blocks[0][0],
             tuple(name for name, _ in blocks),
             tuple((end,) for _, end in blocks),
         )

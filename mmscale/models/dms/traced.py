@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,29 +18,19 @@ from torch.utils._pytree import tree_leaves
 
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, Member
 from mmscale.models.dms.residual import depth_groups
+from mmscale.models.dms.trial import ERRORS, sound_groups
 
 _DECLARE = (
     'declare its groups with mmscale.models.dms.declare_groups(network, grouper), as '
     'mmscale/models/dms/transformers.py does for transformers'
 )
 
-# What tracing raises of models that it does not understand.
-_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
 
 def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGroups:
     """What a model can lose, found by following one forward pass.
 
-    Widths that reach an output of the model stay.
+    Widths that reach an output of the model stay. So do those whose pruning turns out to change
+    more than their masks do: a warning names them.
 
     Args:
         model: Any model of convolutions, linear and norm layers; it is left as it is.
@@ -56,9 +46,10 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
             f'{type(model).__name__}: finding its channel groups needs Torch-Pruning: '
             'pip install torch-pruning'
         ) from None
-    # On a copy, with all weights trainable: frozen ones would hide groups.
-    twin = copy.deepcopy(model)
     graph = torch_pruning.DependencyGraph()
+    # Its own pruner would do: groups are all that is asked of it.
+    layer_norm = torch_pruning.PrunerBox[torch_pruning.ops.OPTYPE.LN]
+    graph.register_customized_layer(nn.RMSNorm, layer_norm)
     leaving: set[Any] = set()
 
     def forward(twin: nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
@@ -70,9 +61,11 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter('ignore')
+            # On a copy, with all weights trainable: frozen ones would hide groups.
+            twin = copy.deepcopy(model)
             graph.build_dependency(twin, list(inputs), forward_fn=forward, verbose=False)
             found = list(graph.get_all_groups())
-    except _ERRORS as error:
+    except ERRORS as error:
         reason = ' '.join(str(error).split())
         raise ValueError(
             f'{type(model).__name__} cannot be traced ({type(error).__name__}: {reason:.200}); '
@@ -91,16 +84,29 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
     order = {name: number for number, (name, _) in enumerate(twin.named_modules())}
     names = {module: name for name, module in twin.named_modules()}
     names |= {parameter: name for name, parameter in twin.named_parameters()}
-    groups = [
-        _group(graph, group, names, order)
-        for group in found
+    widths: dict[str, ChannelGroup] = {}
+    for group in found:
         if not any(
             dep.target.grad_fn in leaving and graph.is_out_channel_pruning_fn(dep.handler)
             for dep, _ in group
+        ):
+            width = _group(graph, group, names, order, widths.keys())
+            if width is not None:
+                widths[width.name] = width
+    groups = ChannelGroups(
+        tuple(sorted(widths.values(), key=lambda group: order[group.name])),
+        depth_groups(model, inputs),
+    )
+    sound = sound_groups(model, groups, inputs)
+    lost = [name for name in groups.by_name if name not in sound.by_name]
+    if lost:
+        warnings.warn(
+            f'{type(model).__name__}: {len(lost)} of {len(groups.all)} groups stay whole, as '
+            'something works on their channels that tracing does not understand: '
+            f'{", ".join(lost[:5])}{", ..." * (len(lost) > 5)}; to prune them, {_DECLARE}',
+            stacklevel=3,
         )
-    ]
-    widths = sorted(filter(None, groups), key=lambda group: order[group.name])
-    return ChannelGroups(tuple(widths), depth_groups(model, inputs))
+    return sound
 
 
 def _role(layer: nn.Module | nn.Parameter, makes: bool) -> str | None:
@@ -139,6 +145,8 @@ def _places(graph: Any, found: Iterable[Any], names: dict[Any, str]) -> dict[tup
         layer = item.dep.target.module
         if layer not in names:
             continue  # an operation, or a part of the model without weights
+        if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
+            continue  # one slope for all channels
         role = _role(layer, graph.is_out_channel_pruning_fn(item.dep.handler))
         if role is None:
             return None
@@ -167,9 +175,13 @@ def _one_by_one(graph: Any, found: Any) -> Iterator[Any]:
 
 
 def _group(
-    graph: Any, found: Any, names: dict[Any, str], order: dict[str, int]
+    graph: Any, found: Any, names: dict[Any, str], order: dict[str, int], taken: Collection[str]
 ) -> ChannelGroup | None:
-    """A group of Torch-Pruning's as ours, or None if its width has to stay."""
+    """A group of Torch-Pruning's as ours, or None if its width has to stay.
+
+    It is named after the first layer that makes its channels, and no other's: parts of a layer's
+    outputs may be groups of their own.
+    """
     places = _places(graph, found, names)
     if not places or not any(role == 'in' for _, role in places):
         return None
@@ -179,7 +191,10 @@ def _group(
     if members is None:
         return None
     members.sort(key=lambda member: order.get(member.module, len(order)))
-    name = next(member.module for member in members if member.role == 'out')
+    makers = [member.module for member in members if member.role == 'out']
+    name = next((maker for maker in makers if maker not in taken), None)
+    if name is None:
+        return None
     return ChannelGroup(name, len(members[0].indices), tuple(members))
 
 

@@ -1,0 +1,148 @@
+"""What tracing takes for channel by channel, and is not, stays whole and is never cut wrongly."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+
+from mmscale.apis.prune import channel_groups, prune
+
+IMAGES = (torch.zeros(2, 3, 8, 8),)
+
+
+class Between(nn.Module):
+    """Two layers, and something between them."""
+
+    def __init__(self, operation, inputs=8, outputs=8, last=nn.Conv2d):
+        super().__init__()
+        self.first = nn.Conv2d(3, outputs, 1)
+        self.second = last(inputs, 5, 1) if last is nn.Conv2d else last(inputs, 5)
+        self.operation = operation
+
+    def forward(self, x):
+        return self.second(self.operation(self.first(x)))
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.one, self.other = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.other.weight = self.one.weight
+
+    def forward(self, x):
+        return self.last(self.other(self.one(self.first(x)).relu()).relu())
+
+
+class Attention(nn.Module):
+    """Attention of one's own, whose scale and cost follow its width."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Conv2d(3, 24, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).flatten(2).transpose(1, 2).chunk(3, dim=-1)
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        Between(lambda x: functional.channel_shuffle(x, 2)),
+        Between(lambda x: x.flip(1)),
+        Between(lambda x: x.roll(3, 1)),
+        Between(lambda x: x.softmax(1)),
+        Between(lambda x: x - x.mean(1, keepdim=True)),
+        Between(lambda x: x.repeat(1, 2, 1, 1), 16),
+        Between(lambda x: functional.pixel_shuffle(x, 2), 2),
+        Between(lambda x: x * torch.ones(8, 1, 1)),
+        Between(lambda x: x.permute(0, 2, 3, 1).flatten(1), 8 * 64, last=nn.Linear),
+        Between(nn.GLU(1), 4),
+        Between(weight_norm(nn.Conv2d(8, 8, 1))),
+        Tied(),
+        Attention(),
+    ],
+)
+def test_what_is_not_understood_stays_whole(model):
+    with pytest.warns(UserWarning, match=r'stay whole, as .* to prune them, declare its groups'):
+        groups = channel_groups(model, IMAGES)
+    assert not groups.all
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ValueError, match=f'{type(model).__name__} has no width that can go'),
+    ):
+        warnings.simplefilter('ignore')
+        prune(model, IMAGES, 0.5)
+
+
+def test_the_rest_of_a_network_is_pruned():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.PReLU(),
+        nn.Conv2d(8, 6, 1),
+        nn.ChannelShuffle(2),
+        nn.Conv2d(6, 5, 1),
+        nn.Hardtanh(-0.5, 2.0),
+        nn.Conv2d(5, 2, 1),
+    )
+    with pytest.warns(UserWarning, match='1 of 3 groups stay whole, .*: 2; to prune'):
+        small, cost = prune(model, IMAGES, 0.5)
+    assert [layer.weight.shape[0] for layer in small if isinstance(layer, nn.Conv2d)] == [
+        4,
+        6,
+        2,
+        2,
+    ]
+    assert cost.params == 3 * 4 + 4 + 1 + 4 * 6 + 6 + 6 * 2 + 2 + 2 * 2 + 2
+
+
+def test_root_mean_square_norms_follow_their_width():
+    model = nn.Sequential(nn.Linear(3, 8), nn.RMSNorm(8), nn.Linear(8, 2))
+    (group,) = channel_groups(model, [torch.zeros(1, 3)])
+    assert [(member.module, member.role) for member in group.members] == [
+        ('0', 'out'),
+        ('1', 'norm'),
+        ('2', 'in'),
+    ]
+    small, _ = prune(model, [torch.zeros(1, 3)], 0.5)
+    assert small[1].normalized_shape == (4,)
+    assert small(torch.ones(1, 3)).shape == (1, 2)
+
+
+def test_halves_of_one_layer_are_groups_of_their_own():
+    class Reversible(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+            self.f, self.g = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            left, right = self.first(x).chunk(2, 1)
+            left = left + self.f(right)
+            return self.last(torch.cat([left, right + self.g(left)], 1))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        groups = channel_groups(Reversible(), IMAGES)
+    assert len({group.name for group in groups}) == len(groups)
+
+
+def test_blocks_of_a_plain_sequential_have_a_name():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            return x + self.layer(x)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Block(), Block(), nn.Conv2d(8, 2, 1))
+    (depth,) = channel_groups(model, IMAGES).depths
+    assert (depth.name, depth.blocks) == ('1', ('1', '2'))
+    small, _ = prune(model, IMAGES, {'1': 0.5})
+    assert small(*IMAGES).shape == (2, 2, 8, 8)
