@@ -7,7 +7,7 @@ import difflib
 import importlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +164,7 @@ def _check_override_names(options: dict[str, Any], config: Config) -> None:
             )
 
 
-def _check_names(path: Path, config: Config) -> None:
+def check_names(path: Path, config: Iterable[str]) -> None:
     """Refuses settings that are misspelt: MMEngine would leave them out without a word.
 
     A config may have any variables, and only a name that is all but a setting's is refused: no
@@ -228,7 +228,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
     try:
         with quiet_imports():
             config = Config.fromfile(path)
-            _check_names(path, config)
+            check_names(path, config)
             _check_override_names(options.cfg_options, config)
             config.merge_from_dict(options.cfg_options)
     except CONFIG_ERRORS as error:

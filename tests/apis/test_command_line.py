@@ -1,12 +1,15 @@
 """What a user asks for: a mistake in a command line or a config is one line, before any work."""
 
+import ast
+import inspect
 import os
 from pathlib import Path
 
+import mmpretrain
 import pytest
 from command_lines import arguments, write
 
-from mmscale.apis.command_line import load_config, set_environment
+from mmscale.apis.command_line import SETTINGS, check_names, load_config, set_environment
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'scalenet'
 pytestmark = pytest.mark.usefixtures('own_environment')
@@ -76,6 +79,8 @@ def test_a_path_may_have_spaces_and_commas():
         ('test_cfg = {}\n', ['test_cgf.n=3'], 'setting test_cgf; did you mean test_cfg?'),
         ('lr = 1\n', ['lr=2', 'lf.max=3'], '--cfg-options lf.max: '),
         ('lr = 1\n', ['cfg.lr=3'], '--cfg-options cfg.lr: '),
+        ('optim_wraper = {}\n', [], 'a setting optim_wraper; did you mean optim_wrapper?'),
+        ("load_form = 'net.pth'\n", [], 'a setting load_form; did you mean load_from?'),
     ],
 )
 def test_a_bad_config_is_one_line(text, options, message, tool):
@@ -87,6 +92,25 @@ def test_a_bad_config_is_one_line(text, options, message, tool):
     assert error.startswith('error: ') and error.count('\n') == 1, error
     assert message in error
     assert not Path('work_dirs').exists()
+
+
+def test_settings_are_those_of_the_runner():
+    from mmengine.runner import Runner
+
+    assert set(inspect.signature(Runner).parameters) - {'cfg'} <= SETTINGS
+
+
+@pytest.mark.parametrize(
+    'folder', [CONFIGS.parent, Path(mmpretrain.__file__).parent / '.mim' / 'configs']
+)
+def test_no_variable_of_a_config_is_taken_for_a_misspelt_setting(folder):
+    names = {}
+    for path in folder.rglob('*.py'):
+        for statement in ast.parse(path.read_text(encoding='utf-8')).body:
+            for target in getattr(statement, 'targets', ()):
+                names.setdefault(getattr(target, 'id', 'model'), path)
+    assert len(names) > 20
+    check_names(Path('all.py'), names)
 
 
 def test_files_are_data_unless_the_user_decided_otherwise(monkeypatch):
