@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog='The super-supernet is the checkpoint that load_from in the config names; '
-        '--profile and --dry-run need none.',
+        '--profile and --dry-run need none, --plan does without as long as there is none.',
     )
     add_common_arguments(parser)
     parser.add_argument(
@@ -93,14 +93,14 @@ def main() -> None:
     if args.profile:
         show(profile(config), profile_tables, args.json)
         return
+    if args.plan:
+        show(make_plan(config), plan_tables, args.json)
+        return
     if not config.get('load_from'):
         raise UsageError(
             'load_from is not set: name the checkpoint of a trained super-supernet with '
             '--cfg-options load_from=PATH'
         )
-    if args.plan:
-        show(make_plan(config), plan_tables, args.json)
-        return
     config.test_cfg.resume = args.resume
     config.test_cfg.retry_failed = args.retry_failed
     runner = build_runner(config, 'test')

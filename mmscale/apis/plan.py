@@ -79,6 +79,8 @@ class SearchPlan:
 
     Attributes:
         profile: What there is to search, and what the budgets admit.
+        weights: Checkpoint of the super-supernet; None where there is none yet, and its weights
+            are random.
         expected_evaluations: About how many networks are evaluated.
         device: What the candidates were timed on.
         devices: How many such devices are at hand; of CPUs, what their cores allow.
@@ -92,6 +94,7 @@ class SearchPlan:
     """
 
     profile: SearchProfile
+    weights: str | None
     expected_evaluations: int
     device: str
     devices: int
@@ -111,8 +114,9 @@ class SearchPlan:
 def make_plan(config: Config, seconds: float = 20.0) -> SearchPlan:
     """Plans the search of a config: super-supernet and data are read, candidates are timed.
 
-    Nothing is written, but for a temporary folder that is removed, and data sets that are made
-    when they are used first.
+    As long as there is no checkpoint of the super-supernet its weights are random: a candidate
+    takes about as long with them. Nothing is written, but for a temporary folder that is removed,
+    and data sets that are made when they are used first.
 
     Args:
         config: The config of a search.
@@ -123,10 +127,13 @@ def make_plan(config: Config, seconds: float = 20.0) -> SearchPlan:
     """
     found = profile(config)
     work_dir = Path(config.work_dir)
+    weights = config.get('load_from')
+    if isinstance(weights, (str, Path)) and '://' not in str(weights):
+        weights = str(weights) if Path(weights).is_file() else None
     # MMEngine prints the checkpoint's path, and pycocotools what it reads.
     with tempfile.TemporaryDirectory() as temporary, redirect_stdout(io.StringIO()):
         config = config.copy()
-        config.work_dir, config.log_level = temporary, 'ERROR'
+        config.work_dir, config.log_level, config.load_from = temporary, 'ERROR', weights
         runner = build_runner(config, 'test')
         runner.load_or_resume()
         loop = runner.test_loop
@@ -134,11 +141,12 @@ def make_plan(config: Config, seconds: float = 20.0) -> SearchPlan:
             forecast = loop.forecast()
         except ValueError as error:
             raise UsageError(one_line(error)) from error
-        return _plan(found, forecast, loop.evaluator, work_dir, seconds)
+        return _plan(found, weights, forecast, loop.evaluator, work_dir, seconds)
 
 
 def _plan(
     found: SearchProfile,
+    weights: str | None,
     forecast: Forecast,
     evaluator: SubnetEvaluator,
     work_dir: Path,
@@ -161,10 +169,11 @@ def _plan(
     ratios = [abs(_predicted(model, t.cost) / t.own_seconds - 1) for t in timed]
     slowdown = sum(t.seconds for t in timed) / sum(t.own_seconds for t in timed)
     line = len(_longest_line(forecast)) + 1
-    weights = sum(4 * stage.largest.cost.params for stage in found.stages)
+    weight_bytes = sum(4 * stage.largest.cost.params for stage in found.stages)
     expected = len(forecast.candidates)
     return SearchPlan(
         profile=found,
+        weights=weights,
         expected_evaluations=expected,
         device=cuda.get_device_name() if on_gpu else f'CPU, {evaluator.threads} threads',
         devices=devices,
@@ -173,7 +182,10 @@ def _plan(
         durations=tuple(_duration(batches, number, loaded, slowdown) for number in processes),
         host_bytes=round(peak + max(images - held, 0)),
         device_bytes=cuda.max_memory_allocated() if on_gpu else None,
-        disk_bytes=(line * found.most_evaluations + weights, line * expected + weights),
+        disk_bytes=(
+            line * found.most_evaluations + weight_bytes,
+            line * expected + weight_bytes,
+        ),
         free_bytes=shutil.disk_usage(_existing(work_dir)).free,
     )
 
@@ -331,6 +343,8 @@ def plan_tables(plan: SearchPlan) -> list[Table | str]:
     if beyond:
         lines.append(f'* more than the {plan.devices} at hand, were they alike')
     lines.append('time: as busy as the devices are now; alone: if nobody else uses them')
+    if plan.weights is None:
+        lines.append('times with random weights: load_from names no checkpoint yet')
     memory = f'memory: {_size(plan.host_bytes)} a process'
     if plan.device_bytes is not None:
         memory += f', {_size(plan.device_bytes)} of its GPU'

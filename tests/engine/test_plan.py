@@ -36,7 +36,9 @@ def test_a_plan_measures_and_leaves_no_trace(
     assert plan.host_bytes > 10**8
     data = json.loads(json.dumps(plan.to_json()))
     assert data['profile']['most_evaluations'] >= data['expected_evaluations']
+    assert data['weights'] == trained
     assert 'at most' in plan_tables(plan)[-1]
+    assert 'random weights' not in plan_tables(plan)[-1]
     # What it expects is about what the search does.
     code, errors = call_tool('search.py', path)
     assert code == 0, errors
@@ -71,7 +73,16 @@ def test_options_that_do_not_go_together(
     assert message in errors
 
 
-def test_a_plan_needs_a_super_supernet(search_config, write_config, call_tool):
-    code, errors = call_tool('search.py', write_config(search_config), '--plan')
+def test_a_plan_needs_no_trained_weights_and_says_so(search_config, write_config, tmp_path):
+    settings = dict(search_config, load_from=str(tmp_path / 'not yet.pth'))
+    plan = make_plan(read_config(write_config(settings)), seconds=0)
+    assert len(plan.timed) == 3
+    assert plan.weights is plan.to_json()['weights'] is None
+    assert 'times with random weights' in plan_tables(plan)[-1]
+    assert not Path(search_config['work_dir']).exists()
+
+
+def test_a_search_needs_a_super_supernet(search_config, write_config, call_tool):
+    code, errors = call_tool('search.py', write_config(search_config))
     assert code == 2
     assert 'load_from is not set' in errors
