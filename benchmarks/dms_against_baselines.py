@@ -230,7 +230,7 @@ def scale_down(folder: Path, whole: Path, rule: str, target: int) -> dict:
         mode='matched',
         budget=target,
         tolerance=TOLERANCE,
-        constraints=Constraints(width_divisor=1, resolution_divisor=2),
+        constraints=Constraints(channel_divisor=1, resolution_divisor=2),
         convention='mmscale',
     )
     network.arch.save(folder / 'arch.json')

@@ -8,12 +8,13 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.command_line import UsageError, read_config
+from mmscale.apis.cost import find_arch, fit_latency
 from mmscale.apis.from_search import read_family
 from mmscale.apis.launch import run_tool
 from mmscale.apis.scale_configs import check_output
@@ -24,26 +25,21 @@ from mmscale.apis.scaling import (
     cost_of,
     find_rules,
     label_of,
+    networks_to_time,
     scale,
     scale_family,
 )
-from mmscale.arch import (
-    SCALING_RULES,
-    Arch,
-    ScalingRule,
-    fast_rule,
-    get_arch,
-    preset_name,
-    preset_names,
-)
+from mmscale.arch import SCALING_RULES, Arch, ScalingRule, fast_rule, preset_names
 from mmscale.cost import (
     CONVENTIONS,
     Latency,
     LatencyModel,
+    LatencySetting,
     count,
     measure_latency,
     this_device,
 )
+from mmscale.cost.latency import DEVICES, DTYPES
 from mmscale.cost.matching import METRICS, Constraints, NotReachable
 
 if TYPE_CHECKING:
@@ -51,11 +47,14 @@ if TYPE_CHECKING:
 
     Made = ScaledNetwork | ScaledConfig
 
+REPEATS = 15
 SWEEP_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SWEEP_FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-# Networks that a runtime model is fitted on: acts, flops and params grow in different proportions.
-LATENCY_BASES = ('RegNetY-200MF', 'MobileNetV2', 'ResNet-18')
-LATENCY_RULES = ('d', 'w', 'r')
+
+# Options that only one use of the tool has.
+MATCHED = ('tolerance', *(field.name for field in fields(Constraints)))
+TIMED = ('batch', 'dtype', 'train', 'repeats')
+FITTED = ('base', 'fit_latency', 'latency_model', 'overwrite', 'device', *TIMED)
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,22 +73,16 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--strategy', action='append', help='default: dWr; may be repeated')
     parser.add_argument('--alpha', type=float, action='append', help='other members of dWr')
-    parser.add_argument(
-        '--factor', type=float, action='append', help="multiple of the base's cost; repeatable"
-    )
-    parser.add_argument(
-        '--budget', metavar='METRIC=NUMBER', help='wanted cost, as flops=4e9; implies matched'
-    )
+    parser.add_argument('--factor', type=float, action='append', help='times the cost; repeatable')
+    parser.add_argument('--budget', metavar='METRIC=NUMBER', help='matched cost, as flops=4e9')
     parser.add_argument(
         '--mode',
         choices=MODES,
         help="reference (default): the paper's rounding; matched: the true cost meets the budget",
     )
-    parser.add_argument(
-        '--metric', choices=METRICS, help='what --factor multiplies in matched mode'
-    )
     matched = parser.add_argument_group('in matched mode')
-    matched.add_argument('--tolerance', type=float, default=0.01, help='default: 0.01')
+    matched.add_argument('--metric', choices=METRICS, help='what --factor multiplies')
+    matched.add_argument('--tolerance', type=float, help='default: 0.01')
     matched.add_argument('--channel-divisor', type=int, help='default: 8')
     matched.add_argument(
         '--resolution-divisor', type=int, help="default: the network's total stride"
@@ -105,12 +98,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--convention',
         choices=CONVENTIONS,
-        default='pycls',
         help='pycls (default) counts bias additions and max-pools too',
     )
     parser.add_argument('--latency-model', type=Path, metavar='FILE', help='predicts times')
-    parser.add_argument('--measure', choices=('cpu', 'cuda'), help='time every network there')
-    parser.add_argument('--batch', type=int, default=1, help='images of a measured batch')
+    parser.add_argument('--measure', choices=DEVICES, help='time every network there')
     parser.add_argument(
         '--out', type=Path, help='folder for configs that train the networks, Archs and a plot'
     )
@@ -122,19 +113,35 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='measure a handful of networks here, and save the model as --latency-model',
     )
-    fit.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    fit.add_argument('--dtype', choices=('float32', 'float16', 'bfloat16'), default='float32')
-    fit.add_argument('--train', action='store_true', help='time training steps')
-    fit.add_argument('--repeats', type=int, default=15, help='timed runs of each network')
+    fit.add_argument('--device', choices=DEVICES, help='of --fit-latency; default: cpu')
+    timed = parser.add_argument_group('of --fit-latency and --measure')
+    like = 'default: what --latency-model was fitted with, or'
+    timed.add_argument('--batch', type=int, help=f'images of a batch; {like} 1')
+    timed.add_argument('--dtype', choices=DTYPES, help=f'{like} float32')
+    timed.add_argument('--train', action='store_true', help='time training steps')
+    timed.add_argument('--repeats', type=int, help='timed runs of each network; default: 15')
     return parser.parse_args()
+
+
+def refuse(args: argparse.Namespace, keys: Iterable[str], reason: str) -> None:
+    """Raises UsageError if any of these options is given: it would have no effect."""
+    given = [key for key in keys if getattr(args, key) not in (None, False)]
+    if given:
+        raise UsageError(f'--{given[0].replace("_", "-")}: {reason}')
 
 
 def check_args(args: argparse.Namespace) -> None:
     """Settles what depends on several arguments."""
-    if args.batch < 1:
-        raise UsageError(f'--batch {args.batch} must be 1 or more')
+    for key in ('batch', 'repeats'):
+        if getattr(args, key) is not None and getattr(args, key) < 1:
+            raise UsageError(f'--{key} {getattr(args, key)} must be 1 or more')
     if args.fit_latency:
+        others = [key for key in vars(args) if key not in FITTED]
+        refuse(args, others, '--fit-latency makes the runtime model alone')
         return
+    refuse(args, ['device'], '--fit-latency alone has one; --measure names its own')
+    if args.measure is None:
+        refuse(args, TIMED, 'nothing is timed without --measure or --fit-latency')
     if (args.base is None) == (args.from_search is None):
         raise UsageError('name a network, or --from-search with a result.json')
     if args.factor is None and args.budget is None:
@@ -163,8 +170,12 @@ def check_args(args: argparse.Namespace) -> None:
                 "--from-search scales the family's own strategy on, in matched mode; "
                 'a result.json may also be a --strategy for another network'
             )
+        refuse(args, ['convention'], 'a family keeps that of its search')
         args.mode = 'matched'
     args.mode = args.mode or 'reference'
+    if args.mode == 'reference':
+        refuse(args, MATCHED, 'needs --mode matched, or a --budget')
+    args.tolerance = 0.01 if args.tolerance is None else args.tolerance
     args.strategy = args.strategy or ['dWr']
     if args.metric == 'latency' and args.latency_model is None:
         raise UsageError('latency needs --latency-model; --fit-latency makes one')
@@ -193,16 +204,8 @@ class Job:
 
 def plan(args: argparse.Namespace, model: LatencyModel | None) -> Job:
     """Finds the base model and the rules; nothing is scaled yet."""
-    given = dict(
-        width_divisor=args.channel_divisor,
-        resolution_divisor=args.resolution_divisor,
-        largest_resolution=args.largest_resolution,
-        most_acts=args.most_acts,
-        most_memory=args.most_memory,
-    )
+    given = {field.name: getattr(args, field.name) for field in fields(Constraints)}
     given = {key: value for key, value in given.items() if value is not None}
-    if given and args.mode == 'reference':
-        raise UsageError(f'{", ".join(given)}: constraints need --mode matched')
     if args.from_search is not None:
         return plan_family(args, model, given)
     args.metric = args.metric or 'flops'
@@ -212,13 +215,13 @@ def plan(args: argparse.Namespace, model: LatencyModel | None) -> Job:
         config = read_config(args.base)
         recipe, name, arch = args.base, Path(args.base).stem, arch_of(config)
         if arch is None:
-            if given:
-                raise UsageError(f'{", ".join(given)}: constraints are for Archs')
+            refuse(args, given, 'constraints are for Archs')
+            refuse(args, ['convention'], 'backbones with an adapter are counted by mmscale')
             return plan_config(args, model, config, rules)
     else:
-        arch = get_arch(args.base)
-        name = preset_name(args.base) or Path(args.base).stem
+        name, arch = find_arch(args.base)
     constraints = Constraints(**given)
+    args.convention = args.convention or 'pycls'
 
     def make(rule: ScalingRule, factor: float) -> Made:
         (made,) = scale(
@@ -321,14 +324,31 @@ def scale_all(job: Job) -> list[Made]:
     return networks
 
 
-def times(made: Made, args: argparse.Namespace, model: LatencyModel | None) -> dict[str, float]:
+def timed_setting(
+    args: argparse.Namespace, device: str, model: LatencyModel | None
+) -> LatencySetting:
+    """What networks are timed with: as asked for, else as the runtime model was fitted."""
+    like = LatencySetting() if model is None else model.setting
+    return this_device(
+        device, args.batch or like.batch, args.dtype or like.dtype, args.train or like.train
+    )
+
+
+def times(
+    made: Made,
+    args: argparse.Namespace,
+    model: LatencyModel | None,
+    setting: LatencySetting | None,
+) -> dict[str, float]:
     """Milliseconds of a batch: predicted where there is a model, measured where asked for."""
     found = {}
     if model is not None:
         found['predicted_ms'] = model.predict(made.default_cost)
-    if args.measure is not None:
+    if setting is not None:
         module, shape = made.build()
-        found['measured_ms'] = measure_latency(module, shape, args.measure, args.batch).median_ms
+        timed = (setting.device, setting.batch, setting.dtype, setting.train)
+        latency = measure_latency(module, shape, *timed, repeats=args.repeats or REPEATS)
+        found['measured_ms'] = latency.median_ms
     return found
 
 
@@ -357,7 +377,7 @@ def print_table(
         f'{rows[0].name}, {solved}, convention {args.convention}',
         [
             *('strategy', 'factor', 'px', 'flops', 'params', 'acts', 'of target'),
-            *(key.removesuffix('_ms') + ' ms' for key in milliseconds[0]),
+            *(key.removesuffix('_ms') for key in milliseconds[0]),
         ],
     )
     lists = ('depths', 'widths', 'group widths', 'adjusted')
@@ -411,28 +431,20 @@ def save(
         figure.savefig(args.out / f'sweep.{kind}', dpi=120)
 
 
-def fit_latency(args: argparse.Namespace) -> None:
+def save_latency_model(args: argparse.Namespace) -> None:
     """Measures networks on this device, fits the runtime model, and saves it."""
-    path = args.latency_model or Path('work_dirs') / f'latency_{args.device}.json'
+    path = args.latency_model or Path('work_dirs') / f'latency_{args.device or "cpu"}.json'
     if path.exists() and not args.overwrite:
         raise UsageError(f'{path} exists: name another --latency-model, or give --overwrite')
-    if args.repeats < 1:
-        raise UsageError(f'--repeats {args.repeats} must be 1 or more')
     path.parent.mkdir(parents=True, exist_ok=True)
-    archs = {}
-    for source in [args.base] if args.base else LATENCY_BASES:
-        name, base = preset_name(source) or Path(source).stem, get_arch(source)
-        archs[name] = base
-        for network in scale(base, LATENCY_RULES, [2.0], name=name):
-            archs[network.label] = network.arch
-    from mmscale.apis.cost import fit_latency as fit
+    setting = timed_setting(args, args.device or 'cpu', None)
+    timed = (setting.device, setting.batch, setting.dtype, setting.train)
+    archs = networks_to_time(args.base)
 
     def tell(name: str, latency: Latency) -> None:
         print(f'{name}: {latency.median_ms:.2f} ms', file=sys.stderr, flush=True)
 
-    model = fit(
-        archs, args.device, args.batch, args.dtype, args.train, 3, args.repeats, on_measured=tell
-    )
+    model = fit_latency(archs, *timed, repeats=args.repeats or REPEATS, on_measured=tell)
     model.save(path)
     print(f'{len(archs)} networks: {model.setting}')
     print('Pearson r of time with', *(f'{key} {r:.3f}' for key, r in model.pearson.items()))
@@ -445,15 +457,14 @@ def main() -> None:
     check_args(args)
     try:
         if args.fit_latency:
-            fit_latency(args)
+            save_latency_model(args)
             return
         model = None
         if args.latency_model is not None:
             if not args.latency_model.is_file():
                 raise UsageError(f'{args.latency_model} is not a file; --fit-latency makes one')
             model = LatencyModel.load(args.latency_model)
-        if args.measure is not None:
-            this_device(args.measure, args.batch)
+        setting = args.measure and timed_setting(args, args.measure, model)
         with contextlib.redirect_stdout(sys.stderr):  # where libraries log, too
             job = plan(args, model)
         if args.out is not None and not args.overwrite:
@@ -466,7 +477,7 @@ def main() -> None:
         with contextlib.redirect_stdout(sys.stderr):
             networks = scale_all(job)
             rows = [job.base, *networks]
-            milliseconds = [times(made, args, model) for made in rows]
+            milliseconds = [times(made, args, model, setting) for made in rows]
             if args.out is not None:
                 save(job, networks, args, model)
     except (ValueError, OSError) as error:
@@ -476,6 +487,9 @@ def main() -> None:
         print(json.dumps([{**made.to_json(), **own} for made, own in pairs], indent=1))
     else:
         print_table(rows, milliseconds, args)
+        for what, timed in (('predicted', model and model.setting), ('measured', setting)):
+            if timed is not None:
+                print(f'{what}: milliseconds, {timed}')
         if args.out is not None:
             print(f'\nWrote configs, networks.json and sweep.png to {args.out}. To train one:')
             print(f'python tools/train.py {args.out / networks[0].label}.py')

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.command_line import read_config
-from mmscale.apis.cost import build_network, image_shape
+from mmscale.apis.cost import build_network, find_arch, image_shape
 from mmscale.apis.from_search import FoundFamily, read_family
 from mmscale.arch import (
     PYCLS_ROUNDING,
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from mmscale.apis.scale_backbones import ScaledConfig
 
 MODES = ('reference', 'matched')
+
+# Networks that a runtime model is fitted on: acts, flops and params grow in different proportions.
+_TIMED_BASES = ('RegNetY-200MF', 'MobileNetV2', 'ResNet-18')
+_TIMED_RULES = ('d', 'w', 'r')
 
 
 def label_of(name: str, strategy: str, factor: float) -> str:
@@ -385,3 +389,24 @@ def scale_family(
             matched = solve(rule.scaling)
         networks.append(_matched_network(family.name, rule.name, factor, matched))
     return networks
+
+
+def networks_to_time(base: str | None = None) -> dict[str, Arch]:
+    """The handful of networks that a runtime model is fitted on.
+
+    Args:
+        base: A network as of :func:`mmscale.arch.get_arch`; by default three.
+
+    Returns:
+        Every base and its scalings by ``d``, ``w`` and ``r`` at 2, by name.
+
+    Raises:
+        ValueError: There is no such network.
+    """
+    archs = {}
+    for source in _TIMED_BASES if base is None else (base,):
+        name, arch = find_arch(source)
+        archs[name] = arch
+        for network in scale(arch, _TIMED_RULES, 2.0, name=name):
+            archs[network.label] = network.arch
+    return archs

@@ -45,7 +45,7 @@ class Constraints:
     """What a matched network has to keep to.
 
     Attributes:
-        width_divisor: Channels of the network stages are multiples of it.
+        channel_divisor: Channels of the network stages are multiples of it.
         resolution_divisor: The resolution is a multiple of it; None is the base model's total
             stride, so that no feature map is rounded up.
         largest_resolution: The resolution stops growing there, depth and width go on.
@@ -56,7 +56,7 @@ class Constraints:
         ValueError: A value is not allowed.
     """
 
-    width_divisor: int = 8
+    channel_divisor: int = 8
     resolution_divisor: int | None = None
     largest_resolution: int | None = None
     most_acts: float | None = None
@@ -378,7 +378,7 @@ def match(
             f'constraints: largest_resolution={largest} leaves no multiple of {divisor}, which '
             'resolutions are: set a smaller resolution_divisor'
         )
-    rounding = Rounding(mode, constraints.width_divisor, divisor, strict=rule == 'pycls')
+    rounding = Rounding(mode, constraints.channel_divisor, divisor, strict=rule == 'pycls')
 
     def scaled(factor: float) -> tuple[Arch, Scaling]:
         scaling = scaling_of(factor)
@@ -395,7 +395,7 @@ def match(
         tolerance,
         constraints,
         convention,
-        (constraints.width_divisor, divisor),
+        (constraints.channel_divisor, divisor),
         latency_model if metric == 'latency' else None,
     )
     if metric == 'latency':

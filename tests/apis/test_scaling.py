@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmscale.apis.from_search import read_family
-from mmscale.apis.scaling import arch_of, find_rules, scale, scale_family
+from mmscale.apis.scaling import arch_of, find_rules, networks_to_time, scale, scale_family
 from mmscale.arch import SCALING_RULES, Rounding, Scaling, apply_scaling, get_arch
 from mmscale.arch.presets import SCALENET_STRATEGY
 from mmscale.cost import count
@@ -246,6 +246,13 @@ def test_the_arch_of_a_config_is_found():
     )
     for model in (dict(backbone=dict(type='ResNet', depth=18)), dict(backbone='x'), 'x', None):
         assert arch_of(Config(dict(model=model))) is None
+
+
+def test_a_handful_of_networks_to_time():
+    archs = networks_to_time('regnetx-200mf')
+    assert list(archs) == ['RegNetX-200MF', *(f'regnetx-200mf_{rule}_x2' for rule in 'dwr')]
+    assert archs['regnetx-200mf_d_x2'].depths == (2, 2, 8, 14)
+    assert len(networks_to_time()) == 12
 
 
 @pytest.mark.slow

@@ -155,7 +155,7 @@ def test_constraints_are_kept():
         base,
         rule.scaling,
         target,
-        constraints=Constraints(width_divisor=16, resolution_divisor=16, largest_resolution=280),
+        constraints=Constraints(channel_divisor=16, resolution_divisor=16, largest_resolution=280),
     )
     assert kept.arch.resolution == 272
     assert all(width % 16 == 0 for width in kept.arch.widths)
@@ -251,7 +251,7 @@ def test_settings_are_checked(settings, message):
 
 
 @pytest.mark.parametrize(
-    'settings', [{'width_divisor': 0}, {'largest_resolution': 2.5}, {'most_acts': '1'}], ids=str
+    'settings', [{'channel_divisor': 0}, {'largest_resolution': 2.5}, {'most_acts': '1'}], ids=str
 )
 def test_constraints_are_checked(settings):
     key, value = next(iter(settings.items()))

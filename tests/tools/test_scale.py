@@ -103,8 +103,13 @@ def test_times_are_predicted_and_solved_for(latency_model):
     assert found.returncode == 0, found.stderr
     (network,) = json.loads(found.stdout)
     assert network['achieved'] == network['predicted_ms'] == pytest.approx(30, rel=0.01)
-    table = run('RegNetX-200MF', '--factor', 2, '--latency-model', latency_model).stdout
-    assert 'predicted ms' in table
+    table = run(
+        *('RegNetX-200MF', '--factor', 2, '--latency-model', latency_model),
+        *('--measure', 'cpu', '--batch', 2, '--repeats', 1),
+    ).stdout
+    assert 'of target  predicted  measured' in table
+    assert 'predicted: milliseconds, forward, batch 1, float32, test, 1 thread' in table
+    assert 'measured: milliseconds, forward, batch 2, float32' in table
 
 
 def test_a_searched_family_is_scaled_on(result, tmp_path):
@@ -163,10 +168,13 @@ def test_help_imports_no_torch():
         (['RegNetY-400MF'], 'give --factor, as --factor 4, or --budget'),
         (['--factor', '4'], 'name a network, or --from-search'),
         (['groups.json', '--factor', '4'], 'groups=7 does not divide width 48'),
-        (['RegNetY-400MF', '--factor', '2', '--most-acts', '5e6'], 'need --mode matched'),
+        (
+            ['RegNetY-400MF', '--factor', '2', '--most-acts', '5e6'],
+            '--most-acts: needs --mode matched',
+        ),
         (
             ['RegNetY-400MF', '--factor', '2', '--mode', 'matched', '--channel-divisor', '0'],
-            'constraints: width_divisor=0 must be 1 or more',
+            'constraints: channel_divisor=0 must be 1 or more',
         ),
         (['RegNetY-400MF', '--budget', 'latency=5'], 'latency needs --latency-model'),
         (
@@ -176,6 +184,11 @@ def test_help_imports_no_torch():
         (['--from-search', 'groups.json', '--factor', '4'], 'missing key'),
         (['--from-search', 'no.json', '--factor', '4'], 'no.json is not a file'),
         (['no.py', '--factor', '4'], 'config=no.py is not a file'),
+        (['--fit-latency', '--factor', '2'], '--factor: --fit-latency makes the runtime model'),
+        (['--fit-latency', '--repeats', '0'], '--repeats 0 must be 1 or more'),
+        (['RegNetY-400MF', '--factor', '2', '--tolerance', '0.1'], '--tolerance: needs --mode'),
+        (['RegNetY-400MF', '--factor', '2', '--dtype', 'float16'], '--dtype: nothing is timed'),
+        (['RegNetY-400MF', '--factor', '2', '--device', 'cpu'], '--device: --fit-latency alone'),
     ],
 )
 def test_errors_are_one_line(arguments, message, tmp_path):
