@@ -40,7 +40,7 @@ _STARTERS = {
     'slurm': 'tools/slurm_train.sh or slurm_search.sh',
     'mpi': 'mpirun',
 }
-# Which setting of a config a method of MMEngine's Runner is about.
+# Which setting of a config a method of MMEngine's Runner, or what it calls, is about.
 _SETTINGS = {
     'build_log_processor': 'log_processor',
     'build_logger': 'log_level',
@@ -52,6 +52,7 @@ _SETTINGS = {
     'build_train_loop': 'train_cfg or train_dataloader',
     'build_val_loop': 'val_cfg or val_dataloader',
     'build_visualizer': 'visualizer',
+    'mkdir_or_exist': 'work_dir',
     'register_custom_hooks': 'custom_hooks',
     'register_default_hooks': 'default_hooks',
     'set_randomness': 'randomness',
@@ -293,7 +294,12 @@ def build_runner(config: Config, phase: str) -> Runner:
         if phase == 'train':
             _check_pretrained(runner)
             _ = runner.val_loop
+            # In the order of Runner.train, which then finds it done.
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+            runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+            runner.auto_scale_lr = None
+            if runner.param_schedulers is not None:
+                runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
     except CONFIG_ERRORS as error:
         raise UsageError(f'{_setting_of(error)}{one_line(error):.400}') from error
     return runner

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_lines import arguments, write
+from mmengine.dataset import default_collate
 
 from mmscale.apis.command_line import UsageError, load_config, set_environment
 from mmscale.apis.launch import build_runner, run_tool
@@ -210,6 +211,7 @@ def test_a_launcher_that_started_nothing_is_one_line(launcher, message, joined, 
         ('train_dataloader.dataset.dataset.splits=train', "unexpected keyword argument 'splits'"),
         ('train_dataloader.sampler.sed=1', "unexpected keyword argument 'sed'"),
         ('optim_wrapper.optimizer.momentun=1', "unexpected keyword argument 'momentun'"),
+        ('param_scheduler.1.end=10', 'param_scheduler: ValueError: end should be larger'),
         ('custom_hooks.0.size=3', 'InputResolutionHook'),
         ('load_from=missing.pth', 'load_from=missing.pth is not a file'),
         ('val_dataloader.dataset.num_images=0', 'num_images=0 must be an integer >= 1'),
@@ -239,6 +241,21 @@ def test_other_classes_than_the_archs_are_only_a_warning(small_config, capfd):
     build('other_features', *options, 'data_preprocessor.mean=None', 'data_preprocessor.std=None')
 
 
+def test_a_training_is_set_up_as_by_mmpretrains_tools(small_config):
+    config = load_config(arguments(small_config))
+    config.auto_scale_lr = dict(enable=True, base_batch_size=48)
+    for key in ('collate_fn', 'persistent_workers'):
+        config.train_dataloader.pop(key)
+    config.train_dataloader.num_workers = 1
+    runner = build_runner(config, 'train')
+    loader = runner.train_dataloader
+    assert loader.persistent_workers
+    assert loader.collate_fn.func is default_collate
+    # 0.2 for batches of 48; the schedulers go from what is scaled, as in MMEngine.
+    assert loader.batch_size == 96
+    assert [scheduler.base_values for scheduler in runner.param_schedulers] == [[0.4], [0.4]]
+
+
 def test_a_supernet_fits_its_head():
     def build(name, *options):
         words = [CONFIGS / 'supernet_digits.py', '--cfg-options', f'experiment_name={name}']
@@ -253,7 +270,9 @@ def test_a_work_dir_that_cannot_be_made_is_one_line(tool, small_config):
     write('occupied', '')
     code, error = tool('train.py', small_config, '--work-dir', 'occupied/here')
     assert code == 2
-    assert 'Traceback' not in error and 'occupied' in error.splitlines()[-1]
+    assert 'Traceback' not in error
+    last = error.splitlines()[-1]
+    assert last.startswith('error: work_dir: ') and 'occupied' in last
 
 
 # ---------------------------------------------------------------------- checkpoints
