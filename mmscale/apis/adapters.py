@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.cost import build_module
 from mmscale.arch import Rounding, Scaling
+from mmscale.arch.scaling import scaled_group_width
 from mmscale.cost import Cost, count_module
 
 if TYPE_CHECKING:
@@ -200,14 +201,6 @@ def _scaled_heads(width: int, heads: int, multiplier: float) -> tuple[int, int]:
     )
 
 
-def _scaled_group(group: int, multiplier: float) -> int:
-    """Group width as pycls rounds it: to multiples of 8, small ones to 1, 2 or 4."""
-    scaled = max(1, round(group * multiplier))
-    if scaled <= 2:
-        return scaled
-    return 4 if scaled <= 5 else round(scaled / 8) * 8
-
-
 def _scaled_backbone(
     backbone: Mapping[str, Any], scaling: Scaling, resolution: int, net: nn.Module, steps: int
 ) -> tuple[dict[str, Any], int]:
@@ -243,7 +236,7 @@ def _scaled_backbone(
     if adapter.group_width is not None:
         grown = scaling.width if scaling.group_width is None else scaling.group_width
         if grown != 1:
-            _change(explicit, adapter.group_width, lambda group: _scaled_group(group, grown))
+            _change(explicit, adapter.group_width, lambda group: scaled_group_width(group, grown))
     if adapter.window is not None:
         grown = scaled_resolution / resolution
         _change(explicit, adapter.window, lambda side: max(1, round(side * grown)))

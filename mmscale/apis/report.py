@@ -117,11 +117,8 @@ def make_report(target: str) -> Report:
     try:
         arch = get_arch(target)
     except (OSError, ValueError) as error:
-        if not path.exists():
-            raise UsageError(
-                f'{target}: there is no such folder or file, and no preset of that name'
-            ) from None
-        raise UsageError(' '.join(str(error).split())) from None
+        nowhere = '' if path.exists() else f'{target} is no folder; '
+        raise UsageError(nowhere + ' '.join(str(error).split())) from None
     name = path.stem if path.exists() else target.lower()
     return Report(
         f'Network {name}',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem
+from mmscale.arch.checks import check_choice, check_keys
 from mmscale.arch.families import efficientnet, mobilenet_v2, mobilenet_v3, regnet, resnet
 from mmscale.arch.json_files import read_json
 from mmscale.arch.scaling import Scaling, apply_scaling
@@ -170,11 +172,13 @@ def _preset(name: str) -> Arch:
 
 def _from_family(owner: str, parameters: dict) -> Arch:
     arguments = dict(parameters)
-    family = arguments.pop('family')
-    if not isinstance(family, str) or family not in _FAMILIES:
-        raise ValueError(f'{owner}: family={family!r:.60} is not one of {", ".join(_FAMILIES)}')
+    family = check_choice(owner, 'family', arguments.pop('family'), _FAMILIES)
+    build = _FAMILIES[family]
+    known = inspect.signature(build).parameters
+    required = [name for name, parameter in known.items() if parameter.default is parameter.empty]
+    check_keys(f'{owner}: {family}', arguments, known, required)
     try:
-        return _FAMILIES[family](**arguments)
+        return build(**arguments)
     except (TypeError, ValueError) as error:
         reason = str(error) if family in str(error) else f'family={family}: {error}'
         raise ValueError(f'{owner}: {reason}') from None

@@ -299,7 +299,8 @@ def compatible_widths(
     return hidden * under // over, hidden, group_width
 
 
-def _scaled_group_width(channels: int, multiplier: float) -> int:
+def scaled_group_width(channels: int, multiplier: float) -> int:
+    """Channels of a group as pycls rounds them: 1, 2, 4 or a multiple of 8."""
     width = max(1, round(channels * multiplier))
     if width <= 5:
         return width if width <= 2 else 4
@@ -325,7 +326,7 @@ def _pycls_block(
         group_width = block.hidden_channels // block.groups
         # Without any group convolution there are no groups to keep: dense stays dense.
         own = kin.grouped and scaling.group_width is not None
-        group_width = _scaled_group_width(
+        group_width = scaled_group_width(
             group_width, scaling.group_width if own else scaling.width
         )
         out_channels, hidden, group_width = compatible_widths(

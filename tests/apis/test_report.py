@@ -459,7 +459,7 @@ def test_the_tool_draws_a_network(report_tool, searched, tmp_path):
     ('make', 'message'),
     [
         (lambda d: None, 'nothing to report'),
-        (lambda d: d.rmdir(), 'no such folder or file, and no preset'),
+        (lambda d: d.rmdir(), 'is no folder; arch='),
         (lambda d: (d / 'result.json').write_text('{"sch'), 'result.json: not a JSON file'),
         (lambda d: (d / 'result.json').write_text('[]'), 'result.json: expected an object'),
         (

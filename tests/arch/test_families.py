@@ -198,8 +198,14 @@ def test_a_missing_file_is_told_as_such():
         (lambda: resnet(18, groups=32, base_width=4), 'depth=18 has basic blocks'),
         (lambda: get_arch({'family': ['resnet']}), r"family=\['resnet'\] is not one of"),
         (lambda: get_arch({'family': 'vit'}), "family='vit' is not one of efficientnet"),
-        (lambda: get_arch({'family': 'resnet', 'layers': 50}), "arch: resnet.*'layers'"),
-        (lambda: get_arch({'family': 'regnet', 'kind': 'x'}), "arch: regnet.*'depth'"),
+        (
+            lambda: get_arch({'family': 'resnet', 'depth': 50, 'bot_mul': 1}),
+            'arch: resnet: unknown key bot_mul; allowed are depth, groups, base_width',
+        ),
+        (
+            lambda: get_arch({'family': 'regnet', 'kind': 'z', 'depth': 21, 'w0': 16}),
+            'arch: regnet: missing key wa, wm, group_width',
+        ),
     ],
 )
 def test_bad_parameters(make, message):
