@@ -14,16 +14,13 @@ and testing. What is finished is not done again.
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from tool_run import run_tool
 
-ROOT = Path(__file__).resolve().parents[1]
 STARTS = {
     'random weights': 'retinanet_digits.py',
     "the search's weights": 'retinanet_digits_pretrained.py',
@@ -38,21 +35,7 @@ def train(config: str, work_dir: Path, options: dict[str, object]) -> dict:
         result = json.loads(file.read_text(encoding='utf-8'))
         if result['options'] == options:
             return result
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / 'tools' / 'train.py'),
-            str(ROOT / 'configs' / 'det' / config),
-            '--work-dir',
-            str(work_dir),
-            '--cfg-options',
-            *(f'{key}={value}' for key, value in options.items()),
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = run_tool('train.py', f'det/{config}', work_dir, options)
     # One line of the last validation, in the newest of the folders that runs have by their time.
     scalars = sorted(work_dir.glob('*/vis_data/scalars.json'))[-1]
     lines = [json.loads(line) for line in scalars.read_text(encoding='utf-8').splitlines()]
@@ -60,9 +43,7 @@ def train(config: str, work_dir: Path, options: dict[str, object]) -> dict:
     result = {
         'options': options,
         **{metric: last[f'coco/{metric}'] for metric in METRICS},
-        'cpu_seconds': round(
-            after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1
-        ),
+        'cpu_seconds': round(seconds, 1),
     }
     file.write_text(json.dumps(result), encoding='utf-8')
     return result

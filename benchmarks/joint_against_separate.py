@@ -10,16 +10,13 @@ other work on the machine would change the clock's. What is finished is not done
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from tool_run import run_tool
 
-ROOT = Path(__file__).resolve().parents[1]
 SEARCHES = ('joint', 'separate', 'random', 'base first', 'then scaling')
 
 
@@ -27,22 +24,7 @@ def search(config: str, work_dir: Path, options: dict[str, object]) -> dict:
     """Runs tools/search.py unless it has finished; its result and the CPU seconds it took."""
     cost = work_dir / 'cpu_seconds.json'
     if not cost.is_file():
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [
-                sys.executable,
-                str(ROOT / 'tools' / 'search.py'),
-                str(ROOT / 'configs' / 'scalenet' / config),
-                '--work-dir',
-                str(work_dir),
-                '--cfg-options',
-                *(f'{key}={value}' for key, value in options.items()),
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        seconds = run_tool('search.py', f'scalenet/{config}', work_dir, options)
         cost.write_text(json.dumps(seconds), encoding='utf-8')
     result = json.loads((work_dir / 'result.json').read_text(encoding='utf-8'))
     return {
