@@ -1,10 +1,6 @@
 # Learns the widths and depths of a whole RetinaNet on the digit data, through FPN and head, around
 # mmdet's ResNet-18, a quarter as wide: half of its multiply-adds are left.
-_base_ = [
-    '../_base_/models/dms_retinanet_digits.py',
-    '../_base_/datasets/digits_detection.py',
-    '../_base_/detection_runtime.py',
-]
+_base_ = './dms_retinanet_digits_whole.py'
 
 model = dict(
     _delete_=True,
@@ -19,12 +15,5 @@ custom_hooks = [
     dict(type='mmscale.StrictLoadHook'),
     dict(type='mmscale.DMSHook'),
 ]
-
-optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=3e-3, weight_decay=1e-4), clip_grad=dict(max_norm=10.0)
-)
 # The learning rate stays: it falls when the network that was found is trained.
-param_scheduler = [dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=40)]
-train_cfg = dict(by_epoch=False, max_iters=150, val_interval=150)
-val_cfg = dict()
-test_cfg = dict()
+train_cfg = dict(max_iters=150)

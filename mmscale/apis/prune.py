@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mmscale.apis.cost import build_module
-from mmscale.arch import Arch
+from mmscale.arch import Arch, get_arch
 from mmscale.cost import ModuleCost, count_module
 from mmscale.models import ArchNet, DMSModel
 from mmscale.models.dms import (
@@ -22,6 +22,7 @@ from mmscale.models.dms import (
     Pruning,
     apply_pruning,
     channel_groups,
+    is_described_by_arch,
     plan_pruning,
     pruned_arch,
     renumbered,
@@ -95,15 +96,15 @@ def export_search(
     Args:
         config: Config of the search; its model is a DMSModel.
         state: State dict of the search's checkpoint.
-        out: Folder to write to: ``weights.pth``; ``arch.json`` for an ArchNet that is a backbone
-            or the whole model, ``pruned.json`` for any other model; and ``retrain.py``, unless
+        out: Folder to write to: ``weights.pth``; ``arch.json`` for an ArchNet alone and for a
+            classifier with one, ``pruned.json`` for any other model; and ``retrain.py``, unless
             the configs are of no file.
         recipe: Config that ``retrain.py`` inherits from and whose model it prunes; the search's
             own by default.
 
     Returns:
         Flops, params and acts ``before`` and ``after``; ``kept`` and all elements by group; new
-        ``widths`` of what feeds the parts behind an ArchNet; and the names of the ``files``.
+        ``widths`` of what feeds the head behind an ArchNet; and the names of the ``files``.
 
     Raises:
         ValueError: The config is of no search, the state is not its own, or the recipe is of
@@ -137,14 +138,14 @@ def export_search(
     tensors = model.state_dict()
     described: Pruning | Arch = pruning
     path = folder / 'pruned.json'
-    widths: dict[str, int | list[int]] = {}
+    widths: dict[str, int] = {}
     if arch_net is not None:
         name, module = arch_net
         prefix = f'{name}.' if name else ''
         described = pruned_arch(module.arch, pruning, prefix)
         tensors = renumbered(tensors, module.arch, pruning, prefix)
         path = folder / 'arch.json'
-        widths = _new_widths(whole, described, module.out_indices)
+        widths = _new_widths(whole, described, module.out_indices[-1])
     described.save(path)
     weights = folder / 'weights.pth'
     torch.save({'state_dict': tensors}, weights)
@@ -162,10 +163,10 @@ def export_search(
 
 
 def _arch_net(model: nn.Module) -> tuple[str, ArchNet] | None:
-    """The ArchNet that a model is or has as its backbone, and its name there."""
+    """The ArchNet whose Arch says all that goes of a model, and its name there."""
     for name in ('', 'backbone'):
         module = getattr(model, name, None) if name else model
-        if isinstance(module, ArchNet):
+        if isinstance(module, ArchNet) and is_described_by_arch(model, module):
             return name, module
     return None
 
@@ -183,21 +184,12 @@ def _plain_model(config: Config) -> dict[str, Any]:
     return plain
 
 
-def _new_widths(
-    model: Mapping[str, Any], arch: Arch, indices: Sequence[int]
-) -> dict[str, int | list[int]]:
-    """What the parts behind an ArchNet are told of its feature maps, as settings of the model."""
-    last = len(arch.stages)
-    widths = [
-        arch.feature_channels if i == last else arch.stages[i][-1].out_channels for i in indices
-    ]
-    neck, head = model.get('neck') or {}, model.get('head') or {}
-    found: dict[str, int | list[int]] = {}
-    if isinstance(neck.get('in_channels'), list):
-        found['neck.in_channels'] = widths
-    if isinstance(head.get('in_channels'), int):
-        found['head.in_channels'] = widths[-1]
-    return found
+def _new_widths(model: Mapping[str, Any], arch: Arch, index: int) -> dict[str, int]:
+    """What a classifier's head is told of the feature map of that index, as settings."""
+    channels = (*arch.widths, arch.feature_channels)
+    if isinstance((model.get('head') or {}).get('in_channels'), int):
+        return {'head.in_channels': channels[index]}
+    return {}
 
 
 def _write_retraining(
@@ -205,24 +197,34 @@ def _write_retraining(
     recipe: Config,
     model: dict[str, Any],
     described: str,
-    widths: Mapping[str, int | list[int]],
+    widths: Mapping[str, int],
 ) -> None:
     """Writes the config that trains a pruned network: an inheriting one, with another model."""
     from mmengine.config import Config
 
     # In the place of the config itself, so that the folder can be moved.
     here = '{{ fileDirname }}'
+    is_pruned = model['type'] in ('mmscale.PrunedModel', 'PrunedModel')
+    inner = model['model'] if is_pruned else model
+    network = inner.get('backbone', inner)
+    for part in (inner, network):
+        # These weights do not fit what is left, and load_from has all of it.
+        if 'Pretrained' in str(part.get('init_cfg')):
+            del part['init_cfg']
     if described == 'arch.json':
-        network = model.get('backbone', model)
         network['arch'] = f'{here}/{described}'
         network.pop('scaling', None)  # The Arch is scaled already.
         for setting, value in widths.items():
             part, _, key = setting.partition('.')
             model[part][key] = value
-    elif model['type'] in ('mmscale.PrunedModel', 'PrunedModel'):
-        model['pruned'] = f'{here}/{described}'
     else:
-        model = dict(type='mmscale.PrunedModel', pruned=f'{here}/{described}', model=model)
+        if str(network.get('arch')).endswith('.json'):
+            # The pruning is of this very network, whatever comes of the file.
+            network['arch'] = get_arch(network['arch']).to_json()
+        if is_pruned:
+            model['pruned'] = f'{here}/{described}'
+        else:
+            model = dict(type='mmscale.PrunedModel', pruned=f'{here}/{described}', model=model)
     settings = dict(
         _base_=os.path.relpath(os.path.realpath(recipe.filename), path.parent.resolve()),
         model=dict(_delete_=True, **model),

@@ -11,8 +11,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmscale.apis.cost import build_module
-from mmscale.apis.prune import _new_widths, channel_groups, export_search, prune
-from mmscale.arch import Arch, get_arch
+from mmscale.apis.prune import channel_groups, export_search, prune
+from mmscale.arch import Arch
 from mmscale.cost import count, count_module
 from mmscale.models import ArchNet, SuperNet
 
@@ -159,8 +159,14 @@ def config_file(path, **settings):
     return Config.fromfile(path)
 
 
-# What is found is an Arch that is scaled already.
-SCALED = ARCH_NET | dict(backbone=dict(ARCH_NET['backbone'], scaling=dict(width=0.5)))
+# What is found is an Arch that is scaled already, and its weights are not those of the start.
+SCALED = ARCH_NET | dict(
+    backbone=dict(
+        ARCH_NET['backbone'],
+        scaling=dict(width=0.5),
+        init_cfg=dict(type='Pretrained', checkpoint='gone.pth', prefix='backbone.'),
+    )
+)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +202,9 @@ def test_retraining_needs_no_number(model, of, make_search, tmp_path):
     assert found.load_from == f'{moved}/weights.pth'
     assert found.work_dir == f'{moved}/retrain'
     small = build_module(found.model.to_dict()).eval()
-    small.load_state_dict(torch.load(found.load_from, weights_only=True)['state_dict'])
     assert small.backbone.norm_eval == (of != 'search')
+    small.init_weights()
+    small.load_state_dict(torch.load(found.load_from, weights_only=True)['state_dict'])
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(small(x), search(x), rtol=1e-4, atol=1e-6)
@@ -212,13 +219,6 @@ def test_a_recipe_of_another_kind(make_search, tmp_path):
     with pytest.raises(ValueError, match=r'recipe.py: its model has no mmscale.ArchNet'):
         export_search(config, search.state_dict(), out, recipe)
     assert not out.exists()
-
-
-def test_widths_of_a_feature_pyramid():
-    arch = get_arch('MobileNetV2')
-    model = dict(neck=dict(in_channels=[1, 2, 3]), bbox_head=dict(in_channels=8))
-    last = len(arch.stages)
-    assert _new_widths(model, arch, (2, 4, last)) == {'neck.in_channels': [32, 96, 1280]}
 
 
 def test_search_errors(make_search):

@@ -296,9 +296,10 @@ def _of_config(config: Any, path: Path) -> Source:
         settings.setdefault('data_preprocessor', config.data_preprocessor)
     built = build_module(settings, config.get('default_scope') or 'mmpretrain')
     built.eval()
-    arch = getattr(getattr(built, 'backbone', None), 'arch', None)
-    if not isinstance(getattr(built, 'backbone', None), ArchNet):
-        arch = None
+    arch = None
+    # That of a pruned one is of the network before.
+    if isinstance(getattr(built, 'backbone', None), ArchNet) and 'pruned' not in model:
+        arch = built.backbone.arch
     about = {'config': path.name}
     dataset = (config.get('train_dataloader') or {}).get('dataset')
     if isinstance(dataset, Mapping):

@@ -3,7 +3,12 @@
 from mmscale.models.dms.arch_groups import arch_groups
 from mmscale.models.dms.distill import DISTClassifier
 from mmscale.models.dms.export import pruned_arch, pruned_model, renumbered
-from mmscale.models.dms.find import channel_groups, declare_groups, static_model
+from mmscale.models.dms.find import (
+    channel_groups,
+    declare_groups,
+    is_described_by_arch,
+    static_model,
+)
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member
 from mmscale.models.dms.masking import Masks
 from mmscale.models.dms.model import DMSModel
@@ -24,6 +29,7 @@ __all__ = [
     'arch_groups',
     'channel_groups',
     'declare_groups',
+    'is_described_by_arch',
     'plan_pruning',
     'pruned_arch',
     'pruned_model',

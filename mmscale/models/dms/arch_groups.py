@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mmscale.arch import Arch, Block
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member, slots
@@ -14,10 +15,11 @@ _IDEMPOTENT = ('relu', 'relu6')
 
 @dataclass
 class _Width:
-    """A width on the way through the network: who makes it and who uses it."""
+    """A width on the way through the network: who makes it, who uses it there and behind it."""
 
     channels: int
     uses: list[tuple[str, str]] = field(default_factory=list)
+    behind: list[Member] = field(default_factory=list)
     parts: int = 1
     fixed: bool = False
 
@@ -34,12 +36,16 @@ class _Width:
         # Parts are groups of convolutions; each loses the same slots, so that they stay equal.
         size = self.channels // self.parts
         indices = slots(size, self.parts)
-        members = tuple(Member(name, role, indices) for name, role in self.uses)
-        return ChannelGroup(self.uses[0][0].rpartition('.')[0], size, members)
+        members = [Member(name, role, indices) for name, role in self.uses]
+        members += [
+            replace(member, indices=member.indices[indices].reshape(size, -1))
+            for member in self.behind
+        ]
+        return ChannelGroup(self.uses[0][0].rpartition('.')[0], size, tuple(members))
 
 
 def arch_groups(
-    arch: Arch, consumers: dict[int, tuple[str, ...]] | None = None, prefix: str = ''
+    arch: Arch, consumers: Mapping[int, Sequence[Member]] | None = None, prefix: str = ''
 ) -> ChannelGroups:
     """What the ArchNet of an Arch can lose.
 
@@ -49,10 +55,10 @@ def arch_groups(
 
     Args:
         arch: The network.
-        consumers: Names of the layers that use a feature map behind the network, by the map's
-            index as in ``out_indices``. A map with an empty tuple keeps its width, because
-            something unknown uses it; by default nothing behind the network is known of, and
-            all widths are its own.
+        consumers: The layers that use a feature map behind the network, with the indices that
+            each of its channels has there, by the map's index as in ``out_indices``. A map with
+            none keeps its width, because something unknown uses it; by default there is nothing
+            behind the network, and all widths are its own.
         prefix: What comes before the names of the network's layers, as ``backbone.``.
     """
     consumers = {} if consumers is None else consumers
@@ -83,12 +89,12 @@ def arch_groups(
     )
 
 
-def _leave(stream: _Width, consumers: dict[int, tuple[str, ...]], index: int) -> None:
+def _leave(stream: _Width, consumers: Mapping[int, Sequence[Member]], index: int) -> None:
     """Notes what uses a feature map behind the network."""
-    names = consumers.get(index)
-    if names is not None:
-        stream.uses += [(name, 'in') for name in names]
-        stream.fixed |= not names
+    members = consumers.get(index)
+    if members is not None:
+        stream.behind += members
+        stream.fixed |= not members
 
 
 def _add_block(widths: list[_Width], stream: _Width, name: str, block: Block) -> _Width:

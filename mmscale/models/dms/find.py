@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
-from mmpretrain.models import GlobalAveragePooling, LinearClsHead, VisionTransformerClsHead
+from mmpretrain.models import (
+    BaseClassifier,
+    GlobalAveragePooling,
+    LinearClsHead,
+    VisionTransformerClsHead,
+)
 from torch import nn
 
 from mmscale.models.backbones import ArchNet, SuperNet
 from mmscale.models.dms.arch_groups import arch_groups
-from mmscale.models.dms.groups import ChannelGroups
+from mmscale.models.dms.groups import ChannelGroups, Member, runs
 from mmscale.models.dms.traced import traced_groups
 from mmscale.models.dms.transformers import GROUPERS, Consumers, full_name
 
@@ -35,7 +42,8 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
 
     Networks that declare their groups are ArchNet, SuperNet (those of :func:`static_model`), those
     of :mod:`mmscale.models.dms.transformers` and those of :func:`declare_groups`. All others are
-    traced with Torch-Pruning's dependency graph.
+    traced with Torch-Pruning's dependency graph, and so is what lies behind an ArchNet: its neck,
+    and a detector's neck and head.
 
     Args:
         model: The model; it is left as it is.
@@ -45,22 +53,80 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
         ValueError: The model cannot be traced.
     """
     for name, module in model.named_modules():
-        consumers = _consumers(model, name)
         prefix = f'{name}.' if name else ''
+        if isinstance(module, SuperNet):
+            return channel_groups(static_model(copy.deepcopy(model)), inputs)
         if isinstance(module, ArchNet):
-            behind = None
-            if name or module.neck is not None:
-                behind = {index: () for index in module.out_indices}
-                if module.neck is None:
-                    behind[module.out_indices[-1]] = consumers or ()
-                owner, start = (model, '') if module.neck is None else (module, prefix)
-                behind |= _lateral_convolutions(owner, start, module.out_indices)
-            arch = module.space.largest() if isinstance(module, SuperNet) else module.arch
-            return arch_groups(arch, behind, prefix)
+            if is_described_by_arch(model, module):
+                return arch_groups(module.arch, _classifier_inputs(model, name), prefix)
+            return _traced_behind(model, name, module, inputs)
         for base in type(module).__mro__:
             if full_name(base) in GROUPERS:
-                return GROUPERS[full_name(base)](model, prefix, consumers)
+                return GROUPERS[full_name(base)](model, prefix, _consumers(model, name))
     return traced_groups(model, inputs)
+
+
+def is_described_by_arch(model: nn.Module, net: ArchNet) -> bool:
+    """Whether an Arch can say all that goes of the model around an ArchNet.
+
+    So it is of the network alone and of a classifier, whose head keeps its hidden width; not of
+    a network with a neck, and not of a detector.
+    """
+    return net.neck is None and (model is net or isinstance(model, BaseClassifier))
+
+
+class _FeatureMaps(nn.Module):
+    """Stands for an ArchNet: one convolution makes each feature map, and the neck is its own.
+
+    Args:
+        net: The network.
+    """
+
+    def __init__(self, net: ArchNet) -> None:
+        super().__init__()
+        strides = (*net.arch.strides, net.arch.strides[-1])
+        images = net.arch.stem.in_channels
+        self.maps = nn.ModuleList(
+            nn.Conv2d(images, width, 1, strides[index])
+            for index, width in zip(net.out_indices, net.out_channels, strict=True)
+        )
+        self.neck = net.neck
+
+    def forward(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
+        maps = tuple(conv(x) for conv in self.maps)
+        return maps if self.neck is None else self.neck(maps)
+
+
+def _traced_behind(
+    model: nn.Module, name: str, net: ArchNet, inputs: Sequence[torch.Tensor]
+) -> ChannelGroups:
+    """Groups of an ArchNet as its Arch has them, and those found by tracing what is behind it."""
+    twin = copy.deepcopy(model)
+    feature_maps = _FeatureMaps(twin.get_submodule(name))
+    if name:
+        twin.set_submodule(name, feature_maps)
+    else:
+        twin = feature_maps
+    found = traced_groups(twin, inputs)
+    prefix = f'{name}.' if name else ''
+    makers = {f'{prefix}maps.{i}': index for i, index in enumerate(net.out_indices)}
+    # What tracing did not find leaves the model, or is used by a layer that has to stay.
+    consumers: dict[int, list[Member]] = {index: [] for index in net.out_indices}
+    others = []
+    for group in found.widths:
+        made = [member for member in group.members if member.module in makers]
+        if not made:
+            others.append(group)
+        # Maps that are added to each other, or whose channels go by the dozen, stay.
+        elif len(made) == 1 and made[0].indices.shape[1] == 1:
+            order = made[0].indices[:, 0].argsort()
+            consumers[makers[made[0].module]] = [
+                replace(member, indices=member.indices[order])
+                for member in group.members
+                if member is not made[0]
+            ]
+    own = arch_groups(net.arch, consumers, prefix)
+    return ChannelGroups((*own.widths, *others), (*own.depths, *found.depths))
 
 
 def static_model(model: nn.Module) -> nn.Module:
@@ -95,23 +161,13 @@ def _consumers(model: nn.Module, name: str) -> Consumers:
     return ()
 
 
-def _lateral_convolutions(
-    owner: nn.Module, prefix: str, indices: Sequence[int]
-) -> dict[int, tuple[str, ...]]:
-    """The layers of a feature pyramid that use the feature maps of these indices.
-
-    Args:
-        owner: Has the pyramid as its neck: the model, or the backbone.
-        prefix: Of the owner's names in the model.
-        indices: The backbone's ``out_indices``.
-    """
-    neck = getattr(owner, 'neck', None)
-    start = getattr(neck, 'start_level', 0)
-    laterals = getattr(neck, 'lateral_convs', ())
-    if getattr(neck, 'add_extra_convs', False) == 'on_input':
-        return {}
-    return {
-        index: (f'{prefix}neck.lateral_convs.{position - start}.conv',)
-        for position, index in enumerate(indices)
-        if 0 <= position - start < len(laterals)
-    }
+def _classifier_inputs(model: nn.Module, name: str) -> dict[int, list[Member]] | None:
+    """What uses the feature maps of a classifier's ArchNet; None if there is nothing behind it."""
+    consumers = _consumers(model, name)
+    if consumers is None:
+        return None
+    net = model.get_submodule(name)
+    inputs: dict[int, list[Member]] = {index: [] for index in net.out_indices}
+    channels = runs(net.out_channels[-1])
+    inputs[net.out_indices[-1]] = [Member(layer, 'in', channels) for layer in consumers]
+    return inputs

@@ -2,6 +2,7 @@
 
 import builtins
 import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -48,7 +49,8 @@ def test_traced_groups_are_the_declared_ones(name):
     """Torch-Pruning and the Arch, two independent ways to the groups of one network."""
     model = Pooled(name)
     arch = model.net.arch
-    declared = arch_groups(arch, {len(arch.stages): ('fc',)}, 'net.')
+    inputs = Member('fc', 'in', runs(arch.feature_channels))
+    declared = arch_groups(arch, {len(arch.stages): [inputs]}, 'net.')
     traced = traced_groups(model, IMAGE)
     assert {(group.size, frozenset(group.layers)) for group in traced} == {
         (group.size, frozenset(group.layers)) for group in declared
@@ -133,8 +135,7 @@ def test_frozen_stages_hide_nothing():
 def test_what_unknown_layers_use_keeps_its_width():
     arch = dict(type='mmscale.ArchNet', arch='ResNet-18')
     alone = channel_groups(MODELS.build(arch), IMAGE)
-    inside = nn.Module()
-    inside.net = MODELS.build(arch)
+    inside = nn.Sequential(OrderedDict(net=MODELS.build(arch)))
     groups = channel_groups(inside, IMAGE)
     assert len(alone) == len(groups) + 1
     assert 'net.stages.3.0.project' not in groups.by_name

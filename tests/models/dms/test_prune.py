@@ -100,6 +100,57 @@ def test_pruned_arch_net_is_the_net_of_an_arch(name, random_half, randomise):
     assert len(found.blocks) == len(arch.blocks) - len(pruning.removed)
 
 
+class Segmenter(nn.Module):
+    """Uses the maps of an ArchNet in all ways: side by side, added, channel by channel, as is."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = ArchNet('ResNet-18', out_indices=(0, 1, 2, 3))
+        self.each = nn.Conv2d(64, 64, 3, padding=1, groups=64)
+        self.both = nn.Sequential(nn.Conv2d(192, 24, 1), nn.BatchNorm2d(24), nn.ReLU())
+        self.same = nn.Conv2d(256, 256, 1)
+        self.wide = nn.Conv2d(256, 24, 1)
+        self.classes = nn.Conv2d(24, 5, 1)
+
+    def forward(self, x):
+        a, b, c, d = self.net(x)
+        b, c = (nn.functional.interpolate(one, a.shape[2:]) for one in (b, c + self.same(c)))
+        mixed = self.both(torch.cat([b, self.each(a)], dim=1)) + self.wide(c)
+        return self.classes(mixed), d
+
+
+def test_maps_of_an_arch_net_are_followed(random_half, randomise):
+    torch.manual_seed(0)
+    model, x = randomise(Segmenter()).eval(), [torch.randn(1, 3, 64, 64)]
+    groups = channel_groups(model, x)
+    # Of the network's 12 widths the last map's stays; the widths of `both` and `wide` are one.
+    assert (len(groups), groups.elements) == (12, 2880 - 512 + 24)
+    tied = {
+        group.name: {(member.module, member.role) for member in group.members} for group in groups
+    }
+    assert {('each', 'through'), ('both.0', 'in')} <= tied['net.stem']
+    assert {('both.0', 'in')} <= tied['net.stages.1.0.project']
+    assert {('same', 'in'), ('same', 'out'), ('wide', 'in')} <= tied['net.stages.2.0.project']
+    places = [
+        (member.module, side, channel)
+        for _, member in groups.members
+        for side in (('in', 'out') if member.role == 'through' else (member.role,))
+        for channel in member.indices.flat
+    ]
+    assert len(places) == len(set(places))
+    keep = random_half(groups)
+    small = apply_pruning(copy.deepcopy(model), plan_pruning(model, groups, keep))
+    counts = [len(keep[group.name]) for group in groups.widths]
+    counts += [i in keep[depth.name] for depth in groups.depths for i in range(depth.size)]
+    counted = count_module(small, inputs=x, memory=False).cost
+    assert MaskedCost(model, groups, x).count(counts) == counted
+    Masks(model, groups, hard_gates(groups, keep))
+    with torch.no_grad():
+        for one, other in zip(small(*x), model(*x), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert small.both[0].weight.shape[:2] == (12, 96)
+
+
 def test_blocks_alone(random_half):
     arch = get_arch('MobileNetV2')
     groups = arch_groups(arch)
