@@ -20,6 +20,7 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import distributed
 
 from mmscale.arch import Arch
+from mmscale.arch.json_files import read_json
 from mmscale.cost import CostTable
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
 from mmscale.engine.wrappers import unwrapped_model
@@ -53,6 +54,15 @@ def _version_of(package: str) -> str:
 
 # A rank may wait for another's evaluations; of a dead one the launcher tells.
 _PATIENCE = timedelta(days=7)
+
+
+def _runs_in(timing: Path) -> list[Any]:
+    """Times of earlier runs; a damaged file of them ends no search that has its result."""
+    try:
+        runs = read_json(timing)
+    except (OSError, ValueError):
+        return []
+    return runs if isinstance(runs, list) else []
 
 
 class Ranks:
@@ -260,7 +270,8 @@ class ScoringLoop(BaseLoop):
             write_json(work_dir / 'archs' / f'{name}.json', arch.to_json())
             net = self.evaluator.extract(arch)
             weights = work_dir / 'weights' / f'{name}.pth'
-            save_checkpoint({'state_dict': net.state_dict()}, str(weights))
+            state = {'state_dict': net.state_dict()}
+            save_checkpoint(state, str(weights), backend_args={'backend': 'atomic'})
         # Last of what others build on: where it lies, the search is complete.
         write_json(
             work_dir / 'result.json',
@@ -275,7 +286,7 @@ class ScoringLoop(BaseLoop):
             },
         )
         timing = work_dir / 'timing.json'
-        runs = json.loads(timing.read_text()) if timing.is_file() and self.resume else []
+        runs = _runs_in(timing) if self.resume else []
         runs.append(
             {
                 'seconds': round(seconds, 1),

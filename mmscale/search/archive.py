@@ -57,11 +57,16 @@ def _header_of(path: Path, line: bytes) -> dict[str, Any]:
 
 
 def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    """Syncs the names in a directory, where its file system can and lets us."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def _flat(data: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -340,7 +345,8 @@ class Archive:
 
         Raises:
             RuntimeError: The archive was opened to be read.
-            ValueError: The Arch is known with another score, or another process writes the file.
+            ValueError: The Arch is known with another score, or another process wrote the file, or
+                it was removed.
             OSError: The disk is full or the directory cannot be written; the file is unchanged.
         """
         if self.rank is None:
@@ -375,7 +381,9 @@ class Archive:
         return descriptor
 
     def _check_own(self, descriptor: int) -> int:
-        """Checks that nobody else has written this rank's file, and returns its size."""
+        """Checks that nobody else has written or removed this rank's file; returns its size."""
+        if not self.path.exists():
+            raise ValueError(f'{self.path}: it was removed while the search ran')
         size = os.lseek(descriptor, 0, os.SEEK_END)
         if size != self._sizes.get(self.path, 0):
             raise ValueError(

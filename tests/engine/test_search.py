@@ -149,6 +149,7 @@ def test_search_killed_inside_an_evaluation_goes_on(
     known = entries(work_dir)
     assert len(known) == 4
     assert not (work_dir / 'result.json').exists()
+    (work_dir / 'timing.json').write_text('[{"seconds": 3')
     code, errors = call_tool('search.py', write_config(config), '--resume')
     assert code == 0, errors
     assert results_of(work_dir) == results_of(searched)

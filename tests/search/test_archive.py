@@ -307,6 +307,35 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     assert list(Archive(tmp_path, FINGERPRINT).entries()) == entries
 
 
+def test_a_file_that_is_removed_while_the_search_runs_is_missed(tmp_path):
+    first, second = make_entries(2)
+    with Archive(tmp_path / 'archive', FINGERPRINT) as archive:
+        archive.append(first)
+        shutil.rmtree(tmp_path / 'archive')
+        with pytest.raises(ValueError, match=r'rank0000\.jsonl: it was removed while'):
+            archive.append(second)
+        assert second.arch not in archive
+
+
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.EIO])
+def test_file_systems_need_not_sync_directories(tmp_path, monkeypatch, number):
+    fsync = os.fsync
+
+    def sync_files(descriptor):
+        if os.path.isdir(f'/proc/self/fd/{descriptor}'):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', sync_files)
+    entries = make_entries(1)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match='Input/output error'):
+            fill(tmp_path, entries)
+        return
+    fill(tmp_path, entries)
+    assert list(Archive(tmp_path, FINGERPRINT).entries()) == entries
+
+
 def test_paths_with_spaces_and_unicode(tmp_path):
     directory = tmp_path / 'ein Ordner' / 'größer 2×'
     fill(directory, make_entries(2))

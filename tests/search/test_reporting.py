@@ -1,12 +1,14 @@
 """Progress lines: what they say of the time that is left."""
 
+import errno
 import logging
+import os
 
 import pytest
 
 from mmscale.search import Progress
 from mmscale.search import reporting as reporting_module
-from mmscale.search.reporting import ProgressLog
+from mmscale.search.reporting import ProgressLog, write_json
 
 
 def progress(evaluations, expected=0, failed=0, most=900):
@@ -51,3 +53,16 @@ def lines(caplog, monkeypatch):
 )
 def test_the_time_left_is_of_what_is_expected(lines, settings, said):
     assert lines(**settings).endswith(said)
+
+
+def test_a_full_disk_leaves_the_old_json_and_no_temporary_file(tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / 'result.json'
+    write_json(path, [1])
+    with monkeypatch.context() as patch, pytest.raises(OSError) as error:
+        patch.setattr(os, 'fsync', full)
+        write_json(path, [2])
+    assert str(error.value) == f'[Errno 28] cannot write {path}: No space left on device'
+    assert list(tmp_path.iterdir()) == [path] and path.read_text() == '[\n 1\n]\n'
