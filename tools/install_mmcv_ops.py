@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Installs mmcv with its compiled ops, which detection needs, into the Python that runs this.
 
-The packages on PyPI come without them. The first run builds a wheel, 13 to 25 minutes on two
-cores, and keeps it outside the clone; later runs and other clones install that one in seconds.
+The packages on PyPI come without them. The first run builds a wheel, which takes minutes, and
+keeps it outside the clone; later runs and other clones install that one in seconds.
 
 Exit codes: 0 the ops are there, 1 the build failed (its log is named), 3 there is no C++ compiler
 and no wheel that was built before.
@@ -158,15 +158,18 @@ def build(folder: Path) -> None:
     if missing:
         fail(f'the build needs {", ".join(missing)}: pip install -r requirements/detection.txt')
     log = folder.with_name(f'{folder.name}.log')
-    say(f'building a wheel, 13 to 25 minutes on two cores; log: {log}')
+    say(f'building a wheel, which takes minutes; log: {log}')
     temporary = Path(tempfile.mkdtemp(prefix='building-', dir=folder.parent))
     # Without pip's cache, which does not know of ops and would give a wheel without them.
     command = [sys.executable, '-m', 'pip', 'wheel', '--verbose', '--disable-pip-version-check']
     command += ['--no-input', '--no-deps', '--no-build-isolation', '--no-cache-dir']
     command += ['--no-binary', PACKAGE, '--wheel-dir', str(temporary)]
+    # Debug information, which Python's own flags ask for, is two thirds of the compiling. CFLAGS
+    # would replace those flags; CPPFLAGS come behind them.
+    flags = f'-g0 {os.environ.get("CPPFLAGS", "")}'.strip()
     process = subprocess.Popen(
         [*command, f'{PACKAGE}=={version(PACKAGE)}'],
-        env={**os.environ, 'MMCV_WITH_OPS': '1'},
+        env={**os.environ, 'MMCV_WITH_OPS': '1', 'CPPFLAGS': flags},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

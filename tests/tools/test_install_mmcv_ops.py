@@ -15,7 +15,7 @@ PIP = """#!/bin/sh
 echo "$@" >> {calls}
 case "$*" in *' install '*) exit 0;; esac
 while [ "$1" != --wheel-dir ]; do shift; done
-echo '  [1/2] c++ -c a.cpp'
+echo "  [1/2] c++ $CPPFLAGS -c a.cpp"
 [ -f {given} ] && cp {given} "$2" || exit 1
 """
 
@@ -51,8 +51,9 @@ def write_wheel(path, name):
         file.writestr(name, b'')
 
 
-def test_a_wheel_is_built_once_and_kept(tool, tmp_path, capsys):
+def test_a_wheel_is_built_once_and_kept(tool, tmp_path, monkeypatch, capsys):
     write_wheel(tool.given, 'mmcv/_ext.cpython-311-x86_64-linux-gnu.so')
+    monkeypatch.setenv('CPPFLAGS', '-Iown')
     tool.main()
     build, install = text(tool).splitlines()
     assert '-m pip wheel' in build and '--no-cache-dir' in build and 'onedl-mmcv==' in build
@@ -61,6 +62,8 @@ def test_a_wheel_is_built_once_and_kept(tool, tmp_path, capsys):
     assert {path.name for path in folder.parent.iterdir()} == {
         folder.name, f'{folder.name}.log', f'{folder.name}.lock'
     }  # fmt: skip
+    # Without debug information, and with what the user asks for.
+    assert 'c++ -g0 -Iown -c a.cpp' in Path(f'{folder}.log').read_text()
     for part in (torch.__version__, f'cp{sys.version_info.major}{sys.version_info.minor}', '_cpu'):
         assert part in folder.name
     # The next environment takes it from there, even without a compiler.
