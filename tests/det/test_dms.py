@@ -148,6 +148,15 @@ def test_a_step_of_the_search(name):
     assert any(gate.pruning_ratio > 0 for gate in learned)
 
 
+def test_what_a_search_is_compared_with():
+    whole, uniform = (
+        count_module(build(f'dms_retinanet_digits_{kind}.py'), (1, 96, 96), memory=False).flops
+        for kind in ('whole', 'uniform')
+    )
+    search = Config.fromfile(CONFIGS / 'dms_retinanet_digits.py').model
+    assert uniform == pytest.approx(search.target * whole, rel=0.01)
+
+
 def test_a_super_net_is_that_of_its_largest_subnet():
     config = Config.fromfile(CONFIGS / 'supernet_retinanet_digits.py').model.detector
     config.backbone.init_cfg = None
