@@ -225,7 +225,12 @@ def test_of_a_config(arch, checkpoint, network, tmp_path):
     )
     dataset = dict(type='CIFAR10', data_root='/data')
     settings = f'model = {model!r}\nload_from = "gone.pth"\n'
-    config.write_text(f'{settings}train_dataloader = dict(dataset={dataset!r})\n')
+    resize = dict(type='mmscale.ResizeToResolution')
+    test_data = dict(dataset=dict(dataset, pipeline=[resize, dict(type='PackInputs')]))
+    config.write_text(
+        f'{settings}train_dataloader = dict(dataset={dataset!r})\n'
+        f'test_dataloader = {test_data!r}\n'
+    )
     arch.save(tmp_path / 'other.json')
     options = [f'model.backbone.arch={tmp_path}/other.json']
     export(config, tmp_path / 'out', checkpoint, options=options, formats=CONFIG_FORMATS)
@@ -233,6 +238,8 @@ def test_of_a_config(arch, checkpoint, network, tmp_path):
     assert written.model.backbone.arch == str(tmp_path / 'out' / 'arch.json')
     assert 'init_cfg' not in written.model.backbone
     assert written.train_dataloader.dataset == dataset
+    # mmpretrain's inferencers know nothing of the hook that would say it.
+    assert written.test_dataloader.dataset.pipeline[0].resolution == arch.resolution
     assert Arch.from_json(tmp_path / 'out' / 'arch.json') == arch
     assert 'trained on | CIFAR10' in (tmp_path / 'out' / 'model_card.md').read_text()
     # An Arch with a config around it is the same.

@@ -105,6 +105,18 @@ def _text(comment: str, settings: dict[str, Any]) -> str:
     return f'# {line}\n{Config(settings).pretty_text}'
 
 
+def _with_resolution(part: Any, resolution: int) -> Any:
+    """A part of a config whose transforms know the input size where they had to be told it."""
+    if isinstance(part, (list, tuple)):
+        return [_with_resolution(each, resolution) for each in part]
+    if not isinstance(part, dict):
+        return part
+    found = {key: _with_resolution(value, resolution) for key, value in part.items()}
+    if str(part.get('type')).endswith('ToResolution'):
+        found.setdefault('resolution', resolution)
+    return found
+
+
 def own_config(source: Source) -> str:
     """The config of the exported model itself: mmpretrain's, or mmdet's for a detector.
 
@@ -118,6 +130,10 @@ def own_config(source: Source) -> str:
         backbone = dict(model['backbone'], arch=f'{HERE}/arch.json')
         backbone.pop('scaling', None)  # the Arch is scaled already
         model['backbone'] = backbone
+        # For mmpretrain's inferencers, which have no hook that would tell it.
+        for loader in ('val_dataloader', 'test_dataloader'):
+            if loader in settings:
+                settings[loader] = _with_resolution(settings[loader], source.arch.resolution)
     settings.setdefault('default_scope', 'mmpretrain')
     settings.setdefault('custom_imports', _IMPORTS)
     settings |= dict(model=model, load_from=f'{HERE}/weights.pth')
