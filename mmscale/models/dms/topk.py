@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -163,11 +163,6 @@ class DifferentiableTopK(nn.Module):
         self.hard.fill_(True)
 
     @torch.no_grad()
-    def soften(self) -> None:
-        """Lets the mask follow ratio and importance again."""
-        self.hard.fill_(False)
-
-    @torch.no_grad()
     def update_importance(
         self, mask_gradient: torch.Tensor, mask: torch.Tensor | None = None
     ) -> None:
@@ -181,16 +176,21 @@ class DifferentiableTopK(nn.Module):
         if self.kind in ('index', 'l1'):
             return
         mask = self() if mask is None else mask
-        gradient = mask_gradient.to(self.importance)
+        average = self._average(self.importance, mask_gradient.to(self.importance), mask)
+        usable = torch.isfinite(average).all() & ~self.hard
+        self.importance.copy_(torch.where(usable, average, self.importance))
+
+    def _average(
+        self, importance: torch.Tensor, gradient: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """The moving average one step on."""
         if self.kind == 'taylor':
             new = (mask * gradient) ** 2
         elif self.kind == 'snip':
             new = (mask * gradient).abs()
         else:
             new = gradient**2
-        average = self.decay * self.importance + (1 - self.decay) * new
-        usable = torch.isfinite(average).all() & ~self.hard
-        self.importance.copy_(torch.where(usable, average, self.importance))
+        return self.decay * importance + (1 - self.decay) * new
 
     @torch.no_grad()
     def set_importance(self, importance: torch.Tensor) -> None:
@@ -199,7 +199,7 @@ class DifferentiableTopK(nn.Module):
 
 
 class TopKStack:
-    """Masks of several gates in a handful of operations: their own numbers, in less time.
+    """What several gates do, in a handful of operations: their own numbers, in less time.
 
     Gates are many and small, so that one after the other they would cost more than a layer.
 
@@ -215,9 +215,7 @@ class TopKStack:
     def __call__(self) -> torch.Tensor:
         """Masks of all gates, one behind the other; shape (sum of ``sizes``,)."""
         importance = torch.cat([gate.importance for gate in self.gates])
-        if self._tables is None or self._tables[0].device != importance.device:
-            self._tables = self._make_tables(importance)
-        owner, hardness, in_order = self._tables
+        owner, hardness, in_order = self._tables_like(importance)
         if all(gate.normalise == 'rank' and gate.divisor == 1 for gate in self.gates):
             # Sorted by importance within each gate: what is in order are its places.
             order = torch.argsort(importance, stable=True)
@@ -229,6 +227,36 @@ class TopKStack:
         soft = torch.sigmoid(hardness * (places - ratios[owner]))
         hard = torch.stack([gate.hard for gate in self.gates])
         return torch.where(hard[owner], torch.cat([gate.hard_mask for gate in self.gates]), soft)
+
+    @torch.no_grad()
+    def update_importance(
+        self, mask_gradients: torch.Tensor, masks: torch.Tensor, taken: Sequence[bool]
+    ) -> None:
+        """As :meth:`DifferentiableTopK.update_importance` of every gate, all of one kind.
+
+        Args:
+            mask_gradients: One gate's behind the other's, shape (sum of ``sizes``,).
+            masks: The same.
+            taken: Which gates take part; of the others nothing is read.
+        """
+        first = self.gates[0]
+        if first.kind in ('index', 'l1'):
+            return
+        importance = torch.cat([gate.importance for gate in self.gates])
+        average = first._average(importance, mask_gradients.to(importance), masks)
+        owner = self._tables_like(importance)[0]
+        broken = importance.new_zeros(len(self.gates))
+        broken.index_add_(0, owner, (~torch.isfinite(average)).to(broken))
+        usable = (broken == 0) & ~torch.stack([gate.hard for gate in self.gates])
+        usable &= torch.tensor(taken, device=usable.device)
+        importance = torch.where(usable[owner], average, importance)
+        parts = importance.split(self.sizes)
+        torch._foreach_copy_([gate.importance for gate in self.gates], list(parts))
+
+    def _tables_like(self, importance: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self._tables is None or self._tables[0].device != importance.device:
+            self._tables = self._make_tables(importance)
+        return self._tables
 
     def _make_tables(self, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The gate and the hardness of each element, and the places in ascending order."""

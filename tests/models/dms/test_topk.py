@@ -160,8 +160,6 @@ def test_hard_mask_is_frozen_and_saved():
         assert each.keep_indices.tolist() == [0, 3]
         each().sum().backward()
         assert each.pruning_ratio.grad == 0
-    gate.soften()
-    assert gate.keep_count == 1
 
 
 def test_minimum():
@@ -224,3 +222,25 @@ def test_a_stack_has_the_masks_of_its_gates(others):
         (gate() @ part).backward()
     for gate, gradient in zip(gates, found, strict=True):
         torch.testing.assert_close(gradient, gate.pruning_ratio.grad)
+
+
+@pytest.mark.parametrize('kind', ['taylor', 'snip', 'fisher', 'index'])
+def test_a_stack_has_the_importances_of_its_gates(kind):
+    torch.manual_seed(0)
+    gates = [DifferentiableTopK(n, importance=kind, decay=0.9) for n in (3, 1, 4, 2, 5)]
+    for gate in gates:
+        gate.importance.uniform_(0.1, 1)
+    gates[1].harden()
+    twins = copy.deepcopy(gates)
+    masks = [gate().detach() for gate in gates]
+    gradients = [torch.randn(gate.n) for gate in gates]
+    gradients[2][1] = float('inf')
+    taken = [True, True, True, False, True]
+    TopKStack(gates).update_importance(torch.cat(gradients), torch.cat(masks), taken)
+    for number, twin in enumerate(twins):
+        before = twin.importance.clone()
+        if taken[number]:
+            twin.update_importance(gradients[number], masks[number])
+        assert torch.equal(gates[number].importance, twin.importance)
+        moves = kind != 'index' and number in (0, 4)
+        assert torch.equal(twin.importance, before) != moves
