@@ -33,6 +33,7 @@ def parse_args() -> argparse.Namespace:
         help='config whose data, schedule and model retrain.py inherits (default: that of the '
         'search)',
     )
+    parser.add_argument('--overwrite', action='store_true', help='replace an earlier export')
     add_config_options(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     return parser.parse_args()
@@ -51,6 +52,14 @@ def print_report(report: dict) -> None:
         table.add_row(name, f'{before:,}', f'{after:,}', f'{after / before:.1%}')
     console = Console()
     console.print(table)
+    budget = report['budget']
+    share = budget['value'] / budget['goal'] - 1
+    console.print(
+        f'budget: {budget["metric"]} {budget["goal"]:,.6g}, the network has {share:+.2%}',
+        highlight=False,
+    )
+    if not budget['ended']:
+        console.print('The search has not ended: its last iteration meets the budget.')
     for name, (kept, size) in report['kept'].items():
         if kept < size:
             console.print(f'{name}: {kept} of {size}', highlight=False)
@@ -70,7 +79,8 @@ def main() -> None:
     with quiet_imports():
         from mmscale.apis.prune import export_search
     try:
-        report = export_search(config, checkpoint.get('state_dict', checkpoint), args.out, recipe)
+        state = checkpoint.get('state_dict', checkpoint)
+        report = export_search(config, state, args.out, recipe, args.overwrite)
     except (ValueError, OSError) as error:
         raise UsageError(error) from error
     if args.json:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 Keep = float | Sequence[int]
 
+_DESCRIPTIONS = ('arch.json', 'pruned.json')
+
 __all__ = ['channel_groups', 'export_search', 'prune']
 
 
@@ -90,6 +92,7 @@ def export_search(
     state: Mapping[str, torch.Tensor],
     out: str | Path,
     recipe: Config | None = None,
+    overwrite: bool = False,
 ) -> dict:
     """Writes the network that a search by gradient has found, and a config to retrain it.
 
@@ -101,15 +104,20 @@ def export_search(
             the configs are of no file.
         recipe: Config that ``retrain.py`` inherits from and whose model it prunes; the search's
             own by default.
+        overwrite: Whether to replace an earlier export.
 
     Returns:
-        Flops, params and acts ``before`` and ``after``; ``kept`` and all elements by group; new
-        ``widths`` of what feeds the head behind an ArchNet; and the names of the ``files``.
+        Flops, params and acts ``before`` and ``after``; the ``budget``: its ``metric``, ``goal``
+        and the network's ``value``, and whether the search has ``ended``, which puts the network
+        onto it; ``kept`` and all elements by group; new ``widths`` of what feeds the head behind
+        an ArchNet; and the names of the ``files``.
 
     Raises:
-        ValueError: The config is of no search, the state is not its own, or the recipe is of
-            another kind of model.
+        ValueError: The config is of no search, the state is not its own, the recipe is of another
+            kind of model, or the folder must not be replaced.
     """
+    folder = Path(out)
+    _check_folder(folder, overwrite)
     settings = dict(config.get('model') or {})
     if 'data_preprocessor' in config:
         settings.setdefault('data_preprocessor', config.data_preprocessor)
@@ -121,6 +129,12 @@ def export_search(
     except RuntimeError as error:
         reason = ' '.join(str(error).split())
         raise ValueError(f'the checkpoint is not of this config: {reason:.300}') from None
+    budget = {
+        'metric': search.metric,
+        'goal': search.goal,
+        'value': search.value(search.current_cost()),
+        'ended': all(bool(gate.hard) for gate in search.gates.values()),
+    }
     search.masks.remove()
     model, groups = search.model, search.groups
     keep = {group.name: search.gates[group.key].keep_indices.tolist() for group in groups.all}
@@ -133,8 +147,9 @@ def export_search(
         raise ValueError(f'recipe={recipe.filename}: its model has no mmscale.ArchNet')
     before = count_module(model, inputs=inputs, memory=False)
     after = count_module(apply_pruning(model, pruning), inputs=inputs, memory=False)
-    folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in _DESCRIPTIONS:
+        (folder / name).unlink(missing_ok=True)
     tensors = model.state_dict()
     described: Pruning | Arch = pruning
     path = folder / 'pruned.json'
@@ -156,10 +171,22 @@ def export_search(
     return {
         'before': _numbers(before),
         'after': _numbers(after),
+        'budget': budget,
         'kept': {group.name: [len(keep[group.name]), group.size] for group in groups.all},
         'widths': widths,
         'files': [str(file) for file in files],
     }
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f'out={folder} is a file, not a folder')
+    earlier = [name for name in (*_DESCRIPTIONS, 'weights.pth') if (folder / name).exists()]
+    if earlier and not overwrite:
+        raise ValueError(
+            f'{folder / earlier[0]} exists: name another folder, or give --overwrite; what was '
+            'trained from it would no longer fit'
+        )
 
 
 def _arch_net(model: nn.Module) -> tuple[str, ArchNet] | None:

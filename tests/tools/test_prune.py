@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,25 @@ def test_table(search):
         'weights.pth',
     ]
     assert json.loads((out / 'arch.json').read_text())['stages'][1][0]['hidden_channels'] == 64
+    assert re.search(r'budget: flops [0-9.e+,]+, the network has \+9[0-9]\.[0-9]+%', found.stdout)
+    assert 'The search has not ended' in found.stdout
+    again = run(config, checkpoint, '--out', out)
+    assert again.returncode == 2
+    assert again.stderr.startswith(f'error: {out}/arch.json exists: name another folder, or give')
+    (out / 'pruned.json').write_text('{}')
+    again = run(config, checkpoint, '--out', out, '--overwrite', '--json')
+    assert again.returncode == 0, again.stderr
+    report = json.loads(again.stdout)
+    assert not (out / 'pruned.json').exists()
+    assert report['budget']['value'] == report['after']['flops']
+    assert not report['budget']['ended']
+
+
+def test_out_is_a_file(search):
+    config, checkpoint, _ = search
+    found = run(config, checkpoint, '--out', checkpoint)
+    assert found.returncode == 2
+    assert found.stderr == f'error: out={checkpoint} is a file, not a folder\n'
 
 
 def test_damaged_checkpoint(search):
