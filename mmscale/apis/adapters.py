@@ -11,11 +11,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.cost import build_module
-from mmscale.arch import Rounding, Scaling
-from mmscale.arch.scaling import scaled_group_width
+from mmscale.arch import PYCLS_ROUNDING, Rounding, Scaling
+from mmscale.arch.scaling import compatible_widths, scaled_group_width
 from mmscale.cost import Cost, count_module
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Adapter:
             rounded.
         heads: Numbers of attention heads of the first of the `width` settings. Heads keep about
             their width, and `width` becomes a multiple of them.
-        group_width: Channels of a group.
+        group_width: Channels of a group; `width`, times the setting ``bottleneck_ratio``, becomes
+            a multiple of it, as the network itself would make it.
         resolution: Side of the input, where the backbone has to know it.
         window: Sides that grow with the resolution.
         stride: The resolution becomes a multiple of it: the total stride or the patch size.
@@ -201,6 +203,14 @@ def _scaled_heads(width: int, heads: int, multiplier: float) -> tuple[int, int]:
     )
 
 
+def _make_groups_whole(settings: dict[str, Any], adapter: Adapter) -> None:
+    """Makes the widths multiples of the group width, so that the settings say what is built."""
+    group = _get(settings, adapter.group_width)
+    ratio = Fraction(settings['bottleneck_ratio'])
+    for path in adapter.width:
+        _change(settings, path, lambda w: compatible_widths(w, ratio, group, PYCLS_ROUNDING)[0])
+
+
 def _scaled_backbone(
     backbone: Mapping[str, Any], scaling: Scaling, resolution: int, net: nn.Module, steps: int
 ) -> tuple[dict[str, Any], int]:
@@ -237,6 +247,7 @@ def _scaled_backbone(
         grown = scaling.width if scaling.group_width is None else scaling.group_width
         if grown != 1:
             _change(explicit, adapter.group_width, lambda group: scaled_group_width(group, grown))
+        _make_groups_whole(explicit, adapter)
     if adapter.window is not None:
         grown = scaled_resolution / resolution
         _change(explicit, adapter.window, lambda side: max(1, round(side * grown)))
@@ -329,7 +340,9 @@ class ScalableConfig:
                     _change(
                         beside, path, lambda n, i=i, c=changed, p=places: c if next(p) == i else n
                     )
-                    if changed > 0:
+                    if adapter.group_width is not None:
+                        _make_groups_whole(beside, adapter)
+                    if changed > 0 and beside != backbone:
                         yield beside, resolution
 
     def config_of(self, backbone: dict[str, Any], resolution: int) -> dict[str, Any]:

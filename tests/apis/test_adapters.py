@@ -18,7 +18,8 @@ from mmscale.apis.adapters import (
 )
 from mmscale.apis.cost import build_module
 from mmscale.apis.match_config import match_config
-from mmscale.arch import Scaling
+from mmscale.apis.scaling import scale
+from mmscale.arch import Scaling, group_widths, scaling_rule
 from mmscale.cost import Cost, LatencyModel, LatencySetting
 from mmscale.cost.matching import NotReachable
 
@@ -106,6 +107,16 @@ def test_scaled_network_computes_and_learns(name):
     output = net(torch.zeros(2, 3, resolution, resolution))[-1]
     output.sum().backward()
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize('rule', ['w', 'dWr', 'dWr_gfix'])
+def test_settings_of_a_regnet_say_what_is_built(rule):
+    base = dict(type='RegNet', arch='regnetx_400mf')
+    scaled, _ = scale_config(base, scaling_rule(rule).scaling(2.0), 224)
+    net = build_module(scaled, meta=True)
+    arch = scale('RegNetX-400MF', rule, 2.0)[0].arch
+    assert scaled['stage_widths'] == net.stage_widths == list(arch.widths)
+    assert [scaled['group_width']] * 4 == net.group_widths == list(group_widths(arch))
 
 
 def test_what_each_scaling_becomes():
