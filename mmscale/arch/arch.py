@@ -79,6 +79,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 @lru_cache(maxsize=2**14)
+def _hidden_text(block: Block) -> str:
+    """Hidden width of a block, with that of its groups where there are some."""
+    if block.groups == 1 or block.depthwise:
+        return f'{block.hidden_channels}'
+    return f'{block.hidden_channels} in groups of {block.grouped_widths[0] // block.groups}'
+
+
 def _canonical_json(part: Any) -> str:
     """Canonical JSON of a block, stem or head; the networks of a space share most of theirs."""
     return json.dumps(part, sort_keys=True, separators=(',', ':'), default=_without_defaults)
@@ -438,7 +445,7 @@ class Arch:
         rows.append(('stem', f'conv{pool}', str(stem.kernel), widths, '', f'{size} px'))
         for i, (stage, size) in enumerate(zip(self.stages, self.sizes, strict=True), start=1):
             kinds = ', '.join(dict.fromkeys(block.kind for block in stage))
-            hidden = dict.fromkeys(str(block.hidden_channels) for block in stage)
+            hidden = dict.fromkeys(map(_hidden_text, stage))
             rows.append(
                 (
                     f'stage {i}',

@@ -222,6 +222,11 @@ def test_printing_says_what_the_network_is():
     ]
 
 
+def test_printing_names_the_width_of_groups():
+    lines = str(get_arch('RegNetY-400MF')).splitlines()
+    assert lines[3].split()[-8:] == ['48', '48', 'in', 'groups', 'of', '8', '56', 'px']
+
+
 def test_printing_a_network_of_other_parts():
     pooled = Arch(
         resolution=33,
