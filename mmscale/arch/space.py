@@ -320,7 +320,11 @@ class SearchSpace:
         return Scaling(depth, width, resolution / self.resolution)
 
     def scalings(self, scaling_stage: int) -> tuple[Scaling, ...]:
-        """All nominal scalings of a scaling stage, in the order of the config."""
+        """All nominal scalings of a scaling stage, in the order of the config.
+
+        Raises:
+            ValueError: The space has no such scaling stage.
+        """
         if not 0 <= scaling_stage < len(self.scaling_stages):
             raise ValueError(
                 f'scaling_stage={scaling_stage} must lie in 0..{len(self.scaling_stages) - 1}'

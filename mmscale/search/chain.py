@@ -60,7 +60,11 @@ class Chain:
             self.on_step(step)
 
     def result(self, settings: dict[str, object]) -> SearchResult:
-        """The last state, with a score for every scaling stage."""
+        """The last state, with a score for every scaling stage.
+
+        Raises:
+            RuntimeError: No base model was chosen yet.
+        """
         family, last = self.family, self.steps[-1]
         if last.base is None or last.fitness is None:
             raise RuntimeError('the chain has no base model yet')

@@ -73,7 +73,11 @@ class FamilyFitness:
 
     @property
     def scorer(self) -> Scorer:
-        """Scores Archs."""
+        """Scores Archs.
+
+        Raises:
+            RuntimeError: There is none yet.
+        """
         if self._scorer is None:
             raise RuntimeError('the search has no scorer yet: set family.scorer before it runs')
         return self._scorer

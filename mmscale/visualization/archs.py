@@ -86,6 +86,9 @@ def plot_archs(archs: Mapping[str, Arch], title: str = '') -> Figure:
     Args:
         archs: Networks by name, in the order in which they are drawn.
         title: Title of the picture.
+
+    Raises:
+        ValueError: There is no network.
     """
     if not archs:
         raise ValueError('there is no network to draw')

@@ -40,6 +40,9 @@ def plot_histograms(histograms: Sequence[Histogram], title: str, legend: str = '
         histograms: The panels.
         title: Title of the picture.
         legend: What the bars are called in the legend.
+
+    Raises:
+        ValueError: There is no histogram.
     """
     if not histograms:
         raise ValueError('there is no histogram to draw')

@@ -90,6 +90,9 @@ def plot_chain(chain: Sequence[ChainPoint], title: str) -> Figure:
     Args:
         chain: The steps, in order.
         title: Title of the picture.
+
+    Raises:
+        ValueError: The chain has no step.
     """
     if not chain:
         raise ValueError('the chain has no step to draw')
@@ -186,6 +189,9 @@ def plot_population(
         title: Title of the picture.
         cost_name: Name and unit of the cost.
         budget: Smallest and largest cost that is allowed, drawn as a band.
+
+    Raises:
+        ValueError: There is no generation.
     """
     if not generations:
         raise ValueError('there is no generation to draw')
@@ -297,6 +303,9 @@ def plot_front(
         cost_name: Name and unit of the cost.
         family: The networks that the search chose, marked with their scaling stages.
         hypervolume: Of all that was scored until each generation; drawn beside it if given.
+
+    Raises:
+        ValueError: No network was evaluated yet.
     """
     if not evaluated:
         raise ValueError('no network was evaluated yet')

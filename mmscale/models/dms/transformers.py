@@ -263,6 +263,9 @@ def set_counts(module: nn.Module, counts: dict[str, int]) -> None:
     """Sets attributes that hold numbers of heads or channels, and what follows from them.
 
     The scale of attention stays what it was, so that outputs do.
+
+    Raises:
+        ValueError: An attribute is no such number of the module.
     """
     if isinstance(module, WindowMSA):
         module.__class__ = PrunedWindowMSA
