@@ -24,8 +24,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out',
         required=True,
-        help='folder to write weights.pth to, arch.json (the network of an ArchNet) or '
-        'pruned.json (what stays of any other), and retrain.py',
+        help='folder to write weights.pth to, arch.json (of an ArchNet alone or in a classifier) '
+        'or pruned.json (what stays of any other model), and retrain.py',
     )
     parser.add_argument(
         '--recipe',
