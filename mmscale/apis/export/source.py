@@ -31,6 +31,7 @@ _META = ('epoch', 'iter', 'seed')
 _NOT_ONE_NETWORK = {
     'DMSModel': 'write the network that it found with tools/prune.py',
     'SuperNetClassifier': 'export the result.json of a search in it',
+    'SuperNetDetector': 'export the result.json of a search in it',
 }
 # Settings of a SuperNet that an ArchNet has too.
 _OF_BOTH = ('channels_last', 'neck', 'norm_cfg', 'norm_eval', 'out_indices', 'out_strides')
@@ -132,7 +133,9 @@ def find_source(
     weights, about = _read_weights(_needed(checkpoint, source))
     if arch is None:
         if 'arch' not in about:
-            raise ValueError(f'{checkpoint} has no Arch inside: name the Arch and the checkpoint')
+            raise ValueError(
+                f'{checkpoint} has no Arch inside: name the Arch or the config, and the checkpoint'
+            )
         arch = Arch.from_json(json.loads(about['arch']))
     elif 'arch' in about and Arch.from_json(json.loads(about['arch'])).stages != arch.stages:
         raise ValueError(f'{checkpoint} is of another Arch than {source}')
