@@ -54,6 +54,11 @@ def output_dimension(layer: nn.Module) -> tuple[int, int]:
     raise ValueError(f'{type(layer).__name__}: not known how its outputs lie in its weight')
 
 
+def input_channels(layer: nn.Module) -> int:
+    """Dimension of what a layer maps that its inputs lie in, counted from the last."""
+    return -1 - len(layer.kernel_size) if isinstance(layer, _ConvNd) else -1
+
+
 class _MaskedNorm(torch.autograd.Function):
     """A layer norm with weighted statistics: in few passes, as it is much of a small network.
 
@@ -75,37 +80,53 @@ class _MaskedNorm(torch.autograd.Function):
         total = mask.sum()
         share = mask / total
         normed = x - (x @ share).unsqueeze(-1) if centred else x
-        scale = torch.rsqrt((normed * normed) @ share + eps).unsqueeze(-1)
+        result = normed * normed
+        scale = torch.rsqrt(result @ share + eps).unsqueeze(-1)
         normed = normed.mul_(scale) if centred else normed * scale
         ctx.save_for_backward(normed, scale, share, total, weight)
         ctx.centred, ctx.has_bias = centred, bias is not None
         if weight is None:
-            return normed if bias is None else normed + bias
-        return normed * weight if bias is None else torch.addcmul(bias, normed, weight)
+            return result.copy_(normed) if bias is None else torch.add(normed, bias, out=result)
+        if bias is None:
+            return torch.mul(normed, weight, out=result)
+        return torch.addcmul(bias, normed, weight, out=result)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         normed, scale, share, total, weight = ctx.saved_tensors
-        of_bias = gradient.flatten(0, -2).sum(0) if ctx.has_bias else None
-        product = gradient * normed
-        of_weight = None if weight is None else product.flatten(0, -2).sum(0)
+        gradient = gradient.contiguous()
+        channels = share.numel()
         ones = torch.ones_like(share) if weight is None else weight
-        along = (product @ ones).unsqueeze(-1)
-        inner = gradient if weight is None else gradient * weight
-        pull, shift = normed * along, 0
-        if ctx.centred:
-            shift = (gradient @ ones).unsqueeze(-1)
-            pull += shift
-        of_x = torch.addcmul(inner, pull, share, value=-1).mul_(scale)
+        # torch's kernel for equal shares, of what is normed already: u - (sum u + n sum u n) / C
+        # with u = gradient weight. From this follow the pulls of weighted statistics.
+        rows = (torch.zeros_like(scale), torch.ones_like(scale))
+        equal, of_ones, of_bias = torch.ops.aten.native_layer_norm_backward(
+            gradient, normed, [channels], *rows, ones, ones, [True, True, True]
+        )
+        pulled = torch.ops.aten.native_layer_norm_backward(
+            equal, normed, [channels], *rows, ones, ones, [False, True, False]
+        )[1]
+        shift = gradient @ ones
         # What moves all shares alike is no change: p.(x - p.x) = 0, and shares are of their sum.
-        of_share = -0.5 * pull.add_(shift).mul_(normed).flatten(0, -2).sum(0)
+        of_share = channels * (of_ones * ones - pulled)
+        along = shift.flatten() @ normed.flatten(0, -2)
+        of_share = -0.5 * (of_share + along if ctx.centred else of_share - along)
         of_mask = (of_share - of_share @ share) / total
-        return of_x, of_mask, of_weight, of_bias, None, None
+        of_x = equal.mul_(channels * share).addcmul_(gradient, ones - channels * share * ones)
+        if not ctx.centred:
+            of_x.addcmul_(shift.unsqueeze(-1), share)
+        of_x.mul_(scale)
+        of_weight = None if weight is None else of_ones
+        return of_x, of_mask, of_weight, of_bias if ctx.has_bias else None, None, None
 
 
 def masked_norm(
-    layer: nn.Module, x: torch.Tensor, mask: torch.Tensor, data_format: str = 'channel_first'
+    layer: nn.Module,
+    x: torch.Tensor,
+    mask: torch.Tensor,
+    data_format: str = 'channel_first',
+    masks_output: bool = False,
 ) -> torch.Tensor:
     """What a layer norm gives, with its statistics weighted by a mask of the channels.
 
@@ -114,6 +135,7 @@ def masked_norm(
         x: What it maps.
         mask: Mask of its channels, shape (channels,).
         data_format: Where mmpretrain's LayerNorm2d finds the channels of images.
+        masks_output: Whether the mask multiplies what the layer gives, too.
     """
     channels_first = (
         isinstance(layer, nn.LayerNorm)
@@ -134,5 +156,9 @@ def masked_norm(
             eps = getattr(layer, 'variance_epsilon', getattr(layer, 'eps', None))
             eps = torch.finfo(x.dtype).eps if eps is None else eps
         weight, bias = getattr(layer, 'weight', None), getattr(layer, 'bias', None)
-        x = _MaskedNorm.apply(x, mask.to(x.dtype), weight, bias, eps, centred).to(dtype)
+        mask = mask.to(x.dtype)
+        if masks_output:
+            weight = mask if weight is None else weight * mask
+            bias = None if bias is None else bias * mask
+        x = _MaskedNorm.apply(x, mask, weight, bias, eps, centred).to(dtype)
     return x.movedim(-1, 1) if channels_first else x

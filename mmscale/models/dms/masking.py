@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,14 @@ import torch
 from torch import nn
 
 from mmscale.models.backbones import SuperNet
+from mmscale.models.dms.folding import fed_alone
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups
-from mmscale.models.dms.layers import input_dimension, masked_norm, output_dimension
+from mmscale.models.dms.layers import (
+    input_channels,
+    input_dimension,
+    masked_norm,
+    output_dimension,
+)
 from mmscale.models.dms.topk import DifferentiableTopK, TopKStack
 
 # Where a mask acts on a layer: the group's key, and the element of each channel (None where
@@ -25,10 +31,11 @@ class Masks:
     """The masks of gates, acting on a network's layers.
 
     A mask multiplies the inputs of the layers that consume its channels, and what the residual
-    branches of a block add (DMS, section 3.2). Both are done on the weights, which amounts to
-    the same, as these layers are linear, and costs next to nothing: while such a layer runs, a
-    masked copy stands in for its weight. Layer norms take their statistics over the channels
-    that the mask keeps, so that masks of 0 and 1 give what a pruned network gives.
+    branches of a block add (DMS, section 3.2). These layers are linear, so that it amounts to the
+    same where it is done, and costs least on the smallest: on what the layer maps; on its weight,
+    for which a masked copy stands in while the layer runs; or on the weight of the layer norm
+    that feeds it, and nothing else. Layer norms take their statistics over the channels that the
+    mask keeps, so that masks of 0 and 1 give what a pruned network gives.
 
     One mask per group is computed for each forward pass of the network. Those that took part in
     one with gradients are kept until :meth:`collect`.
@@ -37,9 +44,12 @@ class Masks:
         model: The network; it gets hooks.
         groups: What can go.
         gates: Gates by the groups' ``key``; groups without a gate stay whole.
+        inputs: Positional arguments of a forward pass that shows what norm layers feed; without
+            them none of these masks for others.
 
     Attributes:
         hard: Whether masks are 0 and 1, as an export at this moment would have them.
+        stack: All gates, in their order.
         packed: Soft masks of all gates of the last pass, one behind the other, in the order of
             the gates; their gradient is none of the network's masks.
 
@@ -53,6 +63,7 @@ class Masks:
         model: nn.Module,
         groups: ChannelGroups,
         gates: Mapping[str, DifferentiableTopK],
+        inputs: Sequence[torch.Tensor] | None = None,
     ) -> None:
         sizes = {group.key: group.size for group in groups.all}
         for key, gate in gates.items():
@@ -63,18 +74,18 @@ class Masks:
         self.hard = False
         self.packed: torch.Tensor | None = None
         self._gates = gates
-        self._stack = TopKStack(gates.values())
+        self.stack = TopKStack(gates.values())
         self._masks: dict[str, torch.Tensor] = {}
         self._blocks: dict[str, tuple[torch.Tensor, ...]] = {}
         self._recorded: dict[str, list[torch.Tensor]] = defaultdict(list)
-        inputs: dict[str, list[_Term]] = defaultdict(list)
+        consumers: dict[str, list[_Term]] = defaultdict(list)
         outputs: dict[str, list[_Term]] = defaultdict(list)
         norms: dict[str, list[_Term]] = defaultdict(list)
         layers = dict(model.named_modules())
         for group, member in groups.members:
             if group.key not in gates:
                 continue
-            targets = {'in': inputs, 'norm': norms}.get(member.role)
+            targets = {'in': consumers, 'norm': norms}.get(member.role)
             if member.masks_output:
                 targets = outputs
             if targets is None:
@@ -91,15 +102,24 @@ class Masks:
                     output_dimension(layers[end])
                     outputs[end].append((depth.key, position))
         self._handles = [model.register_forward_pre_hook(self._begin)]
-        for name in {**inputs, **outputs}:
+        folded = set()
+        if inputs is not None and norms:
+            for name, fed in fed_alone(model, inputs, norms, consumers).items():
+                if all(_are_same(consumers[consumer], norms[name]) for consumer in fed):
+                    folded.add(name)
+                    for consumer in fed:
+                        del consumers[consumer]
+        for name in {**consumers, **outputs}:
             layer = layers[name]
-            scale = partial(self._scale, inputs.get(name, ()), outputs.get(name, ()))
+            scale = partial(self._scale, consumers.get(name, ()), outputs.get(name, ()))
             self._handles.append(layer.register_forward_pre_hook(scale))
             self._handles.append(layer.register_forward_hook(_restore, always_call=True))
         # Hooks run beside a layer's own forward pass; that of a norm would be for nothing.
         self._norms = [layers[name] for name in norms]
         for name, terms in norms.items():
-            layers[name].__dict__['forward'] = partial(self._norm, terms, layers[name])
+            layers[name].__dict__['forward'] = partial(
+                self._norm, terms, name in folded, layers[name]
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # Masks of a pass belong to its graph, which copies do not share.
@@ -151,8 +171,8 @@ class Masks:
         self._blocks = {key: self._masks[key].split(1) for key in self._depths}
 
     def _make_soft_masks(self) -> None:
-        self.packed = self._stack()
-        parts = self.packed.split(self._stack.sizes)
+        self.packed = self.stack()
+        parts = self.packed.split(self.stack.sizes)
         self._masks = dict(zip(self._gates, parts, strict=True))
         if self.packed.requires_grad:
             for key, mask in self._masks.items():
@@ -179,35 +199,67 @@ class Masks:
             product = mask if product is None else product * mask
         return product.to(like.dtype)
 
-    def _scale(self, inputs: list[_Term], outputs: list[_Term], layer: nn.Module, _: Any) -> None:
+    def _scale(
+        self, inputs: list[_Term], outputs: list[_Term], layer: nn.Module, args: tuple
+    ) -> tuple | None:
         weight = layer._parameters['weight']
+        inner = self._channels(inputs, weight) if inputs else None
         outer = self._channels(outputs, weight) if outputs else None
-        if inputs:
-            dimension, _size, parts = input_dimension(layer)
-            mask = self._channels(inputs, weight)
-            if outer is not None and outer.numel() == 1:
-                mask = mask * outer  # of a block: one pass over the weight is enough
-            shape = [1] * weight.dim()
-            shape[dimension] = -1
-            if parts == 1:
-                weight = weight * mask.view(shape)
-            else:  # row blocks of a grouped convolution see their own part of the inputs
-                rows = weight.unflatten(0, (parts, -1))
-                weight = (rows * mask.view(parts, *shape)).view(weight.shape)
         if outer is not None:
-            if outer.numel() > 1 or not inputs:
-                dimension = output_dimension(layer)[0]
-                shape = [-1 if i == dimension else 1 for i in range(weight.dim())]
-                weight = weight * outer.view(shape)
             if layer._parameters.get('bias') is not None:
                 layer.__dict__['bias'] = layer._parameters['bias'] * outer
-        # Found before the parameter of the same name, which stays what it is.
-        layer.__dict__['weight'] = weight
+            if inner is not None and outer.numel() == 1:
+                inner, outer = inner * outer, None  # of a block: one pass is enough
+        if inner is not None and _is_cheaper_on(args, weight):
+            x, *others = args
+            shape = [1] * x.dim()
+            shape[input_channels(layer)] = -1
+            args = (x * inner.view(shape), *others)
+            inner = None
+        if inner is not None or outer is not None:
+            # Found before the parameter of the same name, which stays what it is.
+            layer.__dict__['weight'] = _masked(layer, weight, outer, inner)
+        return args
 
     def _norm(
-        self, terms: list[_Term], layer: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any
+        self,
+        terms: list[_Term],
+        masks_output: bool,
+        layer: nn.Module,
+        x: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
     ) -> torch.Tensor:
-        return masked_norm(layer, x, self._channels(terms, x), *args, **kwargs)
+        mask = self._channels(terms, x)
+        return masked_norm(layer, x, mask, *args, masks_output=masks_output, **kwargs)
+
+
+def _is_cheaper_on(args: tuple, weight: torch.Tensor) -> bool:
+    """Whether what a layer maps is smaller than its weight, and as precise."""
+    return len(args) > 0 and args[0].numel() < weight.numel() and args[0].dtype == weight.dtype
+
+
+def _masked(
+    layer: nn.Module,
+    weight: torch.Tensor,
+    outer: torch.Tensor | None,
+    inner: torch.Tensor | None,
+) -> torch.Tensor:
+    """The weight of a layer times masks of its output and input channels."""
+    if inner is not None:
+        dimension, _size, parts = input_dimension(layer)
+        shape = [1] * weight.dim()
+        shape[dimension] = -1
+        if parts == 1:
+            weight = weight * inner.view(shape)
+        else:  # row blocks of a grouped convolution see their own part of the inputs
+            rows = weight.unflatten(0, (parts, -1))
+            weight = (rows * inner.view(parts, *shape)).view(weight.shape)
+    if outer is not None:
+        shape = [1] * weight.dim()
+        shape[output_dimension(layer)[0]] = -1
+        weight = weight * outer.view(shape)
+    return weight
 
 
 def _restore(layer: nn.Module, *_: Any) -> None:
@@ -223,6 +275,17 @@ def _owners(indices: np.ndarray, channels: int, size: int) -> torch.Tensor | Non
     owners = np.full(channels, size)
     owners[indices] = np.arange(size)[:, None]
     return None if np.array_equal(owners, np.arange(size)) else torch.from_numpy(owners)
+
+
+def _are_same(terms: list[_Term], others: list[_Term]) -> bool:
+    """Whether they mask the same channels."""
+    if [key for key, _ in terms] != [key for key, _ in others]:
+        return False
+    pairs = zip((own for _, own in terms), (other for _, other in others), strict=True)
+    return all(
+        own is other or (None not in (own, other) and torch.equal(own, other))
+        for own, other in pairs
+    )
 
 
 def weight_importance(model: nn.Module, group: ChannelGroup) -> torch.Tensor:

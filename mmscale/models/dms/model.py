@@ -162,7 +162,7 @@ class DMSModel(BaseModel):
         is_block = torch.tensor(segments) >= len(self.groups.widths)
         self.register_buffer('_is_block', is_block, persistent=False)
         self.register_buffer('_segment', torch.tensor(segments), persistent=False)
-        self.masks = Masks(model, self.groups, self.gates)
+        self.masks = Masks(model, self.groups, self.gates, self.example_inputs)
         try:
             self.latency = None if latency_model is None else LatencyModel.load(latency_model)
         except (OSError, ValueError) as error:
@@ -368,10 +368,11 @@ class DMSModel(BaseModel):
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(packed)
             packed /= distributed.get_world_size()
-        parts = packed.split([gate.n for gate in self.gates.values()])
-        for (key, gate), gradient in zip(self.gates.items(), parts, strict=True):
-            if key in found:
-                gate.update_importance(gradient, found[key][0])
+        masks = [
+            found[key][0] if key in found else gate.importance for key, gate in self.gates.items()
+        ]
+        taken = [key in found for key in self.gates]
+        self.masks.stack.update_importance(packed, torch.cat(masks), taken)
         for group in self.groups.widths:
             gate = self.gates[group.key]
             if gate.kind == 'l1':
@@ -380,8 +381,7 @@ class DMSModel(BaseModel):
         slopes = torch.stack([ratio.grad for ratio in ratios]) / loss_scale
         # Where one is not finite none is taken; a comparison in Python would wait for the GPU.
         slopes = torch.where(torch.isfinite(slopes).all(), slopes, 0)
-        for ratio, slope in zip(ratios, slopes, strict=True):
-            ratio.grad.copy_(slope)
+        torch._foreach_copy_([ratio.grad for ratio in ratios], list(slopes.unbind()))
         self.structure_optimizer.step()
         self.structure_optimizer.zero_grad()
         for gate in self.gates.values():

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from mmscale.arch import get_arch
 from mmscale.models import ArchNet, DifferentiableTopK
 from mmscale.models.dms import ChannelGroup, ChannelGroups, DepthGroup, Masks, Member, arch_groups
+from mmscale.models.dms.folding import fed_alone
 from mmscale.models.dms.groups import runs
 from mmscale.models.dms.layers import masked_norm
 
@@ -45,9 +46,10 @@ def masked():
     return model, gates, Masks(model, groups_of_two_layers(), gates)
 
 
-def test_masks_multiply_inputs_of_consumers_and_ends_of_branches(masked):
+@pytest.mark.parametrize('images', [1, 5])  # what a layer maps is smaller than it, or larger
+def test_masks_multiply_inputs_of_consumers_and_ends_of_branches(masked, images):
     model, gates, masks = masked
-    x = torch.randn(5, 3)
+    x = torch.randn(images, 3)
     found = model(x)
     found.pow(2).sum().backward()
     plain = copy.deepcopy(model)
@@ -185,6 +187,120 @@ def test_every_gate_of_an_arch_net_learns(name):
     for key, (_, gradient) in collected.items():
         assert gradient.abs().sum() > 0, key
         assert gates[key].pruning_ratio.grad != 0, key
+
+
+@pytest.mark.parametrize('side', [2, 9])  # what a layer maps is smaller than it, or larger
+@pytest.mark.parametrize('kind', ['plain', 'grouped', 'transposed', 'linear'])
+def test_inputs_are_masked_alike_on_both_sides(kind, side):
+    torch.manual_seed(0)
+    layers = {
+        'plain': nn.Conv2d(6, 8, 3, padding=1),
+        'grouped': nn.Conv2d(6, 8, 5, padding=2, groups=2),
+        'transposed': nn.ConvTranspose2d(6, 8, 3),
+        'linear': nn.Linear(6, 8),
+    }
+    layer = layers[kind].double()
+    x = torch.randn((side, 6) if kind == 'linear' else (1, 6, side, side), dtype=torch.float64)
+    x.requires_grad_()
+    model = nn.Sequential(nn.Identity(), layer)
+    group = ChannelGroup('width', 6, (Member('1', 'in', runs(6)),))
+    depth = DepthGroup('depth', ('1',), (('1',),))
+    gates = nn.ModuleDict({'width': DifferentiableTopK(6), 'depth': DifferentiableTopK(1, 4)})
+    for gate in gates.double().values():
+        gate.pruning_ratio.data.fill_(0.4)
+    ratios = [gate.pruning_ratio for gate in gates.values()]
+    leaves = [x, *layer.parameters(), *ratios]
+    mask, block = gates['width'](), gates['depth']()
+    shaped = mask.view([-1] + [1] * (x.dim() - 2))
+    expected = layer(x * shaped) * block
+    Masks(model, ChannelGroups((group,), (depth,)), gates)
+    found = model(x)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(y.pow(2).sum(), leaves) for y in (found, expected)]
+    for own, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+class Normed(nn.Module):
+    """Two norms that feed linear layers; `also` uses what the first gives."""
+
+    def __init__(self, also):
+        super().__init__()
+        self.first, self.second = nn.LayerNorm(6), nn.RMSNorm(6, eps=1e-5)
+        self.query, self.key, self.value = (nn.Linear(6, 6) for _ in range(3))
+        self.also = also
+
+    def forward(self, x):
+        normed = self.first(x)
+        x = x + self.query(normed) * self.key(normed) + self.also(normed, x)
+        return x + self.value(self.second(x))
+
+
+def streams_of_normed():
+    members = [Member(name, 'norm', runs(6)) for name in ('first', 'second')]
+    members += [Member(name, 'in', runs(6)) for name in ('query', 'key', 'value')]
+    return ChannelGroups((ChannelGroup('stream', 6, tuple(members), 'embedding'),))
+
+
+ALSO = {
+    'no one': (lambda normed, x: normed.shape[0], {'first', 'second'}),
+    'a sum': (lambda normed, x: normed, {'second'}),
+    'a view': (lambda normed, x: normed[:, :1], {'second'}),
+    'one of a list': (lambda normed, x: torch.cat([x[:, :3], normed[:, 3:]], 1), {'second'}),
+}
+
+
+@pytest.mark.parametrize('also', ALSO)
+def test_norms_take_over_masks_of_what_they_alone_feed(also):
+    torch.manual_seed(0)
+    use, expected = ALSO[also]
+    model = Normed(use).double()
+    for parameter in model.parameters():
+        parameter.data.uniform_(-1, 1)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    layers = ('query', 'key', 'value')
+    fed = fed_alone(model, [x], ('first', 'second'), layers)
+    assert fed == {
+        name: found
+        for name, found in (('first', ('key', 'query')), ('second', ('value',)))
+        if name in expected
+    }
+    results = []
+    for inputs in (None, [x]):
+        twin = copy.deepcopy(model)
+        gates = nn.ModuleDict({'stream': DifferentiableTopK(6)}).double()
+        gates['stream'].pruning_ratio.data.fill_(0.5)
+        masks = Masks(twin, streams_of_normed(), gates, inputs)
+        result = twin(x)
+        result.pow(2).sum().backward()
+        gradients = [parameter.grad for parameter in twin.parameters()]
+        results.append([result, *gradients, *masks.collect()['stream']])
+    for own, other in zip(*results, strict=True):
+        torch.testing.assert_close(own, other)
+    masks.remove()
+    torch.testing.assert_close(twin(x), model(x))
+
+
+def test_a_layer_with_another_source_keeps_its_own_mask():
+    class Shared(Normed):
+        def forward(self, x):
+            return self.query(self.first(x)) + self.query(x) + self.value(self.second(x))
+
+    model = Shared(None)
+    names = ('query', 'value')
+    assert fed_alone(model, [torch.randn(2, 6)], ('first', 'second'), names) == {
+        'second': ('value',)
+    }
+
+
+def test_what_leaves_the_network_may_be_used_by_anyone():
+    class Two(Normed):
+        def forward(self, x):
+            normed = self.second(x)
+            return [self.value(normed)] if self.also is None else [normed, self.value(normed)]
+
+    for also, expected in ((None, {'second': ('value',)}), (True, {})):
+        assert fed_alone(Two(also), [torch.randn(2, 6)], ('second',), ('value',)) == expected
 
 
 @pytest.mark.parametrize('name', ['LayerNorm', 'RMSNorm', 'plain'])
