@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 import time
 from abc import abstractmethod
+from collections.abc import Collection
 from datetime import timedelta
 from fractions import Fraction
 from importlib import import_module
@@ -63,6 +65,13 @@ def _runs_in(timing: Path) -> list[Any]:
     except (OSError, ValueError):
         return []
     return runs if isinstance(runs, list) else []
+
+
+def _remove_others(folder: Path, suffix: str, names: Collection[str]) -> None:
+    """Removes networks that only an earlier result in the same work dir had."""
+    for path in folder.glob(f'*{suffix}'):
+        if re.fullmatch(r'(front|scaling_stage)_\d+', path.stem) and path.stem not in names:
+            path.unlink()
 
 
 class Ranks:
@@ -285,6 +294,8 @@ class ScoringLoop(BaseLoop):
                 },
             },
         )
+        _remove_others(work_dir / 'archs', '.json', self.networks(result))
+        _remove_others(work_dir / 'weights', '.pth', self.networks(result))
         timing = work_dir / 'timing.json'
         runs = _runs_in(timing) if self.resume else []
         runs.append(

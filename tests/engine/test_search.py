@@ -150,6 +150,7 @@ def test_search_killed_inside_an_evaluation_goes_on(
     assert len(known) == 4
     assert not (work_dir / 'result.json').exists()
     (work_dir / 'timing.json').write_text('[{"seconds": 3')
+    leave_networks(work_dir)
     code, errors = call_tool('search.py', write_config(config), '--resume')
     assert code == 0, errors
     assert results_of(work_dir) == results_of(searched)
@@ -157,6 +158,18 @@ def test_search_killed_inside_an_evaluation_goes_on(
     assert entries(work_dir) == entries(searched)
     (timing,) = json.loads((work_dir / 'timing.json').read_text())
     assert timing['evaluations_of_rank_0'] == len(entries(searched)) - 4
+    assert [path.name for path in work_dir.glob('*/*_9*')] == ['scaling_stage_9.notes']
+
+
+def leave_networks(work_dir):
+    """What an earlier search of more scaling stages left, and what is none of its files."""
+    for name in (
+        'archs/scaling_stage_9.json',
+        'weights/scaling_stage_9.notes',
+        'weights/front_9.pth',
+    ):
+        (work_dir / name).parent.mkdir(exist_ok=True)
+        (work_dir / name).write_text('')
 
 
 def test_what_fails_is_counted_and_tried_again_on_demand(
