@@ -6,15 +6,15 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-# mmpretrain prints the line (its OneDLDataset needs a package of its own); mmcv warns when it is
+# mmpretrain and mmdet print a line (OneDLDataset needs a package of its own); mmcv warns when it is
 # built without compiled ops.
-UNUSED_DATASET = 'Could not import OneDL'
+UNUSED_DATASETS = ('Could not import OneDL', 'Could not import OneDL. Skipping OneDL datasets.')
 UNUSED_OP = 'Fail to import ``MultiScaleDeformableAttention``'
 
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Drops two known messages while a tool imports mmpretrain; everything else is shown.
+    """Drops known messages while a tool imports OpenMMLab packages; everything else is shown.
 
     What the imports print appears when the block ends, also when it ends with an error.
     """
@@ -25,4 +25,4 @@ def quiet_imports() -> Iterator[None]:
             yield
     finally:
         lines = printed.getvalue().splitlines(keepends=True)
-        sys.stdout.writelines(line for line in lines if line.strip() != UNUSED_DATASET)
+        sys.stdout.writelines(line for line in lines if line.strip() not in UNUSED_DATASETS)

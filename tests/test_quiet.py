@@ -2,7 +2,7 @@ import warnings
 
 import pytest
 
-from mmscale.quiet import UNUSED_DATASET, UNUSED_OP, quiet_imports
+from mmscale.quiet import UNUSED_DATASETS, UNUSED_OP, quiet_imports
 
 
 def test_only_the_known_messages_are_dropped(capsys):
@@ -10,11 +10,11 @@ def test_only_the_known_messages_are_dropped(capsys):
         warnings.simplefilter('always')
         with quiet_imports():
             print('before')
-            print(UNUSED_DATASET)
-            print(UNUSED_DATASET, 'and more')
+            print(*UNUSED_DATASETS, sep='\n')
+            print(UNUSED_DATASETS[0], 'and more')
             warnings.warn(UNUSED_OP + ' from ``mmcv.ops``', stacklevel=1)
             warnings.warn('another', stacklevel=1)
-    assert capsys.readouterr().out == f'before\n{UNUSED_DATASET} and more\n'
+    assert capsys.readouterr().out == f'before\n{UNUSED_DATASETS[0]} and more\n'
     assert [str(warning.message) for warning in caught] == ['another']
 
 
