@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-# mmpretrain and mmdet print a line (OneDLDataset needs a package of its own); mmcv warns when it is
+# mmpretrain and mmdet print a line (OneDL needs a package of its own); mmcv warns when it is
 # built without compiled ops.
 UNUSED_DATASETS = ('Could not import OneDL', 'Could not import OneDL. Skipping OneDL datasets.')
 UNUSED_OP = 'Fail to import ``MultiScaleDeformableAttention``'
