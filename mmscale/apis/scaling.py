@@ -263,6 +263,8 @@ def scale(
     if mode == 'reference' and (metric != 'flops' or budget is not None):
         given = f'metric={metric}' if budget is None else f'budget={budget:g}'
         raise ValueError(f'{given} needs mode=matched: reference mode does not solve for a cost')
+    if mode == 'reference' and constraints != Constraints():
+        raise ValueError(f'{constraints} needs mode=matched: reference mode rounds as the paper')
     alphas = [alphas] if isinstance(alphas, (int, float)) else alphas
     rules = find_rules(
         [strategies] if isinstance(strategies, (str, ScalingRule)) else strategies, alphas

@@ -80,6 +80,7 @@ def test_one_of_each_needs_no_list():
             "budget='4e9' must be a number above 0",
         ),
         ({'metric': 'acts'}, 'metric=acts needs mode=matched'),
+        ({'constraints': Constraints(most_acts=5e6)}, 'most_acts=5000000.0.* needs mode=matched'),
         ({'mode': 'exact'}, "mode='exact' is not one of reference, matched"),
         ({'mode': 'matched', 'metric': 'latency'}, 'metric=latency needs a latency_model'),
         ({'mode': 'matched', 'metric': 'speed'}, "metric='speed' is not one of"),
