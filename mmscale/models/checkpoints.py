@@ -109,7 +109,7 @@ def misfit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
 
 def _beginnings(keys: Iterable[str]) -> str:
     """The distinct first parts of keys, as ``backbone., head.``."""
-    return ', '.join(sorted({f'{key.partition(".")[0]}.' for key in keys})[:5])
+    return ', '.join(sorted({f'{key.partition(".")[0]}.' for key in keys})[:5]) or 'nothing'
 
 
 def read_part(
@@ -133,8 +133,13 @@ def read_part(
     except ValueError as error:
         raise ValueError(f'init_cfg: {error}') from error
     state = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f'init_cfg: {path} holds no weights by their names')
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     found = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
+    for key, tensor in found.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f'init_cfg: {path}: {key} is a {type(tensor).__name__}, no weights')
     needed = {f'{prefix}{key}': tensor for key, tensor in wanted.items()}
     if not found.keys() & needed.keys():
         raise ValueError(

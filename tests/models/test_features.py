@@ -227,6 +227,36 @@ def test_a_detectors_checkpoint_has_to_fit_with_its_neck(tmp_path):
         pretrained(tmp_path / 'a.pth', neck={**NECK, 'out_channels': 7})
 
 
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(prefx='backbone.'), 'init_cfg: unknown key prefx; allowed are type, checkpoint'),
+        (dict(prefix=3), 'init_cfg: prefix=3 must be a string'),
+        (dict(checkpoint=None), 'init_cfg: checkpoint=None must be a string'),
+    ],
+)
+def test_a_misspelled_init_cfg_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ArchNet('ResNet-18', init_cfg=dict(type='Pretrained', checkpoint='a.pth') | changes)
+    with pytest.raises(ValueError, match='init_cfg: missing key checkpoint'):
+        ArchNet('ResNet-18', init_cfg=[dict(type='Pretrained')])
+
+
+@pytest.mark.parametrize(
+    ('state', 'message'),
+    [
+        ({}, 'the keys there begin with nothing'),
+        ([1], 'holds no weights by their names'),
+        ({0: torch.ones(1)}, 'holds no weights by their names'),
+        ({'backbone.stem.conv.weight': 3}, 'backbone.stem.conv.weight is a int, no weights'),
+    ],
+)
+def test_a_checkpoint_without_weights_is_refused(state, message, tmp_path):
+    torch.save({'state_dict': state}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=rf'init_cfg: .*a\.pth.*{message}'):
+        pretrained(tmp_path / 'a.pth')
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / 'a.pth').write_bytes(b'PK\x03\x04 truncated')
     with pytest.raises(ValueError, match=r'a\.pth is not a checkpoint'):

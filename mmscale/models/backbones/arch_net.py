@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from types import NoneType
 
 import torch
 from mmengine.model import PretrainedInit
@@ -44,6 +45,19 @@ def scaled_arch(arch: str | Path | dict | Arch, scaling: dict | None = None) -> 
     return apply_scaling(found, Scaling(**multipliers), rule)
 
 
+def _check_pretrained(init_cfg: dict) -> None:
+    """Refuses what does not name a checkpoint.
+
+    Raises:
+        ValueError: A key or a value is not allowed.
+    """
+    check_keys('init_cfg', init_cfg, ('prefix', 'map_location'), ('type', 'checkpoint'))
+    for key, allowed in (('checkpoint', (str,)), ('prefix', (str, NoneType))):
+        value = init_cfg.get(key)
+        if not isinstance(value, allowed):
+            raise ValueError(f'init_cfg: {key}={value!r:.60} must be a string')
+
+
 @MODELS.register_module()
 class ArchNet(BaseBackbone):
     """The network of one Arch, as a backbone of mmpretrain, mmdet and whatever takes their kind.
@@ -79,7 +93,7 @@ class ArchNet(BaseBackbone):
         resolution: Side of the input that the Arch is made for, in pixels.
 
     Raises:
-        ValueError: The Arch, the scaling or an index is not allowed.
+        ValueError: The Arch, the scaling, an index or a key of init_cfg is not allowed.
     """
 
     def __init__(
@@ -103,6 +117,8 @@ class ArchNet(BaseBackbone):
             ]
         configs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
         self._pretrained = [part for part in configs if part.get('type') in _PRETRAINED]
+        for part in self._pretrained:
+            _check_pretrained(part)
         super().__init__([part for part in configs if part not in self._pretrained])
         self.arch = scaled_arch(arch, scaling)
         self.resolution = self.arch.resolution
