@@ -138,10 +138,9 @@ def make_plan(config: Config, seconds: float = 20.0) -> SearchPlan:
         runner.load_or_resume()
         loop = runner.test_loop
         try:
-            forecast = loop.forecast()
-        except ValueError as error:
+            return _plan(found, weights, loop.forecast(), loop.evaluator, work_dir, seconds)
+        except (OSError, ValueError) as error:
             raise UsageError(one_line(error)) from error
-        return _plan(found, weights, forecast, loop.evaluator, work_dir, seconds)
 
 
 def _plan(

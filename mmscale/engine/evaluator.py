@@ -115,15 +115,24 @@ class _Images:
 
     def _load(self, resolution: int) -> Iterator[Batch]:
         loader = self._loader
-        for batch in DataLoader(
+        batches = DataLoader(
             loader.dataset,
             batch_size=loader.batch_size,
             sampler=[Draw(index, resolution, index) for index in self._indices],
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
-        ):
-            data = self._prepare(batch, training=False)
-            yield data['inputs'], self._targets_of(data['data_samples'])
+        )
+        try:
+            for batch in batches:
+                data = self._prepare(batch, training=False)
+                yield data['inputs'], self._targets_of(data['data_samples'])
+        except RuntimeError as error:
+            if 'shared memory' not in str(error):
+                raise
+            raise OSError(
+                f'num_workers={loader.num_workers}: the shared memory (/dev/shm) is too small for '
+                f'processes that read images; set num_workers=0 in the data loaders, or enlarge it'
+            ) from error
 
 
 def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
@@ -329,6 +338,7 @@ class SubnetEvaluator:
         Raises:
             EvaluationError: This network cannot be scored: memory is out, or its logits are not
                 finite.
+            OSError: Images cannot be read.
             ValueError: The Arch is not in the super-supernet's space.
         """
         with out_of_memory_is_of_the_candidate():

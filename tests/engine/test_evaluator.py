@@ -196,6 +196,18 @@ def test_out_of_memory_fails_the_candidate_alone(make_evaluator, monkeypatch, er
     assert evaluator.evaluate(arch) == score
 
 
+def test_too_little_shared_memory_is_no_failure_of_the_candidate(make_evaluator, monkeypatch):
+    def full(*_args, **_settings):
+        # As torch says it of a worker's error, on several lines.
+        yield from ()
+        raise RuntimeError('Caught\nunable to allocate shared memory(shm) for file </torch_1>')
+
+    make, _ = make_evaluator
+    monkeypatch.setattr('mmscale.engine.evaluator.DataLoader', full)
+    with pytest.raises(OSError, match=r'^num_workers=0: the shared memory .* is too small'):
+        make().evaluate(SearchSpace(**SPACE).smallest())
+
+
 def test_prepared_images_are_read_once(make_evaluator):
     make, _ = make_evaluator
     pixels = 20 * 20
