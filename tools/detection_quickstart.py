@@ -160,10 +160,14 @@ def heading(text: str, start: float) -> None:
 def main() -> None:
     """Runs all steps and shows what came out."""
     args = parse_args()
+    work_dir = args.work_dir
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f'--work-dir {work_dir} cannot be made: {error.strerror}') from error
     set_environment()
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     start = time.monotonic()
-    work_dir = args.work_dir
     common = {'randomness.seed': args.seed, 'train_dataloader.sampler.seed': args.seed}
     if args.smoke:
         common |= {'train_cfg.max_iters': 10, 'train_cfg.val_interval': 10}
