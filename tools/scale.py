@@ -64,7 +64,7 @@ def parse_args() -> argparse.Namespace:
         f'result.json of a search. Networks: {", ".join(preset_names())}.',
     )
     parser.add_argument(
-        'base', nargs='?', help="a network's name, an Arch's JSON file, or a config (.py)"
+        'base', nargs='?', help="a network's name, an Arch's or family's JSON file, or a config"
     )
     parser.add_argument(
         '--from-search',
