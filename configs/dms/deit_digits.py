@@ -1,18 +1,21 @@
-# Learns heads, their size, MLP, embedding and depth of a small DeiT on the digit data.
+# Learns heads, their size, MLP, embedding and depth of a small DeiT; half its multiply-adds are
+# left. The digits are without clutter, with which it is still at chance after 900 iterations.
 _base_ = './arch_net_digits.py'
 
+data_preprocessor = dict(mean=[43.7], std=[45.0])
+composition = dict(canvas=24, digit_size=(12, 15), fragments=(0, 0), rotation=10.0, shear=0.1)
 pipeline = [
-    dict(type='mmscale.ResizeToResolution', resolution=32, interpolation='area'),
+    dict(type='mmscale.ResizeToResolution', resolution=24, interpolation='area'),
     dict(type='PackInputs'),
 ]
 model = dict(
-    input_shape=(1, 32, 32),
+    input_shape=(1, 24, 24),
     model=dict(
         backbone=dict(
             _delete_=True,
             type='VisionTransformer',
             arch=dict(embed_dims=64, num_layers=6, num_heads=4, feedforward_channels=192),
-            img_size=32,
+            img_size=24,
             patch_size=4,
             in_channels=1,
         ),
@@ -28,15 +31,15 @@ model = dict(
     ),
 )
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05),
+    optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05),
 )
 
 train_dataloader = dict(
     sampler=dict(batch_size=96),
-    dataset=dict(dataset=dict(pipeline=pipeline)),
+    dataset=dict(dataset=dict(composition=composition, pipeline=pipeline)),
 )
-val_dataloader = dict(dataset=dict(pipeline=pipeline))
-test_dataloader = dict(dataset=dict(pipeline=pipeline))
+val_dataloader = dict(dataset=dict(composition=composition, pipeline=pipeline))
+test_dataloader = dict(dataset=dict(composition=composition, pipeline=pipeline))
 custom_hooks = [
     dict(type='mmscale.IterationSeedHook'),
     dict(type='mmscale.StrictLoadHook'),
