@@ -1,8 +1,5 @@
 """The embedded default data set: one handwritten digit somewhere among fragments of others."""
 
-import dataclasses
-import hashlib
-import json
 import logging
 import os
 import tokenize
@@ -22,7 +19,9 @@ from mmscale.datasets.composer import (
     COMPOSER_VERSION,
     SPLITS,
     Composition,
+    check_split,
     compose_image,
+    fingerprint,
     load_originals,
 )
 from mmscale.registry import DATASETS
@@ -80,18 +79,9 @@ class ClutteredDigits(BaseDataset):
         composition: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(
-                f'ClutteredDigits: split={split!r:.60} is unknown; allowed are {SPLITS}'
-            )
-        if num_images is None:
+        if num_images is None and split in SPLITS:
             num_images = DEFAULT_NUM_IMAGES[split]
-        if not _is_integer(num_images) or num_images < 1:
-            raise ValueError(
-                f'ClutteredDigits: num_images={num_images!r:.60} must be an integer >= 1'
-            )
-        if not _is_integer(seed) or seed < 0:
-            raise ValueError(f'ClutteredDigits: seed={seed!r:.60} must be an integer >= 0')
+        check_split('ClutteredDigits', split, num_images, seed)
         self.split = split
         self.num_images = num_images
         self.seed = seed
@@ -129,14 +119,7 @@ class ClutteredDigits(BaseDataset):
         return Path(self.data_root).expanduser() / name
 
     def _fingerprint(self) -> str:
-        contents = {
-            'version': COMPOSER_VERSION,
-            'split': self.split,
-            'seed': self.seed,
-            'num_images': self.num_images,
-            'composition': dataclasses.asdict(self.composition),
-        }
-        return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+        return fingerprint(self.split, self.num_images, self.seed, self.composition)
 
     def _load_cache(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Images and labels of the cache file, or None if it is missing, damaged or stale."""
@@ -144,22 +127,22 @@ class ClutteredDigits(BaseDataset):
             # Reading a member checks its CRC-32, so damage anywhere in the arrays is noticed.
             with np.load(self.cache_file, allow_pickle=False) as cache:
                 images, labels = cache['images'], cache['labels']
-                fingerprint = str(cache['fingerprint'])
+                made_of = str(cache['fingerprint'])
         except FileNotFoundError:
             return None
         except _DAMAGE as error:
             problem = f'it is damaged ({error})'
         else:
-            problem = self._staleness(images, labels, fingerprint)
+            problem = self._staleness(images, labels, made_of)
         if problem is None:
             return images, labels
         print_log(f'{self.cache_file} is composed anew: {problem}', 'current', logging.WARNING)
         return None
 
-    def _staleness(self, images: np.ndarray, labels: np.ndarray, fingerprint: str) -> str | None:
+    def _staleness(self, images: np.ndarray, labels: np.ndarray, made_of: str) -> str | None:
         """Why the arrays of a readable cache file are not those that composing would give."""
         canvas = self.composition.canvas
-        if fingerprint != self._fingerprint():
+        if made_of != self._fingerprint():
             return 'it was made with other settings'
         if images.shape != (self.num_images, canvas, canvas) or images.dtype != np.uint8:
             return f'its images have shape {images.shape} and type {images.dtype}'
@@ -201,7 +184,3 @@ class ClutteredDigits(BaseDataset):
         finally:
             temporary.unlink(missing_ok=True)
         return images, labels
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

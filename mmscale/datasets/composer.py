@@ -6,8 +6,10 @@ knows nothing of datasets, caches or training.
 """
 
 import functools
+import hashlib
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import cv2
@@ -125,6 +127,37 @@ class Composition:
                 f'composition: canvas={self.canvas} is too small for digit_size='
                 f'{self.digit_size} rotated by up to {self.rotation} degrees; at least {needed}'
             )
+
+
+def check_split(owner: str, split: str, num_images: int, seed: int) -> None:
+    """Refuses a split, a number of images or a seed that nothing can be composed by.
+
+    Args:
+        owner: Whose settings they are, for the error.
+        split: One of :data:`SPLITS`.
+        num_images: 1 or more.
+        seed: 0 or more.
+
+    Raises:
+        ValueError: One is not allowed.
+    """
+    if split not in SPLITS:
+        raise ValueError(f'{owner}: split={split!r:.60} is unknown; allowed are {SPLITS}')
+    for key, value, smallest in (('num_images', num_images, 1), ('seed', seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            raise ValueError(f'{owner}: {key}={value!r:.60} must be an integer >= {smallest}')
+
+
+def fingerprint(split: str, num_images: int, seed: int, composition: Composition) -> str:
+    """SHA-256 of all that the images of a split depend on."""
+    contents = {
+        'version': COMPOSER_VERSION,
+        'split': split,
+        'seed': seed,
+        'num_images': num_images,
+        'composition': asdict(composition),
+    }
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=len(SPLITS))

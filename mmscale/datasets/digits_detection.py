@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import logging
 import shutil
@@ -23,7 +21,9 @@ from mmscale.datasets.composer import (
     SPLITS,
     Composite,
     Composition,
+    check_split,
     compose_image,
+    fingerprint,
 )
 from mmscale.registry import DATASETS
 
@@ -70,17 +70,9 @@ class DetectionFiles:
         data_root: str | Path = 'data/digits_detection',
         composition: dict | None = None,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(
-                f'DigitsDetection: split={split!r:.60} is unknown; allowed are {SPLITS}'
-            )
-        if num_images is None:
+        if num_images is None and split in SPLITS:
             num_images = DETECTION_NUM_IMAGES[split]
-        for key, value, smallest in (('num_images', num_images, 1), ('seed', seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-                raise ValueError(
-                    f'DigitsDetection: {key}={value!r:.60} must be an integer >= {smallest}'
-                )
+        check_split('DigitsDetection', split, num_images, seed)
         self.split = split
         self.num_images = num_images
         self.seed = seed
@@ -131,14 +123,7 @@ class DetectionFiles:
             shutil.rmtree(replaced, ignore_errors=True)
 
     def _fingerprint(self) -> str:
-        contents = {
-            'version': COMPOSER_VERSION,
-            'split': self.split,
-            'seed': self.seed,
-            'num_images': self.num_images,
-            'composition': dataclasses.asdict(self.composition),
-        }
-        return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+        return fingerprint(self.split, self.num_images, self.seed, self.composition)
 
     def _composite(self, index: int) -> Composite:
         return compose_image(self.seed, self.split, index, self.composition)
@@ -147,12 +132,12 @@ class DetectionFiles:
         """Why the files are not those that composing would give, or None if they are."""
         try:
             coco = json.loads(self.annotation_file.read_text(encoding='utf-8'))
-            fingerprint, images = coco['info']['fingerprint'], len(coco['images'])
+            made_of, images = coco['info']['fingerprint'], len(coco['images'])
         except FileNotFoundError:
             return 'it has no annotations'
         except (KeyError, OSError, TypeError, ValueError) as error:
             return f'its annotations are damaged ({error})'
-        if fingerprint != self._fingerprint() or images != self.num_images:
+        if made_of != self._fingerprint() or images != self.num_images:
             return 'it was made with other settings'
         found = sum(1 for _ in self.image_folder.glob('*.png'))
         if found != self.num_images:
