@@ -169,20 +169,7 @@ def save_program(
 def save_onnx(
     captured: torch.export.ExportedProgram, program: Program, images: Tensor, path: Path
 ) -> float:
-    """Writes an ONNX file, runs it with onnxruntime and compares.
-
-    Args:
-        captured: See :func:`capture`.
-        program: What it was captured from.
-        images: To compare with.
-        path: The file.
-
-    Returns:
-        The largest difference.
-
-    Raises:
-        ValueError: See :func:`difference`.
-    """
+    """Writes an ONNX file, runs it with onnxruntime and compares, as :func:`save_program` does."""
     with quiet_imports(), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         import onnx
