@@ -1,4 +1,5 @@
-# The same around a searched network of the digit space, which owns the pyramid.
+# The search of dms_retinanet_digits.py around a searched network of the digit space, which owns
+# the pyramid.
 _base_ = './dms_retinanet_digits.py'
 
 network = dict(

@@ -1,4 +1,5 @@
-# The same with all widths shrunk alike, to half of the multiply-adds.
+# The detector of dms_retinanet_digits_whole.py with all widths shrunk alike, to half of the
+# multiply-adds.
 _base_ = './dms_retinanet_digits_whole.py'
 
 model = dict(

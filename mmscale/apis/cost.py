@@ -106,7 +106,6 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
             AttributeError,
             ImportError,
             LookupError,
-            NotImplementedError,
             RuntimeError,
             TypeError,
             ValueError,

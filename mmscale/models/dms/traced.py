@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, Member
 from mmscale.models.dms.residual import depth_groups
-from mmscale.models.dms.trial import ERRORS, sound_groups
+from mmscale.models.dms.trial import MODEL_ERRORS, sound_groups
 
 _DECLARE = (
     'declare its groups with mmscale.models.dms.declare_groups(network, grouper), as '
@@ -65,7 +65,7 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
             twin = copy.deepcopy(model)
             graph.build_dependency(twin, list(inputs), forward_fn=forward, verbose=False)
             found = list(graph.get_all_groups())
-    except ERRORS as error:
+    except MODEL_ERRORS as error:
         reason = ' '.join(str(error).split())
         raise ValueError(
             f'{type(model).__name__} cannot be traced ({type(error).__name__}: {reason:.200}); '

@@ -16,14 +16,12 @@ from mmscale.models.dms.masking import Masks
 from mmscale.models.dms.prune import apply_pruning, plan_pruning
 from mmscale.models.dms.topk import DifferentiableTopK
 
-# What a model raises whose parts no longer fit each other.
-ERRORS = (
+# What a model raises that does not understand what it gets, or whose parts do not fit each other.
+MODEL_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
+    LookupError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -56,7 +54,7 @@ def sound_groups(
         exact_inputs = [x.double() if x.is_floating_point() else x for x in inputs]
         _outputs(exact, exact_inputs)
         twin, inputs = exact, exact_inputs
-    except ERRORS:
+    except MODEL_ERRORS:
         pass
 
     def sound(some: Sequence[ChannelGroup | DepthGroup]) -> list[ChannelGroup | DepthGroup]:
@@ -134,7 +132,7 @@ def _can_go(
             return False
         predicted = MaskedCost(model, groups, inputs).count(counts)
         return count_module(small, inputs=inputs, memory=False).cost == predicted
-    except ERRORS:
+    except MODEL_ERRORS:
         return False
 
 
