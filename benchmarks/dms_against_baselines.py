@@ -29,13 +29,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mmscale.apis.command_line import read_config, set_environment
-from mmscale.apis.launch import build_runner
-from mmscale.apis.prune import export_search
-from mmscale.apis.scaling import scale
+from mmscale.apis.pruning import export_search
+from mmscale.apis.scaling.archs import scale
 from mmscale.arch import Arch, SearchSpace, get_arch
 from mmscale.cost import Cost, count, count_module
 from mmscale.cost.matching import Constraints
+from mmscale.launch.command_line import read_config, set_environment
+from mmscale.launch.runner import build_runner
 from mmscale.models.dms import Pruning, pruned_arch
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,9 +10,9 @@ import io
 import tempfile
 from contextlib import redirect_stdout
 
-from mmscale.apis.command_line import add_common_arguments, load_config
-from mmscale.apis.launch import run_tool
 from mmscale.apis.search import dry_run
+from mmscale.launch.command_line import add_common_arguments, load_config
+from mmscale.launch.runner import run_tool
 
 
 def main() -> None:

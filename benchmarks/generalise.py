@@ -8,8 +8,8 @@ to the true cost of the published networks, and says how far the multipliers are
 import argparse
 import json
 
-from mmscale.apis.from_search import FoundFamily
-from mmscale.apis.scaling import scale_family
+from mmscale.apis.scaling.archs import scale_family
+from mmscale.apis.scaling.searched import FoundFamily
 from mmscale.arch import Rounding, get_arch
 from mmscale.arch.presets import SCALENET_STRATEGY
 

@@ -14,9 +14,9 @@ import random
 import sys
 from pathlib import Path
 
-from mmscale.apis.command_line import set_environment
 from mmscale.apis.cost import fit_latency
 from mmscale.arch import apply_scaling, get_arch, scaling_rule
+from mmscale.launch.command_line import set_environment
 
 BASES = ('EfficientNet-B0', 'RegNetX-400MF', 'RegNetZ-500MF')
 RULES = ('d', 'w', 'r', 'dw', 'dwr', 'dWr')

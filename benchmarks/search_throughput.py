@@ -26,7 +26,7 @@ GENERATION = 256
 
 def parse_args() -> argparse.Namespace:
     """Parses the command line."""
-    from mmscale.apis.command_line import add_common_arguments
+    from mmscale.launch.command_line import add_common_arguments
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_common_arguments(parser)
@@ -79,8 +79,8 @@ def print_idle(flops: list[int], seconds: list[float]) -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Measures as one of the two processes; the first prints."""
-    from mmscale.apis.command_line import load_config
-    from mmscale.apis.launch import build_runner
+    from mmscale.launch.command_line import load_config
+    from mmscale.launch.runner import build_runner
     from mmscale.search import Archive, Scorer, SingleProcess
 
     config = load_config(args)
@@ -138,7 +138,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Starts two processes, or is one of them."""
-    from mmscale.apis.launch import run_tool
+    from mmscale.launch.runner import run_tool
 
     args = parse_args()
     if 'RANK' not in os.environ:

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import sys
 from pathlib import Path
 
 # Before torch is imported: one thread a process, asleep while it waits.
@@ -18,6 +19,9 @@ from mmscale.arch import SearchSpace
 # No deadline, as no test may depend on time; the same examples in every run.
 settings.register_profile('mmscale', deadline=None, derandomize=True)
 settings.load_profile('mmscale')
+
+
+TOOLS = Path(__file__).parents[1] / 'tools'
 
 
 @pytest.fixture(scope='session')
@@ -58,3 +62,17 @@ def randomise():
         return model
 
     return apply
+
+
+@pytest.fixture
+def tool(monkeypatch, capfd):
+    """Runs a tool in this process; returns its exit code and what it wrote to stderr."""
+
+    def run(name, *words):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(TOOLS / name), run_name='__main__')
+        return exit_.value.code, capfd.readouterr().err
+
+    return run

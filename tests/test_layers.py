@@ -13,21 +13,25 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / 'mmscale'
 
 # What each package (or module beside them) may import of mmscale, itself and `version` apart.
-BESIDE = {'arch', 'registry'}
+GROUND = {'errors', 'files', 'quiet'}
+BESIDE = {'arch', 'registry'} | GROUND
 MAY_IMPORT = {
     'version': set(),
+    'errors': set(),
     'quiet': set(),
+    'files': {'errors'},
     'registry': set(),
-    'arch': set(),
-    'cost': {'arch'},
-    'search': {'arch', 'cost'},
-    'models': {'arch', 'cost', 'registry'},
+    'arch': GROUND,
+    'cost': {'arch'} | GROUND,
+    'search': {'arch', 'cost'} | GROUND,
+    'models': {'cost'} | BESIDE,
     'datasets': BESIDE,
     'evaluation': BESIDE,
     'visualization': BESIDE,
 }
 MAY_IMPORT['engine'] = set(MAY_IMPORT)
-MAY_IMPORT['apis'] = set(MAY_IMPORT)
+MAY_IMPORT['launch'] = set(MAY_IMPORT)
+MAY_IMPORT['apis'] = {*MAY_IMPORT, ''}  # the front door itself
 
 # What mmscale may import where a module is loaded; anything else (mmdet, transformers, ONNX,
 # Torch-Pruning, ...) is optional and imported in the function that uses it.
@@ -121,9 +125,10 @@ def test_module_imports_only_what_its_package_may(path):
     assert violations(room, path.read_text(encoding='utf-8')) == []
 
 
-def test_root_package_imports_only_its_version():
+def test_front_door_imports_nothing_heavy():
     tree = ast.parse((PACKAGE / '__init__.py').read_text(encoding='utf-8'))
-    assert set(imports_of(tree, lazy=True)) == {'mmscale.version'}
+    assert set(imports_of(tree, lazy=True)) == {'lazy_loader', 'mmscale.version'}
+    assert frameworks_loaded_by('import mmscale\nmmscale.Arch, mmscale.get_arch') == '[]'
 
 
 @pytest.mark.parametrize(
@@ -141,6 +146,9 @@ def test_root_package_imports_only_its_version():
         ('datasets', 'if True:\n    from mmdet.datasets import CocoDataset'),
         ('datasets', 'from mmscale.engine import hooks'),
         ('engine', 'from mmscale.apis import search'),
+        ('engine', 'from mmscale.launch import runner'),
+        ('launch', 'from mmscale.apis import cost'),
+        ('errors', 'from mmscale.files import write_json'),
         ('engine', 'import torch_pruning as tp'),
         ('version', 'import mmscale.arch'),
     ],

@@ -2,12 +2,13 @@
 """Converts weights of mmpretrain's or timm's networks into an ArchNet's."""
 
 import argparse
-import os
 from pathlib import Path
 
-from mmscale.apis.command_line import UsageError, read_checkpoint
-from mmscale.apis.launch import run_tool
 from mmscale.arch import Arch
+from mmscale.errors import UsageError
+from mmscale.files import atomic_write
+from mmscale.launch.command_line import read_checkpoint
+from mmscale.launch.runner import run_tool
 from mmscale.quiet import quiet_imports
 
 
@@ -81,10 +82,9 @@ def main() -> None:
         arch, weights = convert_state_dict(read_weights(args.checkpoint), arch, args.source)
     except (OSError, ValueError) as error:
         raise UsageError(' '.join(str(error).split())) from None
-    partial = out.with_suffix('.partial')
     try:
-        torch.save({'state_dict': weights}, partial)
-        os.replace(partial, out)
+        with atomic_write(out) as file:
+            torch.save({'state_dict': weights}, file)
         arch.save(out.with_suffix('.json'))
     except (OSError, RuntimeError) as error:  # torch raises the latter
         raise UsageError(f'--out {out}: {" ".join(str(error).split())}') from None

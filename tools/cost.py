@@ -5,11 +5,12 @@ import argparse
 import json
 import warnings
 
-from mmscale.apis.command_line import UsageError, add_config_options
 from mmscale.apis.cost import cost_report
-from mmscale.apis.launch import run_tool
 from mmscale.arch import preset_names
 from mmscale.cost import CONVENTIONS, LatencySetting
+from mmscale.errors import UsageError
+from mmscale.launch.command_line import add_config_options
+from mmscale.launch.runner import run_tool
 
 _CONVENTIONS = {
     'mmscale': 'multiply-adds of convolutions, linear layers and attention; outputs of the same',

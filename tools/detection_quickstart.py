@@ -21,8 +21,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmscale.apis.command_line import UsageError, read_config, set_environment
-from mmscale.apis.launch import build_runner, run_tool
+from mmscale.errors import UsageError
+from mmscale.files import write_json, write_text
+from mmscale.launch.command_line import read_config, set_environment
+from mmscale.launch.runner import build_runner, run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = 'configs/scalenet/digits-s2.py'
@@ -83,7 +85,7 @@ def train(config: str, work_dir: Path, options: dict[str, Any]) -> Path:
     if whole and checkpoint.is_file() and scores(work_dir):
         return checkpoint
     work_dir.mkdir(parents=True, exist_ok=True)
-    settings.write_text(text, encoding='utf-8')
+    write_text(settings, text)
     rest = [config, '--work-dir', str(work_dir), '--cfg-options']
     rest += [f'{key}={value}' for key, value in options.items()]
     console.print(f'[dim]$ {shlex.join(["tools/train.py", *rest])}[/]', highlight=False)
@@ -189,7 +191,7 @@ def main() -> None:
 
     best = max(rows, key=lambda name: rows[name]['bbox_mAP'])
     draw(DETECTORS['random weights'], checkpoints[best], work_dir / 'detections.png')
-    (work_dir / 'scores.json').write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
+    write_json(work_dir / 'scores.json', rows)
     console.print()
     console.print(table)
     heading(f'Done: {work_dir}/scores.json and detections.png', start)

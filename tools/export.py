@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from mmscale.apis.command_line import UsageError, add_config_options
-from mmscale.apis.launch import run_tool
+from mmscale.errors import UsageError
+from mmscale.launch.command_line import add_config_options
+from mmscale.launch.runner import run_tool
 from mmscale.quiet import quiet_imports
 
 _FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2')
@@ -70,7 +71,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with quiet_imports():
-        from mmscale.apis.export import export
+        from mmscale.apis.exports.export import export
     try:
         exported = export(
             args.source,

@@ -6,14 +6,14 @@ from __future__ import annotations
 import argparse
 import json
 
-from mmscale.apis.command_line import (
-    UsageError,
+from mmscale.errors import UsageError
+from mmscale.launch.command_line import (
     add_config_options,
     load_config,
     read_checkpoint,
     read_config,
 )
-from mmscale.apis.launch import run_tool
+from mmscale.launch.runner import run_tool
 from mmscale.quiet import quiet_imports
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     checkpoint = read_checkpoint(args.checkpoint)
     recipe = None if args.recipe is None else read_config(args.recipe)
     with quiet_imports():
-        from mmscale.apis.prune import export_search
+        from mmscale.apis.pruning import export_search
     try:
         state = checkpoint.get('state_dict', checkpoint)
         report = export_search(config, state, args.out, recipe, args.overwrite)

@@ -30,10 +30,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mmscale.apis.command_line import UsageError, set_environment
-from mmscale.apis.families import FAMILIES, collect, plot, table
-from mmscale.apis.launch import run_tool
-from mmscale.apis.retrain import RetrainJob, run_jobs
+from mmscale.apis.compare.families import FAMILIES, collect, plot, table
+from mmscale.apis.compare.retrain import RetrainJob, run_jobs
+from mmscale.errors import UsageError
+from mmscale.files import write_json, write_text
+from mmscale.launch.command_line import set_environment
+from mmscale.launch.runner import run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'scalenet'
@@ -99,7 +101,7 @@ def take_work_dir(work_dir: Path, settings: dict[str, object]) -> int:
             f'work_dir={work_dir} holds a quickstart of other settings or configs, {found}, not '
             f'{text}: take another --work-dir or remove it'
         )
-    file.write_text(text, encoding='utf-8')
+    write_text(file, text)
     return lock
 
 
@@ -324,7 +326,7 @@ def main() -> None:
     rows = collect(work_dir, results)
     console.print()
     console.print(table(rows))
-    (work_dir / 'families.json').write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
+    write_json(work_dir / 'families.json', rows)
     plot(rows, work_dir / 'families.png')
     heading(f'Done: {work_dir}/families.json, families.png and searched/result.json', start)
 

@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from mmscale.apis.launch import run_tool
+from mmscale.launch.runner import run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,7 +31,7 @@ def main() -> None:
     args = parse_args()
     from rich.console import Console
 
-    from mmscale.apis.report import make_report
+    from mmscale.apis.reports.report import make_report
 
     report = make_report(args.target)
     target = Path(args.target)

@@ -13,22 +13,20 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.command_line import UsageError, read_config
-from mmscale.apis.cost import find_arch, fit_latency
-from mmscale.apis.from_search import read_family
-from mmscale.apis.launch import run_tool
-from mmscale.apis.scale_configs import check_output
-from mmscale.apis.scaling import (
-    MODES,
+from mmscale.apis.cost import fit_latency
+from mmscale.apis.networks import find_arch
+from mmscale.apis.scaling.archs import (
     ScaledNetwork,
     arch_of,
     cost_of,
     find_rules,
-    label_of,
     networks_to_time,
     scale,
     scale_family,
 )
+from mmscale.apis.scaling.common import MODES, label_of
+from mmscale.apis.scaling.recipes import check_output
+from mmscale.apis.scaling.searched import read_family
 from mmscale.arch import SCALING_RULES, Arch, ScalingRule, fast_rule, preset_names
 from mmscale.cost import (
     CONVENTIONS,
@@ -41,9 +39,12 @@ from mmscale.cost import (
 )
 from mmscale.cost.latency import DEVICES, DTYPES
 from mmscale.cost.matching import METRICS, Constraints, NotReachable
+from mmscale.errors import UsageError
+from mmscale.launch.command_line import read_config
+from mmscale.launch.runner import run_tool
 
 if TYPE_CHECKING:
-    from mmscale.apis.scale_backbones import ScaledConfig
+    from mmscale.apis.scaling.backbones import ScaledConfig
 
     Made = ScaledNetwork | ScaledConfig
 
@@ -296,7 +297,7 @@ def plan_config(
     args: argparse.Namespace, model: LatencyModel | None, config: Any, rules: list[ScalingRule]
 ) -> Job:
     """What there is to do for a config whose backbone is no ArchNet."""
-    from mmscale.apis.scale_backbones import BaseConfig
+    from mmscale.apis.scaling.backbones import BaseConfig
 
     args.convention = 'mmscale'
     base = BaseConfig(args.base, config)
@@ -408,7 +409,7 @@ def save(
     job: Job, networks: list[Made], args: argparse.Namespace, model: LatencyModel | None
 ) -> None:
     """Writes configs, Archs and the picture of a sweep."""
-    from mmscale.apis.scale_configs import recipe_of, write_networks
+    from mmscale.apis.scaling.recipes import recipe_of, write_networks
     from mmscale.visualization.scalings import ScalingPoint, plot_scalings
 
     recipe = job.recipe or recipe_of(job.base.name, job.base.arch)

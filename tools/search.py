@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from mmscale.apis.command_line import UsageError, add_common_arguments, load_config
-from mmscale.apis.launch import build_runner, run_tool
 from mmscale.apis.plan import make_plan, plan_tables
 from mmscale.apis.search import (
     check_search,
@@ -17,6 +15,9 @@ from mmscale.apis.search import (
     profile,
     profile_tables,
 )
+from mmscale.errors import UsageError
+from mmscale.launch.command_line import add_common_arguments, load_config
+from mmscale.launch.runner import build_runner, run_tool
 
 
 def parse_args() -> argparse.Namespace:

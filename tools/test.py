@@ -8,14 +8,14 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmscale.apis.command_line import (
-    UsageError,
+from mmscale.errors import UsageError
+from mmscale.launch.command_line import (
     add_common_arguments,
     add_dataloader_options,
     load_config,
     set_dataloaders,
 )
-from mmscale.apis.launch import build_runner, run_tool
+from mmscale.launch.runner import build_runner, run_tool
 
 if TYPE_CHECKING:
     from mmengine.config import Config

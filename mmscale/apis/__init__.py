@@ -1,6 +1,17 @@
-"""What tools and notebooks call."""
+"""What tools and notebooks call; the names of the front door are here too."""
 
-from mmscale.apis.scaling import scale
-from mmscale.apis.timm import from_timm, to_timm
+from typing import Any
 
-__all__ = ['from_timm', 'scale', 'to_timm']
+import mmscale
+
+__all__ = mmscale.__all__
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(mmscale, name)
+    raise AttributeError(f'module {__name__} has no attribute {name}')
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

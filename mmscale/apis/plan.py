@@ -16,10 +16,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.command_line import UsageError
-from mmscale.apis.launch import build_runner
 from mmscale.apis.search import one_line, profile
 from mmscale.cost import Cost, LatencyModel, LatencySetting
+from mmscale.errors import UsageError
+from mmscale.launch.runner import build_runner
 from mmscale.search import Entry, EvaluationError, Score
 from mmscale.search.forecast import Candidate, Forecast
 from mmscale.search.profile import SearchProfile

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.command_line import UsageError
 from mmscale.arch import SearchSpace
 from mmscale.cost import CostTable
+from mmscale.errors import UsageError, one_line
+from mmscale.files import write_json
 from mmscale.quiet import quiet_imports
 from mmscale.search import (
     Archive,
@@ -33,7 +34,7 @@ from mmscale.search import (
 from mmscale.search.analytic import AnalyticEvaluator
 from mmscale.search.forecast import analytic_evaluator
 from mmscale.search.profile import SearchProfile, profile_search
-from mmscale.search.reporting import History, ProgressLog, describe, write_json
+from mmscale.search.reporting import History, ProgressLog, describe
 from mmscale.search.schedule import check_integer
 from mmscale.version import __version__
 
@@ -52,11 +53,6 @@ _SCORING_KEYS = (
     'retry_failed',
     'seed',
 )
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error without line breaks."""
-    return ' '.join(str(error).split())
 
 
 def check_search(config: Config) -> None:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from mmscale.arch.arch import Arch, Block
+from mmscale.errors import UsageError
 
 KINDS = ('resolution', 'depth', 'width')
 
@@ -123,13 +124,13 @@ def adjust(arch: Arch, adjustment: Adjustment) -> Arch:
     stage = stages[index]
     if adjustment.kind == 'depth':
         if len(stage) + adjustment.step < 1:
-            raise ValueError(f'{adjustment}: no block would be left')
+            raise UsageError(f'{adjustment}: no block would be left')
         stages[index] = stage[: len(stage) + adjustment.step]
         stages[index] += [repeated(stage[-1])] * adjustment.step
         return replace(arch, stages=tuple(map(tuple, stages)))
     width = stage[-1].out_channels + adjustment.step
     if width < 1:
-        raise ValueError(f'{adjustment}: no channel would be left')
+        raise UsageError(f'{adjustment}: no channel would be left')
     stages[index] = [
         _rewire(block, width if j else block.in_channels, width) for j, block in enumerate(stage)
     ]

@@ -13,6 +13,8 @@ from typing import Any
 
 from mmscale.arch.checks import check_choice, check_keys
 from mmscale.arch.json_files import read_json
+from mmscale.errors import UsageError
+from mmscale.files import write_json
 
 SCHEMA = 1
 
@@ -28,25 +30,25 @@ MOST_BLOCKS = 4096
 
 def _check_integer(owner: str, key: str, value: object, smallest: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f'{owner}: {key}={value!r:.60} must be an integer')
+        raise UsageError(f'{owner}: {key}={value!r:.60} must be an integer')
     if not smallest <= value <= LARGEST_INTEGER:
-        raise ValueError(f'{owner}: {key}={value!r:.60} must lie in {smallest}..{LARGEST_INTEGER}')
+        raise UsageError(f'{owner}: {key}={value!r:.60} must lie in {smallest}..{LARGEST_INTEGER}')
 
 
 def _check_kernel(owner: str, kernel: object) -> None:
     _check_integer(owner, 'kernel', kernel)
     if kernel % 2 == 0:
-        raise ValueError(f'{owner}: kernel={kernel} must be odd')
+        raise UsageError(f'{owner}: kernel={kernel} must be odd')
 
 
 def _check_eps(owner: str, eps: object) -> None:
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
-        raise ValueError(f'{owner}: eps={eps!r:.60} must be a number between 0 and 1')
+        raise UsageError(f'{owner}: eps={eps!r:.60} must be a number between 0 and 1')
 
 
 def _check_object(owner: str, value: object, cls: type) -> None:
     if not isinstance(value, cls):
-        raise ValueError(f'{owner}: expected a {cls.__name__}, got {value!r:.60}')
+        raise UsageError(f'{owner}: expected a {cls.__name__}, got {value!r:.60}')
 
 
 def _from_mapping(cls: type, owner: str, data: object) -> Any:
@@ -57,7 +59,7 @@ def _from_mapping(cls: type, owner: str, data: object) -> Any:
     try:
         return cls(**data)
     except ValueError as error:
-        raise ValueError(f'{owner}: {error}') from None
+        raise UsageError(f'{owner}: {error}') from None
 
 
 def _without_defaults(part: Any) -> dict[str, Any]:
@@ -175,13 +177,13 @@ class Block:
         if isinstance(self.se, dict):
             object.__setattr__(self, 'se', _from_mapping(SqueezeExcite, 'se', self.se))
         elif self.se is not None and not isinstance(self.se, SqueezeExcite):
-            raise ValueError(f'block: se={self.se!r:.60} must be an object or null')
+            raise UsageError(f'block: se={self.se!r:.60} must be an object or null')
         if self.se is not None and self.kind == 'basic':
-            raise ValueError('block: se is not available for kind=basic')
+            raise UsageError('block: se is not available for kind=basic')
         if self.grouped_channels is not None:
             _check_integer('block', 'grouped_channels', self.grouped_channels)
             if self.kind not in ('mbconv', 'bottleneck'):
-                raise ValueError(
+                raise UsageError(
                     f'block: grouped_channels={self.grouped_channels} is not available for '
                     f'kind={self.kind}'
                 )
@@ -189,17 +191,17 @@ class Block:
             if self.grouped_channels == self.hidden_channels:
                 object.__setattr__(self, 'grouped_channels', None)
         if self.kind == 'dsconv' and self.hidden_channels != self.in_channels:
-            raise ValueError(
+            raise UsageError(
                 f'block: hidden_channels={self.hidden_channels} must equal '
                 f'in_channels={self.in_channels} for kind=dsconv'
             )
         for width in self.grouped_widths:
             if width % self.groups:
-                raise ValueError(f'block: groups={self.groups} does not divide width {width}')
+                raise UsageError(f'block: groups={self.groups} does not divide width {width}')
         if self.residual == 'identity' and (
             self.stride != 1 or self.in_channels != self.out_channels
         ):
-            raise ValueError(
+            raise UsageError(
                 f'block: residual=identity needs stride 1 and equal widths, got stride '
                 f'{self.stride}, {self.in_channels} -> {self.out_channels}'
             )
@@ -249,7 +251,7 @@ class Stem:
         check_choice('stem', 'padding', self.padding, PADDINGS)
         _check_eps('stem', self.eps)
         if not isinstance(self.max_pool, bool):
-            raise ValueError(f'stem: max_pool={self.max_pool!r:.60} must be true or false')
+            raise UsageError(f'stem: max_pool={self.max_pool!r:.60} must be true or false')
 
 
 @dataclass(frozen=True)
@@ -307,16 +309,16 @@ class Arch:
         if not isinstance(self.stages, (list, tuple)) or not all(
             stage and isinstance(stage, (list, tuple)) for stage in self.stages or [None]
         ):
-            raise ValueError('arch: stages must be a non-empty list of non-empty lists of blocks')
+            raise UsageError('arch: stages must be a non-empty list of non-empty lists of blocks')
         object.__setattr__(self, 'stages', tuple(tuple(stage) for stage in self.stages))
         if sum(map(len, self.stages)) > MOST_BLOCKS:
-            raise ValueError(f'arch: stages hold more than {MOST_BLOCKS} blocks')
+            raise UsageError(f'arch: stages hold more than {MOST_BLOCKS} blocks')
         channels = self.stem.out_channels
         for i, stage in enumerate(self.stages):
             for j, block in enumerate(stage):
                 _check_object(f'arch: stages[{i}][{j}]', block, Block)
                 if block.in_channels != channels:
-                    raise ValueError(
+                    raise UsageError(
                         f'arch: stages[{i}][{j}]: in_channels={block.in_channels} but the '
                         f'layer before has {channels} outputs'
                     )
@@ -325,7 +327,7 @@ class Arch:
     @staticmethod
     def _check_schema(owner: str, schema: object) -> None:
         if type(schema) is not int or schema != SCHEMA:
-            raise ValueError(f'{owner}: schema={schema!r:.60} is not supported, expected {SCHEMA}')
+            raise UsageError(f'{owner}: schema={schema!r:.60} is not supported, expected {SCHEMA}')
 
     @classmethod
     def from_json(cls, source: str | Path | dict) -> Arch:
@@ -349,7 +351,7 @@ class Arch:
         stages = source['stages']
         lists = (list, tuple)
         if not isinstance(stages, lists) or not all(isinstance(stage, lists) for stage in stages):
-            raise ValueError(f'{owner}: stages must be a list of lists of blocks')
+            raise UsageError(f'{owner}: stages must be a list of lists of blocks')
         blocks = tuple(
             tuple(
                 _from_mapping(Block, f'{owner}: stages[{i}][{j}]', block)
@@ -377,7 +379,7 @@ class Arch:
 
     def save(self, path: str | Path) -> None:
         """Writes the Arch as a JSON file that :meth:`from_json` reads."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1) + '\n', encoding='utf-8')
+        write_json(path, self.to_json())
 
     @cached_property
     def digest(self) -> str:

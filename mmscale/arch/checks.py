@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from mmscale.errors import UsageError
+
 _MOST_KEYS = 5
 
 
@@ -30,18 +32,18 @@ def check_keys(
         ValueError: It is no mapping, or a key is unknown or missing.
     """
     if not isinstance(data, Mapping):
-        raise ValueError(f'{owner}: expected an object, got {type(data).__name__} {data!r:.40}')
+        raise UsageError(f'{owner}: expected an object, got {type(data).__name__} {data!r:.40}')
     required = tuple(required)
     if allowed is not None:
         known = dict.fromkeys((*required, *allowed))
         unknown = sorted((key for key in data if key not in known), key=str)
         if unknown:
-            raise ValueError(
+            raise UsageError(
                 f'{owner}: unknown key {_listed(unknown)}; allowed are {", ".join(known)}'
             )
     missing = [key for key in required if key not in data]
     if missing:
-        raise ValueError(f'{owner}: missing key {", ".join(missing)}')
+        raise UsageError(f'{owner}: missing key {", ".join(missing)}')
     return dict(data)
 
 
@@ -52,7 +54,7 @@ def check_choice(owner: str, key: str, value: object, allowed: Iterable[str]) ->
         ValueError: It is another, or not even a string.
     """
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f'{owner}: {key}={value!r:.60} is not one of {", ".join(allowed)}')
+        raise UsageError(f'{owner}: {key}={value!r:.60} is not one of {", ".join(allowed)}')
     return value
 
 

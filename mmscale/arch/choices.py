@@ -7,19 +7,20 @@ from dataclasses import dataclass
 
 from mmscale.arch.arch import LARGEST_INTEGER, MOST_BLOCKS
 from mmscale.arch.checks import check_keys
+from mmscale.errors import UsageError
 
 
 def _ascending(owner: str, values: object, kind: type) -> tuple:
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise ValueError(f'{owner}={values!r:.60} must be a non-empty list')
+        raise UsageError(f'{owner}={values!r:.60} must be a non-empty list')
     allowed = (int,) if kind is int else (int, float)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, allowed) or not value > 0:
-            raise ValueError(f'{owner}: {value!r:.60} must be a positive {kind.__name__}')
+            raise UsageError(f'{owner}: {value!r:.60} must be a positive {kind.__name__}')
         if isinstance(value, int) and value > LARGEST_INTEGER:
-            raise ValueError(f'{owner}: {value!r:.60} must be {LARGEST_INTEGER} or less')
+            raise UsageError(f'{owner}: {value!r:.60} must be {LARGEST_INTEGER} or less')
     if list(values) != sorted(set(values)):
-        raise ValueError(f'{owner}={list(values)!r:.60} must be ascending and without repeats')
+        raise UsageError(f'{owner}={list(values)!r:.60} must be ascending and without repeats')
     return tuple(kind(value) for value in values)
 
 
@@ -30,7 +31,7 @@ def positive_integer(owner: str, value: object) -> int:
         ValueError: It is not; the message names the owner.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f'{owner}={value!r:.60} must be a positive integer')
+        raise UsageError(f'{owner}={value!r:.60} must be a positive integer')
     return value
 
 
@@ -67,10 +68,10 @@ class StageChoices:
         kernels = _ascending(f'{owner}.kernels', stage['kernels'], int)
         for kernel in kernels:
             if kernel % 2 == 0:
-                raise ValueError(f'{owner}.kernels: {kernel} must be odd')
+                raise UsageError(f'{owner}.kernels: {kernel} must be odd')
         depths = _ascending(f'{owner}.depths', stage['depths'], int)
         if depths[-1] > MOST_BLOCKS:
-            raise ValueError(f'{owner}.depths: {depths[-1]:.6g} must be {MOST_BLOCKS} or less')
+            raise UsageError(f'{owner}.depths: {depths[-1]:.6g} must be {MOST_BLOCKS} or less')
         return cls(
             channels=positive_integer(f'{owner}.channels', stage['channels']),
             stride=positive_integer(f'{owner}.stride', stage.get('stride', 1)),
@@ -113,7 +114,7 @@ class ScalingChoices:
         )
         for key in ('depth', 'width'):
             if getattr(choices, key)[0] < 1:
-                raise ValueError(
+                raise UsageError(
                     f'{owner}.{key}: {getattr(choices, key)[0]} must be 1 or more: '
                     f'the base model is the smallest of the family'
                 )

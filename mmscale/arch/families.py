@@ -12,6 +12,7 @@ import numpy as np
 from mmscale.arch.arch import LARGEST_INTEGER, MOST_BLOCKS, Arch, Block, Head, SqueezeExcite, Stem
 from mmscale.arch.checks import is_number
 from mmscale.arch.scaling import PYCLS_ROUNDING, compatible_widths
+from mmscale.errors import UsageError
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
@@ -26,16 +27,16 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 def _check_positive(owner: str, **values: object) -> None:
     for key, value in values.items():
         if not is_number(value) or not 0 < value < 1000:
-            raise ValueError(f'{owner}: {key}={value!r:.60} must be a number above 0, below 1000')
+            raise UsageError(f'{owner}: {key}={value!r:.60} must be a number above 0, below 1000')
 
 
 def _check_counts(owner: str, **values: object) -> None:
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f'{owner}: {key}={value!r:.60} must be an integer of 1 or more')
+            raise UsageError(f'{owner}: {key}={value!r:.60} must be an integer of 1 or more')
         most = MOST_BLOCKS if key == 'depth' else LARGEST_INTEGER
         if value > most:
-            raise ValueError(f'{owner}: {key}={value!r:.60} must be {most} or less')
+            raise UsageError(f'{owner}: {key}={value!r:.60} must be {most} or less')
 
 
 def _residual_stage(
@@ -128,7 +129,7 @@ def regnet(
         ValueError: A parameter is not allowed.
     """
     if not isinstance(kind, str) or kind not in _REGNET_KINDS:
-        raise ValueError(f'regnet: kind={kind!r:.60} is not one of {", ".join(_REGNET_KINDS)}')
+        raise UsageError(f'regnet: kind={kind!r:.60} is not one of {", ".join(_REGNET_KINDS)}')
     family = _REGNET_KINDS[kind]
     ratio = family.bottleneck_ratio if bottleneck_ratio is None else bottleneck_ratio
     se_ratio = family.se_ratio if se_ratio is None else se_ratio
@@ -139,11 +140,11 @@ def regnet(
     _check_positive('regnet', wm=wm, bottleneck_ratio=ratio)
     exact_ratio = Fraction(ratio).limit_denominator(64)
     if not exact_ratio:
-        raise ValueError(f'regnet: bottleneck_ratio={ratio} must be 1/64 or more')
+        raise UsageError(f'regnet: bottleneck_ratio={ratio} must be 1/64 or more')
     if w0 % 8:
-        raise ValueError(f'regnet: w0={w0} must be a multiple of 8')
+        raise UsageError(f'regnet: w0={w0} must be a multiple of 8')
     if wm <= 1:
-        raise ValueError(f'regnet: wm={wm} must be above 1')
+        raise UsageError(f'regnet: wm={wm} must be above 1')
     for key, value in (('wa', wa), ('se_ratio', se_ratio)):
         if value != 0:
             _check_positive('regnet', **{key: value})
@@ -198,11 +199,11 @@ def resnet(
     """
     if not isinstance(depth, int) or depth not in _RESNET_DEPTHS:
         known = ', '.join(map(str, _RESNET_DEPTHS))
-        raise ValueError(f'resnet: depth={depth!r:.60} is not one of {known}')
+        raise UsageError(f'resnet: depth={depth!r:.60} is not one of {known}')
     _check_counts('resnet', groups=groups, base_width=base_width)
     basic = depth < 50
     if basic and (groups, base_width) != (1, 64):
-        raise ValueError(f'resnet: depth={depth} has basic blocks, without groups')
+        raise UsageError(f'resnet: depth={depth} has basic blocks, without groups')
     stem = Stem(64, kernel=7, act='relu', max_pool=True, eps=eps)
     channels = stem.out_channels
     stages = []
@@ -441,7 +442,7 @@ def mobilenet_v3(
         ValueError: A parameter is not allowed.
     """
     if not isinstance(size, str) or size not in _MOBILENET_V3:
-        raise ValueError(
+        raise UsageError(
             f'mobilenet_v3: size={size!r:.60} is not one of {", ".join(_MOBILENET_V3)}'
         )
     _check_positive('mobilenet_v3', width=width)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mmscale.arch.rules import ScalingRule
 from mmscale.arch.scaling import Scaling
+from mmscale.errors import UsageError
 
 
 def fit_rule(
@@ -28,14 +29,14 @@ def fit_rule(
         ValueError: The lengths differ, a ratio is not above 0, or none differs from 1.
     """
     if len(strategy) != len(cost_ratios):
-        raise ValueError(f'{len(strategy)} scalings but {len(cost_ratios)} cost_ratios')
+        raise UsageError(f'{len(strategy)} scalings but {len(cost_ratios)} cost_ratios')
     for ratio in cost_ratios:
         if not 0 < ratio < math.inf:
-            raise ValueError(f'cost_ratios: {ratio} must be a number above 0')
+            raise UsageError(f'cost_ratios: {ratio} must be a number above 0')
     logs = [math.log2(ratio) for ratio in cost_ratios]
     square = sum(x * x for x in logs)
     if not square:
-        raise ValueError('a rule needs a scaling stage whose cost differs from the base model')
+        raise UsageError('a rule needs a scaling stage whose cost differs from the base model')
 
     def exponent(key: str) -> float:
         values = (math.log2(getattr(scaling, key)) for scaling in strategy)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmscale.errors import UsageError
+
 # The result of a search with a front of hundreds of networks takes a few MB.
 MOST_JSON_BYTES = 2**26
 
@@ -15,7 +17,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(data) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f'the key {twice!r:.40} comes twice')
+        raise UsageError(f'the key {twice!r:.40} comes twice')
     return data
 
 
@@ -33,8 +35,8 @@ def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
     with Path(path).open('rb') as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise ValueError(f'{path}: more than {most_bytes} bytes, which is no file of ours')
+        raise UsageError(f'{path}: more than {most_bytes} bytes, which is no file of ours')
     try:
         return json.loads(content.decode(), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: not a JSON file ({error})') from None
+        raise UsageError(f'{path}: not a JSON file ({error})') from None

@@ -15,6 +15,7 @@ from mmscale.arch.checks import check_choice, check_keys
 from mmscale.arch.families import efficientnet, mobilenet_v2, mobilenet_v3, regnet, resnet
 from mmscale.arch.json_files import read_json
 from mmscale.arch.scaling import Scaling, apply_scaling
+from mmscale.errors import UsageError
 
 # Kernels per network stage of the published base model S0 (ScaleNet's released configs).
 _SCALENET_KERNELS = ((5,), (5,), (7, 7, 5, 3), (5, 5), (7, 7), (7, 5, 7), (5,))
@@ -181,7 +182,7 @@ def _from_family(owner: str, parameters: dict) -> Arch:
         return build(**arguments)
     except (TypeError, ValueError) as error:
         reason = str(error) if family in str(error) else f'family={family}: {error}'
-        raise ValueError(f'{owner}: {reason}') from None
+        raise UsageError(f'{owner}: {reason}') from None
 
 
 def get_arch(source: str | Path | dict | Arch) -> Arch:
@@ -202,7 +203,7 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
         return source
     if source is None:
         # What the base configs leave to be set.
-        raise ValueError(
+        raise UsageError(
             'arch=None: set model.backbone.arch to the JSON file of an Arch, to its content or to '
             f'a preset; presets are {_SOME_PRESETS}'
         )
@@ -219,9 +220,9 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
             return _from_family(str(source), content)
         return Arch.from_json(source)
     if Path(source).suffix == '.json':
-        raise ValueError(f'arch={str(source)!r:.200} is not a file; it must hold an Arch')
+        raise UsageError(f'arch={str(source)!r:.200} is not a file; it must hold an Arch')
     near = difflib.get_close_matches(_key(str(source)), _NAMES, n=4, cutoff=0.5)
-    raise ValueError(
+    raise UsageError(
         f'arch={str(source)!r:.200} is neither a file nor a preset; '
         + (
             f'near names are {", ".join(_NAMES[key] for key in near)}'

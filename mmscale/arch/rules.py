@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from mmscale.arch.scaling import Scaling
+from mmscale.errors import UsageError
 
 FAST_ALPHA = 0.8
 
@@ -46,7 +47,7 @@ class ScalingRule:
                 continue
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not -2 <= value <= 2:
-                raise ValueError(f'scaling rule: {key}={value!r:.60} must be a number in -2..2')
+                raise UsageError(f'scaling rule: {key}={value!r:.60} must be a number in -2..2')
 
     def scaling(self, factor: float) -> Scaling:
         """Multipliers at a factor, before any rounding.
@@ -58,15 +59,15 @@ class ScalingRule:
             ValueError: The factor is not a number above 0, or its multipliers are out of range.
         """
         if isinstance(factor, bool) or not isinstance(factor, (int, float)):
-            raise ValueError(f'factor={factor!r:.60} must be a number above 0')
+            raise UsageError(f'factor={factor!r:.60} must be a number above 0')
         if not 0 < factor < math.inf:
-            raise ValueError(f'factor={factor} must be a number above 0')
+            raise UsageError(f'factor={factor} must be a number above 0')
         exponents = self.depth, self.width, self.resolution, self.group_width
         try:
             return Scaling(*(None if e is None else float(factor) ** e for e in exponents))
         except (OverflowError, ValueError) as error:
             reason = 'too large' if isinstance(error, OverflowError) else error
-            raise ValueError(f'factor={factor!r:.20} by strategy {self.name}: {reason}') from None
+            raise UsageError(f'factor={factor!r:.20} by strategy {self.name}: {reason}') from None
 
 
 def fast_rule(alpha: float = FAST_ALPHA) -> ScalingRule:
@@ -85,7 +86,7 @@ def fast_rule(alpha: float = FAST_ALPHA) -> ScalingRule:
     """
     number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
     if not number or not 0 <= alpha <= 1:
-        raise ValueError(f'alpha={alpha!r:.60} must be a number in 0..1')
+        raise UsageError(f'alpha={alpha!r:.60} must be a number in 0..1')
     # As a decimal: 1 - 0.8 is not 0.2 in binary.
     share = Fraction(repr(float(alpha)))
     rest = (1 - share) / 2
@@ -128,7 +129,7 @@ def _shares_rule(name: str) -> ScalingRule:
     shares = {part[0]: float(part[1:]) for part in parts}
     total = sum(shares.get(key, 0) for key in 'dwr')
     if len(shares) < len(parts) or total == 0:
-        raise ValueError(
+        raise UsageError(
             f'strategy={name!r:.60}: every letter may come once, and d, w or r must have a share'
         )
 
@@ -157,7 +158,7 @@ def scaling_rule(name: str | ScalingRule, alpha: float | None = None) -> Scaling
         rule = SCALING_RULES.get(name) if isinstance(name, str) else None
     if alpha is not None:
         if name not in ('dWr', 'dWr_gfix'):
-            raise ValueError(f'alpha={alpha} is of dWr and dWr_gfix, not of strategy={name!r:.60}')
+            raise UsageError(f'alpha={alpha} is of dWr and dWr_gfix, not of strategy={name!r:.60}')
         member = fast_rule(alpha)
         return member if name == 'dWr' else fixed_groups(member)
     if rule is not None:
@@ -172,7 +173,7 @@ def scaling_rule(name: str | ScalingRule, alpha: float | None = None) -> Scaling
     same = [known for known in SCALING_RULES if known.lower() == str(name).lower()]
     near = same + difflib.get_close_matches(str(name), SCALING_RULES, n=3)
     hint = f'did you mean {" or ".join(dict.fromkeys(near))}? ' if near else ''
-    raise ValueError(
+    raise UsageError(
         f'strategy={name!r:.60} is not known: {hint}upper and lower case differ; rules are '
         f'{", ".join(SCALING_RULES)}, and shares such as d1_w8_g8_r1'
     )

@@ -9,6 +9,7 @@ import numpy as np
 from mmscale.arch.arch import Arch
 from mmscale.arch.scaling import Scaling
 from mmscale.arch.space import Genotype, SearchSpace
+from mmscale.errors import UsageError
 
 SIDES = ('left', 'right')
 DISTRIBUTIONS = ('choices', 'uniform', 'inverse_budget')
@@ -64,15 +65,15 @@ class HierarchicalSampler:
         warmup_scaling_stage: int = 0,
     ) -> None:
         if distribution not in DISTRIBUTIONS:
-            raise ValueError(
+            raise UsageError(
                 f'distribution={distribution!r:.60} is not one of {", ".join(DISTRIBUTIONS)}'
             )
         if not sides or any(side not in SIDES for side in sides):
-            raise ValueError(f'sides={sides!r:.60} must be a non-empty part of {", ".join(SIDES)}')
+            raise UsageError(f'sides={sides!r:.60} must be a non-empty part of {", ".join(SIDES)}')
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f'seed={seed!r:.60} must be an integer of 0 or more')
+            raise UsageError(f'seed={seed!r:.60} must be an integer of 0 or more')
         if not 0 <= warmup_scaling_stage < len(space.scaling_stages):
-            raise ValueError(
+            raise UsageError(
                 f'warmup_scaling_stage={warmup_scaling_stage} must lie in '
                 f'0..{len(space.scaling_stages) - 1}'
             )

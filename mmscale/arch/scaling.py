@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from mmscale.arch.arch import Arch, Block
 from mmscale.arch.checks import check_keys
+from mmscale.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Scaling:
             if value is None and key == 'group_width':
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f'scaling: {key}={value!r:.60} must be a number')
+                raise UsageError(f'scaling: {key}={value!r:.60} must be a number')
             if not 0 < value < 1000:
-                raise ValueError(f'scaling: {key}={value!r:.60} must be above 0 and below 1000')
+                raise UsageError(f'scaling: {key}={value!r:.60} must be above 0 and below 1000')
             # 1 and 1.0 are equal but are not written alike in JSON.
             object.__setattr__(self, key, float(value))
 
@@ -54,7 +55,7 @@ class Scaling:
         try:
             return cls(**multipliers)
         except ValueError as error:
-            raise ValueError(f'{owner}: {str(error).removeprefix("scaling: ")}') from None
+            raise UsageError(f'{owner}: {str(error).removeprefix("scaling: ")}') from None
 
     def to_json(self) -> dict[str, float]:
         """Returns the multipliers as plain data, without a group width that is the width's."""
@@ -83,11 +84,11 @@ class Rounding:
 
     def __post_init__(self) -> None:
         if self.mode not in ('ceil', 'nearest'):
-            raise ValueError(f'rounding: mode={self.mode!r:.60} is not one of ceil, nearest')
+            raise UsageError(f'rounding: mode={self.mode!r:.60} is not one of ceil, nearest')
         for key in ('width_divisor', 'resolution_divisor'):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'rounding: {key}={value!r:.60} must be an integer of 1 or more')
+                raise UsageError(f'rounding: {key}={value!r:.60} must be an integer of 1 or more')
 
     def _round(self, value: float, divisor: int) -> int:
         quotient = value / divisor
@@ -139,7 +140,7 @@ def width_rule(name: str) -> WidthRule:
         ValueError: There is no rule of that name.
     """
     if not isinstance(name, str) or name not in WIDTH_RULES:
-        raise ValueError(f'rule={name!r:.60} is not one of {", ".join(WIDTH_RULES)}')
+        raise UsageError(f'rule={name!r:.60} is not one of {", ".join(WIDTH_RULES)}')
     return WIDTH_RULES[name]
 
 
@@ -184,7 +185,7 @@ def _scale_block(
     hidden = in_channels if block.kind == 'dsconv' else inner(block.hidden_channels)
     grouped = block.grouped_channels and inner(block.grouped_channels)
     if not block.depthwise and block.groups != 1:
-        raise ValueError(
+        raise UsageError(
             f'scaling: groups={block.groups} of a {block.kind} block: only dense and depthwise '
             f"blocks can be scaled by this rule; rule='pycls' scales group convolutions"
         )
@@ -448,9 +449,9 @@ def apply_scaling(
     if rule == 'pycls':
         return _pycls_scaling(base, scaling, rounding or PYCLS_ROUNDING)
     if rule not in WIDTH_RULES:
-        raise ValueError(f'rule={rule!r:.60} is not one of {", ".join(WIDTH_RULES)}, pycls')
+        raise UsageError(f'rule={rule!r:.60} is not one of {", ".join(WIDTH_RULES)}, pycls')
     if scaling.group_width is not None:
-        raise ValueError(f"scaling: group_width={scaling.group_width} is for rule='pycls' alone")
+        raise UsageError(f"scaling: group_width={scaling.group_width} is for rule='pycls' alone")
     widths = width_rule(rule)
     rounding = rounding or Rounding()
     channels = rounding.width(base.stem.out_channels, scaling.width)

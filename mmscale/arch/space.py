@@ -23,6 +23,7 @@ from mmscale.arch.arch import (
 from mmscale.arch.checks import check_keys
 from mmscale.arch.choices import ScalingChoices, StageChoices, positive_integer
 from mmscale.arch.scaling import Rounding, Scaling, apply_scaling, width_rule
+from mmscale.errors import UsageError
 
 Genes = NDArray[np.int64]
 
@@ -95,7 +96,7 @@ class SearchSpace:
         )
         for key, value in (('stages', stages), ('scaling_stages', scaling_stages)):
             if not isinstance(value, (list, tuple)) or not value:
-                raise ValueError(f'space.{key}={value!r:.60} must be a non-empty list of dicts')
+                raise UsageError(f'space.{key}={value!r:.60} must be a non-empty list of dicts')
         self.stages = tuple(
             StageChoices.from_config(f'space.stages[{i}]', stage) for i, stage in enumerate(stages)
         )
@@ -105,7 +106,7 @@ class SearchSpace:
         )
         base = self.scaling_stages[0]
         if base.depth != (1.0,) or base.width != (1.0,) or len(base.resolution) != 1:
-            raise ValueError(
+            raise UsageError(
                 'space.scaling_stages[0] is the base model: it must be '
                 'dict(depth=[1], width=[1], resolution=[pixels])'
             )
@@ -171,12 +172,12 @@ class SearchSpace:
         """
         genes = np.asarray(genes)
         if genes.dtype.kind not in 'iu':
-            raise ValueError(f'genes of type {genes.dtype}: expected integers')
+            raise UsageError(f'genes of type {genes.dtype}: expected integers')
         if genes.ndim != 2 or genes.shape[1] != self.num_genes:
-            raise ValueError(f'genes of shape {genes.shape}: expected (n, {self.num_genes})')
+            raise UsageError(f'genes of shape {genes.shape}: expected (n, {self.num_genes})')
         if ((genes < 0) | (genes >= self.num_choices)).any():
             row, gene = np.argwhere((genes < 0) | (genes >= self.num_choices))[0]
-            raise ValueError(
+            raise UsageError(
                 f'genotype {row}: gene {gene}={genes[row, gene]} must lie in '
                 f'0..{self.num_choices[gene] - 1}'
             )
@@ -186,7 +187,7 @@ class SearchSpace:
         """Genes of shape (genes,) as a population of one."""
         genes = np.asarray(genes)
         if genes.ndim != 1:
-            raise ValueError(f'genes of shape {genes.shape}: expected ({self.num_genes},)')
+            raise UsageError(f'genes of shape {genes.shape}: expected ({self.num_genes},)')
         return self.checked(genes[None])
 
     def depths(self, genes: Genes) -> Genes:
@@ -263,7 +264,7 @@ class SearchSpace:
                     )
                 )
             except ValueError as error:
-                raise ValueError(f'space.stages[{len(blocks)}]: {error}') from None
+                raise UsageError(f'space.stages[{len(blocks)}]: {error}') from None
             in_channels = choices.channels
         return tuple(blocks)
 
@@ -310,7 +311,7 @@ class SearchSpace:
                 genes.extend(indexes + [0] * (choices.depths[-1] - len(stage)))
         genotype = Genotype(tuple(genes))
         if len(genes) != self.num_genes or self.decode(genotype) != arch:
-            raise ValueError(f'arch {arch.digest[:10]} is not a base model of this space')
+            raise UsageError(f'arch {arch.digest[:10]} is not a base model of this space')
         return genotype
 
     # ---------------------------------------------------------------- scalings
@@ -326,7 +327,7 @@ class SearchSpace:
             ValueError: The space has no such scaling stage.
         """
         if not 0 <= scaling_stage < len(self.scaling_stages):
-            raise ValueError(
+            raise UsageError(
                 f'scaling_stage={scaling_stage} must lie in 0..{len(self.scaling_stages) - 1}'
             )
         choices = self.scaling_stages[scaling_stage]

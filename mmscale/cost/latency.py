@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +16,8 @@ import numpy as np
 
 from mmscale.arch.checks import check_keys, is_number
 from mmscale.arch.json_files import read_json
+from mmscale.errors import UsageError
+from mmscale.files import write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,16 +62,16 @@ class LatencySetting:
     def __post_init__(self) -> None:
         for key, allowed in (('device', DEVICES), ('dtype', DTYPES)):
             if getattr(self, key) not in allowed:
-                raise ValueError(
+                raise UsageError(
                     f'latency: {key}={getattr(self, key)!r:.60} is not one of {", ".join(allowed)}'
                 )
         for key in ('threads', 'batch'):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'latency: {key}={value!r:.60} must be an integer of 1 or more')
+                raise UsageError(f'latency: {key}={value!r:.60} must be an integer of 1 or more')
         for key, expected in (('device_name', str), ('train', bool)):
             if not isinstance(getattr(self, key), expected):
-                raise ValueError(
+                raise UsageError(
                     f'latency: {key}={getattr(self, key)!r:.60} must be a {expected.__name__}'
                 )
 
@@ -115,7 +115,7 @@ def this_device(
 
     if device == 'cuda':
         if not torch.cuda.is_available():
-            raise ValueError('latency: device=cuda: torch finds no GPU here')
+            raise UsageError('latency: device=cuda: torch finds no GPU here')
         name = torch.cuda.get_device_name()
     else:
         name = platform.processor() or platform.machine()
@@ -160,7 +160,7 @@ def measure_latency(
     setting = this_device(device, batch, dtype, train)
     for key, value, least in (('warmup', warmup, 0), ('repeats', repeats, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f'latency: {key}={value!r:.60} must be an integer of {least} or more')
+            raise UsageError(f'latency: {key}={value!r:.60} must be an integer of {least} or more')
     import torch
 
     computed = getattr(torch, dtype)
@@ -281,7 +281,7 @@ class LatencyModel:
         if names is None:
             names = [str(number) for number in range(len(costs))]
         if not len(costs) == len(milliseconds) == len(names):
-            raise ValueError(
+            raise UsageError(
                 f'latency: {len(costs)} costs, {len(milliseconds)} times and {len(names)} names '
                 'must be equally many'
             )
@@ -297,10 +297,7 @@ class LatencyModel:
 
     def save(self, path: str | Path) -> None:
         """Writes the model as a JSON file that :meth:`load` reads."""
-        data = {'schema': LATENCY_SCHEMA, **asdict(self)}
-        partial = Path(f'{path}.partial')
-        partial.write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')
-        os.replace(partial, path)
+        write_json(path, {'schema': LATENCY_SCHEMA, **asdict(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyModel:
@@ -313,14 +310,14 @@ class LatencyModel:
         data = read_json(path)
         schema = data.get('schema') if isinstance(data, dict) else None
         if type(schema) is not int or schema != LATENCY_SCHEMA:
-            raise ValueError(
+            raise UsageError(
                 f'{path}: schema={schema!r:.60} is not supported, expected {LATENCY_SCHEMA}'
             )
         del data['schema']
         checked = _checked(f'{path}', data, cls)
         setting = _build(f'{path}: setting', checked['setting'], LatencySetting)
         if not isinstance(checked['networks'], list):
-            raise ValueError(f'{path}: networks={checked["networks"]!r:.60} must be a list')
+            raise UsageError(f'{path}: networks={checked["networks"]!r:.60} must be a list')
         networks = [
             _build(f'{path}: networks[{i}]', network, MeasuredNetwork)
             for i, network in enumerate(checked['networks'])
@@ -328,38 +325,38 @@ class LatencyModel:
         try:
             fitted = _fitted(setting, tuple(networks))
         except (TypeError, ValueError) as error:
-            raise ValueError(f'{path}: {error}') from error
+            raise UsageError(f'{path}: {error}') from error
         for key in ('a', 'b', 'c'):
             value = checked[key]
             if not is_number(value) or not value >= 0:
-                raise ValueError(f'{path}: {key}={value!r:.60} must be a number of 0 or more')
+                raise UsageError(f'{path}: {key}={value!r:.60} must be a number of 0 or more')
         model = replace(fitted, a=checked['a'], b=checked['b'], c=checked['c'])
         # An edited or mixed-up file would predict nonsense without a word. Coefficients alone may
         # differ a little between machines.
         for network in networks:
             if not math.isclose(model.predict(network), fitted.predict(network), rel_tol=1e-3):
-                raise ValueError(f'{path}: a, b and c are not what its networks fit')
+                raise UsageError(f'{path}: a, b and c are not what its networks fit')
         return model
 
 
 def _fitted(setting: LatencySetting, networks: tuple[MeasuredNetwork, ...]) -> LatencyModel:
     if len(networks) < _FEWEST_NETWORKS:
-        raise ValueError(
+        raise UsageError(
             f'latency: {len(networks)} networks are measured, a fit needs {_FEWEST_NETWORKS}'
         )
     for network in networks:
         for key in (*_METRICS, 'ms'):
             value = getattr(network, key)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(
+                raise UsageError(
                     f'latency: {network.name!s:.60}: {key}={value!r:.60} must be a number'
                 )
             if not is_number(value) or not value > 0:
-                raise ValueError(
+                raise UsageError(
                     f'latency: {network.name!s:.60}: {key}={value!r:.60} must be above 0'
                 )
     if len({(network.flops, network.acts) for network in networks}) < _FEWEST_NETWORKS:
-        raise ValueError(
+        raise UsageError(
             f'latency: a fit needs {_FEWEST_NETWORKS} networks that differ in flops or acts'
         )
     from scipy.optimize import nnls
@@ -401,4 +398,4 @@ def _build(owner: str, data: object, cls: type) -> Any:
         return cls(**_checked(owner, data, cls))
     except ValueError as error:
         message = str(error)
-        raise ValueError(message if owner in message else f'{owner}: {message}') from None
+        raise UsageError(message if owner in message else f'{owner}: {message}') from None

@@ -12,6 +12,7 @@ from mmscale.arch import Arch, Rounding, Scaling, apply_scaling, width_rule
 from mmscale.arch.adjust import Adjustment, adjust, single_adjustments
 from mmscale.cost.count import Cost, check_convention, count
 from mmscale.cost.latency import LatencyModel
+from mmscale.errors import UsageError
 
 METRICS = (*(field.name for field in fields(Cost)), 'latency')
 
@@ -35,9 +36,9 @@ _WINDOW = 2.0
 def check_metric(metric: str, latency_model: LatencyModel | None) -> None:
     """Raises ValueError for an unknown metric, and for latency without a model of it."""
     if metric not in METRICS:
-        raise ValueError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
+        raise UsageError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
     if metric == 'latency' and latency_model is None:
-        raise ValueError('metric=latency needs a latency_model')
+        raise UsageError('metric=latency needs a latency_model')
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Constraints:
                 continue
             kind = (int, float) if field.name.startswith('most_') else int
             if isinstance(value, bool) or not isinstance(value, kind) or not value >= 1:
-                raise ValueError(f'constraints: {field.name}={value!r:.60} must be 1 or more')
+                raise UsageError(f'constraints: {field.name}={value!r:.60} must be 1 or more')
 
     def admit(self, cost: Cost) -> bool:
         """Whether a cost is within the caps."""
@@ -115,7 +116,7 @@ class Matched:
         return f'{self.metric} {self.achieved:.6g} ({off}){changes}'
 
 
-class NotReachable(ValueError):
+class NotReachable(UsageError):
     """No network of a rule meets a budget.
 
     Attributes:
@@ -367,14 +368,14 @@ def match(
     check_metric(metric, latency_model)
     for key, value in (('target', target), ('tolerance', tolerance)):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f'{key}={value!r:.60} must be a number')
+            raise UsageError(f'{key}={value!r:.60} must be a number')
         if not 0 < value < math.inf:
-            raise ValueError(f'{key}={value} must be above 0')
+            raise UsageError(f'{key}={value} must be above 0')
     check_convention(convention)
     divisor = constraints.resolution_divisor or base.strides[-1]
     largest = constraints.largest_resolution
     if largest is not None and largest < divisor:
-        raise ValueError(
+        raise UsageError(
             f'constraints: largest_resolution={largest} leaves no multiple of {divisor}, which '
             'resolutions are: set a smaller resolution_divisor'
         )
@@ -436,11 +437,11 @@ def match_scaling(
     """
     metrics = [field.name for field in fields(Cost)]
     if metric not in metrics:
-        raise ValueError(f'metric={metric!r:.60} is not one of {", ".join(metrics)}')
+        raise UsageError(f'metric={metric!r:.60} is not one of {", ".join(metrics)}')
     if isinstance(factor, bool) or not isinstance(factor, (int, float)):
-        raise ValueError(f'factor={factor!r:.60} must be a number of 1 or more')
+        raise UsageError(f'factor={factor!r:.60} must be a number of 1 or more')
     if not 1 <= factor < math.inf:
-        raise ValueError(f'factor={factor} must be a number of 1 or more')
+        raise UsageError(f'factor={factor} must be a number of 1 or more')
     width_rule(rule)
     target = factor * getattr(count(base), metric)
     if factor == 1:

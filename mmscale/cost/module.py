@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmscale.cost.count import Cost, check_convention
+from mmscale.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -105,11 +106,11 @@ def count_module(
     """
     check_convention(convention)
     if (input_shape is None) == (inputs is None):
-        raise ValueError('count_module: exactly one of input_shape and inputs must be given')
+        raise UsageError('count_module: exactly one of input_shape and inputs must be given')
     shapes = [tuple(tensor.shape) for tensor in inputs] if inputs else [(1, *input_shape)]
     numbers = [batch, *(size for shape in shapes for size in shape)]
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
-        raise ValueError(
+        raise UsageError(
             f'count_module: batch={batch!r} and input_shape={input_shape!r} must be integers of '
             '1 or more'
         )
@@ -160,7 +161,7 @@ def count_layers(
             run on such an input.
     """
     if (input_shape is None) == (inputs is None):
-        raise ValueError('count_layers: exactly one of input_shape and inputs must be given')
+        raise UsageError('count_layers: exactly one of input_shape and inputs must be given')
     tally = _tally(module, _tensors(inputs, [(1, *(input_shape or ()))]), False)
     return {
         name: Cost(flops=tally.flops[name], acts=tally.acts[name])
@@ -321,7 +322,7 @@ def _run(
             reason = error
     shapes = ', '.join(str(tuple(tensor.shape)) for tensor in inputs)
     message = ' '.join(str(reason).split())
-    raise ValueError(
+    raise UsageError(
         f'{type(module).__name__} does not run on an input of shape {shapes}: {message:.300}'
     ) from reason
 

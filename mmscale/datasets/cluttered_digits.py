@@ -1,9 +1,7 @@
 """The embedded default data set: one handwritten digit somewhere among fragments of others."""
 
 import logging
-import os
 import tokenize
-import uuid
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,8 @@ from mmscale.datasets.composer import (
     fingerprint,
     load_originals,
 )
+from mmscale.errors import UsageError
+from mmscale.files import atomic_write
 from mmscale.registry import DATASETS
 
 DEFAULT_NUM_IMAGES = {'train': 20_000, 'search': 3_000, 'test': 4_000}
@@ -87,7 +87,7 @@ class ClutteredDigits(BaseDataset):
         self.seed = seed
         self.composition = Composition(**(composition or {}))
         if self.composition.digits != (1, 1):
-            raise ValueError(
+            raise UsageError(
                 f'ClutteredDigits: composition digits={self.composition.digits} must be (1, 1): '
                 'an image has one label'
             )
@@ -172,15 +172,6 @@ class ClutteredDigits(BaseDataset):
             composite = compose_image(self.seed, self.split, i, self.composition)
             images[i], labels[i] = composite.image, composite.labels[0]
 
-        self.cache_file.parent.mkdir(parents=True, exist_ok=True)
-        # Another process may build the same file: each writes its own, and the last rename wins.
-        temporary = self.cache_file.with_name(f'.{uuid.uuid4().hex}.npz')
-        try:
-            with temporary.open('xb') as file:
-                np.savez(file, images=images, labels=labels, fingerprint=self._fingerprint())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.cache_file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_write(self.cache_file, shared=True) as file:
+            np.savez(file, images=images, labels=labels, fingerprint=self._fingerprint())
         return images, labels

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from mmscale.errors import UsageError
+
 SPLITS = ('train', 'search', 'test')
 
 COMPOSER_VERSION = 1
@@ -108,14 +110,14 @@ class Composition:
             low, high = getattr(self, name)
             smallest, largest = lowest.get(name, 0), highest.get(name, math.inf)
             if not smallest <= low <= high <= largest:
-                raise ValueError(
+                raise UsageError(
                     f'composition: {name}={(low, high)} must be (low, high) with '
                     f'{smallest} <= low <= high <= {largest}'
                 )
             # Lists from config files are welcome, but the dataclass has to stay hashable.
             object.__setattr__(self, name, (low, high))
         if not (0 <= self.rotation <= 45 and 0 <= self.shear <= 1):
-            raise ValueError(
+            raise UsageError(
                 f'composition: rotation={self.rotation} and shear={self.shear} must lie in '
                 f'[0, 45] degrees and [0, 1]'
             )
@@ -123,7 +125,7 @@ class Composition:
         width = (1 + self.shear) * math.cos(angle) + math.sin(angle)
         needed = math.ceil(_INK_EXTENT * width * self.digit_size[1]) + 2
         if self.canvas < needed:
-            raise ValueError(
+            raise UsageError(
                 f'composition: canvas={self.canvas} is too small for digit_size='
                 f'{self.digit_size} rotated by up to {self.rotation} degrees; at least {needed}'
             )
@@ -142,10 +144,10 @@ def check_split(owner: str, split: str, num_images: int, seed: int) -> None:
         ValueError: One is not allowed.
     """
     if split not in SPLITS:
-        raise ValueError(f'{owner}: split={split!r:.60} is unknown; allowed are {SPLITS}')
+        raise UsageError(f'{owner}: split={split!r:.60} is unknown; allowed are {SPLITS}')
     for key, value, smallest in (('num_images', num_images, 1), ('seed', seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-            raise ValueError(f'{owner}: {key}={value!r:.60} must be an integer >= {smallest}')
+            raise UsageError(f'{owner}: {key}={value!r:.60} must be an integer >= {smallest}')
 
 
 def fingerprint(split: str, num_images: int, seed: int, composition: Composition) -> str:
@@ -171,7 +173,7 @@ def load_originals(split: str) -> Originals:
         ValueError: If the split is unknown.
     """
     if split not in SPLITS:
-        raise ValueError(f'split={split!r} is unknown; allowed are {SPLITS}')
+        raise UsageError(f'split={split!r} is unknown; allowed are {SPLITS}')
     # Imported here because it takes a second that users of other datasets should not pay.
     from sklearn.datasets import load_digits
 
@@ -200,7 +202,7 @@ def compose_image(
         ValueError: If the split is unknown, or the seed or index is negative.
     """
     if seed < 0 or index < 0:
-        raise ValueError(f'seed={seed} and index={index} must not be negative')
+        raise UsageError(f'seed={seed} and index={index} must not be negative')
     originals = load_originals(split)
     sequence = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index))
     return compose(np.random.default_rng(sequence), originals, composition or Composition())

@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
+from mmscale.errors import UsageError
 from mmscale.registry import DATA_SAMPLERS
 
 
@@ -64,11 +65,11 @@ class ResolutionSampler(Sampler):
         self.rank, self.world_size = get_dist_info()
         self.size = len(dataset)
         if self.size == 0:
-            raise ValueError('ResolutionSampler: the dataset is empty')
+            raise UsageError('ResolutionSampler: the dataset is empty')
         self.batch_size = batch_size
         self.seed = sync_random_seed() if seed is None else seed
         if self.seed < 0:
-            raise ValueError(f'ResolutionSampler: seed={seed} must not be negative')
+            raise UsageError(f'ResolutionSampler: seed={seed} must not be negative')
         self.shuffle = shuffle
         self.resolution_schedule = resolution_schedule
         self._num_skipped = 0
@@ -76,7 +77,7 @@ class ResolutionSampler(Sampler):
     def __iter__(self) -> Iterator[Draw]:
         """Yield this rank's draws, from the first one not skipped, without end."""
         if self.batch_size is None or self.batch_size < 1:
-            raise ValueError(
+            raise UsageError(
                 f'ResolutionSampler: batch_size={self.batch_size} must be an integer >= 1, equal '
                 "to the data loader's, before iteration starts"
             )
@@ -107,7 +108,7 @@ class ResolutionSampler(Sampler):
             ValueError: If the number is negative.
         """
         if num_samples < 0:
-            raise ValueError(f'ResolutionSampler: cannot skip num_samples={num_samples} < 0')
+            raise UsageError(f'ResolutionSampler: cannot skip num_samples={num_samples} < 0')
         self._num_skipped = num_samples
 
     def _resolution_of(self, iteration: int) -> int | None:
@@ -116,7 +117,7 @@ class ResolutionSampler(Sampler):
             return None
         resolution = operator.index(schedule(iteration) if callable(schedule) else schedule)
         if resolution < 1:
-            raise ValueError(
+            raise UsageError(
                 f'ResolutionSampler: resolution={resolution} of iteration {iteration} must be >= 1'
             )
         return resolution

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from mmscale.errors import UsageError
 from mmscale.registry import DATASETS
 
 # Every so many files of the standard library one is for validation.
@@ -28,9 +29,9 @@ class _Windows(Dataset):
 
     def __init__(self, tokens: np.ndarray, length: int) -> None:
         if isinstance(length, bool) or not isinstance(length, int) or length < 2:
-            raise ValueError(f'length={length!r} must be an integer of 2 or more')
+            raise UsageError(f'length={length!r} must be an integer of 2 or more')
         if len(tokens) < length:
-            raise ValueError(f'length={length!r}: the text has {len(tokens)} tokens')
+            raise UsageError(f'length={length!r}: the text has {len(tokens)} tokens')
         self.tokens = tokens
         self.length = length
 
@@ -60,7 +61,7 @@ class TokenFile(_Windows):
     def __init__(self, file: str, length: int) -> None:
         tokens = np.load(file, mmap_mode='r', allow_pickle=False)
         if tokens.ndim != 1 or tokens.dtype.kind not in 'iu':
-            raise ValueError(
+            raise UsageError(
                 f'file={file}: {tokens.dtype} of shape {tokens.shape} are no tokens in a row'
             )
         super().__init__(tokens, length)
@@ -84,7 +85,7 @@ class StandardLibrary(_Windows):
 
     def __init__(self, split: str, length: int) -> None:
         if split not in ('train', 'val'):
-            raise ValueError(f'split={split!r} is not one of train, val')
+            raise UsageError(f'split={split!r} is not one of train, val')
         folder = Path(sysconfig.get_path('stdlib'))
         # Beside them there are files that building Python on a machine has made.
         files = sorted(f for f in folder.glob('*.py') if f.stem in sys.stdlib_module_names)

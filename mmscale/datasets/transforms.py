@@ -12,13 +12,14 @@ import mmcv
 from mmcv.transforms import BaseTransform, CenterCrop
 from mmpretrain.datasets.transforms import RandomResizedCrop, ResizeEdge
 
+from mmscale.errors import UsageError
 from mmscale.registry import TRANSFORMS
 
 
 def _resolution_of(transform: BaseTransform, results: dict) -> int:
     resolution = results.get('resolution', transform.resolution)
     if resolution is None:
-        raise ValueError(
+        raise UsageError(
             f'{type(transform).__name__}: resolution is neither in the results nor an argument; '
             'give resolution=... or wrap the dataset in a SeededDataset'
         )
@@ -28,7 +29,7 @@ def _resolution_of(transform: BaseTransform, results: dict) -> int:
 
 def _check(transform: BaseTransform, resolution: int | None) -> None:
     if resolution is not None and resolution < 1:
-        raise ValueError(f'{type(transform).__name__}: resolution={resolution} must be >= 1')
+        raise UsageError(f'{type(transform).__name__}: resolution={resolution} must be >= 1')
 
 
 @TRANSFORMS.register_module()
@@ -125,7 +126,7 @@ class CenterCropToResolution(BaseTransform):
     ) -> None:
         _check(self, resolution)
         if not 0 < crop_ratio <= 1:
-            raise ValueError(f'CenterCropToResolution: crop_ratio={crop_ratio} must be in (0, 1]')
+            raise UsageError(f'CenterCropToResolution: crop_ratio={crop_ratio} must be in (0, 1]')
         self.resolution = resolution
         self.crop_ratio = crop_ratio
         self.interpolation = interpolation

@@ -16,6 +16,7 @@ from mmengine.registry import METRICS
 
 from mmscale.arch import Arch
 from mmscale.engine.evaluator import SubnetEvaluator
+from mmscale.errors import UsageError
 from mmscale.models import SuperNetDetector
 from mmscale.registry import TASK_UTILS
 from mmscale.search import Score
@@ -62,7 +63,7 @@ class DetectionEvaluator(SubnetEvaluator):
                 f'{type(model).__name__}'
             )
         if kwargs.get('side') == 'both':
-            raise ValueError("side='both' averages logits, which detectors have none of")
+            raise UsageError("side='both' averages logits, which detectors have none of")
         super().__init__(model, *args, **kwargs)
         self._metric = METRICS.build(dict(type='mmdet.CocoMetric', metric='bbox'))
         self._metric.dataset_meta = self._images.metainfo

@@ -8,6 +8,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import distributed, nn
 
+from mmscale.errors import UsageError
 from mmscale.models import SuperNetTraining
 from mmscale.models.backbones import index_of
 from mmscale.registry import MODEL_WRAPPERS
@@ -39,7 +40,7 @@ class SliceParallel(nn.Module):
             )
         synchronised = any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
         if synchronised and module.backbone.norm_cfg['type'] != 'SyncBN':
-            raise ValueError(
+            raise UsageError(
                 'sync_bn does not reach the subnets of a super-supernet: set '
                 "model.backbone.norm_cfg=dict(type='SyncBN') instead"
             )

@@ -21,6 +21,7 @@ from mmscale.arch import Arch
 from mmscale.arch.sampling import SIDES
 from mmscale.datasets import SeededDataset
 from mmscale.datasets.samplers import Draw
+from mmscale.errors import UsageError
 from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
 from mmscale.search import EvaluationError, Score
@@ -70,7 +71,7 @@ class _Images:
             )
         size = len(dataset)
         if count is not None and not 1 <= count <= size:
-            raise ValueError(f'{key}={count} must lie in 1..{size}, the images there are')
+            raise UsageError(f'{key}={count} must lie in 1..{size}, the images there are')
         count = size if count is None else count
         # Datasets are often sorted by class.
         self._indices = [i * size // count for i in range(count)]
@@ -225,9 +226,9 @@ class SubnetEvaluator:
             ('bn', bn, _STATISTICS),
         ):
             if value not in allowed:
-                raise ValueError(f'{key}={value!r:.60} is not one of {", ".join(allowed)}')
+                raise UsageError(f'{key}={value!r:.60} is not one of {", ".join(allowed)}')
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ValueError(f'threads={threads!r:.60} must be a positive integer')
+            raise UsageError(f'threads={threads!r:.60} must be a positive integer')
         self.model = model
         self.sides = SIDES if side == 'both' else (side,)
         self.bn = bn

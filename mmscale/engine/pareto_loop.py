@@ -9,6 +9,7 @@ from typing import Any
 from mmscale.arch import Arch
 from mmscale.cost import CostTable, LatencyModel
 from mmscale.engine.scoring_loop import ScoringLoop
+from mmscale.errors import UsageError
 from mmscale.registry import LOOPS
 from mmscale.search import OnStep, ParetoResult, ParetoSearch, Scorer
 from mmscale.search.forecast import Forecast, forecast
@@ -17,11 +18,11 @@ from mmscale.search.forecast import Forecast, forecast
 def _load(path: object) -> LatencyModel:
     """The latency model that a config names."""
     if not isinstance(path, (str, Path)):
-        raise ValueError(f'latency_model={path!r:.60} must be the path of a JSON file')
+        raise UsageError(f'latency_model={path!r:.60} must be the path of a JSON file')
     try:
         return LatencyModel.load(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f'latency_model: {error}') from error
+        raise UsageError(f'latency_model: {error}') from error
 
 
 @LOOPS.register_module()

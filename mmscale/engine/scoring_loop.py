@@ -26,6 +26,8 @@ from mmscale.arch.json_files import read_json
 from mmscale.cost import CostTable
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
 from mmscale.engine.wrappers import unwrapped_model
+from mmscale.errors import UsageError
+from mmscale.files import write_json
 from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
 from mmscale.search import (
@@ -37,7 +39,7 @@ from mmscale.search import (
     SearchResult,
 )
 from mmscale.search.forecast import Forecast
-from mmscale.search.reporting import History, ProgressLog, SecondsLog, describe, write_json
+from mmscale.search.reporting import History, ProgressLog, SecondsLog, describe
 from mmscale.search.schedule import check_integer
 from mmscale.version import __version__
 
@@ -159,7 +161,7 @@ class ScoringLoop(BaseLoop):
         self.retry_failed = retry_failed
         self.archive_dir = Path(runner.work_dir) / 'archive'
         if not resume and any(self.archive_dir.glob('*.jsonl')):
-            raise ValueError(
+            raise UsageError(
                 f'work_dir={runner.work_dir} holds the archive of an earlier search: continue it '
                 f'with --resume, or take another work dir'
             )

@@ -11,6 +11,7 @@ import numpy as np
 
 from mmscale.arch import Arch, Genotype, Scaling, SearchSpace, get_arch
 from mmscale.engine.scoring_loop import ScoringLoop
+from mmscale.errors import UsageError
 from mmscale.registry import LOOPS
 from mmscale.search import (
     MCEA,
@@ -115,7 +116,7 @@ class MCEALoop(SearchLoop):
 def _scalings(strategy: Sequence[dict[str, float]]) -> tuple[Scaling, ...]:
     """The strategy that a config spells out."""
     if not isinstance(strategy, (list, tuple)):
-        raise ValueError(
+        raise UsageError(
             f'strategy={strategy!r:.60} must be a list of dict(depth=, width=, resolution=), one '
             'per scaling stage'
         )
@@ -152,7 +153,7 @@ def _find_base(space: SearchSpace, base: str | dict | Sequence[int]) -> Genotype
             return space.genotype(np.array(base))
         return space.encode(get_arch(base))
     except ValueError as error:
-        raise ValueError(f'base: {error}') from None
+        raise UsageError(f'base: {error}') from None
 
 
 @LOOPS.register_module()

@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from mmscale.errors import UsageError
 from mmscale.registry import MODELS
 
 
@@ -46,7 +47,7 @@ class CausalLM(BaseModel):
             ValueError: The mode is none of these.
         """
         if mode not in ('tensor', 'loss', 'predict'):
-            raise ValueError(f'mode={mode!r:.60} is not one of tensor, loss, predict')
+            raise UsageError(f'mode={mode!r:.60} is not one of tensor, loss, predict')
         logits = self.language_model(inputs).logits
         if mode == 'tensor':
             return logits
@@ -68,13 +69,13 @@ def _language_model(config: dict) -> nn.Module:
     settings = dict(config)
     model_type = settings.pop('model_type', None)
     if model_type not in CONFIG_MAPPING:
-        raise ValueError(f'config: model_type={model_type!r:.60} is none of transformers')
+        raise UsageError(f'config: model_type={model_type!r:.60} is none of transformers')
     kind = CONFIG_MAPPING[model_type]
     # transformers keeps keys that it does not know without a word.
     allowed = {*kind().to_dict(), *kind.attribute_map, 'attn_implementation'}
     unknown = sorted(settings.keys() - allowed)
     if unknown:
-        raise ValueError(
+        raise UsageError(
             f'config: {unknown[0]}={settings[unknown[0]]!r:.60} is no setting of {kind.__name__}'
         )
     # A cache of keys and values is for generating text.

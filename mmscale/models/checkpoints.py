@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from mmengine.runner import CheckpointLoader
 
+from mmscale.errors import UsageError
+
 # What torch raises on bytes that are no checkpoint, or no longer one.
 _DAMAGES = (
     ArithmeticError,
@@ -71,7 +73,7 @@ def load_checkpoint(path: str) -> dict[str, Any]:
             with zipfile.ZipFile(path) as records:
                 damaged = records.testzip()
             if damaged is not None:
-                raise ValueError(f'the checksum of {damaged} does not match')
+                raise UsageError(f'the checksum of {damaged} does not match')
         with _no_code():
             checkpoint = CheckpointLoader.load_checkpoint(
                 path, map_location='cpu', logger='silent'
@@ -80,12 +82,12 @@ def load_checkpoint(path: str) -> dict[str, Any]:
         raise
     except (*_DAMAGES, OSError) as error:
         reason = f'{type(error).__name__}: {" ".join(_ADVICE.sub("", str(error)).split())}'
-        raise ValueError(
+        raise UsageError(
             f'{path} is not a checkpoint of tensors and plain values, or it is damaged '
             f'({reason:.200})'
         ) from error
     if not isinstance(checkpoint, dict):
-        raise ValueError(f'{path} is not a checkpoint: it holds a {type(checkpoint).__name__}')
+        raise UsageError(f'{path} is not a checkpoint: it holds a {type(checkpoint).__name__}')
     return checkpoint
 
 
@@ -131,18 +133,18 @@ def read_part(
     try:
         checkpoint = load_checkpoint(path)
     except ValueError as error:
-        raise ValueError(f'init_cfg: {error}') from error
+        raise UsageError(f'init_cfg: {error}') from error
     state = checkpoint.get('state_dict', checkpoint)
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise ValueError(f'init_cfg: {path} holds no weights by their names')
+        raise UsageError(f'init_cfg: {path} holds no weights by their names')
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     found = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
     for key, tensor in found.items():
         if not isinstance(tensor, torch.Tensor):
-            raise ValueError(f'init_cfg: {path}: {key} is a {type(tensor).__name__}, no weights')
+            raise UsageError(f'init_cfg: {path}: {key} is a {type(tensor).__name__}, no weights')
     needed = {f'{prefix}{key}': tensor for key, tensor in wanted.items()}
     if not found.keys() & needed.keys():
-        raise ValueError(
+        raise UsageError(
             f'init_cfg: with prefix={prefix or None!r} no key of {path} is one of the network, '
             f'whose first would be {next(iter(needed))}; the keys there begin with '
             f'{_beginnings(state)}'
@@ -155,5 +157,5 @@ def read_part(
         }
     difference = misfit(needed, found)
     if difference:
-        raise ValueError(f'init_cfg: {path} does not fit the network: {difference}')
+        raise UsageError(f'init_cfg: {path} does not fit the network: {difference}')
     return {key.removeprefix(prefix): tensor for key, tensor in found.items()}

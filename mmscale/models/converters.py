@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmscale.arch import Arch, Block, get_arch, preset_name, preset_names
+from mmscale.errors import UsageError
 from mmscale.models.backbones import ArchNet
 
 # Names of modules: an ArchNet's to the other library's.
@@ -112,7 +113,7 @@ def matching_arch(name: str, source: str) -> Arch:
     if match is None:
         near = difflib.get_close_matches(wanted, matches, n=4, cutoff=0.6)
         hint = f'near names are {", ".join(near)}' if near else f'known are {", ".join(matches)}'
-        raise ValueError(f'name={name!r}: no Arch matches such a network of {source}; {hint}')
+        raise UsageError(f'name={name!r}: no Arch matches such a network of {source}; {hint}')
     arch = get_arch(match.preset)
     head = replace(arch.head, eps=match.eps)
     if match.head_channels is not None:
@@ -124,7 +125,7 @@ def matching_arch(name: str, source: str) -> Arch:
 
 def _check_source(source: str) -> None:
     if source not in _LAYOUTS:
-        raise ValueError(f'source={source!r} is not one of {", ".join(_LAYOUTS)}')
+        raise UsageError(f'source={source!r} is not one of {", ".join(_LAYOUTS)}')
 
 
 def _numbered(arch: Arch) -> Iterator[tuple[int, int, str, Block]]:
@@ -274,7 +275,7 @@ def _linear_layers(arch: Arch, layout: _Layout) -> dict[str, tuple[str, tuple[in
         shape = (head.num_classes, arch.feature_channels)
         return {'head.fc': (layout.classifier, shape)}
     if layout.hidden is None:
-        raise ValueError(
+        raise UsageError(
             f'arch: the weights are of a network without the hidden layer of '
             f'head.hidden_channels={head.hidden_channels}'
         )
@@ -315,7 +316,7 @@ def _renamed(
     }
     lines = [f'{len(keys)} {what}: {_some(keys)}' for what, keys in problems.items() if keys]
     if lines:
-        raise ValueError(f'the weights do not fit the Arch: {"; ".join(lines)}')
+        raise UsageError(f'the weights do not fit the Arch: {"; ".join(lines)}')
     return found
 
 
@@ -349,7 +350,7 @@ def convert_state_dict(
     stems = {f'{prefix}{layout.stem}.weight': layout for layout in _LAYOUTS[source]}
     layout = next((layout for key, layout in stems.items() if key in state_dict), None)
     if layout is None:
-        raise ValueError(
+        raise UsageError(
             f'source={source!r}: of the networks that are known of it, one has each of the keys '
             f'{", ".join(stems)}; the weights have none, but {_some(state_dict) or "no keys"}'
         )
@@ -373,7 +374,7 @@ def _names(
     for key, tensor in backbone.items():
         module, _, leaf = key.rpartition('.')
         if module not in modules:
-            raise ValueError(f'arch: the weights are of a network without its layer {module}')
+            raise UsageError(f'arch: the weights are of a network without its layer {module}')
         wanted[f'backbone.{key}'] = (f'{prefix}{modules[module]}.{leaf}', tensor.shape)
     if with_head:
         for ours, (theirs, shape) in _linear_layers(arch, layout).items():

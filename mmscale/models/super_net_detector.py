@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost, count_module, count_parts
+from mmscale.errors import UsageError
 from mmscale.models.backbones import SuperNet
 from mmscale.models.super_net_training import SuperNetTraining
 from mmscale.registry import MODELS
@@ -52,7 +53,7 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
         self.set_training(mode, warmup_iters, warmup_scaling_stage, teacher)
         backbone = self.backbone
         if max(backbone.out_indices) < len(backbone.arch.stages) - 1:
-            raise ValueError(
+            raise UsageError(
                 f'detector.backbone: of out_indices={backbone.out_indices} the last must be of '
                 f'the last network stage, {len(backbone.arch.stages) - 1}: subnets are costed '
                 'with all of them'

@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper
 
 from mmscale.arch import Arch, SubnetDraw
 from mmscale.cost import Cost, count_parts
+from mmscale.errors import UsageError
 from mmscale.models.backbones import SuperNet
 
 MODES = ('single', 'both_sides', 'sandwich')
@@ -40,13 +41,13 @@ class SuperNetTraining(ABC):
         """
         for key, value, allowed in (('mode', mode, MODES), ('teacher', teacher, TEACHERS)):
             if value not in allowed:
-                raise ValueError(f'{key}={value!r:.60} is not one of {", ".join(allowed)}')
+                raise UsageError(f'{key}={value!r:.60} is not one of {", ".join(allowed)}')
         for key, value in (
             ('warmup_iters', warmup_iters),
             ('warmup_scaling_stage', warmup_scaling_stage),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f'{key}={value!r:.60} must be an integer of 0 or more')
+                raise UsageError(f'{key}={value!r:.60} must be an integer of 0 or more')
         if not isinstance(self.backbone, SuperNet):
             raise TypeError(f'backbone must be a SuperNet, got {type(self.backbone).__name__}')
         self.mode = mode

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmscale.arch import Arch, Genotype, Scaling
+from mmscale.errors import UsageError
 from mmscale.search.entry import Score
 from mmscale.search.feasibility import Feasibility, Strategy
 from mmscale.search.schedule import check_integer
@@ -106,13 +107,13 @@ def _draw_base(
     space = feasibility.space
     pool = feasibility.draw(rng, _POOL, strategy or (Scaling(),))
     if not len(pool):
-        raise ValueError(feasibility.explain_empty(strategy or (Scaling(),), rng))
+        raise UsageError(feasibility.explain_empty(strategy or (Scaling(),), rng))
     scalable = np.ones(len(pool), dtype=bool)
     if strategy is None:
         for j in range(1, len(space.scaling_stages)):
             scalable &= feasibility.admitted(pool, j).any(axis=0)
     if not scalable.any():
-        raise ValueError(feasibility.explain_unscalable(pool))
+        raise UsageError(feasibility.explain_unscalable(pool))
     # The pool is ordered by how it was found: repaired base models come last.
     return space.genotype(rng.choice(pool[scalable]))
 

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost
+from mmscale.errors import UsageError
+from mmscale.files import sync_folder
 from mmscale.search.entry import (
     Entry,
     Failure,
@@ -50,23 +52,10 @@ def _header_of(path: Path, line: bytes) -> dict[str, Any]:
     try:
         return read_header(line)
     except ValueError as error:
-        raise ValueError(
+        raise UsageError(
             f'{path}, line 1: {error}: this is no archive, or a damaged one; move the file '
             f'away to evaluate its entries again'
         ) from None
-
-
-def _sync_directory(path: Path) -> None:
-    """Syncs the names in a directory, where its file system can and lets us."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
-            raise
 
 
 def _flat(data: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -162,7 +151,7 @@ class Archive:
             if line.endswith(b'\n') or len(line) == MOST_LINE_BYTES:
                 fingerprint = _header_of(path, line.rstrip(b'\n')).get('fingerprint', {})
                 return cls(directory, fingerprint, rank=None)
-        raise ValueError(f'{directory}: there is no archive with a complete header')
+        raise UsageError(f'{directory}: there is no archive with a complete header')
 
     @property
     def path(self) -> Path:
@@ -254,13 +243,13 @@ class Archive:
             return  # Cut off while it was made: there is no entry to lose.
         header = _header_of(path, line.rstrip(b'\n'))
         if header.get('schema') not in _READABLE:
-            raise ValueError(
+            raise UsageError(
                 f'{path}: schema={header.get("schema")!r} is not supported, expected one of '
                 f'{", ".join(map(str, _READABLE))}'
             )
         if header.get('fingerprint') != self.fingerprint:
             difference = _difference(header.get('fingerprint', {}), self.fingerprint)
-            raise ValueError(
+            raise UsageError(
                 f'{path}: its scores belong to another setting ({difference}); take another '
                 f'directory, or restore the setting'
             )
@@ -291,7 +280,7 @@ class Archive:
                 elif number > 1:
                     try:
                         if not is_whole:
-                            raise ValueError(f'it has more than {MOST_LINE_BYTES:,} bytes')
+                            raise UsageError(f'it has more than {MOST_LINE_BYTES:,} bytes')
                         line = line[:-1]
                         digest, outcome = read_outcome(line)
                     except ValueError as error:
@@ -307,7 +296,7 @@ class Archive:
         if isinstance(known, Failure) and isinstance(outcome, Score):
             self._outcomes[digest] = outcome  # It failed first, and succeeded later.
         elif isinstance(outcome, Score) and known != outcome:
-            raise ValueError(
+            raise UsageError(
                 f'arch {digest[:10]} has two scores: {known} ({self._origin(digest)}) and '
                 f'{outcome} ({origin})'
             )
@@ -377,16 +366,16 @@ class Archive:
             self._write(descriptor, self._header)
         if self.durable:
             for path in (self.directory, *(p.parent for p in missing)):
-                _sync_directory(path)
+                sync_folder(path)
         return descriptor
 
     def _check_own(self, descriptor: int) -> int:
         """Checks that nobody else has written or removed this rank's file; returns its size."""
         if not self.path.exists():
-            raise ValueError(f'{self.path}: it was removed while the search ran')
+            raise UsageError(f'{self.path}: it was removed while the search ran')
         size = os.lseek(descriptor, 0, os.SEEK_END)
         if size != self._sizes.get(self.path, 0):
-            raise ValueError(
+            raise UsageError(
                 f'{self.path}: another process writes it too; end one of the two searches of this '
                 f'work dir, and resume if none is left'
             )

@@ -15,6 +15,7 @@ from typing import Any
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost
+from mmscale.errors import UsageError
 
 _CHECKSUM_BYTES = 8
 _HEADER = re.compile(rb'\{"checksum":"(?P<checksum>[0-9a-f]{16})","header":(?P<payload>\{)')
@@ -46,9 +47,9 @@ class Score:
         for key in ('correct', 'total'):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int):
-                raise ValueError(f'score: {key}={value!r:.60} must be an integer')
+                raise UsageError(f'score: {key}={value!r:.60} must be an integer')
         if not 0 <= self.correct <= self.total or self.total < 1:
-            raise ValueError(
+            raise UsageError(
                 f'score: {self.correct} of {self.total} is not a fraction between 0 and 1'
             )
 
@@ -121,9 +122,9 @@ def unpacked(packed: str | dict[str, Any]) -> dict[str, Any]:
     try:
         text = decompressor.decompress(b64decode(packed), _MOST_ARCH_BYTES)
     except zlib.error as error:
-        raise ValueError(f'an arch that cannot be unpacked: {error}') from None
+        raise UsageError(f'an arch that cannot be unpacked: {error}') from None
     if not decompressor.eof:
-        raise ValueError(f'an arch of more than {_MOST_ARCH_BYTES:,} bytes, or a part of one')
+        raise UsageError(f'an arch of more than {_MOST_ARCH_BYTES:,} bytes, or a part of one')
     return json.loads(text)
 
 
@@ -145,10 +146,10 @@ def _payload(line: bytes, match: re.Match[bytes] | None, kind: str) -> bytes:
         ValueError: The line has another form or its checksum does not match.
     """
     if match is None or not line.endswith(b'}'):
-        raise ValueError(f'it is not an archive {kind}')
+        raise UsageError(f'it is not an archive {kind}')
     payload = line[match.start('payload') : -1]
     if _checksum(payload) != match['checksum']:
-        raise ValueError('its checksum does not match')
+        raise UsageError('its checksum does not match')
     return payload
 
 

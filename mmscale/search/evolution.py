@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from mmscale.arch.space import Genes
+from mmscale.errors import UsageError
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.operators import crossover, mutate, take_new, tournament
@@ -102,7 +103,7 @@ class BaseEvolution:
         fresh = feasibility.draw(rng, self.population - len(genes), strategy, seen)
         genes = np.concatenate([genes, fresh])
         if not len(genes):
-            raise ValueError(feasibility.explain_empty(strategy, rng))
+            raise UsageError(feasibility.explain_empty(strategy, rng))
         survivors: list[Candidate] = []
         history: list[Fraction] = []
         for generation in range(self.generations):
@@ -117,7 +118,7 @@ class BaseEvolution:
             survivors += self.family.candidates(genes, strategy, least)
             survivors = sorted(survivors, key=lambda c: c.order)[: self.population]
             if not survivors:
-                raise ValueError(f'{scorer.step}: {scorer.explain_failures()}')
+                raise UsageError(f'{scorer.step}: {scorer.explain_failures()}')
             history.append(survivors[0].fitness)
             scorer.best = survivors[0].fitness
             if on_step is not None:

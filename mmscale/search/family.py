@@ -10,6 +10,7 @@ from typing import Any
 from mmscale.arch import Genotype
 from mmscale.arch.checks import is_number
 from mmscale.arch.space import Genes
+from mmscale.errors import UsageError
 from mmscale.search.entry import Score
 from mmscale.search.feasibility import Feasibility, Strategy
 from mmscale.search.scoring import Scorer
@@ -62,14 +63,14 @@ class FamilyFitness:
         if weights is None:
             weights = (0, *[1] * (stages - 1)) if stages > 1 else (1,)
         if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != stages:
-            raise ValueError(f'weights={weights!r:.60} must be a list of {stages} numbers')
+            raise UsageError(f'weights={weights!r:.60} must be a list of {stages} numbers')
         for weight in weights:
             if not is_number(weight) or not weight >= 0:
-                raise ValueError(f'weights: {weight!r:.60} must be a number of 0 or more')
+                raise UsageError(f'weights: {weight!r:.60} must be a number of 0 or more')
         # A decimal of the config is meant as written: 0.1 is one tenth.
         self.weights = tuple(Fraction(str(weight)) for weight in weights)
         if not sum(self.weights):
-            raise ValueError(f'weights={list(weights)!r:.60}: at least one must be above 0')
+            raise UsageError(f'weights={list(weights)!r:.60}: at least one must be above 0')
 
     @property
     def scorer(self) -> Scorer:
@@ -140,7 +141,7 @@ class FamilyFitness:
             ValueError: A base model does not meet the budgets, or most networks cannot be scored.
         """
         if not self.feasibility.feasible(genes, strategy).all():
-            raise ValueError('a base model that does not meet the budgets must not be scored')
+            raise UsageError('a base model that does not meet the budgets must not be scored')
         if least is not None:
             genes = self._without_losers(genes, strategy, least)
         stages = self.scored_stages

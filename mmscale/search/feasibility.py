@@ -11,6 +11,7 @@ from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.arch.checks import is_number
 from mmscale.arch.space import Genes
 from mmscale.cost import Costs, CostTable
+from mmscale.errors import UsageError
 from mmscale.search.operators import randomise_dead, take_new
 
 Strategy = tuple[Scaling, ...]
@@ -67,12 +68,12 @@ class Feasibility:
         scaled_stages: Iterable[int] | None = None,
     ) -> None:
         if not isinstance(metric, str) or metric not in Costs._fields:
-            raise ValueError(f'metric={metric!r:.60} is not one of {", ".join(Costs._fields)}')
+            raise UsageError(f'metric={metric!r:.60} is not one of {", ".join(Costs._fields)}')
         for key, value in (('budget', budget), ('tolerance', tolerance)):
             if not is_number(value) or not value > 0:
-                raise ValueError(f'{key}={value!r:.60} must be a positive number')
+                raise UsageError(f'{key}={value!r:.60} must be a positive number')
         if not tolerance < 1:
-            raise ValueError(f'tolerance={tolerance} must be below 1')
+            raise UsageError(f'tolerance={tolerance} must be below 1')
         self.table = table
         self.space = table.space
         self.budget = budget
@@ -83,7 +84,7 @@ class Feasibility:
         self._distinct: dict[int, tuple[Scaling, ...]] = {}
         low, high = self.base_range
         if high < budget * (1 - tolerance) or low > budget * (1 + tolerance):
-            raise ValueError(
+            raise UsageError(
                 f'budget={budget:,.15g} {metric} is out of reach: base models of this space have '
                 f'{low:,} to {high:,} {metric} (tolerance {tolerance:.3g})'
             )
@@ -226,7 +227,7 @@ class Feasibility:
             if abs(deviation) <= self.tolerance:
                 archs.setdefault(self.space.decode(genes, scaling), scaling)
         if not archs:
-            raise ValueError(
+            raise UsageError(
                 f'scaling stage {scaling_stage}: no scaling brings this base model to its budget: '
                 + self._nearest(np.array(deviations), scaling_stage)
             )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mmscale.arch import SCALING_RULES, Genotype, Rounding, Scaling, apply_scaling
 from mmscale.cost import match_scaling
+from mmscale.errors import UsageError
 from mmscale.search.family import FamilyFitness
 from mmscale.search.result import FamilyMember, SearchResult
 
@@ -47,7 +48,7 @@ class GivenFamily:
                 for j in range(stages)
             ]
         if len(strategy) != stages:
-            raise ValueError(
+            raise UsageError(
                 f'strategy={list(strategy)!r:.60} must be {stages} scalings, one per scaling stage'
             )
         self.strategy = tuple(strategy)
@@ -77,7 +78,7 @@ class GivenFamily:
         family.scorer.most_evaluations = self.most_evaluations
         scores = family.scorer.score(self.archs)
         if any(scores[j] is None for j in family.scored_stages):
-            raise ValueError(family.scorer.explain_failures())
+            raise UsageError(family.scorer.explain_failures())
         table = family.feasibility.table
         return SearchResult(
             base=self.base,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmscale.arch import Genotype, Scaling
+from mmscale.errors import UsageError
 from mmscale.search.chain import Chain
 from mmscale.search.evolution import BaseEvolution
 from mmscale.search.family import FamilyFitness
@@ -144,7 +145,7 @@ class EvolutionSearch:
         stages = len(family.space.scaling_stages)
         alone = strategy is None
         if not alone and (len(strategy) != stages or strategy[0] != Scaling()):
-            raise ValueError(
+            raise UsageError(
                 f'strategy={list(strategy)!r:.60} must be {stages} scalings, one per scaling '
                 f'stage, and the first {Scaling()!r}'
             )
@@ -216,7 +217,7 @@ class ScalingSearch:
         row = np.array([self.base.genes], dtype=np.int64)
         feasibility = family.feasibility
         if not feasibility.base_feasible(row)[0]:
-            raise ValueError(
+            raise UsageError(
                 f'base has {feasibility.cost(row)[0]:,} {feasibility.metric}, not '
                 f'{feasibility.budget:,} within a tolerance of {feasibility.tolerance:.3g}'
             )

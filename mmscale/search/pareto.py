@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.arch.space import Genes
 from mmscale.cost import Cost, Costs, CostTable, LatencyModel
+from mmscale.errors import UsageError
 from mmscale.search.dominance import (
     Point,
     crowding_distances,
@@ -186,9 +187,9 @@ class ParetoSearch:
         scorer: Scorer | None = None,
     ) -> None:
         if metric not in METRICS:
-            raise ValueError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
+            raise UsageError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
         if metric == 'latency' and latency_model is None:
-            raise ValueError('metric=latency needs a latency_model')
+            raise UsageError('metric=latency needs a latency_model')
         check_integer('population', population, 2)
         check_integer('generations', generations, 1)
         check_integer('seed', seed, 0)
@@ -229,7 +230,7 @@ class ParetoSearch:
             costs.max(axis=1) >= self.cost_range[0]
         )
         if not reaching.any():
-            raise ValueError(
+            raise UsageError(
                 f'cost_range={list(self.cost_range)} is out of reach: networks of this space have '
                 f'{low:,} to {high:,} {self.metric}, and no scaling leads into the range'
             )
@@ -252,7 +253,7 @@ class ParetoSearch:
     def _latency(self, cost: Cost) -> float:
         latency = float(self.latency_model.predict(cost))
         if not 0 < latency < math.inf:
-            raise ValueError(f'latency_model predicts {latency} ms for {cost}')
+            raise UsageError(f'latency_model predicts {latency} ms for {cost}')
         return latency
 
     def _latency_settings(self) -> dict[str, Any]:
@@ -380,13 +381,13 @@ class ParetoSearch:
             scorer.step = f'generation {generation} of {self.generations}'
             survivors = self._survivors(survivors + self._score(pairs))
             if not survivors:
-                raise ValueError(f'{scorer.step}: {scorer.explain_failures()}')
+                raise UsageError(f'{scorer.step}: {scorer.explain_failures()}')
             scorer.best = max(individual.score.value for individual in self._scored)
             areas.append(hypervolume([i.point for i in self._scored], self.cost_range))
             self._report(generation, survivors)
         if not survivors:
             low, high = self.cost_range
-            raise ValueError(f'no network of {low:,} to {high:,} {self.metric} was found')
+            raise UsageError(f'no network of {low:,} to {high:,} {self.metric} was found')
         return ParetoResult(
             metric=self.metric,
             front=tuple(self._front()),
@@ -431,5 +432,5 @@ def _checked_range(cost_range: object) -> tuple[float, float]:
         and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in cost_range)
     )
     if not numbers or not 0 < cost_range[0] <= cost_range[1] < math.inf:
-        raise ValueError(f'cost_range={cost_range!r:.60} must be (low, high) with 0 < low <= high')
+        raise UsageError(f'cost_range={cost_range!r:.60} must be (low, high) with 0 < low <= high')
     return tuple(cost_range)

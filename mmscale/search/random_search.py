@@ -9,6 +9,7 @@ import numpy as np
 
 from mmscale.arch import Scaling
 from mmscale.arch.space import Genes
+from mmscale.errors import UsageError
 from mmscale.search.chain import Chain
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
@@ -118,11 +119,11 @@ class RandomSearch:
                     best = candidate
                     chain.record('random family', number, candidate.genotype, strategy)
         if best is None and family.scorer.failed:
-            raise ValueError(family.scorer.explain_failures())
+            raise UsageError(family.scorer.explain_failures())
         if best is None:
             rng = chain.rng(0, 'random families')
             pool = family.feasibility.draw(rng, _POOL)
             if not len(pool):
-                raise ValueError(family.feasibility.explain_empty((Scaling(),), rng))
-            raise ValueError(family.feasibility.explain_unscalable(pool))
+                raise UsageError(family.feasibility.explain_empty((Scaling(),), rng))
+            raise UsageError(family.feasibility.explain_unscalable(pool))
         return chain.result({'evaluations': self.evaluations})

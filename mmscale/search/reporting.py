@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from dataclasses import asdict
 from datetime import timedelta
@@ -124,27 +123,6 @@ class SecondsLog:
         """Closes the file."""
         if self._file is not None:
             self._file.close()
-
-
-def write_json(path: Path, data: object) -> None:
-    """Writes a JSON file in one atomic step: the old file stays until the new one is whole.
-
-    Raises:
-        OSError: The disk is full or the folder cannot be written; nothing is left of the new file.
-    """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        with temporary.open('w', encoding='utf-8') as file:
-            json.dump(data, file, indent=1)
-            file.write('\n')
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if temporary.is_file():
-            temporary.unlink()
-        # Without the name of the temporary file.
-        raise OSError(error.errno, f'cannot write {path}: {error.strerror}') from error
 
 
 def describe(step: ChainStep, resolution: int) -> str:

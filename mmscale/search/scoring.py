@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost, count
+from mmscale.errors import MMScaleError, UsageError
 from mmscale.search.archive import Archive
 from mmscale.search.entry import Entry, Failure, Outcome, Score
 
@@ -22,7 +23,7 @@ _FEW_FAILURES = 8
 _MOST_REASON_CHARACTERS = 1000
 
 
-class EvaluationError(Exception):
+class EvaluationError(MMScaleError):
     """One Arch cannot be scored, while others can.
 
     The message is the reason; what stands before its first colon is the kind of it, as in
@@ -170,12 +171,12 @@ class Scorer:
         self.dropped: set[str] = set()
         self.failed: set[str] = set()
         if archive.rank != self.communicator.rank:
-            raise ValueError(
+            raise UsageError(
                 f'archive of rank {archive.rank} in the process of rank {self.communicator.rank}'
             )
         for key, value in json.loads(json.dumps(dict(evaluator.fingerprint))).items():
             if key not in archive.fingerprint or archive.fingerprint[key] != value:
-                raise ValueError(
+                raise UsageError(
                     f'archive: fingerprint has {key}={archive.fingerprint.get(key)!r}, '
                     f'the evaluator {value!r}'
                 )
@@ -291,7 +292,7 @@ class Scorer:
         """Ends a search that gets hardly any score: then it is not the Archs that are at fault."""
         scored = len(self.requested | self.dropped)
         if len(self.failed) > max(_FEW_FAILURES, scored):
-            raise ValueError(self.explain_failures())
+            raise UsageError(self.explain_failures())
 
     def explain_failures(self) -> str:
         """How many Archs of the search could not be scored, and why."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling
 from mmscale.arch.space import Genes
+from mmscale.errors import UsageError
 from mmscale.search.entry import Score
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
@@ -91,7 +92,7 @@ class StrategySearch:
         family, feasibility = self.family, self.family.feasibility
         pool = feasibility.draw(rng, _POOL)
         if not len(pool):
-            raise ValueError(feasibility.explain_empty((Scaling(),), rng))
+            raise UsageError(feasibility.explain_empty((Scaling(),), rng))
         admitted = [
             feasibility.admitted(pool, j) for j in range(1, len(family.space.scaling_stages))
         ]
@@ -99,7 +100,7 @@ class StrategySearch:
         for masks in admitted:
             scalable &= masks.any(axis=0)
         if not scalable.any():
-            raise ValueError(feasibility.explain_unscalable(pool))
+            raise UsageError(feasibility.explain_unscalable(pool))
         pool = pool[scalable]
         options = [
             self._options(j, pool, masks[:, scalable]) for j, masks in enumerate(admitted, start=1)
@@ -131,7 +132,7 @@ class StrategySearch:
             known = zip(pairs, scores, strict=True)
             values = {pair: score.value for pair, score in known if score is not None}
             if not values:
-                raise ValueError(f'scaling stage {scaling_stage}: {scorer.explain_failures()}')
+                raise UsageError(f'scaling stage {scaling_stage}: {scorer.explain_failures()}')
             effects = dict.fromkeys((s for s, _ in values), Fraction(0))
             for b in {base for _, base in values}:
                 own = {s: value for (s, base), value in values.items() if base == b}
@@ -167,7 +168,7 @@ class StrategySearch:
                 scores = self._scores([arch for _, arch in options])
                 row = np.atleast_2d(genes)
                 if not any(scores):
-                    raise ValueError(f'scaling stage {j}: {family.scorer.explain_failures()}')
+                    raise UsageError(f'scaling stage {j}: {family.scorer.explain_failures()}')
                 order = [
                     (-score.value, int(feasibility.cost(row, scaling)[0]), i)
                     for i, (score, (scaling, _)) in enumerate(zip(scores, options, strict=True))
@@ -222,7 +223,7 @@ def _best_combination(
 
     while best is None:
         if wanted < 1:
-            raise ValueError('no strategy leaves a feasible base model')
+            raise UsageError('no strategy leaves a feasible base model')
         descend([], Fraction(0), np.ones(pool, dtype=bool))
         wanted //= 2
     return best[1]

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from mmscale.arch import Arch
+from mmscale.errors import UsageError
 from mmscale.visualization.style import LIGHT_GREY, PALETTE, new_figure
 
 _GAP = 0.5
@@ -91,7 +92,7 @@ def plot_archs(archs: Mapping[str, Arch], title: str = '') -> Figure:
         ValueError: There is no network.
     """
     if not archs:
-        raise ValueError('there is no network to draw')
+        raise UsageError('there is no network to draw')
     networks = list(archs.values())
     tallest, longest = _tallest(networks), max(map(_length, networks))
     width = min(max(5.5, 0.36 * longest), 16)

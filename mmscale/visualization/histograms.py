@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
+from mmscale.errors import UsageError
 from mmscale.visualization.style import BLUE, VERMILION, new_figure, tidy
 
 _COLUMNS = 3
@@ -45,7 +46,7 @@ def plot_histograms(histograms: Sequence[Histogram], title: str, legend: str = '
         ValueError: There is no histogram.
     """
     if not histograms:
-        raise ValueError('there is no histogram to draw')
+        raise UsageError('there is no histogram to draw')
     columns = min(_COLUMNS, len(histograms))
     rows = math.ceil(len(histograms) / columns)
     figure = new_figure(3.9 * columns, 2.6 * rows + 0.6)

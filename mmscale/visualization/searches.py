@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmscale.arch import Scaling
+from mmscale.errors import UsageError
 from mmscale.visualization.style import (
     BLUE,
     GREEN,
@@ -95,7 +96,7 @@ def plot_chain(chain: Sequence[ChainPoint], title: str) -> Figure:
         ValueError: The chain has no step.
     """
     if not chain:
-        raise ValueError('the chain has no step to draw')
+        raise UsageError('the chain has no step to draw')
     figure = new_figure(9, 6.2)
     grid = figure.add_gridspec(2, 3, height_ratios=[1.1, 1])
     axes = figure.add_subplot(grid[0, :])
@@ -194,7 +195,7 @@ def plot_population(
         ValueError: There is no generation.
     """
     if not generations:
-        raise ValueError('there is no generation to draw')
+        raise UsageError('there is no generation to draw')
     with_costs = any(generation.costs for generation in generations)
     figure = new_figure(9, 6 if with_costs else 3.6)
     panels = figure.subplots(1 + with_costs, 1, sharex=True, squeeze=False)[:, 0]
@@ -308,7 +309,7 @@ def plot_front(
         ValueError: No network was evaluated yet.
     """
     if not evaluated:
-        raise ValueError('no network was evaluated yet')
+        raise UsageError('no network was evaluated yet')
     figure = new_figure(11 if hypervolume else 7.5, 4.6)
     if hypervolume:
         axes, beside = figure.subplots(1, 2, gridspec_kw=dict(width_ratios=[2.2, 1]))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from mmscale.errors import UsageError
 from mmscale.visualization.style import BLUE, GREY, new_figure, short, tidy
 
 
@@ -21,7 +22,7 @@ def plot_structure(records: Sequence[Mapping], title: str = '') -> Figure:
         ValueError: There are fewer than two records.
     """
     if len(records) < 2:
-        raise ValueError(f'{len(records)} records are too few to draw, there must be 2 or more')
+        raise UsageError(f'{len(records)} records are too few to draw, there must be 2 or more')
     iterations = [record['iteration'] for record in records]
     names = list(records[0]['structure'])
     kept = np.array(

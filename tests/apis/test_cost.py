@@ -8,14 +8,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmscale.apis.cost import (
-    build_module,
-    build_network,
-    config_image_shape,
-    cost_report,
-    fit_latency,
-    image_shape,
-)
+from mmscale.apis.cost import cost_report, fit_latency
+from mmscale.apis.networks import build_module, build_network, config_image_shape, image_shape
 from mmscale.arch import Arch, Block, Head, SqueezeExcite, Stem, get_arch
 from mmscale.cost import (
     Cost,

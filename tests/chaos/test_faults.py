@@ -12,8 +12,8 @@ import torch
 from mmengine.runner import CheckpointLoader
 from victims import PATIENCE, TRAIN, Ranks, assert_same_training, finish, write_config
 
-from mmscale.apis.checkpoints import find_checkpoints
 from mmscale.engine import SliceParallel
+from mmscale.launch.resume import find_checkpoints
 
 
 @pytest.fixture

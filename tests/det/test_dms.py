@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from mmscale.apis.cost import build_module
-from mmscale.apis.prune import export_search, prune
+from mmscale.apis.networks import build_module
+from mmscale.apis.pruning import export_search, prune
 from mmscale.cost import count_module
 from mmscale.models import DifferentiableTopK, SuperNet
 from mmscale.models.dms import Masks, channel_groups, static_model

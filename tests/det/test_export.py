@@ -15,9 +15,10 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
 
-from mmscale.apis.cost import build_module, build_network
-from mmscale.apis.export import export, programs
-from mmscale.apis.export.configs import DETECTORS
+from mmscale.apis.exports import programs
+from mmscale.apis.exports.configs import DETECTORS
+from mmscale.apis.exports.export import export
+from mmscale.apis.networks import build_module, build_network
 from mmscale.arch import Arch, Block, Head, Stem
 
 # Strides 4, 8, 16 and 32, and hardly any channels.

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 
-from mmscale.apis.prune import export_search
+from mmscale.apis.pruning import export_search
 from mmscale.arch import Arch
 from mmscale.cost import Cost, LatencyModel, LatencySetting, count_module
 from mmscale.engine import DMSHook

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmscale.apis.command_line import read_config
 from mmscale.apis.plan import Duration, _duration, make_plan, plan_tables
+from mmscale.launch.command_line import read_config
 
 
 def snapshot(folder):

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies
 
+from mmscale.errors import UsageError
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from mutations import mutated, mutated_text, named
-
-from mmscale.apis.command_line import UsageError
 
 # What the library documents for bad input; everything else comes from deep inside.
 REFUSALS = (UsageError, ValueError, TypeError, OSError)

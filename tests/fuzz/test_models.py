@@ -9,10 +9,10 @@ import pytest
 from mmengine.config import Config
 from small_inputs import SPACE
 
-from mmscale.apis.command_line import load_config
-from mmscale.apis.cost import build_module
-from mmscale.apis.launch import build_runner
+from mmscale.apis.networks import build_module
 from mmscale.arch import SearchSpace
+from mmscale.launch.command_line import load_config
+from mmscale.launch.runner import build_runner
 
 
 @pytest.fixture

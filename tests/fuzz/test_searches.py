@@ -14,11 +14,11 @@ import torch
 from mmengine.config import Config
 from small_inputs import SPACE
 
-from mmscale.apis.cost import build_network
-from mmscale.apis.export.source import find_source
-from mmscale.apis.families import FAMILIES, collect
-from mmscale.apis.from_search import read_family
-from mmscale.apis.report import make_report
+from mmscale.apis.compare.families import FAMILIES, collect
+from mmscale.apis.exports.source import find_source
+from mmscale.apis.networks import build_network
+from mmscale.apis.reports.report import make_report
+from mmscale.apis.scaling.searched import read_family
 from mmscale.apis.search import dry_run, plan_search, profile
 from mmscale.arch import Arch
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmscale.apis.cost import build_module, classifier_config
+from mmscale.apis.networks import build_module, classifier_config
 from mmscale.arch import get_arch
 from mmscale.models.converters import convert_state_dict, matching_arch, source_names
 

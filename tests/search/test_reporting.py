@@ -6,9 +6,10 @@ import os
 
 import pytest
 
+from mmscale.files import write_json
 from mmscale.search import Progress
 from mmscale.search import reporting as reporting_module
-from mmscale.search.reporting import ProgressLog, write_json
+from mmscale.search.reporting import ProgressLog
 
 
 def progress(evaluations, expected=0, failed=0, most=900):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmscale.apis.command_line import UsageError
-from mmscale.apis.cost import build_module, build_network
+from mmscale.apis.networks import build_module, build_network
 from mmscale.arch import Arch
+from mmscale.errors import UsageError
 from mmscale.models.converters import matching_arch
 
 ROOT = Path(__file__).parents[2]

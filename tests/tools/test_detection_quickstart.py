@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmscale.apis.command_line import UsageError
+from mmscale.errors import UsageError
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'detection_quickstart.py'
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmscale.apis.command_line import UsageError
-from mmscale.apis.cost import build_network
-from mmscale.apis.export import FORMATS
-from mmscale.apis.export.configs import DETECTORS
+from mmscale.apis.exports.configs import DETECTORS
+from mmscale.apis.exports.export import FORMATS
+from mmscale.apis.networks import build_network
 from mmscale.arch import Arch
+from mmscale.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 ARCH = ROOT / 'configs/scalenet/archs/digits-s0.json'

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmscale.apis.command_line import read_config
-from mmscale.apis.cost import build_module
+from mmscale.apis.networks import build_module
 from mmscale.arch import get_arch
+from mmscale.launch.command_line import read_config
 from mmscale.models import ArchNet
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'

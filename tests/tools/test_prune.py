@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmscale.apis.cost import build_module
+from mmscale.apis.networks import build_module
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """

@@ -10,8 +10,8 @@ import torch
 from mmengine.fileio import load
 from mmpretrain.registry import DATASETS
 
-from mmscale.apis.command_line import read_config
-from mmscale.apis.cost import build_module
+from mmscale.apis.networks import build_module
+from mmscale.launch.command_line import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mmscale.engine.wrappers import unwrapped_model
+from mmscale.errors import UsageError
+from mmscale.files import atomic_write
 from mmscale.registry import HOOKS
 
 
@@ -30,25 +31,8 @@ class AtomicBackend(LocalBackend):
         Raises:
             OSError: The disk is full or the folder cannot be written; the old file is unchanged.
         """
-        path = Path(filepath)
-        temporary = path.with_name(f'.{path.name}.partial')
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open('wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            if temporary.is_file():
-                temporary.unlink()
-            # Without the name of the temporary file.
-            raise OSError(error.errno, f'cannot write {path}: {error.strerror}') from error
+        with atomic_write(filepath) as file:
+            file.write(obj)
 
 
 class _LateRemoval(AtomicBackend):
@@ -87,7 +71,7 @@ class DurableCheckpointHook(CheckpointHook):
     def __init__(self, **settings: Any) -> None:
         for key in ('backend_args', 'file_client_args'):
             if settings.get(key) is not None:
-                raise ValueError(
+                raise UsageError(
                     f'DurableCheckpointHook: {key}={settings[key]!r:.60} is not allowed; to write '
                     'to another storage take the CheckpointHook of MMEngine'
                 )

@@ -12,6 +12,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 
 from mmscale.engine.wrappers import unwrapped_model
+from mmscale.errors import UsageError
 from mmscale.models import DMSModel
 from mmscale.registry import HOOKS
 
@@ -46,9 +47,9 @@ class DMSHook(Hook):
 
     def __init__(self, falling: float = 0.8, interval: int = 10) -> None:
         if not 0 < falling <= 1:
-            raise ValueError(f'falling={falling!r:.60} must lie in 0..1, above 0')
+            raise UsageError(f'falling={falling!r:.60} must lie in 0..1, above 0')
         if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f'interval={interval!r:.60} must be an integer of 1 or more')
+            raise UsageError(f'interval={interval!r:.60} must be an integer of 1 or more')
         self.falling = falling
         self.interval = interval
 
@@ -72,7 +73,7 @@ class DMSHook(Hook):
         trains_weights = any(p.requires_grad for p in self._model.model.parameters())
         if isinstance(runner.optim_wrapper, AmpOptimWrapper) and not trains_weights:
             # Its scaler judges the scale by the gradients of weights alone.
-            raise ValueError(
+            raise UsageError(
                 'optim_wrapper.type=AmpOptimWrapper needs weights to train, which model.pipeline='
                 'p- does not: take mmscale.BFloat16OptimWrapper (tools/train.py --bf16)'
             )

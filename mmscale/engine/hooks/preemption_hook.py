@@ -13,6 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import distributed
 
+from mmscale.errors import UsageError
 from mmscale.registry import HOOKS
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
@@ -41,7 +42,7 @@ class PreemptionHook(Hook):
 
     def __init__(self, interval: int = 1) -> None:
         if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ValueError(f'interval={interval!r:.60} must be an integer of 1 or more')
+            raise UsageError(f'interval={interval!r:.60} must be an integer of 1 or more')
         self.interval = interval
         self._signal = 0
         self._leaving = False

@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmscale.engine.wrappers import unwrapped_model
+from mmscale.errors import UsageError
 from mmscale.models.checkpoints import misfit
 from mmscale.registry import HOOKS
 
@@ -33,7 +34,7 @@ class StrictLoadHook(Hook):
             for state in (model.state_dict(), checkpoint.get('state_dict', checkpoint))
         )
         if not wanted:
-            raise ValueError(f'StrictLoadHook: the model has no key with prefix={self._prefix!r}')
+            raise UsageError(f'StrictLoadHook: the model has no key with prefix={self._prefix!r}')
         difference = misfit(wanted, found)
         if difference:
-            raise ValueError(f'the checkpoint does not fit the model: {difference}')
+            raise UsageError(f'the checkpoint does not fit the model: {difference}')

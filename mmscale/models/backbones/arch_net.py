@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscale.arch import Arch, Block, Head, Scaling, Stem, apply_scaling, get_arch
 from mmscale.arch.checks import check_keys, is_number
+from mmscale.errors import UsageError
 from mmscale.models.backbones.blocks import ArchBlock, conv_norm_act, freeze
 from mmscale.models.checkpoints import read_part
 from mmscale.registry import MODELS
@@ -55,7 +56,7 @@ def _check_pretrained(init_cfg: dict) -> None:
     for key, allowed in (('checkpoint', (str,)), ('prefix', (str, NoneType))):
         value = init_cfg.get(key)
         if not isinstance(value, allowed):
-            raise ValueError(f'init_cfg: {key}={value!r:.60} must be a string')
+            raise UsageError(f'init_cfg: {key}={value!r:.60} must be a string')
 
 
 @MODELS.register_module()
@@ -131,10 +132,10 @@ class ArchNet(BaseBackbone):
         self.out_channels = self._channels_of(self.arch)
         outputs = len(self.arch.stages) + 1
         if not is_number(frozen_stages) or not -1 <= frozen_stages <= outputs:
-            raise ValueError(f'frozen_stages={frozen_stages!r:.60} must lie in -1..{outputs}')
+            raise UsageError(f'frozen_stages={frozen_stages!r:.60} must lie in -1..{outputs}')
         self.frozen_stages = frozen_stages
         if not is_number(drop_path_rate) or not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate={drop_path_rate!r:.60} must lie in 0..1, below 1')
+            raise UsageError(f'drop_path_rate={drop_path_rate!r:.60} must lie in 0..1, below 1')
 
         self.stem = self._make_stem(self.arch.stem)
         self.max_pool = nn.MaxPool2d(3, 2, 1) if self.arch.stem.max_pool else None
@@ -176,7 +177,7 @@ class ArchNet(BaseBackbone):
 
     def _make_neck(self, channels: tuple[int, ...]) -> nn.Module:
         if 'in_channels' in self.neck_cfg:
-            raise ValueError(
+            raise UsageError(
                 f'neck.in_channels={self.neck_cfg["in_channels"]!r:.60}: leave it out, it follows '
                 'from the Arch'
             )
@@ -191,14 +192,14 @@ class ArchNet(BaseBackbone):
         self, out_indices: int | Sequence[int], out_strides: Sequence[int]
     ) -> tuple[int, ...]:
         if out_indices != -1:
-            raise ValueError(
+            raise UsageError(
                 f'out_indices={out_indices!r:.60} and out_strides={out_strides!r:.60}: give one '
                 'of them'
             )
         last = {stride: index for index, stride in enumerate(self.arch.strides)}
         for stride in out_strides:
             if stride not in last:
-                raise ValueError(
+                raise UsageError(
                     f'out_strides={out_strides!r:.60}: {stride} is none of the strides of the '
                     f"Arch's network stages, {', '.join(map(str, last))}"
                 )
@@ -208,17 +209,17 @@ class ArchNet(BaseBackbone):
         indices = out_indices if isinstance(out_indices, (list, tuple, range)) else (out_indices,)
         outputs = len(self.arch.stages) + 1
         if not indices:
-            raise ValueError('out_indices=() must name at least one feature map')
+            raise UsageError('out_indices=() must name at least one feature map')
         for index in indices:
             if not isinstance(index, int) or not -outputs <= index < outputs:
-                raise ValueError(
+                raise UsageError(
                     f'out_indices={out_indices!r:.60}: {index!r:.60} must lie in '
                     f'{-outputs}..{outputs - 1}'
                 )
         found = sorted(index % outputs for index in indices)
         for index in found:
             if found.count(index) > 1:
-                raise ValueError(
+                raise UsageError(
                     f'out_indices={out_indices!r:.60}: the output of index {index} comes twice'
                 )
         return tuple(found)

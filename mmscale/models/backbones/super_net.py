@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from mmscale.arch import Arch, Block, Head, SearchSpace, Stem
 from mmscale.arch.sampling import SIDES
+from mmscale.errors import UsageError
 from mmscale.models.backbones.arch_net import ArchNet, Layer
 from mmscale.models.backbones.blocks import ArchBlock
 from mmscale.registry import MODELS
@@ -121,7 +122,7 @@ class SuperNet(ArchNet):
         init_cfg: dict | list | None = None,
     ) -> None:
         if kernels not in KERNEL_SHARING:
-            raise ValueError(f'kernels={kernels!r:.60} is not one of {", ".join(KERNEL_SHARING)}')
+            raise UsageError(f'kernels={kernels!r:.60} is not one of {", ".join(KERNEL_SHARING)}')
         space = space if isinstance(space, SearchSpace) else SearchSpace(**space)
         # The base class makes the blocks, for which it needs to know the space.
         self.space = space
@@ -154,7 +155,7 @@ class SuperNet(ArchNet):
     def _check(self, arch: Arch, side: str) -> None:
         """Raises ValueError if the Arch is no subnet of this super-supernet."""
         if side not in SIDES:
-            raise ValueError(f'side={side!r:.60} is not one of {", ".join(SIDES)}')
+            raise UsageError(f'side={side!r:.60} is not one of {", ".join(SIDES)}')
         whole = self.arch
         problem = None
         if len(arch.stages) != len(whole.stages):
@@ -176,7 +177,7 @@ class SuperNet(ArchNet):
                         problem = f'block {j} of network stage {i}: {block}'
                         break
         if problem is not None:
-            raise ValueError(f'arch {arch.digest[:10]} is not in this search space: {problem}')
+            raise UsageError(f'arch {arch.digest[:10]} is not in this search space: {problem}')
 
     def _template(self, part: Part) -> nn.Module:
         """A layer of a subnet without weights, built once: few differ within a space."""

@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from mmscale.errors import UsageError
+
 ROLES = ('out', 'in', 'through', 'norm')
 GROUP_KINDS = ('width', 'heads', 'head_size', 'embedding')
 
@@ -45,10 +47,10 @@ class Member:
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            raise ValueError(f'{self.module}: role={self.role!r} is not one of {", ".join(ROLES)}')
+            raise UsageError(f'{self.module}: role={self.role!r} is not one of {", ".join(ROLES)}')
         indices = np.array(self.indices, dtype=np.int64)
         if indices.ndim != 2 or indices.size != np.unique(indices).size:
-            raise ValueError(
+            raise UsageError(
                 f'{self.module}: indices of shape {indices.shape} must be two-dimensional, each '
                 'channel once'
             )
@@ -77,12 +79,12 @@ class ChannelGroup:
 
     def __post_init__(self) -> None:
         if self.kind not in GROUP_KINDS:
-            raise ValueError(
+            raise UsageError(
                 f'group {self.name}: kind={self.kind!r} is not one of {", ".join(GROUP_KINDS)}'
             )
         for member in self.members:
             if len(member.indices) != self.size:
-                raise ValueError(
+                raise UsageError(
                     f'group {self.name}: {member.module} has indices for {len(member.indices)} '
                     f'elements, the group has {self.size}'
                 )
@@ -119,7 +121,7 @@ class DepthGroup:
 
     def __post_init__(self) -> None:
         if not self.blocks or len(self.blocks) != len(self.branch_ends):
-            raise ValueError(
+            raise UsageError(
                 f'depth {self.name}: {len(self.blocks)} blocks and branch ends of '
                 f'{len(self.branch_ends)}'
             )
@@ -156,7 +158,7 @@ class ChannelGroups(Sequence):
         names = [group.name for group in (*self.widths, *self.depths)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f'groups: the name {", ".join(twice)} comes more than once')
+            raise UsageError(f'groups: the name {", ".join(twice)} comes more than once')
 
     def __getitem__(self, key: int | slice) -> ChannelGroup | tuple[ChannelGroup, ...]:
         return self.widths[key]

@@ -9,6 +9,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from mmscale.errors import UsageError
+
 
 def is_transposed_linear(layer: nn.Module) -> bool:
     """Whether it is GPT-2's ``Conv1D``, a linear layer with its weight the other way round."""
@@ -29,7 +31,7 @@ def input_dimension(layer: nn.Module) -> tuple[int, int, int]:
         return 1, layer.in_features, 1
     if is_transposed_linear(layer):
         return 0, layer.weight.shape[0], 1
-    raise ValueError(f'{type(layer).__name__}: not known how its inputs lie in its weight')
+    raise UsageError(f'{type(layer).__name__}: not known how its inputs lie in its weight')
 
 
 def output_dimension(layer: nn.Module) -> tuple[int, int]:
@@ -51,7 +53,7 @@ def output_dimension(layer: nn.Module) -> tuple[int, int]:
         return 0, weight.numel()
     if is_transposed_linear(layer):
         return 1, layer.nf
-    raise ValueError(f'{type(layer).__name__}: not known how its outputs lie in its weight')
+    raise UsageError(f'{type(layer).__name__}: not known how its outputs lie in its weight')
 
 
 def input_channels(layer: nn.Module) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmscale.errors import UsageError
 from mmscale.models.backbones import SuperNet
 from mmscale.models.dms.folding import fed_alone
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups
@@ -68,9 +69,9 @@ class Masks:
         sizes = {group.key: group.size for group in groups.all}
         for key, gate in gates.items():
             if sizes.get(key) != gate.n:
-                raise ValueError(f'gate {key}: n={gate.n}, but its group has {sizes.get(key)}')
+                raise UsageError(f'gate {key}: n={gate.n}, but its group has {sizes.get(key)}')
         if any(isinstance(module, SuperNet) for module in model.modules()):
-            raise ValueError('a SuperNet cannot be masked: make an ArchNet of it (static_model)')
+            raise UsageError('a SuperNet cannot be masked: make an ArchNet of it (static_model)')
         self.hard = False
         self.packed: torch.Tensor | None = None
         self._gates = gates

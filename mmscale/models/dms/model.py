@@ -13,6 +13,7 @@ from torch import distributed, nn
 
 from mmscale.arch.checks import check_keys, is_number
 from mmscale.cost import Cost, LatencyModel
+from mmscale.errors import UsageError
 from mmscale.models.checkpoints import load_checkpoint
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.find import channel_groups
@@ -36,7 +37,7 @@ def _is_part(value: object, allowed: Sequence[str]) -> bool:
 def _check_input_shape(shape: object) -> None:
     whole = isinstance(shape, (list, tuple)) and all(type(side) is int for side in shape)
     if not whole or len(shape) not in (1, 3) or not all(0 < n <= _LARGEST_SIDE for n in shape):
-        raise ValueError(
+        raise UsageError(
             f'input_shape={shape!r:.60} must be (channels, height, width) of images, or (length,) '
             f'of tokens: integers in 1..{_LARGEST_SIDE}'
         )
@@ -132,10 +133,10 @@ class DMSModel(BaseModel):
         self._check_settings(search, width_kinds, pipeline, pretrained, weight)
         for key, value in (('structure_optimizer', structure_optimizer), ('gates', gates)):
             if value is not None and not isinstance(value, dict):
-                raise ValueError(f'{key}={value!r:.60} must be a dict')
+                raise UsageError(f'{key}={value!r:.60} must be a dict')
         for key, value in (('pretrained', pretrained), ('latency_model', latency_model)):
             if value is not None and not isinstance(value, (str, Path)):
-                raise ValueError(f'{key}={value!r:.60} must be a path')
+                raise UsageError(f'{key}={value!r:.60} must be a path')
         _check_input_shape(input_shape)
         if isinstance(model, dict):
             model = dict(model)
@@ -156,7 +157,7 @@ class DMSModel(BaseModel):
         try:
             self.gates = nn.ModuleDict(_gates(self.groups, dict(gates or {})))
         except (TypeError, ValueError) as error:
-            raise ValueError(f'gates: {error}') from error
+            raise UsageError(f'gates: {error}') from error
         segments = self._segments()
         self._num_counts = segments[-1] + 1
         is_block = torch.tensor(segments) >= len(self.groups.widths)
@@ -167,7 +168,7 @@ class DMSModel(BaseModel):
             self.latency = None if latency_model is None else LatencyModel.load(latency_model)
         except (OSError, ValueError) as error:
             reason = getattr(error, 'strerror', None) or error
-            raise ValueError(f'latency_model={str(latency_model)!r:.200}: {reason}') from error
+            raise UsageError(f'latency_model={str(latency_model)!r:.200}: {reason}') from error
         self.metric, self.goal = self._resolved(target, metric)
         if pipeline == 'p-':
             model.requires_grad_(False)
@@ -179,7 +180,7 @@ class DMSModel(BaseModel):
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'structure_optimizer: {error}') from error
+            raise UsageError(f'structure_optimizer: {error}') from error
         self._budget: float | None = None
 
     @staticmethod
@@ -191,18 +192,18 @@ class DMSModel(BaseModel):
         weight: float,
     ) -> None:
         if not search or not _is_part(search, SEARCHES):
-            raise ValueError(f'search={search!r:.60} must hold {" or ".join(SEARCHES)}, or both')
+            raise UsageError(f'search={search!r:.60} must hold {" or ".join(SEARCHES)}, or both')
         if not width_kinds or not _is_part(width_kinds, GROUP_KINDS):
-            raise ValueError(f'width_kinds={width_kinds!r:.60} must hold some of {GROUP_KINDS}')
+            raise UsageError(f'width_kinds={width_kinds!r:.60} must hold some of {GROUP_KINDS}')
         if pipeline not in PIPELINES:
-            raise ValueError(f'pipeline={pipeline!r:.60} is not one of {", ".join(PIPELINES)}')
+            raise UsageError(f'pipeline={pipeline!r:.60} is not one of {", ".join(PIPELINES)}')
         if (pipeline == 'np') != (pretrained is None):
-            raise ValueError(
+            raise UsageError(
                 f'pipeline={pipeline!r:.60} with pretrained={pretrained!r:.200}: np starts from '
                 'random weights, p and p- need a checkpoint'
             )
         if not is_number(weight) or not weight > 0:
-            raise ValueError(f'weight={weight!r:.60} must be more than 0')
+            raise UsageError(f'weight={weight!r:.60} must be more than 0')
 
     @staticmethod
     def _searched(
@@ -214,7 +215,7 @@ class DMSModel(BaseModel):
             if part in search and not found:
                 others = [other for other in SEARCHES if other != part]
                 what = 'width' if part == 'width' else 'residual block'
-                raise ValueError(
+                raise UsageError(
                     f'search={tuple(search)!r:.60}: the model has no {what} that can go; '
                     f'search={others!r:.60} leaves {part} as it is'
                 )
@@ -228,23 +229,23 @@ class DMSModel(BaseModel):
         relative = not isinstance(target, dict)
         if not relative:
             if len(target) != 1:
-                raise ValueError(f'target={target!r:.60} must have exactly one metric')
+                raise UsageError(f'target={target!r:.60} must have exactly one metric')
             ((metric, target),) = check_keys('target', target, METRICS).items()
         if metric not in METRICS:
-            raise ValueError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
+            raise UsageError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
         if (metric == 'latency') != (self.latency is not None):
-            raise ValueError(
+            raise UsageError(
                 'latency_model is needed for the metric latency, and for no other; '
                 f'metric={metric!r:.60}'
             )
         if not is_number(target):
-            raise ValueError(f'target={target!r:.60} must be a number')
+            raise UsageError(f'target={target!r:.60} must be a number')
         self.metric = metric
         full = self.value(self.cost.full)
         goal = target * full if relative else target
         smallest = self.value(self._smallest())
         if not smallest <= goal < full:
-            raise ValueError(
+            raise UsageError(
                 f'target: {metric} of {goal:.6g} are out of reach: the whole model has '
                 f'{full:.6g}, the smallest that can be left of it {smallest:.6g}'
             )
@@ -292,7 +293,7 @@ class DMSModel(BaseModel):
             self.model.load_state_dict(found.get('state_dict', found))
         except RuntimeError as error:
             message = ' '.join(str(error).split())
-            raise ValueError(f'pretrained={self.pretrained}: {message:.300}') from None
+            raise UsageError(f'pretrained={self.pretrained}: {message:.300}') from None
 
     def set_budget(self, budget: float) -> None:
         """Sets what the cost is to fall to at this moment."""
@@ -416,7 +417,7 @@ class DMSModel(BaseModel):
         if fits(low):
             high = low
         elif not fits(high):
-            raise ValueError(
+            raise UsageError(
                 f'the widths cannot reach {self.metric}={self.goal:.6g} with the blocks that are '
                 f'left: their smallest is {self.value(self.current_cost()):.6g}'
             )

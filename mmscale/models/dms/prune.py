@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from mmscale.arch.checks import check_keys
 from mmscale.arch.json_files import read_json
+from mmscale.errors import UsageError
+from mmscale.files import write_json
 from mmscale.models.dms.groups import ChannelGroups
 from mmscale.models.dms.layers import input_dimension, output_dimension
 from mmscale.models.dms.transformers import TUPLE_BLOCKS, full_name, set_counts
@@ -43,15 +44,15 @@ class Skip(nn.Module):
 
 def _check_indices(owner: str, indices: object) -> None:
     if not isinstance(indices, list):
-        raise ValueError(f'{owner}={indices!r:.60} must be a list of indices')
+        raise UsageError(f'{owner}={indices!r:.60} must be a list of indices')
     for index in indices:
         if type(index) is not int or not 0 <= index < _MOST:
-            raise ValueError(f'{owner}: {index!r:.60} must be an index in 0..{_MOST - 1}')
+            raise UsageError(f'{owner}: {index!r:.60} must be an index in 0..{_MOST - 1}')
 
 
 def _check_place(owner: str, place: str) -> None:
     if place not in ('in', 'out') and not re.fullmatch('-?[0-9]', place):
-        raise ValueError(f'{owner}: {place!r:.60} is neither in, out nor a dimension')
+        raise UsageError(f'{owner}: {place!r:.60} is neither in, out nor a dimension')
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ class Pruning:
         data = check_keys(owner, source, (), ('schema', *names))
         schema = data.pop('schema')
         if type(schema) is not int or schema != SCHEMA:
-            raise ValueError(f'{owner}: schema={schema!r:.60} is not supported, expected {SCHEMA}')
+            raise UsageError(f'{owner}: schema={schema!r:.60} is not supported, expected {SCHEMA}')
         removed = data['removed']
         if not isinstance(removed, list) or not all(isinstance(name, str) for name in removed):
-            raise ValueError(f'{owner}: removed={removed!r:.60} must be a list of names')
+            raise UsageError(f'{owner}: removed={removed!r:.60} must be a list of names')
         for name, indices in check_keys(f'{owner}: keep', data['keep'], None).items():
             _check_indices(f'{owner}: keep.{name!s:.60}', indices)
         for part in ('slices', 'counts'):
@@ -103,14 +104,14 @@ class Pruning:
                         _check_indices(f'{where}.{key!s:.60}', value)
                         _check_place(where, key)
                     elif type(value) is not int or not 0 < value <= _MOST:
-                        raise ValueError(
+                        raise UsageError(
                             f'{where}.{key!s:.60}={value!r:.60} must be an integer in 1..{_MOST}'
                         )
         return cls(**data)
 
     def save(self, path: str | Path) -> None:
         """Writes it as a JSON file that :meth:`from_json` reads."""
-        Path(path).write_text(json.dumps(self.to_json()) + '\n', encoding='utf-8')
+        write_json(path, self.to_json())
 
 
 def plan_pruning(
@@ -130,13 +131,13 @@ def plan_pruning(
     kept = {}
     for name, indices in keep.items():
         if name not in groups.by_name:
-            raise ValueError(f'keep: there is no group {name}')
+            raise UsageError(f'keep: there is no group {name}')
         group = groups.by_name[name]
         kept[name] = sorted({int(index) for index in indices})
         if any(not 0 <= index < group.size for index in kept[name]):
-            raise ValueError(f'keep: {name} has elements 0..{group.size - 1}, not {kept[name]}')
+            raise UsageError(f'keep: {name} has elements 0..{group.size - 1}, not {kept[name]}')
         if not kept[name] and group in groups.widths:
-            raise ValueError(f'keep: nothing of {name} would stay')
+            raise UsageError(f'keep: nothing of {name} would stay')
     removed = [
         block
         for depth in groups.depths
@@ -200,7 +201,7 @@ def apply_pruning(model: nn.Module, pruning: Pruning) -> nn.Module:
             place = f'counts.{name}'
             set_counts(model.get_submodule(name), counts)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
-        raise ValueError(
+        raise UsageError(
             f'{type(model).__name__} does not fit its pruning: {place:.80}: {error!s:.200}'
         ) from error
     return model

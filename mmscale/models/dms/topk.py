@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from mmscale.errors import UsageError
+
 IMPORTANCES = ('taylor', 'index', 'l1', 'snip', 'fisher')
 NORMALISATIONS = ('rank', 'minmax', 'none')
 
@@ -62,20 +64,20 @@ class DifferentiableTopK(nn.Module):
             ('divisor', divisor, 1),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-                raise ValueError(f'{key}={value!r:.60} must be an integer of {smallest} or more')
+                raise UsageError(f'{key}={value!r:.60} must be an integer of {smallest} or more')
         if minimum > n:
-            raise ValueError(f'minimum={minimum} must not be more than n={n}')
+            raise UsageError(f'minimum={minimum} must not be more than n={n}')
         if importance not in IMPORTANCES:
-            raise ValueError(
+            raise UsageError(
                 f'importance={importance!r:.60} is not one of {", ".join(IMPORTANCES)}'
             )
         if normalise not in NORMALISATIONS:
             allowed = ', '.join(NORMALISATIONS)
-            raise ValueError(f'normalise={normalise!r:.60} is not one of {allowed}')
+            raise UsageError(f'normalise={normalise!r:.60} is not one of {allowed}')
         if not 0 <= decay < 1:
-            raise ValueError(f'decay={decay!r:.60} must lie in 0..1, below 1')
+            raise UsageError(f'decay={decay!r:.60} must lie in 0..1, below 1')
         if hardness is not None and not hardness > 0:
-            raise ValueError(f'hardness={hardness!r:.60} must be more than 0')
+            raise UsageError(f'hardness={hardness!r:.60} must be more than 0')
         self.n = n
         self.elements = -(-n // divisor)
         self.hardness = float(self.elements if hardness is None else hardness)

@@ -16,9 +16,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_leaves
 
+from mmscale.errors import FOREIGN_ERRORS, UsageError
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, Member
 from mmscale.models.dms.residual import depth_groups
-from mmscale.models.dms.trial import MODEL_ERRORS, sound_groups
+from mmscale.models.dms.trial import sound_groups
 
 _DECLARE = (
     'declare its groups with mmscale.models.dms.declare_groups(network, grouper), as '
@@ -42,7 +43,7 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
     try:
         import torch_pruning
     except ImportError:
-        raise ValueError(
+        raise UsageError(
             f'{type(model).__name__}: finding its channel groups needs Torch-Pruning: '
             'pip install torch-pruning'
         ) from None
@@ -65,9 +66,9 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
             twin = copy.deepcopy(model)
             graph.build_dependency(twin, list(inputs), forward_fn=forward, verbose=False)
             found = list(graph.get_all_groups())
-    except MODEL_ERRORS as error:
+    except FOREIGN_ERRORS as error:
         reason = ' '.join(str(error).split())
-        raise ValueError(
+        raise UsageError(
             f'{type(model).__name__} cannot be traced ({type(error).__name__}: {reason:.200}); '
             f'{_DECLARE}'
         ) from error
@@ -77,7 +78,7 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
         if isinstance(module, (_ConvNd, nn.Linear)) and module not in graph.module2node
     ]
     if unseen:
-        raise ValueError(
+        raise UsageError(
             f'{type(model).__name__} cannot be traced: {", ".join(unseen[:5])} took no part in '
             f'the forward pass, so it is not known what they share; {_DECLARE}'
         )

@@ -16,6 +16,7 @@ from mmpretrain.models.utils import MultiheadAttention, WindowMSA
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from mmscale.errors import UsageError
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member, runs
 
 Consumers = tuple[str, ...] | None
@@ -280,7 +281,7 @@ def set_counts(module: nn.Module, counts: dict[str, int]) -> None:
         name, _, index = attribute.partition('.')
         # A class that takes over may have numbers that the original had not.
         if not isinstance(getattr(module, name, 0), int if not index else list | tuple):
-            raise ValueError(f'{attribute} is not a number of {type(module).__name__}')
+            raise UsageError(f'{attribute} is not a number of {type(module).__name__}')
         if index:
             getattr(module, name)[int(index)] = value
         else:

@@ -10,22 +10,12 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from mmscale.cost import count_module
+from mmscale.errors import FOREIGN_ERRORS
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup
 from mmscale.models.dms.masking import Masks
 from mmscale.models.dms.prune import apply_pruning, plan_pruning
 from mmscale.models.dms.topk import DifferentiableTopK
-
-# What a model raises that does not understand what it gets, or whose parts do not fit each other.
-MODEL_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 def sound_groups(
@@ -54,7 +44,7 @@ def sound_groups(
         exact_inputs = [x.double() if x.is_floating_point() else x for x in inputs]
         _outputs(exact, exact_inputs)
         twin, inputs = exact, exact_inputs
-    except MODEL_ERRORS:
+    except FOREIGN_ERRORS:
         pass
 
     def sound(some: Sequence[ChannelGroup | DepthGroup]) -> list[ChannelGroup | DepthGroup]:
@@ -132,7 +122,7 @@ def _can_go(
             return False
         predicted = MaskedCost(model, groups, inputs).count(counts)
         return count_module(small, inputs=inputs, memory=False).cost == predicted
-    except MODEL_ERRORS:
+    except FOREIGN_ERRORS:
         return False
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from mmscale.apis.prune import channel_groups, prune
+from mmscale.apis.pruning import channel_groups, prune
 
 IMAGES = (torch.zeros(2, 3, 8, 8),)
 

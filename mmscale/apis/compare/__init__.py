@@ -1,0 +1,1 @@
+"""Puts ways to come to a network side by side."""

@@ -1,0 +1,188 @@
+"""Trains several networks from their Archs, some at a time, and tests each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from mmscale.files import write_json
+from mmscale.launch.command_line import set_environment
+
+
+@dataclass(frozen=True)
+class RetrainJob:
+    """One network to train and test.
+
+    Attributes:
+        name: For the log; unique.
+        config: Config file of an ImageClassifier with an ArchNet.
+        arch: JSON file of the Arch.
+        work_dir: Folder of logs and checkpoints; ``test.json`` is written last.
+        options: Overrides of the config.
+    """
+
+    name: str
+    config: str
+    arch: str
+    work_dir: str
+    options: dict[str, object]
+
+    @property
+    def result_file(self) -> Path:
+        """Where the test accuracy is kept."""
+        return Path(self.work_dir) / 'test.json'
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the outcome depends on, as plain JSON data."""
+        from mmengine.config import Config
+
+        config = Config.fromfile(self.config, import_custom_modules=False)
+        settings = {
+            'config': config.to_dict(),
+            'arch': json.loads(Path(self.arch).read_text(encoding='utf-8')),
+            'options': self.options,
+        }
+        return json.loads(json.dumps(settings, default=str))
+
+    def result(self) -> dict | None:
+        """The outcome of an earlier run with equal settings, or None."""
+        if not self.result_file.is_file():
+            return None
+        found = json.loads(self.result_file.read_text(encoding='utf-8'))
+        return found if found['settings'] == self.settings else None
+
+
+def _forget_other_settings(job: RetrainJob) -> None:
+    """Makes a job start anew where an earlier run in its work dir had other settings."""
+    file = Path(job.work_dir) / 'settings.json'
+    if not file.is_file() or json.loads(file.read_text(encoding='utf-8')) != job.settings:
+        # First, or a kill between the two would leave a checkpoint of the other settings.
+        (Path(job.work_dir) / 'last_checkpoint').unlink(missing_ok=True)
+        write_json(file, job.settings)
+
+
+def run_job(job: RetrainJob) -> dict:
+    """Trains and tests one network, or continues where an earlier run stopped.
+
+    An earlier run with other settings is not continued.
+
+    Returns:
+        ``accuracy`` in percent, number of test ``images``, ``settings``.
+
+    Raises:
+        UsageError: A part of the config is unknown or not allowed.
+    """
+    set_environment()
+    Path(job.work_dir).mkdir(parents=True, exist_ok=True)
+    with (
+        (Path(job.work_dir) / 'console.log').open('a', encoding='utf-8') as log,
+        redirect_stdout(log),
+        redirect_stderr(log),
+    ):
+        from mmengine.config import Config
+
+        from mmscale.launch.runner import build_runner
+
+        _forget_other_settings(job)
+        config = Config.fromfile(job.config)
+        config.merge_from_dict({**job.options, 'model.backbone.arch': job.arch})
+        config.work_dir = job.work_dir
+        config.launcher = 'none'
+        config.resume = True
+        # Runners are known by name, and several jobs share a process.
+        config.experiment_name = f'{job.name}-{time.time_ns()}'
+        runner = build_runner(config, 'train')
+        runner.train()
+        metrics = runner.test()
+    result = {
+        'accuracy': metrics['accuracy/top1'],
+        'images': len(runner.test_dataloader.dataset),
+        'settings': job.settings,
+    }
+    write_json(job.result_file, result)
+    return result
+
+
+def _end_with_parent(parent: Connection) -> None:
+    """Prepares a process that trains: it ends when the other end of a pipe is closed.
+
+    That is when the parent gives up or dies, however it dies. Ctrl-C is for the parent alone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        parent.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def run_jobs(
+    jobs: Sequence[RetrainJob],
+    processes: int,
+    on_progress: Callable[[RetrainJob, int], None] | None = None,
+) -> dict[str, dict]:
+    """Runs jobs in `processes` processes, the first ones first.
+
+    Args:
+        jobs: What to train; give the longest first.
+        processes: How many train at the same time.
+        on_progress: Called every second or so with a job and its iterations so far.
+
+    Returns:
+        Results by the jobs' names, see :func:`run_job`.
+
+    Raises:
+        Exception: What the first job that failed raised; the others are ended.
+    """
+    results = {job.name: found for job in jobs if (found := job.result()) is not None}
+    pending = [job for job in jobs if job.name not in results]
+    if not pending:
+        return results
+    context = get_context('spawn')
+    reader, writer = context.Pipe(duplex=False)
+    # The writer closes first and ends the processes, or leaving the pool would wait for them.
+    with (
+        reader,
+        ProcessPoolExecutor(processes, context, _end_with_parent, (reader,)) as pool,
+        writer,
+    ):
+        futures: dict[str, Future] = {job.name: pool.submit(run_job, job) for job in pending}
+        while not all(future.done() for future in futures.values()):
+            time.sleep(1)
+            for job in pending:
+                failed = futures[job.name].done() and futures[job.name].exception()
+                if failed:
+                    failed.add_note(f'{job.name}: the log is {job.work_dir}/console.log')
+                    raise failed
+                if on_progress is not None:
+                    on_progress(job, iterations_done(job.work_dir))
+        for job in pending:
+            results[job.name] = futures[job.name].result()
+    return results
+
+
+def _scalars(work_dir: str) -> Iterator[dict]:
+    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
+    if files:
+        for line in files[-1].read_text(encoding='utf-8').splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return  # The line is being written.
+
+
+def iterations_done(work_dir: str) -> int:
+    """Training iterations that the newest log in a work dir tells of."""
+    return max((line['iter'] for line in _scalars(work_dir) if 'loss' in line), default=0)

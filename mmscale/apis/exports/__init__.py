@@ -1,0 +1,1 @@
+"""Exports networks: weights, configs, programs, a model card."""

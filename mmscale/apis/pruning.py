@@ -1,0 +1,272 @@
+"""Pruning of models: by a fraction, by groups, or as a search by gradient has found."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from mmscale.apis.networks import build_module
+from mmscale.arch import Arch, get_arch
+from mmscale.cost import ModuleCost, count_module
+from mmscale.errors import UsageError
+from mmscale.files import atomic_write, write_text
+from mmscale.models import ArchNet, DMSModel
+from mmscale.models.dms import (
+    ChannelGroup,
+    DepthGroup,
+    Pruning,
+    apply_pruning,
+    channel_groups,
+    is_described_by_arch,
+    plan_pruning,
+    pruned_arch,
+    renumbered,
+    static_model,
+)
+from mmscale.models.dms.masking import weight_importance
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+Keep = float | Sequence[int]
+
+_DESCRIPTIONS = ('arch.json', 'pruned.json')
+
+__all__ = ['channel_groups', 'export_search', 'prune']
+
+
+def prune(
+    model: nn.Module, inputs: Sequence[torch.Tensor], keep: float | Mapping[str, Keep]
+) -> tuple[nn.Module, ModuleCost]:
+    """A smaller copy of a model, and its cost.
+
+    Args:
+        model: Any model; it is left as it is.
+        inputs: Positional arguments of one forward pass.
+        keep: How much stays of every width group (blocks all stay), or by the names of width and
+            depth groups: a fraction, rounded to whole elements of which one stays at least, or
+            the indices that stay. A fraction keeps the elements with the largest L1 norm of the
+            weights that make them, and the first blocks.
+
+    Raises:
+        ValueError: A fraction, a name or an index is not allowed, or the model cannot be traced.
+    """
+    try:
+        small = static_model(copy.deepcopy(model))
+    except RuntimeError as error:
+        raise UsageError(f'{type(model).__name__} cannot be copied: {error!s:.300}') from error
+    groups = channel_groups(small, inputs)
+    if isinstance(keep, Real):
+        if not groups.widths:
+            raise UsageError(f'keep={keep}: {type(model).__name__} has no width that can go')
+        keep = {group.name: keep for group in groups.widths}
+    unknown = sorted(keep.keys() - groups.by_name.keys())
+    if unknown:
+        raise UsageError(f'keep: there is no group {unknown[0]}; see print(channel_groups(...))')
+    chosen = {name: _chosen(small, groups.by_name[name], value) for name, value in keep.items()}
+    apply_pruning(small, plan_pruning(small, groups, chosen))
+    return small, count_module(small, inputs=inputs, memory=False)
+
+
+def _chosen(model: nn.Module, group: ChannelGroup | DepthGroup, keep: Keep) -> Sequence[int]:
+    """Indices that stay of a group."""
+    if not isinstance(keep, Real):
+        return keep
+    if isinstance(keep, bool) or not 0 < keep <= 1:
+        raise UsageError(
+            f'keep: {group.name} has {keep!r:.60}, a fraction must lie in 0..1, above 0'
+        )
+    count = max(1, round(keep * group.size))
+    if isinstance(group, DepthGroup):
+        return range(count)
+    return weight_importance(model, group).topk(count).indices.tolist()
+
+
+def export_search(
+    config: Config,
+    state: Mapping[str, torch.Tensor],
+    out: str | Path,
+    recipe: Config | None = None,
+    overwrite: bool = False,
+) -> dict:
+    """Writes the network that a search by gradient has found, and a config to retrain it.
+
+    Args:
+        config: Config of the search; its model is a DMSModel.
+        state: State dict of the search's checkpoint.
+        out: Folder to write to: ``weights.pth``; ``arch.json`` for an ArchNet alone and for a
+            classifier with one, ``pruned.json`` for any other model; and ``retrain.py``, unless
+            the configs are of no file.
+        recipe: Config that ``retrain.py`` inherits from and whose model it prunes; the search's
+            own by default.
+        overwrite: Whether to replace an earlier export.
+
+    Returns:
+        Flops, params and acts ``before`` and ``after``; the ``budget``: its ``metric``, ``goal``
+        and the network's ``value``, and whether the search has ``ended``, which puts the network
+        onto it; ``kept`` and all elements by group; new ``widths`` of what feeds the head behind
+        an ArchNet; and the names of the ``files``.
+
+    Raises:
+        ValueError: The config is of no search, the state is not its own, the recipe is of another
+            kind of model, or the folder must not be replaced.
+    """
+    folder = Path(out)
+    _check_folder(folder, overwrite)
+    settings = dict(config.get('model') or {})
+    if 'data_preprocessor' in config:
+        settings.setdefault('data_preprocessor', config.data_preprocessor)
+    search = build_module(settings, config.get('default_scope') or 'mmpretrain')
+    if not isinstance(search, DMSModel):
+        raise UsageError(f'model.type={settings["type"]} is not a mmscale.DMSModel')
+    try:
+        search.load_state_dict(state)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())
+        raise UsageError(f'the checkpoint is not of this config: {reason:.300}') from None
+    budget = {
+        'metric': search.metric,
+        'goal': search.goal,
+        'value': search.value(search.current_cost()),
+        'ended': all(bool(gate.hard) for gate in search.gates.values()),
+    }
+    search.masks.remove()
+    model, groups = search.model, search.groups
+    keep = {group.name: search.gates[group.key].keep_indices.tolist() for group in groups.all}
+    pruning = plan_pruning(model, groups, keep)
+    inputs = search.example_inputs
+    recipe = config if recipe is None else recipe
+    whole = _plain_model(recipe)
+    arch_net = _arch_net(model)
+    if arch_net is not None and 'arch' not in whole.get('backbone', whole):
+        raise UsageError(f'recipe={recipe.filename}: its model has no mmscale.ArchNet')
+    before = count_module(model, inputs=inputs, memory=False)
+    after = count_module(apply_pruning(model, pruning), inputs=inputs, memory=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _DESCRIPTIONS:
+        (folder / name).unlink(missing_ok=True)
+    tensors = model.state_dict()
+    described: Pruning | Arch = pruning
+    path = folder / 'pruned.json'
+    widths: dict[str, int] = {}
+    if arch_net is not None:
+        name, module = arch_net
+        prefix = f'{name}.' if name else ''
+        described = pruned_arch(module.arch, pruning, prefix)
+        tensors = renumbered(tensors, module.arch, pruning, prefix)
+        path = folder / 'arch.json'
+        widths = _new_widths(whole, described, module.out_indices[-1])
+    described.save(path)
+    weights = folder / 'weights.pth'
+    with atomic_write(weights) as file:
+        torch.save({'state_dict': tensors}, file)
+    files = [path, weights]
+    if recipe.filename is not None:
+        files.append(folder / 'retrain.py')
+        _write_retraining(files[-1], recipe, whole, path.name, widths)
+    return {
+        'before': _numbers(before),
+        'after': _numbers(after),
+        'budget': budget,
+        'kept': {group.name: [len(keep[group.name]), group.size] for group in groups.all},
+        'widths': widths,
+        'files': [str(file) for file in files],
+    }
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f'out={folder} is a file, not a folder')
+    earlier = [name for name in (*_DESCRIPTIONS, 'weights.pth') if (folder / name).exists()]
+    if earlier and not overwrite:
+        raise UsageError(
+            f'{folder / earlier[0]} exists: name another folder, or give --overwrite; what was '
+            'trained from it would no longer fit'
+        )
+
+
+def _arch_net(model: nn.Module) -> tuple[str, ArchNet] | None:
+    """The ArchNet whose Arch says all that goes of a model, and its name there."""
+    for name in ('', 'backbone'):
+        module = getattr(model, name, None) if name else model
+        if isinstance(module, ArchNet) and is_described_by_arch(model, module):
+            return name, module
+    return None
+
+
+def _plain_model(config: Config) -> dict[str, Any]:
+    """Config of the model that is trained, without the search around it."""
+    model = config.to_dict().get('model')
+    if not isinstance(model, dict):
+        raise UsageError(f'recipe={config.filename} has no model')
+    if model['type'] not in ('mmscale.DMSModel', 'DMSModel'):
+        return model
+    plain = model['model']
+    if 'data_preprocessor' in model:
+        plain.setdefault('data_preprocessor', model['data_preprocessor'])
+    return plain
+
+
+def _new_widths(model: Mapping[str, Any], arch: Arch, index: int) -> dict[str, int]:
+    """What a classifier's head is told of the feature map of that index, as settings."""
+    channels = (*arch.widths, arch.feature_channels)
+    if isinstance((model.get('head') or {}).get('in_channels'), int):
+        return {'head.in_channels': channels[index]}
+    return {}
+
+
+def _write_retraining(
+    path: Path,
+    recipe: Config,
+    model: dict[str, Any],
+    described: str,
+    widths: Mapping[str, int],
+) -> None:
+    """Writes the config that trains a pruned network: an inheriting one, with another model."""
+    from mmengine.config import Config
+
+    # In the place of the config itself, so that the folder can be moved.
+    here = '{{ fileDirname }}'
+    is_pruned = model['type'] in ('mmscale.PrunedModel', 'PrunedModel')
+    inner = model['model'] if is_pruned else model
+    network = inner.get('backbone', inner)
+    for part in (inner, network):
+        # These weights do not fit what is left, and load_from has all of it.
+        if 'Pretrained' in str(part.get('init_cfg')):
+            del part['init_cfg']
+    if described == 'arch.json':
+        network['arch'] = f'{here}/{described}'
+        network.pop('scaling', None)  # The Arch is scaled already.
+        for setting, value in widths.items():
+            part, _, key = setting.partition('.')
+            model[part][key] = value
+    else:
+        if str(network.get('arch')).endswith('.json'):
+            # The pruning is of this very network, whatever comes of the file.
+            network['arch'] = get_arch(network['arch']).to_json()
+        if is_pruned:
+            model['pruned'] = f'{here}/{described}'
+        else:
+            model = dict(type='mmscale.PrunedModel', pruned=f'{here}/{described}', model=model)
+    settings = dict(
+        _base_=os.path.relpath(os.path.realpath(recipe.filename), path.parent.resolve()),
+        model=dict(_delete_=True, **model),
+        load_from=f'{here}/weights.pth',
+        work_dir=f'{here}/retrain',
+    )
+    hooks = recipe.to_dict().get('custom_hooks', [])
+    if any('DMSHook' in hook['type'] for hook in hooks):
+        settings['custom_hooks'] = [hook for hook in hooks if 'DMSHook' not in hook['type']]
+    comment = '# Written by tools/prune.py. From random weights: --cfg-options load_from=None\n'
+    write_text(path, comment + Config(settings).pretty_text)
+
+
+def _numbers(cost: ModuleCost) -> dict[str, int]:
+    return {key: getattr(cost, key) for key in ('flops', 'params', 'acts')}

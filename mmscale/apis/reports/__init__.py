@@ -1,0 +1,1 @@
+"""Reads what a run leaves in its work dir, and draws it."""

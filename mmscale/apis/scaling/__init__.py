@@ -1,0 +1,1 @@
+"""Scales networks by closed-form rules, and searched families on."""

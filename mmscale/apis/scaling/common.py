@@ -1,0 +1,23 @@
+"""What scaling an Arch and scaling a config share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+MODES = ('reference', 'matched')
+
+
+def label_of(name: str, strategy: str, factor: float) -> str:
+    """Name for the files of a network: base model, strategy and factor."""
+    return f'{name.lower()}_{strategy}_x{factor:g}'
+
+
+def backbone_of(config: Config) -> Mapping | None:
+    """The backbone of a config's model, or None if it has none."""
+    model = config.get('model')
+    backbone = model.get('backbone') if isinstance(model, Mapping) else None
+    return backbone if isinstance(backbone, Mapping) else None

@@ -1,0 +1,233 @@
+"""Writes mmpretrain configs that train scaled networks by the recipe of their base model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmscale.apis.scaling.archs import ScaledNetwork
+from mmscale.arch import Arch
+from mmscale.errors import UsageError
+from mmscale.files import write_text
+from mmscale.quiet import quiet_imports
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from mmscale.apis.scaling.backbones import ScaledConfig
+
+# By the beginning of a base model's name. mmpretrain has no recipes for RegNetY and RegNetZ:
+# theirs is RegNetX's.
+_RECIPES = {
+    'efficientnet': 'mmpretrain::efficientnet/efficientnet-b0_8xb32_in1k.py',
+    'mobilenetv2': 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py',
+    'mobilenetv3': 'mmpretrain::mobilenet_v3/mobilenet-v3-large_8xb128_in1k.py',
+    'regnet': 'mmpretrain::regnet/regnetx-400mf_8xb128_in1k.py',
+    'resnet': 'mmpretrain::resnet/resnet50_8xb32_in1k.py',
+    'resnext': 'mmpretrain::resnext/resnext50-32x4d_8xb32_in1k.py',
+    'scalenet': 'scalenet/scalenet-s0_8xb128_in1k.py',
+}
+_DIGITS = 'scalenet/retrain_digits.py'
+_CONFIGS = (Path(__file__).resolve().parents[1] / '.mim' / 'configs').resolve()
+
+# Where mmpretrain's own configs are, wherever it is installed.
+_STOCK = '/mmpretrain/.mim/configs/'
+
+# Which argument of a transform is a size in pixels. The first ones cut the network's input.
+_CROPS = {
+    'CenterCrop': 'crop_size',
+    'EfficientNetCenterCrop': 'crop_size',
+    'EfficientNetRandomCrop': 'scale',
+    'RandomCrop': 'crop_size',
+    'RandomResizedCrop': 'scale',
+}
+_SIZES = {**_CROPS, 'Resize': 'scale', 'ResizeEdge': 'scale'}
+
+
+def recipe_of(name: str, arch: Arch) -> str:
+    """The config whose recipe trains networks like a base model.
+
+    Args:
+        name: Name of the base model; a preset's says the family.
+        arch: The base model. Of another name, a network for gray images is trained like the
+            digit networks, others like ResNet or, without full-width blocks, EfficientNet.
+
+    Returns:
+        The path of a config, or ``mmpretrain::...``.
+
+    Raises:
+        ValueError: It is a config of this project, and those are not installed.
+    """
+    named = [recipe for key, recipe in _RECIPES.items() if name.lower().startswith(key)]
+    if named:
+        recipe = named[0]
+    elif arch.stem.in_channels == 1:
+        recipe = _DIGITS
+    elif any(block.kind in ('bottleneck', 'basic') for block in arch.blocks):
+        recipe = _RECIPES['resnet']
+    else:
+        recipe = _RECIPES['efficientnet']
+    if '::' in recipe:
+        return recipe
+    if not (_CONFIGS / recipe).is_file():
+        raise UsageError(
+            f"{name}: its recipe is configs/{recipe}, but the project's configs are not installed "
+            'here; name a config as the base'
+        )
+    return str(_CONFIGS / recipe)
+
+
+def load_recipe(recipe: str) -> Config:
+    """Reads a config by path or by ``mmpretrain::`` name."""
+    with quiet_imports():
+        from mmengine.config import Config
+
+        path = recipe if '::' in recipe else str(Path(recipe).resolve())
+        return Config.fromstring(f'_base_ = {path!r}\n', '.py')
+
+
+def _pipelines(dataset: object) -> list[tuple[str, ...]]:
+    """Where the pipelines of a dataset config are, those of datasets in datasets too."""
+    if not isinstance(dataset, Mapping):
+        return []
+    found = [('pipeline',)] if dataset.get('pipeline') else []
+    return found + [('dataset', *keys) for keys in _pipelines(dataset.get('dataset'))]
+
+
+def _kind(transform: Mapping) -> str:
+    return str(transform.get('type')).rpartition('.')[2]
+
+
+def _resized(pipeline: list, resolution: int) -> list:
+    """A pipeline for another input size; what is resized before the crop keeps its ratio."""
+    pipeline = copy.deepcopy(pipeline)
+    for sizes in (_CROPS, _SIZES):
+        inputs = [t[sizes[_kind(t)]] for t in pipeline if _kind(t) in sizes]
+        if inputs:
+            break
+    else:
+        return pipeline
+    before = inputs[-1] if isinstance(inputs[-1], int) else max(inputs[-1])
+
+    def size(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return tuple(size(part) for part in value)
+        return round(value * resolution / before) if value > 0 else value
+
+    for transform in pipeline:
+        key = _SIZES.get(_kind(transform))
+        if key is not None:
+            transform[key] = size(transform[key])
+    return pipeline
+
+
+def _model_overrides(recipe: Config, network: ScaledNetwork | ScaledConfig) -> dict[str, Any]:
+    """What a child config of a recipe has to say of the model."""
+    if not isinstance(network, ScaledNetwork):
+        return dict(_delete_=True, **network.model)
+    arch = network.arch
+    arch_file = '{{ fileDirname }}/archs/' + f'{network.label}.json'
+    backbone: dict[str, Any] = dict(type='mmscale.ArchNet', arch=arch_file)
+    if recipe.model.backbone.type == backbone['type']:
+        backbone['scaling'] = None
+    else:
+        backbone['_delete_'] = True
+    head: dict[str, Any] = dict(in_channels=arch.feature_channels)
+    if arch.head.hidden_channels:
+        head['mid_channels'] = [arch.head.hidden_channels]
+    return dict(backbone=backbone, head=head)
+
+
+def _overrides(recipe: Config, network: ScaledNetwork | ScaledConfig) -> dict[str, Any]:
+    """What a child config of a recipe has to say to train a network."""
+    overrides: dict[str, Any] = {}
+    imports = list((recipe.get('custom_imports') or {}).get('imports') or ())
+    if 'mmscale.models' not in imports:
+        imports.append('mmscale.models')
+        overrides['custom_imports'] = dict(imports=imports, allow_failed_imports=False)
+    overrides['model'] = _model_overrides(recipe, network)
+    hooks = [hook.get('type') for hook in recipe.get('custom_hooks') or ()]
+    if 'mmscale.InputResolutionHook' in hooks:
+        return overrides  # it sets the pipelines' sizes from the Arch
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        dataset = (recipe.get(loader) or {}).get('dataset')
+        for keys in _pipelines(dataset):
+            pipeline = dataset
+            for key in keys:
+                pipeline = pipeline[key]
+            part: Any = _resized(pipeline, network.resolution)
+            for key in reversed(('dataset', *keys)):
+                part = {key: part}
+            overrides[loader] = part
+    return overrides
+
+
+def config_text(network: ScaledNetwork | ScaledConfig, recipe: str, folder: Path) -> str:
+    """The config that trains a network: a child of a recipe, in a folder.
+
+    Args:
+        network: The network.
+        recipe: See :func:`recipe_of`.
+        folder: Where the config will lie, beside ``archs/`` with the network's JSON file.
+    """
+    from mmengine.config import Config
+
+    overrides = Config(_overrides(load_recipe(recipe), network))
+    base = recipe
+    if _STOCK in recipe:
+        base = f'mmpretrain::{recipe.rpartition(_STOCK)[2]}'
+    elif '::' not in recipe:
+        base = Path(os.path.relpath(Path(recipe).resolve(), folder.resolve())).as_posix()
+    cost = network.cost
+    return (
+        f'# {network.name} scaled by {network.strategy}, factor {network.factor:g}: '
+        f'{cost.flops:,} flops,\n'
+        f'# {cost.params:,} params, {cost.acts:,} acts at {network.resolution} px. '
+        'The recipe is the base config.\n'
+        f'_base_ = {base!r}\n\n{overrides.pretty_text}'
+    )
+
+
+def output_files(labels: Sequence[str], folder: Path) -> list[Path]:
+    """The files that :func:`write_networks` makes for networks of these labels."""
+    configs = [folder / f'{label}.py' for label in labels]
+    archs = [folder / 'archs' / f'{label}.json' for label in labels]
+    return [*configs, *archs, folder / 'networks.json']
+
+
+def check_output(labels: Sequence[str], folder: Path, extra: Sequence[str] = ()) -> None:
+    """Refuses to write over files.
+
+    Raises:
+        ValueError: One of the files exists, or the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f'{folder} is a file, not a folder')
+    for path in (*output_files(labels, folder), *(folder / name for name in extra)):
+        if path.exists():
+            raise UsageError(f'{path} exists: name another folder, or give --overwrite')
+
+
+def write_networks(
+    networks: Sequence[ScaledNetwork | ScaledConfig], recipe: str, folder: Path
+) -> None:
+    """Writes a config per network, the Archs, and ``networks.json`` with all of them.
+
+    Args:
+        networks: The networks.
+        recipe: See :func:`recipe_of`.
+        folder: Made if it is not there; existing files of these names are replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for network in networks:
+        if isinstance(network, ScaledNetwork):
+            (folder / 'archs').mkdir(exist_ok=True)
+            network.arch.save(folder / 'archs' / f'{network.label}.json')
+        text = config_text(network, recipe, folder)
+        write_text(folder / f'{network.label}.py', text)
+    rows = json.dumps([network.to_json() for network in networks], indent=1)
+    write_text(folder / 'networks.json', rows + '\n')

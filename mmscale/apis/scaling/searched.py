@@ -1,0 +1,125 @@
+"""Reads a family of networks from a search's result.json, and scales it on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from mmscale.arch import WIDTH_RULES, Arch, Rounding, Scaling, apply_scaling
+from mmscale.arch.checks import check_choice
+from mmscale.arch.generalise import fit_rule
+from mmscale.arch.rules import ScalingRule
+from mmscale.cost import count
+from mmscale.cost.matching import Constraints
+from mmscale.errors import UsageError
+from mmscale.search.result_files import read_result
+
+_METRICS = ('flops', 'params', 'acts')
+_WIDTH_DIVISORS = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class FoundFamily:
+    """The family that a search found.
+
+    Attributes:
+        name: Name of the folder that holds the result.
+        strategy: One Scaling per scaling stage, from 0 on.
+        archs: Their networks, the base model first.
+        metric: Cost that the budgets were about.
+        convention: How the costs were counted.
+        width_rule: Name of the width rule by which the strategy makes the networks.
+        rounding: The rounding by which it does.
+    """
+
+    name: str
+    strategy: tuple[Scaling, ...]
+    archs: tuple[Arch, ...]
+    metric: str
+    convention: str
+    width_rule: str
+    rounding: Rounding
+
+    @property
+    def base(self) -> Arch:
+        """The base model."""
+        return self.archs[0]
+
+    @property
+    def cost_ratios(self) -> tuple[float, ...]:
+        """True cost of every network relative to the base model's."""
+        costs = [getattr(count(arch, self.convention), self.metric) for arch in self.archs]
+        return tuple(cost / costs[0] for cost in costs)
+
+    @property
+    def constraints(self) -> Constraints:
+        """The divisors that all networks of the family keep to."""
+        return Constraints(self.rounding.width_divisor, self.rounding.resolution_divisor)
+
+    def rule(self) -> ScalingRule:
+        """The power rule fitted to the strategy, see :func:`mmscale.arch.generalise.fit_rule`."""
+        return fit_rule(self.strategy, self.cost_ratios, f'fitted-{self.name}')
+
+
+def _member(owner: str, member: dict[str, Any], convention: str) -> tuple[Scaling, Arch]:
+    arch = Arch.from_json(member['arch'])
+    for key, value in asdict(count(arch, convention)).items():
+        if member['cost'][key] != value:
+            raise UsageError(
+                f'{owner}: cost.{key}={member["cost"][key]}, but its arch has {value} '
+                f'(convention {convention})'
+            )
+    return Scaling(**member['scaling']), arch
+
+
+def _making(strategy: tuple[Scaling, ...], archs: tuple[Arch, ...]) -> tuple[str, Rounding] | None:
+    """The width rule and the rounding by which a strategy makes networks of the first one."""
+    for rule, mode, divisor in product(WIDTH_RULES, ('ceil', 'nearest'), _WIDTH_DIVISORS):
+        rounding = Rounding(mode, divisor)
+        scaled = (apply_scaling(archs[0], scaling, rule, rounding) for scaling in strategy)
+        if all(made == arch for made, arch in zip(scaled, archs, strict=True)):
+            # Searches choose among even resolutions, say: what is scaled on stays one of those.
+            step = math.gcd(*(arch.resolution for arch in archs))
+            return rule, Rounding(mode, divisor, step)
+    return None
+
+
+def read_family(path: str | Path) -> FoundFamily:
+    """Reads the family of a search's ``result.json``.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: The file is not the result of a search, or its parts contradict each other.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f'{path} is not a file; it must be the result.json of a search')
+    data = read_result(path, ('scaling', 'cost', 'arch'))
+    if data.get('kind') == 'pareto':
+        raise UsageError(f'{path}: a Pareto front is no family; search one with mmscale.MCEALoop')
+    convention = data.get('convention', 'mmscale')
+    metric = check_choice(
+        str(path), 'settings.metric', data['settings'].get('metric', 'flops'), _METRICS
+    )
+    stages = data['scaling_stages']
+    if len(stages) < 2:
+        raise UsageError(f'{path}: scaling_stages must be a list of 2 or more networks')
+    members = [
+        _member(f'{path}: scaling_stages[{j}]', stage, convention)
+        for j, stage in enumerate(stages)
+    ]
+    strategy, archs = (tuple(part) for part in zip(*members, strict=True))
+    if strategy[0] != Scaling():
+        raise UsageError(f'{path}: scaling_stages[0].scaling must be 1, 1, 1: the base model')
+    making = _making(strategy, archs)
+    if making is None:
+        raise UsageError(
+            f'{path}: the scalings do not make the networks of scaling_stages of one base model; '
+            f'those of mmscale.SeparateSearchLoop have one each'
+        )
+    return FoundFamily(path.resolve().parent.name, strategy, archs, metric, convention, *making)

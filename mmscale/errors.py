@@ -1,0 +1,52 @@
+"""The errors of mmscale: one family, whose messages are all that a user needs to see."""
+
+from __future__ import annotations
+
+
+class MMScaleError(Exception):
+    """What everything that mmscale raises on purpose is."""
+
+
+class UsageError(MMScaleError, ValueError):
+    """A value, a file or a setting that a user gave is not allowed.
+
+    The message names it, its value and what is allowed.
+
+    Example:
+        >>> import mmscale
+        >>> try:
+        ...     mmscale.get_arch('scalenet-s9')
+        ... except mmscale.MMScaleError as error:
+        ...     print('refused')
+        refused
+    """
+
+
+# What a mistake in somebody's config, file or network raises, in Python and in the libraries that
+# it goes through.
+FOREIGN_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,  # what Python's parser raises of brackets in brackets in ...
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error without line breaks, as part of a message.
+
+    Our own errors and those of the operating system say it all; what other libraries raise needs
+    its type.
+    """
+    text = ' '.join(str(error).split())
+    return (
+        text if isinstance(error, (MMScaleError, OSError)) else f'{type(error).__name__}: {text}'
+    )

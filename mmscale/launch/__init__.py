@@ -1,0 +1,1 @@
+"""What the tools share: command line, configs, runner, resume."""

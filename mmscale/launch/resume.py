@@ -1,0 +1,158 @@
+"""Checkpoints that a run starts from: checked, and chosen among those there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmscale.errors import UsageError
+from mmscale.launch.command_line import read_checkpoint
+from mmscale.launch.config_text import difference, read_config_text
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+# What a training must not change on the way, and what it may, at any depth.
+_KEPT = ('model', 'data_preprocessor', 'train_dataloader', 'optim_wrapper', 'randomness')
+_FREE = frozenset(
+    {'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root'}
+)
+_MOST_SHOWN = 5
+
+
+def check_checkpoint(runner: Runner, path: str, resume: bool) -> dict[str, Any]:
+    """Reads the checkpoint that a run starts from, as the run will.
+
+    Args:
+        runner: The runner, not yet started.
+        path: The checkpoint.
+        resume: Whether a training goes on from it.
+
+    Raises:
+        UsageError: The file is damaged, holds code, or does not fit the model.
+    """
+    from mmscale.engine.hooks import StrictLoadHook
+
+    checkpoint = read_checkpoint(path)
+    if resume:
+        _check_meta(path, checkpoint)
+    for hook in runner.hooks:
+        if isinstance(hook, StrictLoadHook):
+            try:
+                hook.after_load_checkpoint(runner, checkpoint)
+            except ValueError as error:
+                raise UsageError(f'{path}: {error}') from error
+    return checkpoint
+
+
+def _check_meta(path: str, checkpoint: dict[str, Any]) -> None:
+    """Checks what MMEngine reads of a checkpoint to resume, besides tensors."""
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, dict):
+        raise UsageError(f'{path} has no meta: it is of no training that could be resumed')
+    for key in ('epoch', 'iter'):
+        value = meta.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise UsageError(f'{path}: meta.{key}={value!r:.40} must be an integer of 0 or more')
+    if 'config' in meta:
+        # MMEngine would execute it. Its checkpoints have had meta.cfg instead for years.
+        raise UsageError(f'{path}: meta.config is not allowed: it would be executed as Python')
+    missing = [key for key in ('state_dict', 'message_hub') if key not in checkpoint]
+    if missing:
+        raise UsageError(f'{path} has no {", ".join(missing)}: no training can be resumed from it')
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The checkpoints of a training in a folder, the highest number first."""
+    numbers = {
+        path: int(name.group(2))
+        for path in folder.glob('*.pth')
+        if (name := re.fullmatch(r'(iter|epoch)_(\d+)\.pth', path.name))
+    }
+    return sorted(numbers, key=numbers.__getitem__, reverse=True)
+
+
+def find_checkpoints(work_dir: str | Path) -> list[Path]:
+    """The checkpoints of a work dir to resume from: the last one first, then older ones.
+
+    The last one is what ``last_checkpoint`` names. If that file is missing, or what it names is
+    gone, it is the one with the highest number.
+    """
+    folder = Path(work_dir)
+    record = folder / 'last_checkpoint'
+    if record.is_file():
+        named = Path(record.read_text(encoding='utf-8', errors='replace').strip())
+        # The folder may have been moved since.
+        for last in (folder / named.name, named):
+            if last.is_file():
+                found = _numbered(last.parent)
+                # Before it may come checkpoints of an earlier run that went further.
+                return found[found.index(last) :] if last in found else [last]
+    return _numbered(folder)
+
+
+def choose_checkpoint(runner: Runner) -> str | None:
+    """The newest checkpoint of the work dir that can be read; says which ones cannot.
+
+    Returns:
+        Its path; None if the work dir has none.
+
+    Raises:
+        UsageError: There are some and none can be read, the config is not theirs, or the
+            processes see different ones.
+    """
+    from mmengine.dist import all_gather_object
+
+    chosen = _newest_readable(runner)
+    seen = all_gather_object(chosen)
+    if len(set(seen)) > 1:
+        raise UsageError(
+            f'work_dir={runner.work_dir}: the processes see different checkpoints '
+            f'({", ".join(map(str, seen))}); it must lie on a file system that all machines share'
+        )
+    return chosen
+
+
+def _newest_readable(runner: Runner) -> str | None:
+    problems = []
+    for path in find_checkpoints(runner.work_dir):
+        try:
+            checkpoint = check_checkpoint(runner, str(path), resume=True)
+        except UsageError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            runner.logger.warning('%s; resuming from the one before: %s', problem, path)
+        _check_same_run(runner, path, checkpoint['meta'])
+        return str(path)
+    if problems:
+        raise UsageError('; '.join(problems))
+    return None
+
+
+def _check_same_run(runner: Runner, path: Path, meta: dict[str, Any]) -> None:
+    """Checks that a run is the one that wrote a checkpoint.
+
+    Raises:
+        UsageError: Config or number of processes differ.
+    """
+    from mmengine.dist import get_world_size
+
+    try:
+        old = read_config_text(str(meta.get('cfg', '')))
+        new = read_config_text(runner.cfg.pretty_text)
+    except (SyntaxError, ValueError, RecursionError):
+        return  # Not a config of MMEngine's: nothing to compare.
+    differences = difference(old, new, _KEPT, _FREE) if old else []
+    processes = meta.get('world_size', get_world_size())
+    if processes != get_world_size():
+        differences.insert(0, f'processes: {processes!r:.20} before, {get_world_size()} now')
+    if differences:
+        shown = '; '.join(differences[:_MOST_SHOWN])
+        more = len(differences) - _MOST_SHOWN
+        raise UsageError(
+            f'{path} is of another run ({shown}{f"; and {more} more" if more > 0 else ""}): '
+            f'restore the settings, take another work dir, or accept the difference with '
+            f'--resume {path}'
+        )

@@ -1,0 +1,350 @@
+"""From a config to a runner, in one process or several: what the tools share."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
+from mmscale.launch.command_line import set_environment
+from mmscale.quiet import quiet_imports
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+
+# Where each launcher says which of the processes this one is.
+_PLACES = {
+    'pytorch': {'RANK': 'RANK', 'WORLD_SIZE': 'WORLD_SIZE', 'LOCAL_RANK': 'LOCAL_RANK'},
+    'slurm': {
+        'RANK': 'SLURM_PROCID',
+        'WORLD_SIZE': 'SLURM_NTASKS',
+        'LOCAL_RANK': 'SLURM_LOCALID',
+    },
+    'mpi': {
+        'RANK': 'OMPI_COMM_WORLD_RANK',
+        'WORLD_SIZE': 'OMPI_COMM_WORLD_SIZE',
+        'LOCAL_RANK': 'OMPI_COMM_WORLD_LOCAL_RANK',
+    },
+}
+_STARTERS = {
+    'pytorch': 'tools/dist_train.sh, dist_search.sh or dist_test.sh',
+    'slurm': 'tools/slurm_train.sh or slurm_search.sh',
+    'mpi': 'mpirun',
+}
+# Which setting of a config a method of MMEngine's Runner, or what it calls, is about.
+_SETTINGS = {
+    'build_log_processor': 'log_processor',
+    'build_logger': 'log_level',
+    'build_message_hub': 'experiment_name',
+    'build_model': 'model or data_preprocessor',
+    'build_optim_wrapper': 'optim_wrapper',
+    'build_param_scheduler': 'param_scheduler',
+    'build_test_loop': 'test_cfg or test_dataloader',
+    'build_train_loop': 'train_cfg or train_dataloader',
+    'build_val_loop': 'val_cfg or val_dataloader',
+    'build_visualizer': 'visualizer',
+    'mkdir_or_exist': 'work_dir',
+    'register_custom_hooks': 'custom_hooks',
+    'register_default_hooks': 'default_hooks',
+    'set_randomness': 'randomness',
+    'setup_env': 'env_cfg',
+    'wrap_model': 'model_wrapper_cfg',
+}
+# Seconds; processes of one run reach the same mistake within them.
+_PATIENCE = 10
+
+
+def _setting_of(error: BaseException) -> str:
+    """The setting that the Runner was busy with, as the start of a message."""
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    named = [_SETTINGS[name] for name in frames if name in _SETTINGS]
+    return f'{named[-1]}: ' if named else ''
+
+
+def _first_slurm_host() -> str:
+    """The machine with rank 0, which Slurm names first.
+
+    Raises:
+        UsageError: There are several machines, and scontrol does not tell which.
+    """
+    nodes = os.environ.get('SLURM_NODELIST', '')
+    try:
+        hosts = subprocess.run(
+            ['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True, check=True
+        ).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        hosts = []
+    if hosts:
+        return hosts[0]
+    if set(nodes) & set(',['):
+        raise UsageError(
+            f'--launcher slurm: set MASTER_ADDR to the first host of SLURM_NODELIST={nodes}; '
+            'scontrol does not tell it'
+        )
+    return '127.0.0.1'
+
+
+def _join_processes(launcher: str, dist_cfg: Mapping[str, Any]) -> None:
+    """Joins the processes that a launcher started, with gloo where there is no GPU.
+
+    Args:
+        launcher: Name of the launcher.
+        dist_cfg: As in ``env_cfg``; ``timeout``: seconds to wait for other processes, ever.
+
+    Raises:
+        UsageError: The launcher did not start this process.
+    """
+    from torch import cuda, distributed
+
+    if distributed.is_initialized():
+        return
+    places = _PLACES[launcher]
+    needed = [*places.values(), *(() if launcher == 'slurm' else ('MASTER_ADDR',))]
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f'--launcher {launcher}: {", ".join(missing)} is not set in the environment; '
+            f'start the processes with {_STARTERS[launcher]}'
+        )
+    if cuda.is_available():
+        return  # MMEngine's launchers insist on a GPU; where there is one they do the rest
+    for name, place in places.items():
+        os.environ[name] = os.environ[place]
+    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
+        os.environ['MASTER_ADDR'] = _first_slurm_host()
+    os.environ.setdefault('MASTER_PORT', '29500')
+    timeout = dist_cfg.get('timeout')
+    try:
+        distributed.init_process_group('gloo', timeout=timeout and timedelta(seconds=timeout))
+    except distributed.DistError as error:
+        raise UsageError(
+            f'--launcher {launcher}: not all of {os.environ["WORLD_SIZE"]} processes came '
+            f'together at {os.environ["MASTER_ADDR"]}:{os.environ["MASTER_PORT"]} '
+            f'({one_line(error):.120})'
+        ) from error
+
+
+def _check_arch(runner: Runner) -> None:
+    """Checks that an ArchNet fits the images that it gets and the head behind it.
+
+    Raises:
+        UsageError: The channels of one do not fit the other's.
+    """
+    from mmpretrain.models import GlobalAveragePooling, LinearClsHead
+
+    from mmscale.engine.wrappers import unwrapped_model
+    from mmscale.models import ArchNet
+
+    model = unwrapped_model(runner)
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, ArchNet):
+        return
+    arch = backbone.arch
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    if mean is not None and len(mean) != arch.stem.in_channels:
+        raise UsageError(
+            f'model.backbone.arch: the Arch has stem.in_channels={arch.stem.in_channels}, but '
+            f'data_preprocessor.mean has {len(mean)} channels'
+        )
+    head = getattr(model, 'head', None)
+    if not isinstance(head, LinearClsHead):
+        return
+    neck = getattr(model, 'neck', None)
+    is_last = backbone.out_indices == (len(arch.stages),)
+    if (
+        is_last
+        and isinstance(neck, GlobalAveragePooling)
+        and head.in_channels != arch.feature_channels
+    ):
+        raise UsageError(
+            f'model.head.in_channels={head.in_channels} does not fit model.backbone.arch, whose '
+            f'features have {arch.feature_channels} channels'
+        )
+    if arch.head.num_classes not in (0, head.num_classes):
+        runner.logger.warning(
+            'model.head.num_classes=%d replaces head.num_classes=%d of the Arch',
+            head.num_classes,
+            arch.head.num_classes,
+        )
+
+
+def _check_pretrained(runner: Runner) -> None:
+    """Reads the weights that the backbone's init_cfg names, as the run will.
+
+    Raises:
+        ValueError: They do not fit.
+        FileNotFoundError: There is no such file.
+    """
+    from mmscale.engine.wrappers import unwrapped_model
+    from mmscale.models import ArchNet
+
+    model = unwrapped_model(runner)
+    backbone = getattr(model, 'backbone', None)
+    if isinstance(backbone, ArchNet):
+        backbone.read_pretrained()
+
+
+def _make_durable(config: Config) -> None:
+    """Adds to a training what lets it survive kills, preemption and numbers that are none.
+
+    Raises:
+        UsageError: Its hooks are no hooks.
+    """
+    hooks = config.setdefault('default_hooks', {})
+    if not isinstance(hooks, dict):
+        raise UsageError(f'default_hooks={hooks!r:.60} must be a dict')
+    checkpoint = hooks.get('checkpoint', {'type': 'CheckpointHook', 'interval': 1})
+    if checkpoint is not None and not isinstance(checkpoint, dict):
+        raise UsageError(f'default_hooks.checkpoint={checkpoint!r:.60} must be a dict')
+    is_stock = checkpoint and checkpoint.get('type') == 'CheckpointHook'
+    # Another storage than files of this machine has its own ways.
+    if is_stock and not checkpoint.get('backend_args') and not checkpoint.get('file_client_args'):
+        hooks['checkpoint'] = {**checkpoint, 'type': 'mmscale.DurableCheckpointHook'}
+    for name in ('Preemption', 'FiniteLoss'):
+        hooks.setdefault(name, {'type': f'mmscale.{name}Hook'})
+
+
+def _complete_dataloaders(config: Config) -> None:
+    """Gives dataloaders what mmpretrain's configs leave to mmpretrain's own tools."""
+    from torch import cuda
+
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = config.get(name)
+        if isinstance(loader, dict):
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', cuda.is_available())
+            loader.setdefault('persistent_workers', bool(loader.get('num_workers')))
+
+
+def build_runner(config: Config, phase: str) -> Runner:
+    """Builds the runner of a config, on GPUs or, where there is none, on CPUs with gloo.
+
+    Data and loop are built and the checkpoint is read here too, so that a mistake in them shows
+    before any work starts.
+
+    Args:
+        config: The config.
+        phase: ``train`` or ``test``; a search is a test loop.
+
+    Raises:
+        UsageError: A part of the config is unknown or not allowed, the parts do not fit each
+            other, or the checkpoint is no good.
+    """
+    scope = config.get('default_scope')
+    if scope is not None and not isinstance(scope, str):
+        raise UsageError(f'default_scope={scope!r:.60} must be a name')
+    randomness = config.get('randomness')
+    if randomness is not None and not isinstance(randomness, dict):
+        raise UsageError(f'randomness={randomness!r:.60} must be a dict')
+    load_from = config.get('load_from')
+    if load_from is not None and not isinstance(load_from, (str, Path)):
+        raise UsageError(f'load_from={load_from!r:.60} must be the path of a checkpoint')
+    is_url = '://' in str(load_from or '')
+    if load_from and not is_url and not os.path.isfile(load_from):
+        raise UsageError(
+            f'load_from={" ".join(str(load_from).split()):.300} is not a file; it must name a '
+            'checkpoint'
+        )
+    with quiet_imports():
+        import mmpretrain.models  # noqa: F401
+        from mmengine.registry import RUNNERS
+        from mmengine.runner import Runner
+        from torch import cuda
+
+        import mmscale.engine  # noqa: F401
+        from mmscale.launch.resume import check_checkpoint, choose_checkpoint
+    if scope == 'mmpretrain':
+        _complete_dataloaders(config)
+    if phase == 'train':
+        _make_durable(config)
+    try:
+        if config.launcher != 'none':
+            _join_processes(config.launcher, config.get('env_cfg', {}).get('dist_cfg', {}))
+            hooks = config.setdefault('default_hooks', {})
+            logger_hook = hooks.get('logger', {'type': 'LoggerHook'})
+            if logger_hook and logger_hook.get('type') == 'LoggerHook':
+                hooks['logger'] = {**logger_hook, 'type': 'mmscale.MainProcessLoggerHook'}
+            if not cuda.is_available() and config.get('model_wrapper_cfg') is None:
+                # As MMEngine would, but for its device_ids, which only a GPU has.
+                config.model_wrapper_cfg = dict(
+                    type='MMDistributedDataParallel',
+                    device_ids=None,
+                    broadcast_buffers=False,
+                    find_unused_parameters=config.get('find_unused_parameters', False),
+                )
+        runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
+        _check_arch(runner)
+        if load_from:
+            check_checkpoint(runner, load_from, bool(config.get('resume')))
+        elif config.get('resume'):
+            # In place of MMEngine's choice: what `last_checkpoint` names, whole or not.
+            runner._load_from = choose_checkpoint(runner)
+            runner._resume = runner._load_from is not None
+        if getattr(runner, f'{phase}_loop') is None:
+            raise UsageError(f'the config has no {phase}_cfg')
+        if phase == 'train':
+            _check_pretrained(runner)
+            _ = runner.val_loop
+            # In the order of Runner.train, which then finds it done.
+            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+            runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+            runner.auto_scale_lr = None
+            if runner.param_schedulers is not None:
+                runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    except FOREIGN_ERRORS as error:
+        raise UsageError(f'{_setting_of(error)}{one_line(error):.400}') from error
+    return runner
+
+
+def _leave_processes(code: int) -> None:
+    """Ends this process, if it is one of several; otherwise does nothing.
+
+    The interpreter is not taken down: now and then a thread that a library left behind aborts it
+    there ("terminate called without an active exception"), which the launcher takes for a failure.
+
+    Args:
+        code: Exit code.
+    """
+    if 'torch' in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def run_tool(main: Callable[[], Any]) -> None:
+    """Runs a tool's main function; a usage error becomes one line and exit code 2.
+
+    Of several processes that make the same mistake only the first says so: its end makes the
+    launcher end the others. A mistake of another process alone is its own to tell.
+    """
+    set_environment()
+    try:
+        try:
+            main()
+        except SystemExit as leaving:
+            if isinstance(leaving.code, int):
+                _leave_processes(leaving.code)
+            raise
+        _leave_processes(0)
+    except UsageError as error:
+        ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]
+        rank = next((rank for rank in ranks if rank is not None), '0')
+        if rank != '0':
+            time.sleep(_PATIENCE)
+        sys.stderr.write(f'error: {error}\n' if rank == '0' else f'error: rank {rank}: {error}\n')
+        sys.exit(2)

@@ -1,0 +1,301 @@
+"""Archs as timm's networks and back, where both have the same layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmscale.arch import Arch, Block, get_arch
+from mmscale.errors import UsageError
+from mmscale.quiet import quiet_imports
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from torch import Tensor, nn
+
+# More than any network has: timm would dilate instead of striding on.
+_NO_LIMIT = 2**20
+_ACTS = {'relu': 'ReLU', 'relu6': 'ReLU6', 'hswish': 'Hardswish', 'silu': 'SiLU'}
+_GATES = {'sigmoid': 'Sigmoid', 'hsigmoid': 'Hardsigmoid'}
+
+
+def _timm() -> ModuleType:
+    try:
+        import timm
+    except ImportError:
+        raise ImportError('timm is not installed: pip install timm') from None
+    return timm
+
+
+def to_timm(
+    arch: str | Path | dict | Arch, weights: Mapping[str, Tensor] | None = None
+) -> nn.Module:
+    """Builds timm's network with the layers of an Arch.
+
+    EfficientNet, MobileNetV2 and V3, RegNet, ResNet and ResNeXt that timm has by name, with any
+    number of classes and image channels; and by the arguments of timm's classes whatever those
+    can say: networks of inverted residuals with hidden widths in multiples of 8, as ScaleNet's,
+    and ResNets of other depths and widths.
+
+    Args:
+        arch: See :func:`mmscale.arch.get_arch`.
+        weights: Of an mmpretrain ImageClassifier with an ArchNet of the Arch (keys
+            ``backbone...`` and ``head...``); without them the network has timm's random ones.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: timm has no such network, and the message names what it lacks; or the
+            weights are not the Arch's.
+    """
+    timm = _timm()
+    with quiet_imports():
+        from mmscale.models.converters import revert_state_dict
+
+    arch = get_arch(arch)
+    name = _timm_name(arch)
+    if name is not None:
+        settings = dict(num_classes=arch.head.num_classes, in_chans=arch.stem.in_channels)
+        network = timm.create_model(name, **settings)
+    elif {block.kind for block in arch.blocks} <= {'mbconv', 'dsconv'}:
+        network = _inverted(arch)
+    else:
+        network = _resnet(arch)
+    if weights is not None:
+        theirs = revert_state_dict(weights, arch, network.state_dict(), 'timm')
+        network.load_state_dict(theirs)
+    return network
+
+
+def from_timm(
+    model: str | nn.Module, arch: Arch | None = None, pretrained: bool = False
+) -> tuple[Arch, dict[str, Tensor]]:
+    """The Arch and the weights of one of timm's networks.
+
+    ``build_network(arch).load_state_dict(weights)`` then computes the same logits.
+
+    Args:
+        model: The network, or its name.
+        arch: Its Arch, where timm does not know it by name: as of :func:`to_timm`.
+        pretrained: Whether a network given by name gets its published weights, which timm
+            downloads, or random ones.
+
+    Returns:
+        The Arch, and the weights of an mmpretrain ImageClassifier with an ArchNet.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: No Arch is known to have these layers; the message names keys.
+    """
+    timm = _timm()
+    with quiet_imports():
+        from mmscale.models.converters import convert_state_dict, matching_arch
+
+    name = model if isinstance(model, str) else _name_of(model)
+    if arch is None:
+        if name is None:
+            raise UsageError(f'{type(model).__name__} has no name in timm: give its arch too')
+        arch = matching_arch(name, 'timm')
+    if isinstance(model, str):
+        model = timm.create_model(model, pretrained=pretrained)
+    channels = next(iter(model.state_dict().values())).shape[1]  # of the stem's convolution
+    arch = replace(arch, stem=replace(arch.stem, in_channels=channels))
+    return convert_state_dict(model.state_dict(), arch, 'timm')
+
+
+def _name_of(model: nn.Module) -> str | None:
+    """The name that timm's registry knows a network by."""
+    about = getattr(model, 'pretrained_cfg', None) or {}
+    return about.get('architecture')
+
+
+def _comparable(arch: Arch) -> Arch:
+    """An Arch without what timm sets by arguments, or not at all."""
+    stem = replace(arch.stem, in_channels=3)
+    return replace(arch, resolution=1, stem=stem, head=replace(arch.head, num_classes=0))
+
+
+def _timm_name(arch: Arch) -> str | None:
+    """The name of timm's network with the layers of an Arch, or None."""
+    from mmscale.models.converters import matching_arch, source_names
+
+    wanted = _comparable(arch)
+    names = source_names('timm')
+    return next((n for n in names if _comparable(matching_arch(n, 'timm')) == wanted), None)
+
+
+def _common(arch: Arch, key: str) -> Any:
+    """What stem, blocks and head have all the same.
+
+    Raises:
+        ValueError: A block has another one than the stem.
+    """
+    value = getattr(arch.stem, key)
+    parts = [*_numbered(arch), ('head', arch.head)]
+    for name, part in parts:
+        is_used = part is not arch.head or arch.head.channels or arch.head.hidden_channels
+        if is_used and hasattr(part, key) and getattr(part, key) != value:
+            raise UsageError(
+                f'timm: {name} has {key}={getattr(part, key)}, the stem {value}; timm needs one '
+                f'for the whole network'
+            )
+    return value
+
+
+def _numbered(arch: Arch) -> list[tuple[str, Block]]:
+    return [
+        (f'stages[{i}][{j}]', block)
+        for i, stage in enumerate(arch.stages)
+        for j, block in enumerate(stage)
+    ]
+
+
+def _refuse(condition: bool, where: str, what: str) -> None:
+    if condition:
+        raise UsageError(f'timm cannot say the Arch: {where}: {what}')
+
+
+def _settings(arch: Arch) -> dict[str, Any]:
+    """Arguments that timm's classes share."""
+    from torch import nn
+
+    return dict(
+        num_classes=arch.head.num_classes,
+        in_chans=arch.stem.in_channels,
+        act_layer=getattr(nn, _ACTS[arch.stem.act]),
+        norm_layer=partial(nn.BatchNorm2d, eps=_common(arch, 'eps')),
+    )
+
+
+def _inverted(arch: Arch) -> nn.Module:
+    """A network of inverted residuals: timm's EfficientNet, or MobileNetV3 with its head."""
+    from timm.models._efficientnet_blocks import SqueezeExcite
+    from timm.models.efficientnet import EfficientNet
+    from timm.models.mobilenetv3 import MobileNetV3
+    from torch import nn
+
+    stem, head = arch.stem, arch.head
+    _refuse(stem.stride != 2 or stem.max_pool, 'stem', 'timm has stride 2 and no max-pool')
+    has_head = bool(head.channels or head.hidden_channels)
+    _refuse(has_head and head.act != stem.act, 'head', f'act={head.act}, the stem has {stem.act}')
+    _refuse(bool(head.hidden_channels and stem.kernel != 3), 'stem', 'timm has kernel 3')
+    stages = [[_inverted_args(arch, i, j) for j in range(n)] for i, n in enumerate(arch.depths)]
+    squeezes = {(block.se.act, block.se.gate) for block in arch.blocks if block.se}
+    _refuse(len(squeezes) > 1, 'se', 'act and gate must be the same in all blocks')
+    settings = dict(
+        _settings(arch),
+        block_args=stages,
+        stem_size=stem.out_channels,
+        fix_stem=True,
+        pad_type='same' if _common(arch, 'padding') == 'same' else '',
+        round_chs_fn=int,
+    )
+    for act, gate in squeezes:
+        layers = dict(
+            force_act_layer=getattr(nn, _ACTS[act]), gate_layer=getattr(nn, _GATES[gate])
+        )
+        settings['se_layer'] = partial(SqueezeExcite, **layers)
+    if not head.hidden_channels:
+        return EfficientNet(
+            **settings,
+            num_features=head.channels,
+            stem_kernel_size=stem.kernel,
+            output_stride=_NO_LIMIT,
+        )
+    _refuse(arch.strides[-1] > 32, 'stages', f'stride {arch.strides[-1]}, timm ends at 32')
+    if head.channels:
+        # As in MobileNetV3, where the head's convolution is one more network stage.
+        last = dict(block_type='cn', kernel_size=1, stride=1, out_chs=head.channels)
+        stages.append([dict(last, act_layer=None)])
+    return MobileNetV3(**settings, num_features=head.hidden_channels, se_from_exp=False)
+
+
+def _inverted_args(arch: Arch, i: int, j: int) -> dict[str, Any]:
+    """How timm's builder is told of a block."""
+    from torch import nn
+
+    block = arch.stages[i][j]
+    where = f'stages[{i}][{j}]'
+    hidden = block.hidden_channels
+    _refuse(block.residual == 'projection', where, 'residual=projection')
+    _refuse(block.grouped_channels is not None, where, 'grouped_channels')
+    _refuse(block.stride not in (1, 2), where, f'stride={block.stride}')
+    _refuse(j > 0 and block.stride > 1, where, 'only the first block of a stage may have a stride')
+    can_skip = block.stride == 1 and block.in_channels == block.out_channels
+    arguments: dict[str, Any] = dict(
+        block_type='ds',
+        dw_kernel_size=block.kernel,
+        stride=block.stride,
+        out_chs=block.out_channels,
+        group_size=hidden // block.groups,
+        noskip=can_skip and block.residual == 'none',
+        act_layer=getattr(nn, _ACTS[block.act]),
+    )
+    ratio = 1.0
+    if block.kind == 'mbconv':
+        _refuse(hidden % 8 > 0, where, f'hidden_channels={hidden} is no multiple of 8')
+        ratio = hidden / block.in_channels
+        arguments.update(block_type='ir', exp_ratio=ratio)
+    if block.se is not None:
+        # timm rounds it back to this number of channels.
+        arguments['se_ratio'] = block.se.channels / hidden * ratio
+    return arguments
+
+
+def _resnet(arch: Arch) -> nn.Module:
+    """A ResNet or ResNeXt: timm's with other depths and widths."""
+    from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+
+    stem = arch.stem
+    is_resnet = stem.max_pool and (stem.out_channels, stem.kernel, stem.stride) == (64, 7, 2)
+    what = 'no ResNet has it, and RegNets are known to timm by their published sizes alone'
+    _refuse(not is_resnet or stem.padding != 'half', 'stem', what)
+    _refuse(bool(arch.head.channels or arch.head.hidden_channels), 'head', 'timm has none here')
+    _refuse(len(arch.stages) > 4, 'stages[4]', 'timm ends at stride 32')
+    first = arch.blocks[0]
+    _refuse(first.kind not in ('basic', 'bottleneck'), 'stages[0][0]', f'kind={first.kind}')
+    expansion = 4 if first.kind == 'bottleneck' else 1
+    planes = [width // expansion for width in arch.widths]
+    _refuse(expansion == 1 and first.groups > 1, 'stages[0][0]', f'groups={first.groups}')
+    base_width = round(first.hidden_channels / first.groups * 64 / planes[0])
+    channels = stem.out_channels
+    for i, stage in enumerate(arch.stages):
+        for j, block in enumerate(stage):
+            stride = 2 if i and not j else 1
+            hidden = math.floor(planes[i] * (base_width / 64)) * first.groups
+            out = planes[i] * expansion
+            is_projected = not j and (stride != 1 or channels != out)
+            expected = replace(
+                first,
+                stride=stride,
+                in_channels=channels,
+                hidden_channels=hidden if expansion > 1 else planes[i],
+                out_channels=out,
+                kernel=3,
+                se=None,
+                act=stem.act,
+                residual='projection' if is_projected else 'identity',
+                padding='half',
+                grouped_channels=None,
+            )
+            if block != expected:
+                wrong = [k for k in vars(block) if getattr(block, k) != getattr(expected, k)]
+                _refuse(
+                    True,
+                    f'stages[{i}][{j}]',
+                    f'{wrong[0]}={getattr(block, wrong[0])}, its ResNet has '
+                    f'{getattr(expected, wrong[0])}',
+                )
+            channels = out
+    return ResNet(
+        **_settings(arch),
+        block=Bottleneck if expansion > 1 else BasicBlock,
+        layers=arch.depths,
+        channels=tuple(planes),
+        cardinality=first.groups,
+        base_width=base_width,
+    )

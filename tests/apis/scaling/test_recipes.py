@@ -1,0 +1,199 @@
+"""Every config that is written for a scaled network builds, and trains it for a step."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmscale.apis.scaling.archs import scale
+from mmscale.apis.scaling.backbones import BaseConfig
+from mmscale.apis.scaling.recipes import (
+    _resized,
+    check_output,
+    load_recipe,
+    recipe_of,
+    write_networks,
+)
+from mmscale.arch import (
+    Rounding,
+    Scaling,
+    ScalingRule,
+    apply_scaling,
+    get_arch,
+    scaling_rule,
+)
+from mmscale.models import ArchNet
+
+ROOT = Path(__file__).parents[3]
+DIGITS = ROOT / 'configs/scalenet/archs/digits-s0.json'
+# A base model per recipe, small ones.
+BASES = (
+    'EfficientNet-B0',
+    'MobileNetV2',
+    'MobileNetV3-Small',
+    'RegNetX-200MF',
+    'RegNetY-200MF',
+    'ResNet-18',
+    'ResNeXt-50',
+    'ScaleNet-S0',
+)
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+    """A folder of three small pictures in two classes."""
+    import cv2
+
+    folder = tmp_path_factory.mktemp('images')
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        path = folder / f'class{i % 2}' / f'{i}.jpg'
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 255, (70, 90, 3), np.uint8))
+    return folder
+
+
+def train_one_step(path, images, work_dir):
+    """Trains the config's own model, through its own pipeline, on two images."""
+    config = Config.fromfile(path)
+    loader = copy.deepcopy(config.train_dataloader)
+    dataset = loader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if dataset.type == 'ImageNet':
+        dataset.update(type='CustomDataset', data_root='', data_prefix=str(images))
+        dataset.pop('split')
+    loader.update(batch_size=2, num_workers=0, persistent_workers=False, pin_memory=False)
+    config.train_dataloader = loader
+    config.train_cfg = dict(by_epoch=False, max_iters=1)
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator', 'param_scheduler'):
+        config[key] = None
+    for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
+        config[key] = None
+    # It would go through thousands of images.
+    config.custom_hooks = [
+        hook for hook in config.get('custom_hooks', []) if hook.type != 'PreciseBNHook'
+    ]
+    config.update(work_dir=str(work_dir), experiment_name=f'{path.stem}-{work_dir.name}')
+    config.default_hooks.checkpoint = None
+    runner = Runner.from_cfg(config)
+    sizes = []
+    runner.model.backbone.register_forward_pre_hook(
+        lambda module, inputs: sizes.append(tuple(inputs[0].shape))
+    )
+    runner.train()
+    return runner.model, sizes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', BASES)
+def test_a_config_trains_its_network_for_a_step(name, images, tmp_path):
+    base = get_arch(name)
+    tiny = Scaling(resolution=64 / base.resolution)
+    small = apply_scaling(base, tiny, 'pycls', Rounding('nearest', 8, 32))
+    networks = scale(small, ['dWr'], [0.5], name=name)
+    write_networks(networks, recipe_of(name, small), tmp_path)
+    (network,) = networks
+    path = tmp_path / f'{network.label}.py'
+    model, sizes = train_one_step(path, images, tmp_path / 'work')
+    assert isinstance(model.backbone, ArchNet)
+    assert model.backbone.arch == network.arch
+    side = network.arch.resolution
+    assert sizes[0][2:] == (side, side)
+    assert model.head.num_classes == 1000
+    config = Config.fromfile(path)
+    recipe = load_recipe(recipe_of(name, small))
+    for key in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'data_preprocessor'):
+        assert config[key] == recipe[key]
+    for pipeline in (config.val_dataloader.dataset.pipeline,):
+        crops = [t for t in pipeline if 'Crop' in t.type]
+        assert [t.get('crop_size', side) for t in crops] == [side]
+
+
+@pytest.mark.slow
+def test_a_digit_network_trains_by_the_digits_recipe(images, tmp_path):
+    networks = scale(DIGITS, ['dwr'], [1], name='digits-s0')
+    recipe = recipe_of('digits-s0', networks[0].arch)
+    assert Path(recipe).name == 'retrain_digits.py'
+    write_networks(networks, recipe, tmp_path)
+    path = tmp_path / f'{networks[0].label}.py'
+    model, sizes = train_one_step(path, images, tmp_path / 'work')
+    assert model.backbone.arch == networks[0].arch
+    assert sizes[0] == (2, 1, networks[0].arch.resolution, networks[0].arch.resolution)
+
+
+@pytest.mark.slow
+def test_a_config_of_another_backbone_trains_for_a_step(images, tmp_path):
+    import mmpretrain
+
+    folder = Path(mmpretrain.__file__).parent / '.mim/configs'
+    stock = folder / 'mobilenet_v2/mobilenet-v2_8xb32_in1k.py'
+    base = BaseConfig(str(stock), Config.fromfile(stock))
+    assert (base.resolution, base.name) == (224, 'mobilenet-v2_8xb32_in1k')
+    assert base.as_scaled().cost == base.cost
+    rule = ScalingRule('mine', depth=0.4, width=0.2, resolution=0.9)
+    network = base.scale(rule, 0.25)
+    assert network.resolution == 64
+    assert network.to_json()['depths'] == [1, 1, 2, 2, 2, 2, 1]
+    matched = base.scale(scaling_rule('dWr'), 2.0, 'matched', 'flops', 0.1)
+    assert matched.achieved == pytest.approx(2 * base.cost.flops, rel=0.1)
+    write_networks([network], str(stock), tmp_path)
+    path = tmp_path / f'{network.label}.py'
+    text = path.read_text(encoding='utf-8')
+    assert "_base_ = 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py'" in text
+    model, sizes = train_one_step(path, images, tmp_path / 'work')
+    assert sizes[0] == (2, 3, 64, 64)
+    assert sum(p.numel() for p in model.parameters()) == network.cost.params
+    assert not (tmp_path / 'archs').exists()
+
+
+def test_a_config_of_an_arch_net_is_its_own_recipe(tmp_path):
+    own = ROOT / 'configs/scalenet/scalenet-s1_8xb128_in1k.py'
+    networks = scale('scalenet-s1', ['w'], [2])
+    write_networks(networks, str(own), tmp_path)
+    config = Config.fromfile(tmp_path / f'{networks[0].label}.py')
+    assert config.model.backbone.drop_path_rate == 0.25
+    assert get_arch(config.model.backbone.arch) == networks[0].arch
+    assert config.model.head.in_channels == networks[0].arch.feature_channels
+    rows = json.loads((tmp_path / 'networks.json').read_text(encoding='utf-8'))
+    assert rows == [networks[0].to_json()]
+
+
+def test_sizes_before_the_crop_keep_their_ratio():
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='ResizeEdge', scale=256, edge='short'),
+        dict(type='mmpretrain.CenterCrop', crop_size=(224, 224)),
+    ]
+    assert _resized(pipeline, 448)[1:] == [
+        dict(type='ResizeEdge', scale=512, edge='short'),
+        dict(type='mmpretrain.CenterCrop', crop_size=(448, 448)),
+    ]
+    assert pipeline[1]['scale'] == 256
+    assert _resized([dict(type='Resize', scale=(32, -1))], 40) == [
+        dict(type='Resize', scale=(40, -1))
+    ]
+    assert _resized([dict(type='PackInputs')], 40) == [dict(type='PackInputs')]
+
+
+def test_networks_without_a_name_have_a_recipe_too():
+    assert 'efficientnet' in recipe_of('mine', get_arch('EfficientNet-B0'))
+    assert 'resnet' in recipe_of('mine', get_arch('RegNetX-200MF'))
+    assert recipe_of('mine', get_arch(DIGITS)).endswith('configs/scalenet/retrain_digits.py')
+
+
+def test_files_are_not_written_over(tmp_path):
+    networks = scale('RegNetX-200MF', ['w'], [2])
+    labels = [network.label for network in networks]
+    check_output(labels, tmp_path)
+    write_networks(networks, recipe_of('RegNetX-200MF', networks[0].arch), tmp_path)
+    with pytest.raises(ValueError, match=r'regnetx-200mf_w_x2.py exists'):
+        check_output(labels, tmp_path)
+    with pytest.raises(ValueError, match=r'networks.json exists'):
+        check_output(['other'], tmp_path)
+    with pytest.raises(ValueError, match='is a file, not a folder'):
+        check_output(labels, tmp_path / 'networks.json')
