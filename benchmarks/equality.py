@@ -232,7 +232,8 @@ def digests_of_search(folder: Path) -> dict[str, str]:
     return {
         'result': digest(iter([json.dumps(kept, sort_keys=True).encode()])),
         'archs': digest(path.read_bytes() for path in sorted((folder / 'archs').iterdir())),
-        'history': digest(iter([(folder / 'history.jsonl').read_bytes()])),
+        # Of a given family there are no events.
+        'history': digest(path.read_bytes() for path in folder.glob('history.jsonl')),
         'archive': digest(path.read_bytes() for path in sorted((folder / 'archive').iterdir())),
     }
 

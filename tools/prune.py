@@ -9,7 +9,6 @@ import json
 from mmscale.errors import UsageError
 from mmscale.launch.command_line import (
     add_config_options,
-    load_config,
     read_checkpoint,
     read_config,
 )
@@ -72,8 +71,7 @@ def print_report(report: dict) -> None:
 
 def main() -> None:
     args = parse_args()
-    args.work_dir, args.launcher, args.local_rank = None, 'none', 0
-    config = load_config(args)
+    config = read_config(args.config, args.cfg_options)
     checkpoint = read_checkpoint(args.checkpoint)
     recipe = None if args.recipe is None else read_config(args.recipe)
     with quiet_imports():

@@ -31,13 +31,11 @@ def main() -> None:
     args = parse_args()
     from rich.console import Console
 
-    from mmscale.apis.reports.report import make_report
+    from mmscale.apis.reports.report import report
 
-    report = make_report(args.target)
     target = Path(args.target)
     out = args.out or (target if target.is_dir() else Path('work_dirs')) / 'report'
-    report.save(out)
-    Console().print(report.summary(out))
+    Console().print(report(args.target, out))
 
 
 if __name__ == '__main__':

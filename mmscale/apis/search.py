@@ -6,13 +6,13 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.arch import SearchSpace
+from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.cost import CostTable
 from mmscale.errors import UsageError, one_line
 from mmscale.files import write_json
@@ -35,10 +35,13 @@ from mmscale.search.analytic import AnalyticEvaluator
 from mmscale.search.forecast import analytic_evaluator
 from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe
+from mmscale.search.result_files import read_result
 from mmscale.search.schedule import check_integer
+from mmscale.tables import Printed, make_table
 from mmscale.version import __version__
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mmengine.config import Config
     from rich.table import Table
 
@@ -406,3 +409,143 @@ def _dry_run(
         outcome = DryRun(result, seconds, random, random_seconds)
     logger.info(f'dry run: {json.dumps(outcome.to_json())}')
     return outcome
+
+
+# ---------------------------------------------------------------------- from Python
+
+
+def run_search(
+    config: str | Path | Config,
+    work_dir: str | Path | None = None,
+    load_from: str | Path | None = None,
+    resume: bool = False,
+    options: Sequence[str] = (),
+) -> SavedResult:
+    """Searches in a trained super-supernet, as ``tools/search.py`` does in one process.
+
+    Args:
+        config: Config of the search: its file or its content.
+        work_dir: Folder of logs and results; by default ``work_dirs/<config name>``.
+        load_from: Checkpoint of the super-supernet, in the place of the config's.
+        resume: Whether to continue the search in the work dir.
+        options: Overrides of the config, ``KEY=VALUE`` each.
+
+    Returns:
+        What :func:`load_result` reads from the work dir.
+
+    Raises:
+        UsageError: The config is of no search, a setting is not allowed, or the work dir holds
+            another search.
+
+    Example:
+        >>> result = run_search('configs/scalenet/search_digits.py')  # doctest: +SKIP
+        >>> result.archs['scaling_stage_1'].resolution  # doctest: +SKIP
+        30
+    """
+    from mmscale.launch.command_line import read_config
+    from mmscale.launch.runner import set_environment
+
+    set_environment()
+    config = read_config(config, options, work_dir)
+    check_search(config)
+    if load_from is not None:
+        config.load_from = str(load_from)
+    search_with(config, resume)
+    return load_result(config.work_dir)
+
+
+def search_with(config: Config, resume: bool = False, retry_failed: bool = False) -> None:
+    """Runs the search of a config that was checked.
+
+    Raises:
+        UsageError: It names no super-supernet, or archive, budgets, schedule or disk are at
+            fault: nothing that was evaluated is lost.
+    """
+    from mmscale.launch.runner import build_runner
+
+    if not config.get('load_from'):
+        raise UsageError(
+            'load_from is not set: name the checkpoint of a trained super-supernet with '
+            '--cfg-options load_from=PATH'
+        )
+    config.test_cfg.resume = resume
+    config.test_cfg.retry_failed = retry_failed
+    runner = build_runner(config, 'test')
+    try:
+        runner.test()
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+
+
+class SavedResult(Printed):
+    """The outcome of a search as its work dir has it; prints its table.
+
+    Attributes:
+        path: Of ``result.json``.
+        data: Its content.
+        archs: The networks by the names of their files: ``scaling_stage_0`` ... of a family, or
+            ``front_0`` ... of a front.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data = read_result(path, ('cost', 'score', 'arch'))
+        is_front = self.data.get('kind') == 'pareto'
+        self._members = self.data['front' if is_front else 'scaling_stages']
+        name = 'front' if is_front else 'scaling_stage'
+        self.archs = {
+            f'{name}_{i}': Arch.from_json(member['arch']) for i, member in enumerate(self._members)
+        }
+
+    @property
+    def fitness(self) -> float | None:
+        """Weighted mean of the family's scores; None of a front."""
+        return self.data.get('fitness')
+
+    @property
+    def strategy(self) -> tuple[Scaling, ...]:
+        """One Scaling per scaling stage; of a front those of its networks."""
+        return tuple(Scaling(**m['scaling']) for m in self._members if 'scaling' in m)
+
+    def weights(self, name: str) -> Path:
+        """The checkpoint with the weights that a network was scored with."""
+        return self.path.parent / 'weights' / f'{name}.pth'
+
+    def plot(self) -> dict[str, Figure]:
+        """Matplotlib's figures of the search, by name; see :func:`mmscale.report`."""
+        from mmscale.apis.reports.report import report
+
+        return report(self.path.parent).pictures
+
+    def renderables(self) -> list[Table | str]:
+        """A row per network, and the fitness."""
+        rows = []
+        for (name, arch), member in zip(self.archs.items(), self._members, strict=True):
+            cost, score = member['cost'], member['score']
+            right = score and f'{100 * score["correct"] / score["total"]:.1f}'
+            numbers = (f'{cost[key]:,}' for key in ('flops', 'params', 'acts'))
+            rows.append((name, arch.resolution, len(arch.blocks), *numbers, right))
+        columns = ('network', 'px', 'blocks', 'flops', 'params', 'acts', 'score, percent')
+        title = f'{self.path.parent.name}: {self.data.get("evaluations", 0):,} evaluations'
+        fitness = [] if self.fitness is None else [f'fitness {self.fitness:.4f}']
+        return [make_table(title, columns, rows), *fitness]
+
+
+def load_result(folder: str | Path) -> SavedResult:
+    """Reads what a search found.
+
+    Args:
+        folder: Its work dir, or the ``result.json`` there.
+
+    Raises:
+        UsageError: There is no result, or it is damaged.
+
+    Example:
+        >>> result = load_result('work_dirs/search_digits')  # doctest: +SKIP
+        >>> print(result)  # doctest: +SKIP
+    """
+    path = Path(folder)
+    path = path / 'result.json' if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(f'{path} is not a file; it must be the result.json of a finished search')
+    return SavedResult(path)

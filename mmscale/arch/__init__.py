@@ -2,7 +2,7 @@
 
 from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem
 from mmscale.arch.families import efficientnet, mobilenet_v2, mobilenet_v3, regnet, resnet
-from mmscale.arch.presets import get_arch, preset_name, preset_names
+from mmscale.arch.presets import get_arch, list_archs, preset_name, preset_names
 from mmscale.arch.rules import SCALING_RULES, ScalingRule, fast_rule, scaling_rule
 from mmscale.arch.sampling import HierarchicalSampler, SubnetDraw
 from mmscale.arch.scaling import (
@@ -39,6 +39,7 @@ __all__ = [
     'fast_rule',
     'get_arch',
     'group_widths',
+    'list_archs',
     'mobilenet_v2',
     'mobilenet_v3',
     'preset_name',

@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable
+from fnmatch import fnmatch
 from functools import cache, partial
 from pathlib import Path
 
@@ -159,6 +160,19 @@ _SOME_PRESETS = f'{", ".join(list(_BUILDERS)[:16])} and {len(_BUILDERS) - 16} mo
 def preset_names() -> tuple[str, ...]:
     """Names that :func:`get_arch` knows, as they are published."""
     return tuple(_BUILDERS)
+
+
+def list_archs(pattern: str = '*') -> list[str]:
+    """Names of the networks that are known by name.
+
+    Args:
+        pattern: As of file names, in any case: ``'RegNetZ-*'``.
+
+    Example:
+        >>> list_archs('scalenet-s[01]')
+        ['scalenet-s0', 'scalenet-s1']
+    """
+    return [name for name in _BUILDERS if fnmatch(name.lower(), pattern.lower())]
 
 
 def preset_name(source: str) -> str | None:

@@ -101,6 +101,12 @@ class Latency:
     repeats: int
     setting: LatencySetting
 
+    def __str__(self) -> str:
+        return (
+            f'{self.median_ms:,.2f} ms (half of {self.repeats} runs within {self.low_ms:,.2f}-'
+            f'{self.high_ms:,.2f}), {self.setting}'
+        )
+
 
 def this_device(
     device: str = 'cpu', batch: int = 1, dtype: str = 'float32', train: bool = False

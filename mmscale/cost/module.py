@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.cost.count import Cost, check_convention
 from mmscale.errors import UsageError
+from mmscale.tables import Printed, make_table
 
 if TYPE_CHECKING:
     import torch
+    from rich.table import Table
     from torch import nn
 
 # Part of the work that lies in no part of its own: functional calls and weights of the model.
@@ -38,8 +40,8 @@ _POINTWISE = re.compile(r'.*(_cell|_backward|embedding.*|pad\w*)')
 
 
 @dataclass(frozen=True)
-class ModuleCost:
-    """Cost of a module, for one image (or for the inputs that were given).
+class ModuleCost(Printed):
+    """Cost of a module, for one image (or for the inputs that were given); prints its table.
 
     Attributes:
         flops: Multiply-adds of convolutions, linear layers and all other matrix products, those
@@ -75,6 +77,30 @@ class ModuleCost:
     def cost(self) -> Cost:
         """The three totals alone, as :func:`mmscale.cost.count` gives them."""
         return Cost(self.flops, self.params, self.acts)
+
+    @property
+    def memory_line(self) -> str | None:
+        """The two memory figures as a sentence, None if they were not asked for."""
+        if self.peak_bytes_inference is None:
+            return None
+        kept = self.activation_bytes_training
+        training = 'not trainable so' if kept is None else f'{kept / 2**20:,.1f} MiB kept to train'
+        return (
+            f'Activation memory, batch {self.batch}: {self.peak_bytes_inference / 2**20:,.1f} MiB '
+            f'at the peak of inference, {training}.'
+        )
+
+    def renderables(self) -> list[Table | str]:
+        """A row per part and the total; then memory, and what was not counted."""
+        names = ('flops', 'params', 'acts')
+        rows = [
+            (part, *(f'{getattr(cost, name):,}' for name in names))
+            for part, cost in self.by_part.items()
+        ]
+        total = ('total', *(f'{getattr(self, name):,}' for name in names))
+        table = make_table(f'convention {self.convention}', ('part', *names), rows, total)
+        missing = f'Not counted: {", ".join(self.uncounted)}.' if self.uncounted else None
+        return [table, *(line for line in (self.memory_line, missing) if line)]
 
 
 def count_module(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import importlib
 import os
@@ -176,67 +177,81 @@ def _check_detection() -> None:
 
 
 def load_config(arguments: argparse.Namespace) -> Config:
-    """Reads the config that the common arguments name, with their overrides.
+    """Reads the config that the common arguments name, see :func:`read_config`."""
+    os.environ.setdefault('LOCAL_RANK', str(arguments.local_rank))
+    return read_config(
+        arguments.config, arguments.cfg_options, arguments.work_dir, arguments.launcher
+    )
+
+
+def _overrides(options: Sequence[str]) -> dict[str, Any]:
+    """The settings that ``--cfg-options`` name, as MMEngine reads them.
+
+    Raises:
+        UsageError: One is malformed.
+    """
+    from mmengine.config import DictAction
+
+    read = argparse.Namespace(cfg_options=None)
+    try:
+        DictAction(['--cfg-options'], 'cfg_options', nargs='+')(
+            argparse.ArgumentParser(), read, options
+        )
+    except (AssertionError, ValueError) as error:
+        reason = error if isinstance(error, AssertionError) else 'expected KEY=VALUE'
+        raise UsageError(f'--cfg-options {" ".join(options)}: {reason}') from None
+    for option in options:
+        key, _, value = option.partition('=')
+        # MMEngine would take the spaces out of a path and split it at commas.
+        if os.path.isfile(value) and set(value) & set(' ,()[]'):
+            read.cfg_options[key] = value
+    return read.cfg_options
+
+
+def read_config(
+    source: str | Path | Config,
+    options: Sequence[str] = (),
+    work_dir: str | Path | None = None,
+    launcher: str = 'none',
+) -> Config:
+    """Reads a config, in either of MMEngine's styles, and completes it.
+
+    Args:
+        source: The file, or a config that was read already, which is left as it is.
+        options: Overrides, ``KEY=VALUE`` each.
+        work_dir: Folder of logs and results; by default the config's own, or
+            ``work_dirs/<config name>``.
+        launcher: How the processes were started.
 
     Raises:
         UsageError: There is no such file, it does not parse, an override is malformed or of an
             unknown setting, or the config is of detection and that is not installed.
     """
-    path = Path(arguments.config)
-    if not path.is_file():
-        raise UsageError(f'config={arguments.config} is not a file')
-    from mmengine.config import Config, DictAction
+    is_file = isinstance(source, (str, Path))
+    if is_file and not Path(source).is_file():
+        raise UsageError(f'config={source} is not a file')
+    from mmengine.config import Config
 
-    options = argparse.Namespace(cfg_options=None)
-    try:
-        DictAction(['--cfg-options'], 'cfg_options', nargs='+')(
-            argparse.ArgumentParser(), options, arguments.cfg_options
-        )
-    except (AssertionError, ValueError) as error:
-        reason = error if isinstance(error, AssertionError) else 'expected KEY=VALUE'
-        raise UsageError(f'--cfg-options {" ".join(arguments.cfg_options)}: {reason}') from None
-    for option in arguments.cfg_options:
-        key, _, value = option.partition('=')
-        # MMEngine would take the spaces out of a path and split it at commas.
-        if os.path.isfile(value) and set(value) & set(' ,()[]'):
-            options.cfg_options[key] = value
-    os.environ.setdefault('LOCAL_RANK', str(arguments.local_rank))
+    path = Path(source if is_file else source.filename or 'config.py')
+    overrides = _overrides(options)
     try:
         with quiet_imports():
-            config = Config.fromfile(path)
+            config = Config.fromfile(path) if is_file else copy.deepcopy(source)
             check_names(path, config)
-            _check_override_names(options.cfg_options, config)
-            config.merge_from_dict(options.cfg_options)
+            _check_override_names(overrides, config)
+            config.merge_from_dict(overrides)
     except FOREIGN_ERRORS as error:
         if isinstance(error, ModuleNotFoundError) and 'mmdet' in str(error):
             _check_detection()
         raise UsageError(f'config={path}: {one_line(error)}') from error
     if config.get('default_scope') == 'mmdet':
         _check_detection()
-    config.launcher = arguments.launcher
-    if arguments.work_dir is not None:
-        config.work_dir = arguments.work_dir
+    config.launcher = launcher
+    if work_dir is not None:
+        config.work_dir = str(work_dir)
     elif config.get('work_dir') is None:
         config.work_dir = str(Path('work_dirs') / path.stem)
     return config
-
-
-def read_config(path: str | Path, options: Sequence[str] = ()) -> Config:
-    """Reads a config that nothing is run of.
-
-    Args:
-        path: The file.
-        options: Overrides, ``KEY=VALUE`` each.
-
-    Raises:
-        UsageError: See :func:`load_config`.
-    """
-    return load_config(
-        argparse.Namespace(
-            config=str(path), cfg_options=list(options), work_dir=None, launcher='none',
-            local_rank=0,
-        )
-    )  # fmt: skip
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
+from mmscale.errors import FOREIGN_ERRORS, MMScaleError, UsageError, one_line
 from mmscale.launch.command_line import set_environment
 from mmscale.quiet import quiet_imports
 
@@ -341,10 +341,11 @@ def run_tool(main: Callable[[], Any]) -> None:
                 _leave_processes(leaving.code)
             raise
         _leave_processes(0)
-    except UsageError as error:
+    except (MMScaleError, OSError) as error:
         ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]
         rank = next((rank for rank in ranks if rank is not None), '0')
         if rank != '0':
             time.sleep(_PATIENCE)
-        sys.stderr.write(f'error: {error}\n' if rank == '0' else f'error: rank {rank}: {error}\n')
+        who = '' if rank == '0' else f'rank {rank}: '
+        sys.stderr.write(f'error: {who}{one_line(error)}\n')
         sys.exit(2)

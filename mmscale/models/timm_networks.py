@@ -71,6 +71,22 @@ def to_timm(
     return network
 
 
+def create(name: str) -> nn.Module:
+    """One of timm's networks, with random weights.
+
+    Raises:
+        ImportError: timm is not installed.
+        UsageError: timm has no such network.
+    """
+    timm = _timm()
+    try:
+        return timm.create_model(name)
+    except RuntimeError as error:  # of an unknown name
+        near = timm.list_models(f'*{name}*')[:4]
+        hint = f'; near names are {", ".join(near)}' if near else ''
+        raise UsageError(f'timm:{name}: timm has no such network{hint}') from error
+
+
 def from_timm(
     model: str | nn.Module, arch: Arch | None = None, pretrained: bool = False
 ) -> tuple[Arch, dict[str, Tensor]]:

@@ -16,6 +16,7 @@ from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace, get_ar
 from mmscale.cost import count
 from mmscale.errors import UsageError
 from mmscale.search import pareto_front
+from mmscale.tables import Printed, make_table
 from mmscale.visualization import (
     ChainPoint,
     FrontPoint,
@@ -48,20 +49,22 @@ _BINS = 8
 
 
 @dataclass
-class Report:
-    """Pictures of something, and what else there is to say of it.
+class Report(Printed):
+    """Pictures of something, and what else there is to say of it; prints what it has.
 
     Attributes:
         title: What it is.
         facts: Names and values.
         pictures: Figures by the name of their files.
         missing: What could not be drawn or was left out, a sentence each.
+        folder: Where the pictures were written.
     """
 
     title: str
     facts: list[tuple[str, str]] = field(default_factory=list)
     pictures: dict[str, Figure] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    folder: Path | None = None
 
     def save(self, folder: Path) -> list[Path]:
         """Writes every picture as PNG and as SVG; equal pictures give equal files.
@@ -71,6 +74,7 @@ class Report:
         """
         from matplotlib import rc_context
 
+        self.folder = folder
         paths = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -85,32 +89,43 @@ class Report:
             raise UsageError(f'{folder}: {error.strerror}') from error
         return paths
 
-    def summary(self, folder: Path) -> Table:
-        """What to print on a terminal."""
-        from rich import box
-        from rich.table import Table
-
-        facts = Table(
-            title=self.title, title_justify='left', box=box.SIMPLE_HEAD, show_header=False
-        )
-        facts.add_column(no_wrap=True)
-        facts.add_column(overflow='fold')
-        for name, value in self.facts:
-            facts.add_row(name, value)
+    def renderables(self) -> list[Table]:
+        """The facts, the names of the pictures, and what is missing."""
+        table = make_table(self.title, ('', ''), self.facts)
+        table.columns[0].no_wrap, table.columns[1].justify = True, 'left'
         if self.pictures:
-            facts.add_row('pictures', ', '.join(self.pictures), style='green')
-            facts.add_row('as .png and .svg in', str(folder), style='green')
+            table.add_row('pictures', ', '.join(self.pictures), style='green')
+        if self.folder is not None:
+            table.add_row('as .png and .svg in', str(self.folder), style='green')
         for sentence in self.missing:
-            facts.add_row('missing', sentence, style='yellow')
-        return facts
+            table.add_row('missing', sentence, style='yellow')
+        return [table]
 
 
-def make_report(target: str) -> Report:
-    """Draws what there is of a work dir, an Arch's file or a preset.
+def report(target: str | Path | Arch, out: str | Path | None = None) -> Report:
+    """Draws what there is of a work dir, or a network.
+
+    Args:
+        target: The folder of a search, finished or running, by evolution or by gradient, or of
+            the training of a super-supernet; an Arch, its JSON file, or a preset's name.
+        out: Folder to write the pictures to; by default nothing is written.
 
     Raises:
         UsageError: There is no such thing, nothing to report, or a file is damaged.
+
+    Example:
+        >>> list(report('scalenet-s0').pictures)
+        ['arch']
     """
+    made = _report(target)
+    if out is not None:
+        made.save(Path(out))
+    return made
+
+
+def _report(target: str | Path | Arch) -> Report:
+    if isinstance(target, Arch):
+        return _report_arch(target, 'arch')
     path = Path(target)
     if path.is_dir():
         return _report_run(read_run(path))
@@ -119,7 +134,10 @@ def make_report(target: str) -> Report:
     except (OSError, ValueError) as error:
         nowhere = '' if path.exists() else f'{target} is no folder; '
         raise UsageError(nowhere + ' '.join(str(error).split())) from None
-    name = path.stem if path.exists() else target.lower()
+    return _report_arch(arch, path.stem if path.exists() else str(target).lower())
+
+
+def _report_arch(arch: Arch, name: str) -> Report:
     return Report(
         f'Network {name}',
         [

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mmscale
 from mmscale.apis.scaling.archs import ScaledNetwork
 from mmscale.arch import Arch
 from mmscale.errors import UsageError
@@ -32,7 +33,7 @@ _RECIPES = {
     'scalenet': 'scalenet/scalenet-s0_8xb128_in1k.py',
 }
 _DIGITS = 'scalenet/retrain_digits.py'
-_CONFIGS = (Path(__file__).resolve().parents[1] / '.mim' / 'configs').resolve()
+_CONFIGS = (Path(mmscale.__file__).parent / '.mim' / 'configs').resolve()
 
 # Where mmpretrain's own configs are, wherever it is installed.
 _STOCK = '/mmpretrain/.mim/configs/'
