@@ -69,5 +69,6 @@ class Printed:
         from rich.console import Console
 
         console = Console(file=io.StringIO(), width=_WIDTH, record=True)
-        console.print(self)
+        # A line is not broken: it may hold a path that is to be copied.
+        console.print(self, soft_wrap=True)
         return console

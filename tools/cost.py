@@ -2,12 +2,11 @@
 """Counts and times a network: ``tools/cost.py RegNetY-4.0GF``, an Arch's file, or a config."""
 
 import argparse
-import json
 import warnings
 
 from mmscale.arch import preset_names
 from mmscale.cost import CONVENTIONS
-from mmscale.launch.command_line import add_config_options
+from mmscale.launch.command_line import add_config_options, show
 from mmscale.launch.runner import run_tool
 
 
@@ -44,8 +43,6 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from rich.console import Console
-
     from mmscale.apis.cost import get_cost
 
     with warnings.catch_warnings():
@@ -60,10 +57,7 @@ def main() -> None:
             args.cfg_options,
             compare=True,
         )
-    if args.json:
-        print(json.dumps(cost.to_json(), indent=1))
-    else:
-        Console().print(cost, highlight=False)
+    show(cost, args.json)
 
 
 if __name__ == '__main__':

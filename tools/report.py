@@ -4,6 +4,7 @@
 import argparse
 from pathlib import Path
 
+from mmscale.launch.command_line import show
 from mmscale.launch.runner import run_tool
 
 
@@ -29,13 +30,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Draws and says what was drawn and what is missing."""
     args = parse_args()
-    from rich.console import Console
 
     from mmscale.apis.reports.report import report
 
     target = Path(args.target)
     out = args.out or (target if target.is_dir() else Path('work_dirs')) / 'report'
-    Console().print(report(args.target, out))
+    show(report(args.target, out))
 
 
 if __name__ == '__main__':

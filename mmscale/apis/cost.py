@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -182,14 +183,15 @@ def get_cost(
     if latency is not None:
         this_device(latency, batch)
     network = find_network(source, options, scaling_stage, shape)
-    if network.is_closed_form:
-        found = _closed_form(network, convention, batch, memory, compare)
-    else:
-        with quiet_log():
+    # Arithmetic needs no MMEngine, whose log is to be kept quiet elsewhere.
+    with contextlib.nullcontext() if network.is_closed_form else quiet_log():
+        if network.is_closed_form:
+            found = _closed_form(network, convention, batch, memory, compare)
+        else:
             found = _counted(network, convention, batch, compare)
-    if latency is not None:
-        measured = measure_latency(network.build(), network.image_shape, latency, batch)
-        found = replace(found, latency=measured)
+        if latency is not None:
+            measured = measure_latency(network.build(), network.image_shape, latency, batch)
+            found = replace(found, latency=measured)
     return found
 
 

@@ -333,11 +333,12 @@ def find_network(
     elif text is not None:
         name, arch = find_arch(text)
         found = {'arch': arch}
+    elif hasattr(source, 'pretty_text'):  # a Config, which is no Mapping
+        name, found = Path(source.filename or 'config').stem, {'config': source}
     elif isinstance(source, Mapping) and 'model' in source:
         from mmengine.config import Config
 
-        config = source if isinstance(source, Config) else Config(source)
-        name, found = Path(getattr(config, 'filename', None) or 'config').stem, {'config': config}
+        name, found = 'config', {'config': Config(source)}
     elif isinstance(source, Mapping):
         name, found = 'arch', {'arch': get_arch(dict(source))}
     elif callable(getattr(source, 'named_modules', None)):
@@ -381,7 +382,7 @@ def build(
         >>> import torch
         >>> network = build('scalenet-s0', features_only=True, out_indices=(1, 2)).eval()
         >>> [tuple(features.shape) for features in network(torch.zeros(1, 3, 64, 64))]
-        [(1, 24, 16, 16), (1, 40, 8, 8)]
+        [(1, 32, 16, 16), (1, 40, 8, 8)]
     """
     network = find_network(source)
     if not features_only:

@@ -291,8 +291,16 @@ class Arch:
         schema: Version of this format.
 
     Raises:
-        ValueError: A value is not allowed or two neighbouring widths differ; the message
+        UsageError: A value is not allowed or two neighbouring widths differ; the message
             names the place, the key and the value.
+
+    Example:
+        >>> stem = Stem(out_channels=16)
+        >>> block = Block('mbconv', 3, 2, in_channels=16, hidden_channels=64, out_channels=24,
+        ...               groups=64)
+        >>> arch = Arch(32, stem, ((block,),), Head(channels=128, num_classes=10))
+        >>> Arch.from_json(arch.to_json()) == arch
+        True
     """
 
     resolution: int

@@ -212,6 +212,10 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
     Raises:
         ValueError: Nothing is given, there is neither a preset nor a file of that name, or the
             file's content is not an Arch.
+
+    Example:
+        >>> get_arch('scalenet-s1').depths
+        (2, 2, 5, 3, 3, 4, 2)
     """
     if isinstance(source, Arch):
         return source

@@ -60,7 +60,19 @@ class SearchSpace:
         rule: Width rule, see :data:`mmscale.arch.scaling.WIDTH_RULES`.
 
     Raises:
-        ValueError: A key is unknown or missing or a value is not allowed; the message names it.
+        UsageError: A key is unknown or missing or a value is not allowed; the message names it.
+
+    Example:
+        >>> space = SearchSpace(
+        ...     stages=[dict(channels=16, stride=2, expand=4, depths=[1, 2, 3], kernels=[3, 5])],
+        ...     scaling_stages=[
+        ...         dict(depth=[1], width=[1], resolution=[32]),
+        ...         dict(depth=[1, 1.5], width=[1, 1.2], resolution=[32, 48]),
+        ...     ],
+        ...     stem=dict(channels=8), head=dict(channels=64), num_classes=10,
+        ... )
+        >>> space.decode(space.sample(np.random.default_rng(0), 1)[0]).resolution
+        32
     """
 
     def __init__(

@@ -6,6 +6,7 @@ import argparse
 import copy
 import difflib
 import importlib
+import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.quiet import quiet_imports
+from mmscale.tables import Printed
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -108,6 +110,16 @@ def set_dataloaders(config: Config, arguments: argparse.Namespace) -> None:
         for key in ('pin_memory', 'persistent_workers'):
             if getattr(arguments, f'no_{key}') and isinstance(config.get(name), dict):
                 config[name][key] = False
+
+
+def show(outcome: Printed, as_json: bool = False) -> None:
+    """Prints an outcome as its tables, or as JSON, on the standard output."""
+    from rich.console import Console
+
+    if as_json:
+        Console(soft_wrap=True).out(json.dumps(outcome.to_json(), indent=1), highlight=False)
+    else:
+        Console().print(outcome, highlight=False, soft_wrap=True)
 
 
 def set_environment() -> None:

@@ -51,6 +51,10 @@ def to_timm(
         ImportError: timm is not installed.
         ValueError: timm has no such network, and the message names what it lacks; or the
             weights are not the Arch's.
+
+    Example:
+        >>> type(to_timm('scalenet-s0')).__name__
+        'EfficientNet'
     """
     timm = _timm()
     with quiet_imports():
@@ -106,6 +110,11 @@ def from_timm(
     Raises:
         ImportError: timm is not installed.
         ValueError: No Arch is known to have these layers; the message names keys.
+
+    Example:
+        >>> arch, weights = from_timm('resnet18')
+        >>> arch.depths
+        (2, 2, 2, 2)
     """
     timm = _timm()
     with quiet_imports():

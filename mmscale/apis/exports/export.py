@@ -14,6 +14,7 @@ from mmscale.apis.exports.source import Source, find_source, sha256
 from mmscale.arch import Arch
 from mmscale.errors import UsageError
 from mmscale.quiet import quiet_imports
+from mmscale.tables import Printed
 
 if TYPE_CHECKING:
     from mmscale.cost import Cost
@@ -35,8 +36,8 @@ _CONVENTION = 'mmscale'
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What an export wrote.
+class Exported(Printed):
+    """What an export wrote; prints it.
 
     Attributes:
         folder: Where it lies.
@@ -65,6 +66,13 @@ class Exported:
             'differences': self.differences,
             'notes': self.notes,
         }
+
+    def renderables(self) -> list[str]:
+        """What was decided, what was compared, and the files."""
+        compared = [
+            f'{what}: largest difference {value:.3g}' for what, value in self.differences.items()
+        ]
+        return [*self.notes, *compared, f'Wrote {self.folder}: {", ".join(self.files)}, {CARD}']
 
 
 def export(
@@ -108,6 +116,10 @@ def export(
         UsageError: A file cannot be read.
         ValueError: A setting is not allowed, the weights are not the network's, a package is
             missing, or an exported program computes something else.
+
+    Example:
+        >>> weights = 'work_dirs/digits-s1/iter_600.pth'
+        >>> print(export('configs/scalenet/digits-s1.py', 'out', weights))  # doctest: +SKIP
     """
     folder = Path(out)
     if folder.is_symlink():
