@@ -187,7 +187,7 @@ def test_what_a_search_around_an_arch_net_found_is_trained(tmp_path):
     for number, gate in enumerate(search.gates.values()):
         gate.importance.copy_(torch.rand(gate.n))
         gate.pruning_ratio.data.fill_(0.1 + 0.6 * (number % 2))
-    report = export_search(config, search.state_dict(), tmp_path / 'out')
+    report = export_search(config, search.state_dict(), tmp_path / 'out').to_json()
     out = (tmp_path / 'out').rename(tmp_path / 'moved')
     assert {path.name for path in out.iterdir()} == {'pruned.json', 'weights.pth', 'retrain.py'}
     shrunk = [name for name, (kept, size) in report['kept'].items() if kept < 0.7 * size]

@@ -88,7 +88,7 @@ def test_search_prune_and_retrain(family, tmp_path):
     )
     found = train(search)
     state = CheckpointLoader.load_checkpoint(f'{search.work_dir}/iter_6.pth', 'cpu')['state_dict']
-    report = export_search(search, state, tmp_path / 'pruned')
+    report = export_search(search, state, tmp_path / 'pruned').to_json()
     assert 0.45 < report['after']['params'] / report['before']['params'] <= 0.5
     pruned, weights, _ = report['files']
     retrain = short(

@@ -2,15 +2,16 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from mmscale.apis.cost import get_cost
 from mmscale.arch import get_arch
 from mmscale.cost import count
+from mmscale.launch import show
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,8 +116,8 @@ def test_config(tmp_path, capsys):
     for key in ('flops', 'params', 'acts'):
         assert sum(part[key] for part in report['parts']) == report[key]
     assert report['latency']['setting']['batch'] == report['memory']['batch'] == 2
-    # The table of the same report, without another process that loads torch.
-    runpy.run_path(str(ROOT / 'tools/cost.py'))['print_report'](report)
+    # The table of it, without another process that loads torch.
+    show(get_cost(path, 64, batch=2, latency='cpu', compare=True))
     printed = ' '.join(capsys.readouterr().out.split())
     for text in (
         'swin at 64 px, convention mmscale',
