@@ -94,12 +94,14 @@ def build_search(
             f'test_cfg has no setting {", ".join(unknown)}; those of the search itself are in '
             f'test_cfg.search'
         )
-    settings = dict(search) if isinstance(search, dict) else {}
+    if not isinstance(search, dict):
+        raise UsageError(f'search={search!r:.60} must be a dict with type')
+    settings = dict(search)
     name = str(settings.pop('type', None))
     search_class = SEARCHES.module_dict.get(name.removeprefix('mmscale.'))
     if search_class is None:
         known = ', '.join(f'mmscale.{known}' for known in SEARCHES.module_dict)
-        raise UsageError(f'search={search!r:.60} must be a dict with type, one of {known}')
+        raise UsageError(f'search.type={name!r:.60} is not one of {known}')
     problem: dict[str, Any] = {'table': table, 'seed': seed}
     budgets = dict(budget=budget, metric=metric, tolerance=tolerance, weights=weights)
     budgets = {key: value for key, value in budgets.items() if value is not None}

@@ -293,9 +293,9 @@ def test_archive_of_another_checkpoint_is_refused(refused, supernet_config, trai
         ({'test_cfg.type': 'mmscale.MCEALoop'}, 'test_cfg.search needs type=mmscale.SearchLoop'),
         (
             {'test_cfg.search': 'MCEA'},
-            "search='MCEA' must be a dict with type, one of ",
+            "search='MCEA' must be a dict with type",
         ),
-        ({'test_cfg.search.type': 'mmscale.MCAE'}, "'mmscale.MCAE'"),
+        ({'test_cfg.search.type': 'mmscale.MCAE'}, "search.type='mmscale.MCAE' is not one of"),
         ({'test_cfg.budget': None}, 'budget is not set: mmscale.MCEA searches a family'),
         ({'calibration_dataloader': None}, 'calibration_dataloader is not set'),
         (
@@ -396,10 +396,10 @@ def test_a_new_search_is_one_class(table):
         del SEARCHES.module_dict['FirstOfAll']
 
 
-@pytest.mark.parametrize('strategy', ['fibonacci', [[1, 2, 3]] * 2, [{}, {}], [{}]])
+@pytest.mark.parametrize('strategy', ['fibonacci', [[1, 2, 3]] * 2, [{}]])
 @pytest.mark.parametrize('name', ['GivenFamily', 'EvolutionSearch'])
 def test_a_strategy_that_is_none_is_refused(name, strategy, table):
-    settings = dict(base=[0] * 6) if name == 'GivenFamily' else {}
+    settings = dict(base=[0] * 7) if name == 'GivenFamily' else {}
     with pytest.raises(ValueError, match=r'strategy(=|\[0\])'):
         search = dict(type=f'mmscale.{name}', strategy=strategy, **settings)
         build_search(table, 0, search, budget=22_000, tolerance=0.3)

@@ -180,7 +180,7 @@ def test_evolution_search_keeps_the_strategy(tmp_path):
         (STRATEGY[:2], r'strategy=.* must be a list of 3'),
         (STRATEGY[1:] + STRATEGY[:1], r'strategy\[0\]=.* must be Scaling'),
         ('compound', 'must be a list of 3'),
-        ([{}] * 3, r'strategy\[0\]'),
+        ([[1, 2, 3]] * 3, r'strategy\[0\]'),
     ],
 )
 def test_evolution_search_checks_the_strategy(strategy, message):
