@@ -254,8 +254,8 @@ def evolve(folder: Path, seed: int, checkpoint: Path, target: int, seconds: floa
                 'test_cfg.seed': seed,
                 'test_cfg.budget': target,
                 'test_cfg.tolerance': TOLERANCE,
-                'test_cfg.population': POPULATION,
-                'test_cfg.generations': generations,
+                'test_cfg.search.population': POPULATION,
+                'test_cfg.search.generations': generations,
                 'test_cfg.resume': True,
             }
         )

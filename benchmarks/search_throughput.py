@@ -89,7 +89,7 @@ def measure(args: argparse.Namespace) -> None:
         runner = build_runner(config, 'test')
         runner.load_or_resume()
         loop = runner.test_loop
-        from mmscale.engine.scoring_loop import Ranks
+        from mmscale.engine.distributed import Ranks
 
         ranks, evaluator = Ranks(), loop.evaluator
         (folder,), _ = ranks.gather([config.work_dir])

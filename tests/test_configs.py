@@ -22,7 +22,7 @@ from mmscale import registry
 from mmscale.arch import SearchSpace, get_arch
 from mmscale.cost import CostTable, count
 from mmscale.models import ArchNet, SuperNet
-from mmscale.search import Archive, FamilyFitness, Feasibility, RandomSearch, Score, Scorer
+from mmscale.search import FamilyFitness, Feasibility, RandomSearch
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 EXPERIMENTS = sorted(
@@ -183,17 +183,9 @@ def test_the_budget_of_a_search_is_reachable_at_every_scaling_stage(name):
     assert scalable.sum() >= 20
 
 
-def test_the_digit_search_has_families_to_choose_from(tmp_path):
+def test_the_digit_search_has_families_to_choose_from():
     config = load('scalenet/search_digits.py')
-
-    class Constant:
-        fingerprint = {}
-
-        def evaluate(self, arch):
-            return Score(1, 2)
-
-    scorer = Scorer(Archive(tmp_path, {}), Constant())
-    family = FamilyFitness(feasibility_of(config), list(config.test_cfg.weights), scorer)
+    family = FamilyFitness(feasibility_of(config), list(config.test_cfg.weights))
     drawn = RandomSearch(family, 10_000)._families(np.random.default_rng(0))
     families = {(genes.tobytes(), strategy) for genes, strategy in drawn}
     assert len(families) >= 50

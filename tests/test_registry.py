@@ -8,7 +8,8 @@ from mmscale import registry
 REGISTRIES = {name: item for name, item in vars(registry).items() if isinstance(item, Registry)}
 
 
-@pytest.mark.parametrize('name', REGISTRIES)
+# MMEngine knows no searches.
+@pytest.mark.parametrize('name', sorted(REGISTRIES.keys() - {'SEARCHES'}))
 def test_registry_is_a_child_of_mmengines(name):
     child = REGISTRIES[name]
     assert child.parent is getattr(root, name)

@@ -297,7 +297,7 @@ def main() -> None:
     search_options.append(f'load_from={checkpoint}')
 
     heading('2. Search of base model and scaling strategy', start)
-    schedule = ['test_cfg.population=4', 'test_cfg.generations=2', 'test_cfg.rounds=1']
+    schedule = [f'test_cfg.search.{key}' for key in ('population=4', 'generations=2', 'rounds=1')]
     found = search(
         args,
         'search_digits.py',
@@ -310,14 +310,14 @@ def main() -> None:
         args,
         'random_digits.py',
         work_dir / 'random',
-        [*search_options, f'test_cfg.evaluations={found["evaluations"]}'],
+        [*search_options, f'test_cfg.search.evaluations={found["evaluations"]}'],
     )
     base = work_dir / 'searched' / 'archs' / 'scaling_stage_0.json'
     search(
         args,
         'compound_digits.py',
         work_dir / 'compound',
-        [*search_options, f'test_cfg.base={base}'],
+        [*search_options, f'test_cfg.search.base={base}'],
     )
 
     heading('4. Training of the networks from random weights', start)

@@ -19,35 +19,32 @@ scoring_pipeline = [
     ),
 ]
 test_cfg = dict(
-    type='mmscale.MCEALoop',
+    type='mmscale.SearchLoop',
+    search=dict(type='mmscale.MCEA', population=6, generations=2, rounds=1, num_base_models=2),
     # Of the whole detector at its input size: backbone, neck and head.
     budget=13e6,
     tolerance=0.05,
     weights=[1, 1, 1],
-    population=6,
-    generations=2,
-    rounds=1,
-    num_base_models=2,
-    calibration_dataloader=dict(
-        batch_size=50,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=dict(
-            type='mmscale.SeededDataset',
-            dataset=dict(
-                type='mmscale.DigitsDetection',
-                split='train',
-                pipeline=scoring_pipeline,
-                test_mode=True,
-            ),
-        ),
-    ),
     subnet_evaluator=dict(
         type='mmscale.DetectionEvaluator',
         calibration_images=50,
         max_images=150,
         side='left',
         threads=1,
+    ),
+)
+calibration_dataloader = dict(
+    batch_size=50,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmscale.SeededDataset',
+        dataset=dict(
+            type='mmscale.DigitsDetection',
+            split='train',
+            pipeline=scoring_pipeline,
+            test_mode=True,
+        ),
     ),
 )
 test_dataloader = dict(

@@ -2,13 +2,7 @@
 _base_ = './search_digits.py'
 
 test_cfg = dict(
-    _delete_=True,
-    type='mmscale.EvolutionLoop',
-    strategy=None,
-    population={{_base_.test_cfg.population}},
-    generations=6,
-    budget={{_base_.test_cfg.budget}},
-    tolerance={{_base_.test_cfg.tolerance}},
-    calibration_dataloader={{_base_.test_cfg.calibration_dataloader}},
-    subnet_evaluator={{_base_.test_cfg.subnet_evaluator}},
+    search=dict(
+        _delete_=True, type='mmscale.EvolutionSearch', strategy=None, population=6, generations=6
+    )
 )

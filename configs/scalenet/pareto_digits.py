@@ -2,12 +2,16 @@
 _base_ = './search_digits.py'
 
 test_cfg = dict(
-    _delete_=True,
-    type='mmscale.ParetoLoop',
-    metric='flops',
-    cost_range=[0.5e6, 12e6],
-    population=16,
-    generations=10,
-    calibration_dataloader={{_base_.test_cfg.calibration_dataloader}},
-    subnet_evaluator={{_base_.test_cfg.subnet_evaluator}},
+    search=dict(
+        _delete_=True,
+        type='mmscale.ParetoSearch',
+        metric='flops',
+        cost_range=[0.5e6, 12e6],
+        population=16,
+        generations=10,
+    ),
+    # A range of costs takes the place of budgets.
+    budget=None,
+    tolerance=None,
+    weights=None,
 )

@@ -2,12 +2,16 @@
 _base_ = './search_in1k.py'
 
 test_cfg = dict(
-    _delete_=True,
-    type='mmscale.ParetoLoop',
-    metric='flops',
-    cost_range=[0.2e9, 4e9],
-    population=64,
-    generations=40,
-    calibration_dataloader={{_base_.test_cfg.calibration_dataloader}},
-    subnet_evaluator={{_base_.test_cfg.subnet_evaluator}},
+    search=dict(
+        _delete_=True,
+        type='mmscale.ParetoSearch',
+        metric='flops',
+        cost_range=[0.2e9, 4e9],
+        population=64,
+        generations=40,
+    ),
+    # A range of costs takes the place of budgets.
+    budget=None,
+    tolerance=None,
+    weights=None,
 )

@@ -2,12 +2,9 @@
 _base_ = './search_digits.py'
 
 test_cfg = dict(
-    _delete_=True,
-    type='mmscale.ScalingLoop',
-    base='work_dirs/evolution_digits/archs/scaling_stage_0.json',
-    budget={{_base_.test_cfg.budget}},
-    tolerance={{_base_.test_cfg.tolerance}},
-    weights={{_base_.test_cfg.weights}},
-    calibration_dataloader={{_base_.test_cfg.calibration_dataloader}},
-    subnet_evaluator={{_base_.test_cfg.subnet_evaluator}},
+    search=dict(
+        _delete_=True,
+        type='mmscale.ScalingSearch',
+        base='work_dirs/evolution_digits/archs/scaling_stage_0.json',
+    )
 )

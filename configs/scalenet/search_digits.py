@@ -10,29 +10,26 @@ param_scheduler = None
 custom_hooks = [dict(type='mmscale.StrictLoadHook')]
 
 test_cfg = dict(
-    type='mmscale.MCEALoop',
+    type='mmscale.SearchLoop',
+    search=dict(type='mmscale.MCEA', population=6, generations=3, rounds=2, num_base_models=2),
     budget=0.7e6,
     tolerance=0.05,
     weights=[1, 1, 1, 1, 1],
-    population=6,
-    generations=3,
-    rounds=2,
-    num_base_models=2,
-    calibration_dataloader=dict(
-        batch_size=256,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=dict(
-            type='mmscale.SeededDataset',
-            dataset=dict(
-                type='mmscale.ClutteredDigits',
-                split='train',
-                pipeline={{_base_.test_pipeline}},
-            ),
-        ),
-        collate_fn=dict(type='default_collate'),
-    ),
     subnet_evaluator=dict(calibration_images=768, max_images=1500, side='left', threads=1),
+)
+calibration_dataloader = dict(
+    batch_size=256,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmscale.SeededDataset',
+        dataset=dict(
+            type='mmscale.ClutteredDigits',
+            split='train',
+            pipeline={{_base_.test_pipeline}},
+        ),
+    ),
+    collate_fn=dict(type='default_collate'),
 )
 test_dataloader = dict(
     _delete_=True,

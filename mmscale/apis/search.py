@@ -21,10 +21,9 @@ from mmscale.search import (
     Archive,
     ChainStep,
     EvolutionSearch,
-    FamilyFitness,
-    Feasibility,
     Generation,
     GivenFamily,
+    OnStep,
     RandomSearch,
     ScalingSearch,
     Scorer,
@@ -47,16 +46,6 @@ if TYPE_CHECKING:
 
     from mmscale.models import SuperNetDetector
 
-# What a search loop reads for its super-supernet and its images.
-_SCORING_KEYS = (
-    'type',
-    'calibration_dataloader',
-    'subnet_evaluator',
-    'resume',
-    'retry_failed',
-    'seed',
-)
-
 
 def check_search(config: Config) -> None:
     """Checks that a config has a search.
@@ -68,8 +57,7 @@ def check_search(config: Config) -> None:
     loop = settings.get('type', '') if isinstance(settings, dict) else ''
     if not isinstance(loop, str) or 'Loop' not in loop:
         raise UsageError(
-            f'config={config.filename} has no search: test_cfg.type must be mmscale.MCEALoop '
-            f'or another search loop'
+            f'config={config.filename} has no search: test_cfg.type must be mmscale.SearchLoop'
         )
 
 
@@ -78,19 +66,13 @@ class PlannedSearch:
     """The search of a config, built and checked; no data or checkpoint is needed for it.
 
     Attributes:
-        loop: Name of the loop.
-        space: The search space.
-        table: Costs of its networks.
-        family: Budgets and weights, or None for a search without a family.
         search: The search.
+        table: Costs of the networks in its space.
         seed: Its seed.
     """
 
-    loop: str
-    space: SearchSpace
-    table: CostTable
-    family: FamilyFitness | None
     search: Search
+    table: CostTable
     seed: int
 
 
@@ -120,16 +102,18 @@ def plan_search(config: Config) -> PlannedSearch:
     """
     check_search(config)
     with quiet_imports():
-        from mmscale.engine.search_loops import SearchLoop
+        from mmscale.engine.search_loop import LOOP_KEYS, SearchLoop, build_search
         from mmscale.registry import LOOPS
     settings = dict(config.test_cfg)
-    loop = LOOPS.get(settings['type'])
-    if not hasattr(loop, 'make_search'):
-        raise UsageError(f'test_cfg.type={settings["type"]} is not a search loop of mmscale')
+    name = settings.pop('type')
+    loop = LOOPS.get(name)
+    if not isinstance(loop, type) or not issubclass(loop, SearchLoop):
+        raise UsageError(f'test_cfg.type={name} is not a search loop of mmscale')
+    settings = loop.nested(settings)
     seed = settings.get('seed')
     if seed is None:
         seed = (config.get('randomness') or {}).get('seed') or 0
-    settings = {key: value for key, value in settings.items() if key not in _SCORING_KEYS}
+    settings = {key: value for key, value in settings.items() if key not in LOOP_KEYS}
     model = config.get('model')
     is_detector = isinstance(model, dict) and model.get('type') == 'mmscale.SuperNetDetector'
     keys = ('detector', 'backbone', 'space') if is_detector else ('backbone', 'space')
@@ -141,23 +125,14 @@ def plan_search(config: Config) -> PlannedSearch:
         raise UsageError(f'config={config.filename} has no dict {name} to search in')
     try:
         check_integer('seed', seed, 0)
-        space = SearchSpace(**space)
-        family, table = None, CostTable(space)
-        if is_detector:
-            table = CostTable(space, behind_stages=_detector(config).cost_behind_stages)
-        if issubclass(loop, SearchLoop):
-            budgets = {
-                key: settings.pop(key)
-                for key in ('budget', 'metric', 'tolerance')
-                if key in settings
-            }
-            family = FamilyFitness(Feasibility(table, **budgets), settings.pop('weights', None))
-        search = loop.make_search(family or table, seed, **settings)
+        behind = _detector(config).cost_behind_stages if is_detector else None
+        table = CostTable(SearchSpace(**space), behind_stages=behind)
+        search = build_search(table, seed, **settings)
     except TypeError as error:  # of keys that are missing or unknown
         raise UsageError(f'model.backbone.space or test_cfg: {one_line(error):.400}') from error
     except (OSError, ValueError) as error:
         raise UsageError(one_line(error)) from error
-    return PlannedSearch(loop.__name__, space, table, family, search, seed)
+    return PlannedSearch(search, table, seed)
 
 
 # ---------------------------------------------------------------------- profile
@@ -171,9 +146,7 @@ def profile(config: Config) -> SearchProfile:
     """
     planned = plan_search(config)
     search = planned.search
-    family = search.evolution.family if isinstance(search, EvolutionSearch) else planned.family
-    table = family.feasibility.table if family else planned.table
-    return profile_search(table, family, search.most_evaluations, planned.seed)
+    return profile_search(planned.table, search.family, search.most_evaluations, planned.seed)
 
 
 def profile_tables(report: SearchProfile) -> list[Table | str]:
@@ -285,13 +258,13 @@ def dry_run_table(outcome: DryRun) -> Table:
 
 def _hidden(planned: PlannedSearch) -> AnalyticEvaluator:
     """The analytic score for a search; what the search is given is a part of its optimum."""
-    search, family = planned.search, planned.family
-    if family is None or isinstance(search, GivenFamily):
+    search = planned.search
+    if search.family is None or isinstance(search, GivenFamily):
         raise UsageError(
-            f'--dry-run: mmscale.{planned.loop} has no known optimum; only searches for a family '
+            f'--dry-run: {type(search).__name__} has no known optimum; only searches for a family '
             f'of networks can be run dry'
         )
-    return analytic_evaluator(search, family, planned.seed)
+    return analytic_evaluator(search, planned.seed)
 
 
 @contextmanager
@@ -317,10 +290,10 @@ def _logger(work_dir: Path) -> Iterator[logging.Logger]:
 
 def _run(
     search: Search,
-    family: FamilyFitness,
     evaluator: AnalyticEvaluator,
     directory: Path,
     logger: logging.Logger,
+    on_step: OnStep | None = None,
 ) -> tuple[SearchResult, float]:
     """Runs a search on an archive of its own; also returns its seconds."""
     start = time.monotonic()
@@ -328,12 +301,11 @@ def _run(
     with Archive(directory, evaluator.fingerprint, durable=False) as archive:
         if len(archive):
             logger.info(f'replaying {len(archive)} evaluations of {directory}')
-        family.scorer = Scorer(archive, evaluator, progress=ProgressLog(logger))
-        return search.run(), time.monotonic() - start
+        scorer = Scorer(archive, evaluator, progress=ProgressLog(logger))
+        return search.run(scorer, on_step), time.monotonic() - start
 
 
-def _write(path: Path, result: SearchResult, family: FamilyFitness) -> None:
-    convention = family.feasibility.table.convention
+def _write(path: Path, result: SearchResult, convention: str) -> None:
     versions = {'mmscale': __version__}
     write_json(path, {**result.to_json(), 'convention': convention, 'versions': versions})
 
@@ -380,32 +352,30 @@ def _dry_run(
     work_dir: Path,
     logger: logging.Logger,
 ) -> DryRun:
-    search, family = planned.search, planned.family
+    search, table = planned.search, planned.table
     history = History(work_dir / 'history.jsonl')
 
     def on_step(step: ChainStep | Generation) -> None:
         history.write(step)
         if isinstance(step, ChainStep):
-            logger.info(describe(step, planned.space.resolution))
+            logger.info(describe(step, table.space.resolution))
 
-    search.on_step = on_step
-    logger.info(f'dry run of mmscale.{planned.loop}: analytic score, its optimum is 1')
+    logger.info(f'dry run of {type(search).__name__}: analytic score, its optimum is 1')
     try:
-        result, seconds = _run(search, family, evaluator, work_dir / 'archive', logger)
+        result, seconds = _run(search, evaluator, work_dir / 'archive', logger, on_step)
     finally:
         history.close()
-    for member in result.family:
-        name = f'scaling_stage_{member.scaling_stage}.json'
-        write_json(work_dir / 'archs' / name, member.arch.to_json())
-    _write(work_dir / 'result.json', result, family)
+    for name, arch in result.networks.items():
+        write_json(work_dir / 'archs' / f'{name}.json', arch.to_json())
+    _write(work_dir / 'result.json', result, table.convention)
     logger.info(str(result))
     outcome = DryRun(result, seconds)
     if not isinstance(search, (EvolutionSearch, ScalingSearch, RandomSearch)):
         logger.info(f'random search at {result.evaluations} evaluations')
-        search = RandomSearch(family, result.evaluations, planned.seed)
+        search = RandomSearch(search.family, result.evaluations, planned.seed)
         directory = work_dir / 'random'
-        random, random_seconds = _run(search, family, evaluator, directory / 'archive', logger)
-        _write(directory / 'result.json', random, family)
+        random, random_seconds = _run(search, evaluator, directory / 'archive', logger)
+        _write(directory / 'result.json', random, table.convention)
         outcome = DryRun(result, seconds, random, random_seconds)
     logger.info(f'dry run: {json.dumps(outcome.to_json())}')
     return outcome

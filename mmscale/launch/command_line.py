@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 
-# What MMEngine reads from a config: the arguments of its Runner, which takes a second to import,
-# and what it looks up besides.
+# What is read from a config: the arguments of MMEngine's Runner, which takes a second to import,
+# what it looks up besides, and the images of training that a search calibrates with.
 SETTINGS = frozenset(
     [
         'auto_scale_lr',
+        'calibration_dataloader',
         'custom_hooks',
         'data_preprocessor',
         'default_hooks',

@@ -218,8 +218,8 @@ def _complete_dataloaders(config: Config) -> None:
     """Gives dataloaders what mmpretrain's configs leave to mmpretrain's own tools."""
     from torch import cuda
 
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        loader = config.get(name)
+    for phase in ('train', 'val', 'test', 'calibration'):
+        loader = config.get(f'{phase}_dataloader')
         if isinstance(loader, dict):
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', cuda.is_available())

@@ -72,13 +72,13 @@ def write_run(work_dir, search):
 
 def mcea(scorer, on_step):
     feasibility = Feasibility(CostTable(SearchSpace(**SPACE)), BUDGET, tolerance=TOLERANCE)
-    family = FamilyFitness(feasibility, [1, 1], scorer)
-    return MCEA(family, 4, 3, rounds=2, num_base_models=2, on_step=on_step).run()
+    search = MCEA(FamilyFitness(feasibility, [1, 1]), 4, 3, rounds=2, num_base_models=2)
+    return search.run(scorer, on_step)
 
 
 def pareto(scorer, on_step):
     table = CostTable(SearchSpace(**SPACE))
-    return ParetoSearch(table, 'params', None, 6, 4, scorer=scorer, on_step=on_step).run()
+    return ParetoSearch(table, 'params', None, 6, 4).run(scorer, on_step)
 
 
 @pytest.fixture(scope='module')

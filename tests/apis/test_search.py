@@ -13,7 +13,8 @@ from mmscale.arch import Arch
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs' / 'scalenet'
 # Loops are registered with torch here; nothing else of a super-supernet may be made.
-SHORT = ['--cfg-options', 'test_cfg.population=4', 'test_cfg.generations=2', 'test_cfg.rounds=1']
+SHORT = ['--cfg-options']
+SHORT += [f'test_cfg.search.{key}' for key in ('population=4', 'generations=2', 'rounds=1')]
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_a_dry_run_leaves_what_a_search_leaves(tool, tmp_path):
         assert arch == Arch.from_json(stage['arch'])
     history = (work_dir / 'history.jsonl').read_text().splitlines()
     assert json.loads(history[-1])['kind'] == 'scaling search'
-    assert Config.fromfile(work_dir / 'search_digits.py').test_cfg.population == 4
+    assert Config.fromfile(work_dir / 'search_digits.py').test_cfg.search.population == 4
     lines = (work_dir / 'archive' / 'rank0000.jsonl').read_text().splitlines()
     assert len(lines) == 1 + result['evaluations']
     log = (work_dir / 'dry_run.log').read_text()
@@ -103,7 +104,7 @@ def test_a_dry_run_of_a_given_strategy_has_the_optimum_within_reach(tool, tmp_pa
     dicts = [dict(depth=d, width=w, resolution=r / 24) for d, w, r in strategy]
     config.write_text(
         f'_base_ = {str(CONFIGS / "evolution_digits.py")!r}\n'
-        f'test_cfg = dict(strategy={dicts}, population=32, generations=12)\n'
+        f'test_cfg = dict(search=dict(strategy={dicts}, population=32, generations=12))\n'
     )
     code, _, err = tool(config, '--dry-run', '--work-dir', tmp_path / 'dry')
     assert (code, err) == (0, '')
@@ -124,14 +125,18 @@ def test_a_dry_run_of_a_given_strategy_has_the_optimum_within_reach(tool, tmp_pa
         ('search_digits.py', ['--profile', '--cfg-options', 'model.backbone=3'], 'has no dict'),
         ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg=3'], 'has no search'),
         ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg.type=3'], 'has no search'),
-        ('pareto_digits.py', ['--dry-run'], 'mmscale.ParetoLoop has no known optimum'),
+        ('pareto_digits.py', ['--dry-run'], 'ParetoSearch has no known optimum'),
         ('search_digits.py', ['--profile', '--dry-run'], 'not allowed with argument'),
         ('search_digits.py', ['--json'], '--json needs --profile'),
         ('search_digits.py', ['--profile', '--resume'], '--profile and --plan touch nothing'),
         ('search_digits.py', ['--dry-run', '--launcher', 'pytorch'], 'run in one process'),
         ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg.budget=1'], 'out of reach'),
         ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg.foo=1'], 'foo'),
-        ('search_digits.py', ['--dry-run', '--cfg-options', 'test_cfg.population=1'], '2 or more'),
+        (
+            'search_digits.py',
+            ['--dry-run', '--cfg-options', 'test_cfg.search.population=1'],
+            '2 or more',
+        ),
         ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg.seed=a'], "seed='a'"),
         (
             'search_digits.py',

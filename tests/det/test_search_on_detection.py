@@ -180,12 +180,10 @@ def search_config(tmp_path, name, **settings):
     config = load('search_retinanet_digits.py', tmp_path)
     config.work_dir = str(tmp_path / name)
     config.load_from = None
-    config.test_cfg.update(
-        budget=5.8e6, tolerance=0.2, weights=[1, 1], population=2, generations=1, rounds=1,
-        num_base_models=1, **settings,
-    )  # fmt: skip
+    config.test_cfg.update(budget=5.8e6, tolerance=0.2, weights=[1, 1], **settings)
+    config.test_cfg.search.update(population=2, generations=1, rounds=1, num_base_models=1)
     config.test_cfg.subnet_evaluator.update(calibration_images=4, max_images=None)
-    shrink(config.test_cfg.calibration_dataloader, tmp_path)
+    shrink(config.calibration_dataloader, tmp_path)
     shrink(config.test_dataloader, tmp_path)
     return config
 

@@ -37,6 +37,9 @@ SEARCHES = {
     'RandomSearchLoop': dict(BUDGETS, evaluations=6),
     'FamilyLoop': dict(BUDGETS, base=[1] * 6, strategy=STRATEGY),
     'ParetoLoop': dict(EVOLUTION, metric='flops', cost_range=[1_000, 200_000]),
+    'SearchLoop': dict(
+        BUDGETS, search=dict(EVOLUTION, type='mmscale.MCEA', rounds=1, num_base_models=2)
+    ),
 }
 for settings in SEARCHES.values():
     settings['seed'] = 0

@@ -39,7 +39,7 @@ def small_config(tmp_path):
 def test_a_config_of_another_task_is_refused(tool, small_config):
     code, error = tool('search.py', small_config)
     assert (code, error.count('\n')) == (2, 1)
-    assert 'has no search' in error and 'mmscale.MCEALoop' in error
+    assert 'has no search' in error and 'mmscale.SearchLoop' in error
     code, error = tool('train.py', CONFIGS / 'search_digits.py', '--amp')
     assert (code, error.count('\n')) == (2, 1)
     assert 'search_digits.py has no train_cfg' in error

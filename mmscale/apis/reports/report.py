@@ -186,13 +186,15 @@ def _add(report: Report, run: RunFiles, part: Callable[[RunFiles, Report], None]
 def _is_pareto(run: RunFiles) -> bool:
     if run.result is not None:
         return run.result.get('kind') == 'pareto'
-    return _setting(run, 'type') == 'mmscale.ParetoLoop'
+    return _setting(run, 'type') in ('mmscale.ParetoSearch', 'mmscale.ParetoLoop')
 
 
 def _setting(run: RunFiles, key: str) -> Any:
     """A setting of the search: of its result, or of its config before there is one."""
     config = run.config.get('test_cfg')
     settings = {**(config if isinstance(config, dict) else {})}
+    if isinstance(settings.get('search'), dict):
+        settings |= settings['search']
     if run.result is not None:
         settings |= {**run.result.get('settings', {})}
         settings |= {k: run.result[k] for k in ('metric',) if k in run.result}

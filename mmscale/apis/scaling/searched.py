@@ -101,7 +101,7 @@ def read_family(path: str | Path) -> FoundFamily:
         raise UsageError(f'{path} is not a file; it must be the result.json of a search')
     data = read_result(path, ('scaling', 'cost', 'arch'))
     if data.get('kind') == 'pareto':
-        raise UsageError(f'{path}: a Pareto front is no family; search one with mmscale.MCEALoop')
+        raise UsageError(f'{path}: a Pareto front is no family; search one with mmscale.MCEA')
     convention = data.get('convention', 'mmscale')
     metric = check_choice(
         str(path), 'settings.metric', data['settings'].get('metric', 'flops'), _METRICS
@@ -120,6 +120,6 @@ def read_family(path: str | Path) -> FoundFamily:
     if making is None:
         raise UsageError(
             f'{path}: the scalings do not make the networks of scaling_stages of one base model; '
-            f'those of mmscale.SeparateSearchLoop have one each'
+            f'those of mmscale.SeparateSearch have one each'
         )
     return FoundFamily(path.resolve().parent.name, strategy, archs, metric, convention, *making)

@@ -1,63 +1,126 @@
-"""What all searches in a super-supernet share as MMEngine's ``test_cfg``."""
+"""The search of a config: MMEngine's ``test_cfg`` of every search."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 import socket
 import time
-from abc import abstractmethod
-from collections.abc import Collection
-from datetime import timedelta
-from fractions import Fraction
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import get_dist_info
 from mmengine.runner import Runner, save_checkpoint
 from mmengine.runner.base_loop import BaseLoop
-from torch import distributed
 
-from mmscale.arch import Arch
 from mmscale.arch.json_files import read_json
 from mmscale.cost import CostTable
+from mmscale.engine.distributed import Ranks
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError
 from mmscale.files import write_json
 from mmscale.models import SuperNetTraining
-from mmscale.registry import TASK_UTILS
+from mmscale.registry import LOOPS, SEARCHES, TASK_UTILS
 from mmscale.search import (
+    MCEA,
     Archive,
     ChainStep,
+    EvolutionSearch,
+    FamilyFitness,
+    Feasibility,
     Generation,
-    ParetoResult,
+    GivenFamily,
+    ParetoSearch,
+    RandomSearch,
+    Result,
+    ScalingSearch,
     Scorer,
-    SearchResult,
+    Search,
+    SeparateSearch,
 )
-from mmscale.search.forecast import Forecast
+from mmscale.search.forecast import Forecast, forecast
 from mmscale.search.reporting import History, ProgressLog, SecondsLog, describe
 from mmscale.search.schedule import check_integer
 from mmscale.version import __version__
 
-Result = SearchResult | ParetoResult
+# The searches themselves know nothing of registries.
+for _search in (
+    MCEA, EvolutionSearch, ScalingSearch, SeparateSearch, RandomSearch, GivenFamily, ParetoSearch,
+):  # fmt: skip
+    SEARCHES.register_module(module=_search)
 
 # Settings that say how to go on, not what to search.
 _OTHER_KEYS = ('resume', 'retry_failed')
+# Settings of the loop itself, not of the search or of its budgets.
+LOOP_KEYS = ('calibration_dataloader', 'subnet_evaluator', 'seed', *_OTHER_KEYS)
 
 # What scores depend on, besides mmscale.
 _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'numpy', 'cv2')
 
 
+def build_search(
+    table: CostTable,
+    seed: int,
+    search: dict[str, Any],
+    budget: float | None = None,
+    metric: str | None = None,
+    tolerance: float | None = None,
+    weights: Sequence[float] | None = None,
+    **unknown: object,
+) -> Search:
+    """Builds the search of a config; nothing is evaluated, no model or data is needed.
+
+    Args:
+        table: Costs of the space.
+        seed: Seed of the search.
+        search: ``type``, registered in ``SEARCHES``, and the settings of its own.
+        budget: Budget of the base model, in units of `metric`.
+        metric: ``flops`` (the default), ``params`` or ``acts``.
+        tolerance: Largest relative deviation from any budget, by default 0.05.
+        weights: Weight of every scaling stage in the fitness.
+        **unknown: Nothing else is known.
+
+    Raises:
+        TypeError: A setting of the search is unknown or missing.
+        ValueError: A setting is not allowed, or no network meets the budgets.
+    """
+    if unknown:
+        raise UsageError(
+            f'test_cfg has no setting {", ".join(unknown)}; those of the search itself are in '
+            f'test_cfg.search'
+        )
+    if not isinstance(search, dict):
+        raise UsageError(f'search={search!r:.60} must be a dict with type')
+    settings = dict(search)
+    name = str(settings.pop('type', None))
+    search_class = SEARCHES.module_dict.get(name.removeprefix('mmscale.'))
+    if search_class is None:
+        known = ', '.join(f'mmscale.{known}' for known in SEARCHES.module_dict)
+        raise UsageError(f'search.type={name!r:.60} is not one of {known}')
+    problem: dict[str, Any] = {'table': table, 'seed': seed}
+    budgets = dict(budget=budget, metric=metric, tolerance=tolerance, weights=weights)
+    budgets = {key: value for key, value in budgets.items() if value is not None}
+    wanted = inspect.signature(search_class).parameters
+    if 'family' in wanted:
+        if budget is None:
+            raise UsageError(f'budget is not set: {name} searches a family of networks within it')
+        weights = budgets.pop('weights', None)
+        problem['family'] = FamilyFitness(Feasibility(table, **budgets), weights)
+    elif budgets:
+        given = ', '.join(f'{key}={value!r:.30}' for key, value in budgets.items())
+        raise UsageError(f'{given}: {name} has no budgets, set them to None')
+    return search_class(
+        **{key: value for key, value in problem.items() if key in wanted}, **settings
+    )
+
+
 def _version_of(package: str) -> str:
     return import_module(package).__version__
-
-
-# A rank may wait for another's evaluations; of a dead one the launcher tells.
-_PATIENCE = timedelta(days=7)
 
 
 def _runs_in(timing: Path) -> list[Any]:
@@ -76,39 +139,9 @@ def _remove_others(folder: Path, suffix: str, names: Collection[str]) -> None:
             path.unlink()
 
 
-class Ranks:
-    """The processes of torch.distributed, for the search; one process is rank 0 of 1.
-
-    They exchange text, on the CPU whatever evaluates, and a rank without work waits long enough
-    for the others: the default groups give up after minutes.
-    """
-
-    def __init__(self) -> None:
-        self.rank, self.world_size = get_dist_info()
-        self._group = None
-        if self.world_size > 1:
-            self._group = distributed.new_group(timeout=_PATIENCE, backend='gloo')
-
-    def gather(self, items: list[str]) -> list[list[str]]:
-        """Waits for all ranks; gives each of them every rank's items."""
-        if self._group is None:
-            return [items]
-        data = bytearray(json.dumps(items).encode())
-        length = torch.tensor([len(data)])
-        lengths = [torch.zeros_like(length) for _ in range(self.world_size)]
-        distributed.all_gather(lengths, length, self._group)
-        longest = int(max(lengths))
-        padded = torch.frombuffer(data.ljust(longest), dtype=torch.uint8)
-        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world_size)]
-        distributed.all_gather(parts, padded, self._group)
-        return [
-            json.loads(part[: int(size)].numpy().tobytes())
-            for part, size in zip(parts, lengths, strict=True)
-        ]
-
-
-class ScoringLoop(BaseLoop):
-    """Scores networks of a super-supernet for a search, and writes what the search finds.
+@LOOPS.register_module()
+class SearchLoop(BaseLoop):
+    """Runs a search with the scores of a super-supernet's networks, and writes what it finds.
 
     The loop writes into the runner's work dir: ``archive/`` and ``history.jsonl`` (the events of
     the search, for a report on the way) while it searches, and ``result.json`` and
@@ -122,17 +155,28 @@ class ScoringLoop(BaseLoop):
             is that of backbone, neck and head.
         dataloader: Config of the loader of scoring images.
         evaluator: Ignored: a candidate's score is counted by `subnet_evaluator`.
-        calibration_dataloader: Config of the loader of training images for BN statistics.
+        search: The search: its ``type``, registered in ``SEARCHES``, and its settings.
+        calibration_dataloader: Config of the loader of training images for BN statistics; by
+            default ``calibration_dataloader`` of the config, beside its ``test_dataloader``.
         seed: Seed of the search; by default the runner's.
         resume: Whether to continue the archive in the work dir.
         retry_failed: Whether to evaluate anew what the archive has as failed.
         subnet_evaluator: Further settings of :class:`SubnetEvaluator`, or with ``type`` of
             another: :class:`DetectionEvaluator` for a detector.
-        **settings: Settings of the search itself, see :meth:`build_search`.
+        **budgets: ``budget``, ``metric``, ``tolerance`` and ``weights``, see
+            :func:`build_search`.
 
     Raises:
         TypeError: The model is of another kind, or a setting is unknown.
         ValueError: A setting is not allowed or no network meets the budgets.
+
+    Example:
+        >>> test_cfg = dict(
+        ...     type='mmscale.SearchLoop',
+        ...     search=dict(type='mmscale.MCEA', population=64, generations=40, rounds=8),
+        ...     budget=340e6,
+        ...     weights=[0, 1, 1, 1],
+        ... )
     """
 
     def __init__(
@@ -140,12 +184,13 @@ class ScoringLoop(BaseLoop):
         runner: Runner,
         dataloader: dict[str, Any],
         evaluator: object,
-        calibration_dataloader: dict[str, Any],
+        search: dict[str, Any],
+        calibration_dataloader: dict[str, Any] | None = None,
         seed: int | None = None,
         resume: bool = False,
         retry_failed: bool = False,
         subnet_evaluator: dict[str, Any] | None = None,
-        **settings: Any,
+        **budgets: Any,
     ) -> None:
         self._runner = runner
         model = unwrapped_model(runner)
@@ -154,7 +199,6 @@ class ScoringLoop(BaseLoop):
                 f'{type(self).__name__} needs model.type=mmscale.SuperNetClassifier or '
                 f'mmscale.SuperNetDetector, got {type(model).__name__}'
             )
-        self.space = model.backbone.space
         self.seed = runner.seed if seed is None else seed
         check_integer('seed', self.seed, 0)
         self.resume = resume
@@ -165,48 +209,39 @@ class ScoringLoop(BaseLoop):
                 f'work_dir={runner.work_dir} holds the archive of an earlier search: continue it '
                 f'with --resume, or take another work dir'
             )
-        self.table = CostTable(self.space, behind_stages=model.cost_behind_stages)
+        self.table = CostTable(model.backbone.space, behind_stages=model.cost_behind_stages)
+        # Built and checked before any data is read.
+        self.search = build_search(self.table, self.seed, search, **budgets)
+        calibration = calibration_dataloader or runner.cfg.get('calibration_dataloader')
+        if not calibration:
+            raise UsageError('calibration_dataloader is not set: it reads images of training')
         self.history = History(Path(runner.work_dir) / 'history.jsonl')
-        self.build_search(**settings)
         self.evaluator: SubnetEvaluator = TASK_UTILS.build(
             {'type': SubnetEvaluator, **(subnet_evaluator or {})},
             default_args=dict(
-                model=model, dataloader=dataloader, calibration_dataloader=calibration_dataloader
+                model=model, dataloader=dataloader, calibration_dataloader=calibration
             ),
         )
 
-    @abstractmethod
-    def build_search(self, **settings: Any) -> None:
-        """Builds and checks the search, before any data is read."""
+    @classmethod
+    def nested(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a ``test_cfg``, with those of the search itself under ``search``."""
+        return dict(settings)
 
-    @abstractmethod
-    def search(self, scorer: Scorer) -> Result:
-        """Runs the search with a scorer."""
-
-    @abstractmethod
     def forecast(self) -> Forecast:
-        """What the search is expected to evaluate; to be called before it is run.
+        """What the search is expected to evaluate.
 
         Raises:
             ValueError: No network meets the budgets.
         """
-
-    @staticmethod
-    @abstractmethod
-    def networks(result: Result) -> dict[str, Arch]:
-        """The networks of a result that get files, by name."""
-
-    @staticmethod
-    @abstractmethod
-    def best(result: Result) -> Fraction:
-        """The number that stands for a result in the log."""
+        return forecast(self.search, self.seed)
 
     def on_step(self, step: ChainStep | Generation) -> None:
         """Logs a step of the chain, and writes every event to the history."""
         if get_dist_info()[0] == 0:
             self.history.write(step)
         if isinstance(step, ChainStep):
-            self._runner.logger.info(describe(step, self.space.resolution))
+            self._runner.logger.info(describe(step, self.table.space.resolution))
 
     def run(self) -> dict[str, float]:
         """Searches and writes the result.
@@ -224,9 +259,8 @@ class ScoringLoop(BaseLoop):
             progress = ProgressLog(self._runner.logger, ranks.world_size)
             # Of rank 0 alone are the log lines.
             expected = self._expected_evaluations() if ranks.rank == 0 else 0
-            scorer = Scorer(archive, self.evaluator, ranks, progress, on_evaluated)
-            scorer.expected_evaluations = expected
-            result = self.search(scorer)
+            scorer = Scorer(archive, self.evaluator, ranks, progress, on_evaluated, expected)
+            result = self.search.run(scorer, self.on_step)
             if ranks.rank == 0:
                 self._write(result, fingerprint, scorer.fresh, time.monotonic() - start)
         finally:
@@ -234,7 +268,7 @@ class ScoringLoop(BaseLoop):
             on_evaluated.close()
             self.history.close()
         self._runner.logger.info(str(result))
-        return {'fitness': float(self.best(result))}
+        return {'fitness': float(result.fitness)}
 
     def _open_archive(self, fingerprint: dict[str, Any], rank: int) -> Archive:
         """Opens the archive and says what is in it."""
@@ -262,7 +296,7 @@ class ScoringLoop(BaseLoop):
         """SHA-256 of what the config says of network, data and search, and of the evaluator."""
         config = self._runner.cfg
         search = {key: value for key, value in config.test_cfg.items() if key not in _OTHER_KEYS}
-        parts = {
+        parts: dict[str, Any] = {
             'model': config.model,
             'data_preprocessor': config.get('data_preprocessor'),
             'test_dataloader': config.test_dataloader,
@@ -270,6 +304,8 @@ class ScoringLoop(BaseLoop):
             'evaluator': fingerprint,
             'seed': self.seed,
         }
+        if 'calibration_dataloader' in config:
+            parts['calibration_dataloader'] = config.calibration_dataloader
         text = json.dumps(content_of(parts), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -277,7 +313,7 @@ class ScoringLoop(BaseLoop):
         work_dir = Path(self._runner.work_dir)
         (work_dir / 'archs').mkdir(exist_ok=True)
         (work_dir / 'weights').mkdir(exist_ok=True)
-        for name, arch in self.networks(result).items():
+        for name, arch in result.networks.items():
             write_json(work_dir / 'archs' / f'{name}.json', arch.to_json())
             net = self.evaluator.extract(arch)
             weights = work_dir / 'weights' / f'{name}.pth'
@@ -296,8 +332,8 @@ class ScoringLoop(BaseLoop):
                 },
             },
         )
-        _remove_others(work_dir / 'archs', '.json', self.networks(result))
-        _remove_others(work_dir / 'weights', '.pth', self.networks(result))
+        _remove_others(work_dir / 'archs', '.json', result.networks)
+        _remove_others(work_dir / 'weights', '.pth', result.networks)
         timing = work_dir / 'timing.json'
         runs = _runs_in(timing) if self.resume else []
         runs.append(
