@@ -30,15 +30,15 @@ EXPERIMENTS = sorted(
     for path in CONFIGS.rglob('*.py')
     if not {'_base_', 'det'} & set(path.relative_to(CONFIGS).parts)
 )
-SEARCHES = [name for name in EXPERIMENTS if Path(name).name.startswith('search_')]
+SEARCHES = [name for name in EXPERIMENTS if Path(name).name.startswith('search-mcea_')]
 # Scales of one network; ImageNet's S0 is the recipe that the others inherit.
 CHILDREN = [name for name in EXPERIMENTS if '-s' in name and '-s0_8xb128' not in name]
 # Searches by gradient.
-DMS = [name for name in EXPERIMENTS if name.startswith('dms/') and 'retrain' not in name]
+DMS = [name for name in EXPERIMENTS if name.startswith('dms/dms-')]
 # Language models, whose networks are of transformers.
-LANGUAGE = [name for name in EXPERIMENTS if 'stdlib' in name or 'llama' in name]
+LANGUAGE = [name for name in EXPERIMENTS if 'gpt2' in name or 'llama' in name]
 # Recipes for what searches have left of mmpretrain's own networks.
-STOCK = ['dms/retrain_deit_digits.py', 'dms/retrain_resnet_18_digits.py']
+STOCK = ['dms/deit-mini_digits.py', 'dms/resnet18-w16_digits.py']
 SPACES = sorted(path.stem for path in (CONFIGS / '_base_' / 'search_spaces').glob('*.py'))
 
 
@@ -79,7 +79,7 @@ def build_model(config):
 
 def test_there_are_configs():
     assert len(EXPERIMENTS) >= 12
-    assert {'scalenet/search_digits.py', 'scalenet/search_in1k.py'} <= set(SEARCHES)
+    assert {'scalenet/search-mcea_digits.py', 'scalenet/search-mcea_in1k.py'} <= set(SEARCHES)
     assert len(CHILDREN) >= 5 and len(SPACES) >= 2
 
 
@@ -102,7 +102,7 @@ def test_a_part_that_does_not_exist_would_be_noticed():
 
 @pytest.mark.parametrize('name', STOCK)
 def test_a_recipe_of_a_stock_network_trains_what_was_searched(name):
-    recipe, search = load(name), load(name.replace('retrain_', ''))
+    recipe, search = load(name), load(name.replace('dms/', 'dms/dms-'))
     assert recipe.model == search.model.model
     assert recipe.train_dataloader == search.train_dataloader
     with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -184,7 +184,7 @@ def test_the_budget_of_a_search_is_reachable_at_every_scaling_stage(name):
 
 
 def test_the_digit_search_has_families_to_choose_from(tmp_path):
-    config = load('scalenet/search_digits.py')
+    config = load('scalenet/search-mcea_digits.py')
 
     class Constant:
         fingerprint = {}
@@ -201,14 +201,15 @@ def test_the_digit_search_has_families_to_choose_from(tmp_path):
 
 
 def test_the_published_s0_meets_the_budget_of_the_imagenet_search():
-    feasibility = feasibility_of(load('scalenet/search_in1k.py'))
+    feasibility = feasibility_of(load('scalenet/search-mcea_in1k.py'))
     genes = np.array([feasibility.space.encode(get_arch('scalenet-s0-search')).genes])
     assert feasibility.base_feasible(genes).all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'name', [name for name in DMS if not any(big in name for big in ('b1_', 'b2_', '_7b'))]
+    'name',
+    [name for name in DMS if not any(big in name for big in ('efficientnet-b7', 'llama-7b'))],
 )
 def test_the_target_of_a_search_by_gradient_is_within_reach(name):
     config = load(name)

@@ -1,6 +1,6 @@
-# The search of dms_retinanet_digits.py around a searched network of the digit space, which owns
-# the pyramid.
-_base_ = './dms_retinanet_digits.py'
+# The search of dms-retinanet_r18-w16_fpn_digits.py around a searched network of the digit space,
+# which owns the pyramid.
+_base_ = './dms-retinanet_r18-w16_fpn_digits.py'
 
 network = dict(
     _delete_=True,

@@ -1,13 +1,14 @@
-# Random search on the digit data, at as many evaluations as search_digits.py took with seed 0.
-_base_ = './search_digits.py'
+# Plain evolution at one budget, the base model's, with the generations of search-mcea_digits.py.
+_base_ = './search-mcea_digits.py'
 
 test_cfg = dict(
     _delete_=True,
-    type='mmscale.RandomSearchLoop',
-    evaluations=211,
+    type='mmscale.EvolutionLoop',
+    strategy=None,
+    population={{_base_.test_cfg.population}},
+    generations=6,
     budget={{_base_.test_cfg.budget}},
     tolerance={{_base_.test_cfg.tolerance}},
-    weights={{_base_.test_cfg.weights}},
     calibration_dataloader={{_base_.test_cfg.calibration_dataloader}},
     subnet_evaluator={{_base_.test_cfg.subnet_evaluator}},
 )

@@ -1,6 +1,6 @@
-# As retrain_arch_net_digits.py, with DIST from the whole network: train that first with
+# As ../scalenet/arch-net_digits.py, with DIST from the whole network: train that first with
 #   python tools/train.py configs/scalenet/digits-s2.py
-_base_ = './retrain_arch_net_digits.py'
+_base_ = '../scalenet/arch-net_digits.py'
 
 model = dict(
     type='mmscale.DISTClassifier',

@@ -1,5 +1,5 @@
 # A small language model like GPT-2 on the source of Python's standard library.
-_base_ = './train_llama_stdlib.py'
+_base_ = './llama-mini_stdlib.py'
 
 model = dict(
     config=dict(

@@ -1,11 +1,11 @@
-# Uniform compound scaling of a given base model, scored like the networks of a search.
-_base_ = './search_digits.py'
+# Random search on the digit data, at as many evaluations as search-mcea_digits.py took with
+# seed 0.
+_base_ = './search-mcea_digits.py'
 
 test_cfg = dict(
     _delete_=True,
-    type='mmscale.FamilyLoop',
-    base='work_dirs/search_digits/archs/scaling_stage_0.json',
-    strategy='compound',
+    type='mmscale.RandomSearchLoop',
+    evaluations=211,
     budget={{_base_.test_cfg.budget}},
     tolerance={{_base_.test_cfg.tolerance}},
     weights={{_base_.test_cfg.weights}},

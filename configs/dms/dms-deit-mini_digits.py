@@ -1,6 +1,6 @@
 # Learns heads, their size, MLP, embedding and depth of a small DeiT; half its multiply-adds are
 # left. The digits are without clutter, with which hundreds of iterations leave it at chance.
-_base_ = './arch_net_digits.py'
+_base_ = './dms-digits-s2.py'
 
 data_preprocessor = dict(mean=[43.7], std=[45.0])
 composition = dict(canvas=24, digit_size=(12, 15), fragments=(0, 0), rotation=10.0, shear=0.1)

@@ -1,5 +1,5 @@
-# The whole detector that dms_retinanet_digits.py prunes, trained as long as the search and the
-# retraining together: what it is compared with.
+# The whole detector that dms-retinanet_r18-w16_fpn_digits.py prunes, trained as long as the search
+# and the retraining together: what it is compared with.
 _base_ = [
     '../_base_/models/dms_retinanet_digits.py',
     '../_base_/datasets/digits_detection.py',

@@ -1,6 +1,6 @@
-# Trains the whole network of resnet_18_digits.py in the plain way; as the --recipe of
+# Trains the whole network of dms-deit-mini_digits.py in the plain way; as the --recipe of
 # tools/prune.py what the search has left of it.
-_base_ = './resnet_18_digits.py'
+_base_ = './dms-deit-mini_digits.py'
 
 model = dict(
     _delete_=True,
@@ -13,6 +13,6 @@ custom_hooks = [dict(type='mmscale.IterationSeedHook'), dict(type='mmscale.Stric
 
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=60),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=60, end=600),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=60, end=300),
 ]
-train_cfg = dict(max_iters=600, val_interval=600)
+train_cfg = dict(max_iters=300, val_interval=300)

@@ -1,10 +1,11 @@
-# The scaling strategy of a given base model: after evolution_digits.py, the sequential baseline.
-_base_ = './search_digits.py'
+# Uniform compound scaling of a given base model, scored like the networks of a search.
+_base_ = './search-mcea_digits.py'
 
 test_cfg = dict(
     _delete_=True,
-    type='mmscale.ScalingLoop',
-    base='work_dirs/evolution_digits/archs/scaling_stage_0.json',
+    type='mmscale.FamilyLoop',
+    base='work_dirs/search-mcea_digits/archs/scaling_stage_0.json',
+    strategy='compound',
     budget={{_base_.test_cfg.budget}},
     tolerance={{_base_.test_cfg.tolerance}},
     weights={{_base_.test_cfg.weights}},

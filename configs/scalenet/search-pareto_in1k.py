@@ -1,5 +1,5 @@
 # The front of score against multiply-adds on ImageNet, over the published search space.
-_base_ = './search_in1k.py'
+_base_ = './search-mcea_in1k.py'
 
 test_cfg = dict(
     _delete_=True,

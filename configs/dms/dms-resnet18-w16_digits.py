@@ -1,6 +1,6 @@
 # Learns the widths and depths of mmpretrain's ResNet-18 on the digit data, a quarter as wide and
 # without the reductions of its stem; half its multiply-adds are left.
-_base_ = './arch_net_digits.py'
+_base_ = './dms-digits-s2.py'
 
 pipeline = [
     dict(type='mmscale.ResizeToResolution', resolution=24, interpolation='area'),

@@ -1,6 +1,6 @@
-# Trains the whole network of deit_digits.py in the plain way; as the --recipe of tools/prune.py
-# what the search has left of it.
-_base_ = './deit_digits.py'
+# Trains the whole network of dms-resnet18-w16_digits.py in the plain way; as the --recipe of
+# tools/prune.py what the search has left of it.
+_base_ = './dms-resnet18-w16_digits.py'
 
 model = dict(
     _delete_=True,
@@ -13,6 +13,6 @@ custom_hooks = [dict(type='mmscale.IterationSeedHook'), dict(type='mmscale.Stric
 
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=60),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=60, end=300),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=60, end=600),
 ]
-train_cfg = dict(max_iters=300, val_interval=300)
+train_cfg = dict(max_iters=600, val_interval=600)

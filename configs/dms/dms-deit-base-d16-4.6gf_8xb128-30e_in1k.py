@@ -1,6 +1,6 @@
 # DeiT-base, 16 blocks deep, comes down to the 4.6 G multiply-adds of DeiT-small: the rule of
-# deit_tiny_8xb128_in1k.py one size up, which the paper does not report.
-_base_ = './deit_tiny_8xb128_in1k.py'
+# dms-deit-small-d16-1.3gf_8xb128-30e_in1k.py one size up, which the paper does not report.
+_base_ = './dms-deit-small-d16-1.3gf_8xb128-30e_in1k.py'
 
 model = dict(
     target=dict(_delete_=True, flops=4.6e9),

@@ -1,5 +1,5 @@
-# Learns the widths and depth of ../causal_lm/train_gpt2_stdlib.py: half its parameters are left.
-_base_ = '../causal_lm/train_gpt2_stdlib.py'
+# Learns the widths and depth of ../causal_lm/gpt2-mini_stdlib.py: half its parameters are left.
+_base_ = '../causal_lm/gpt2-mini_stdlib.py'
 
 model = dict(
     _delete_=True,

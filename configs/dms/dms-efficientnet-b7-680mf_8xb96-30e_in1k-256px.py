@@ -1,5 +1,5 @@
 # DMS-EN-B1: EfficientNet-B7 at 256 px comes down to 0.68 G multiply-adds.
-_base_ = './efficientnet_b0_8xb96_in1k.py'
+_base_ = './dms-efficientnet-b4-390mf_8xb96-30e_in1k-224px.py'
 
 model = dict(
     target=dict(_delete_=True, flops=0.68e9),

@@ -1,6 +1,6 @@
 # Learns the widths and depths of a whole RetinaNet on the digit data, through FPN and head, around
 # mmdet's ResNet-18, a quarter as wide: half of its multiply-adds are left.
-_base_ = './dms_retinanet_digits_whole.py'
+_base_ = './retinanet_r18-w16_fpn_digits.py'
 
 model = dict(
     _delete_=True,

@@ -1,7 +1,7 @@
 # Joint search of base model and scaling strategy by the mAP of the detectors they make.
-_base_ = './supernet_retinanet_digits.py'
+_base_ = './retinanet_supernet_fpn_digits.py'
 
-load_from = 'work_dirs/supernet_retinanet_digits/iter_150.pth'
+load_from = 'work_dirs/retinanet_supernet_fpn_digits/iter_150.pth'
 
 train_cfg = None
 train_dataloader = None

@@ -1,6 +1,6 @@
-# The detector of dms_retinanet_digits_whole.py with all widths shrunk alike, to half of the
+# The detector of retinanet_r18-w16_fpn_digits.py with all widths shrunk alike, to half of the
 # multiply-adds.
-_base_ = './dms_retinanet_digits_whole.py'
+_base_ = './retinanet_r18-w16_fpn_digits.py'
 
 model = dict(
     backbone=dict(stem_channels=11, base_channels=11),

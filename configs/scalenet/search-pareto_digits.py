@@ -1,5 +1,5 @@
 # The front of score against multiply-adds on the digit data: the best network at every budget.
-_base_ = './search_digits.py'
+_base_ = './search-mcea_digits.py'
 
 test_cfg = dict(
     _delete_=True,
