@@ -1,9 +1,13 @@
 # A small language model like GPT-2 on the source of Python's standard library.
-_base_ = './llama-mini_stdlib.py'
+_base_ = [
+    '../_base_/datasets/stdlib.py',
+    '../_base_/schedules/stdlib_adamw.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
+    type='mmscale.CausalLM',
     config=dict(
-        _delete_=True,
         model_type='gpt2',
         vocab_size=256,
         n_embd=128,
@@ -17,3 +21,4 @@ model = dict(
         eos_token_id=None,
     ),
 )
+custom_hooks = [dict(type='mmscale.IterationSeedHook'), dict(type='mmscale.StrictLoadHook')]

@@ -1,5 +1,9 @@
 # A small language model like LLaMA on the source of Python's standard library.
-_base_ = ['../_base_/datasets/stdlib.py', '../_base_/default_runtime.py']
+_base_ = [
+    '../_base_/datasets/stdlib.py',
+    '../_base_/schedules/stdlib_adamw.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
     type='mmscale.CausalLM',
@@ -16,15 +20,3 @@ model = dict(
     ),
 )
 custom_hooks = [dict(type='mmscale.IterationSeedHook'), dict(type='mmscale.StrictLoadHook')]
-
-optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.95), weight_decay=0.1),
-    clip_grad=dict(max_norm=1.0),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', eta_min=1e-4, by_epoch=False, begin=50, end=500),
-]
-train_cfg = dict(by_epoch=False, max_iters=500, val_interval=500)
-val_cfg = dict()
-test_cfg = dict()

@@ -1,13 +1,28 @@
-# The search of dms-retinanet_r18-w16_fpn_digits.py around a searched network of the digit space,
-# which owns the pyramid.
-_base_ = './dms-retinanet_r18-w16_fpn_digits.py'
+# Learns the widths and depths of a whole RetinaNet around a searched network of the digit space,
+# which owns the pyramid: half of its multiply-adds are left.
+_base_ = [
+    '../_base_/models/retinanet_digits-s2_digits.py',
+    '../_base_/datasets/digits_detection.py',
+    '../_base_/schedules/digits_detection_adamw.py',
+    '../_base_/detection_runtime.py',
+]
 
-network = dict(
+model = dict(
     _delete_=True,
-    type='mmscale.ArchNet',
-    arch='{{ fileDirname }}/../scalenet/archs/digits-s2.json',
-    out_strides=(4, 8),
-    channels_last=True,
-    neck=dict(type='FPN', out_channels=64, num_outs=3, add_extra_convs='on_output'),
+    type='mmscale.DMSModel',
+    target=0.5,
+    input_shape=(1, 96, 96),
+    structure_optimizer=dict(type='SGD', lr=0.05),
+    model={{_base_.model}},
 )
-model = dict(model=dict(backbone=network, neck=None))
+custom_hooks = [
+    dict(type='mmscale.IterationSeedHook'),
+    dict(type='mmscale.StrictLoadHook'),
+    dict(type='mmscale.DMSHook'),
+]
+
+# The learning rate stays: it falls when the network that was found is trained.
+param_scheduler = [dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=40)]
+train_cfg = dict(max_iters=150, val_interval=150)
+val_cfg = dict()
+test_cfg = dict()

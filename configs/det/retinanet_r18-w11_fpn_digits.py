@@ -1,5 +1,5 @@
-# The detector of retinanet_r18-w16_fpn_digits.py with all widths shrunk alike, to half of the
-# multiply-adds.
+# RetinaNet around an even narrower ResNet-18: all widths of retinanet_r18-w16_fpn_digits.py shrunk
+# alike, to half of the multiply-adds.
 _base_ = './retinanet_r18-w16_fpn_digits.py'
 
 model = dict(

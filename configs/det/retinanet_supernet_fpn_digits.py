@@ -1,7 +1,8 @@
 # A super-supernet under RetinaNet, trained on detection: shared kernels, warm-up, sandwich.
 _base_ = [
-    '../_base_/models/super_retinanet_digits.py',
+    '../_base_/models/retinanet_supernet_digits.py',
     '../_base_/datasets/digits_detection.py',
+    '../_base_/schedules/digits_detection_adamw.py',
     '../_base_/detection_runtime.py',
 ]
 
@@ -35,11 +36,8 @@ val_evaluator = None
 test_dataloader = None
 test_evaluator = None
 
-optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=3e-3, weight_decay=1e-4), clip_grad=dict(max_norm=10.0)
-)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=40),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=40, end=150),
 ]
-train_cfg = dict(by_epoch=False, max_iters=150)
+train_cfg = dict(max_iters=150)

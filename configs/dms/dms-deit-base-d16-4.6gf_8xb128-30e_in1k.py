@@ -3,7 +3,7 @@
 _base_ = './dms-deit-small-d16-1.3gf_8xb128-30e_in1k.py'
 
 model = dict(
-    target=dict(_delete_=True, flops=4.6e9),
+    target=dict(flops=4.6e9),
     model=dict(
         backbone=dict(
             arch=dict(embed_dims=768, num_layers=16, num_heads=12, feedforward_channels=3072)

@@ -46,4 +46,4 @@ optim_wrapper = dict(
 # The first 20 of the 30 epochs are warm-up.
 train_cfg = dict(max_epochs=30)
 default_hooks = dict(checkpoint=dict(by_epoch=True, interval=1))
-log_processor = dict(_delete_=True, window_size=50)
+log_processor = dict(by_epoch=True)

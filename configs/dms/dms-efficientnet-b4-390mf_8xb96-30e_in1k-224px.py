@@ -1,6 +1,6 @@
 # DMS-EN-B0: EfficientNet-B4 at 224 px comes down to 0.39 G multiply-adds in 30 epochs. Optimizers
 # and batch are those of the released 450 M search, which is undisclosed for the others.
-_base_ = '../_base_/dms_in1k.py'
+_base_ = ['../_base_/datasets/imagenet.py', '../_base_/dms_runtime.py']
 
 model = dict(
     type='mmscale.DMSModel',

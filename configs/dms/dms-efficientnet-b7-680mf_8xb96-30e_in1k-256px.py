@@ -2,7 +2,7 @@
 _base_ = './dms-efficientnet-b4-390mf_8xb96-30e_in1k-224px.py'
 
 model = dict(
-    target=dict(_delete_=True, flops=0.68e9),
+    target=dict(flops=0.68e9),
     input_shape=(3, 256, 256),
     model=dict(
         backbone=dict(arch='efficientnet-b7', scaling=dict(resolution=256 / 600)),

@@ -1,5 +1,5 @@
 # DMS-MobileNetV2: half as wide again and twice as deep, back to 0.3 G multiply-adds in 30 epochs.
-_base_ = '../_base_/dms_in1k.py'
+_base_ = ['../_base_/datasets/imagenet.py', '../_base_/dms_runtime.py']
 
 model = dict(
     type='mmscale.DMSModel',

@@ -1,5 +1,5 @@
 # DMS-ResNet-50: ResNet-152 comes down to 4 G multiply-adds in 10 epochs.
-_base_ = '../_base_/dms_in1k.py'
+_base_ = ['../_base_/datasets/imagenet.py', '../_base_/dms_runtime.py']
 
 model = dict(
     type='mmscale.DMSModel',

@@ -1,5 +1,6 @@
-# What searches of ArchNets on ImageNet share: data, runtime, hooks.
-_base_ = ['./datasets/imagenet.py', './default_runtime.py']
+# What searches by gradient around an ArchNet on ImageNet need on top of the runtime that all
+# configs share.
+_base_ = './default_runtime.py'
 
 custom_hooks = [
     dict(type='mmscale.InputResolutionHook'),

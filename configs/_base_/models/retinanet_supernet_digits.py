@@ -18,5 +18,6 @@ model = dict(
             prefix='backbone.',
         ),
     ),
+    neck=None,
     bbox_head=dict(in_channels=32, feat_channels=32, norm_cfg=dict(type='GN', num_groups=8)),
 )
