@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
+from mmscale.launch.old_names import now_called
 from mmscale.quiet import quiet_imports
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
     """
     path = Path(arguments.config)
     if not path.is_file():
-        raise UsageError(f'config={arguments.config} is not a file')
+        raise UsageError(f'config={arguments.config} is not a file{now_called(path)}')
     from mmengine.config import Config, DictAction
 
     options = argparse.Namespace(cfg_options=None)
@@ -210,7 +211,10 @@ def load_config(arguments: argparse.Namespace) -> Config:
     except FOREIGN_ERRORS as error:
         if isinstance(error, ModuleNotFoundError) and 'mmdet' in str(error):
             _check_detection()
-        raise UsageError(f'config={path}: {one_line(error)}') from error
+        # A base of this config may be one of ours by its old name.
+        missing = error.filename if isinstance(error, FileNotFoundError) else None
+        now = '' if missing is None else now_called(missing)
+        raise UsageError(f'config={path}: {one_line(error)}{now}') from error
     if config.get('default_scope') == 'mmdet':
         _check_detection()
     config.launcher = arguments.launcher
