@@ -78,7 +78,7 @@ def once(folder: Path, work: Callable[[Path], dict]) -> dict:
 
 def prepared(name: str, folder: Path, seed: int, iterations: int, options: dict) -> Config:
     """A training config with what all trainings here share."""
-    config = read_config(CONFIGS / 'dms' / name)
+    config = read_config(CONFIGS / name)
     config.merge_from_dict(
         {
             'work_dir': str(folder),
@@ -108,7 +108,7 @@ def plain(
     }
     if weights is not None:
         options['load_from'] = str(weights)
-    config = prepared('retrain_arch_net_digits.py', folder, seed, iterations, options)
+    config = prepared('scalenet/arch-net_digits.py', folder, seed, iterations, options)
     runner = build_runner(config, 'train')
     runner.train()
     return runner
@@ -139,7 +139,7 @@ def search_dms(folder: Path, seed: int, whole: Path, gates: dict, iterations: in
         'model.target': SHARE,
         'model.gates': gates,
     }
-    config = prepared('arch_net_digits.py', folder, seed, iterations, options)
+    config = prepared('dms/dms-digits-s2.py', folder, seed, iterations, options)
     runner = build_runner(config, 'train')
     runner.train()
     export_search(config, runner.model.state_dict(), folder)
@@ -243,7 +243,7 @@ def evolve(folder: Path, seed: int, checkpoint: Path, target: int, seconds: floa
     generations = further = 2
     while further > 0 and spent < seconds:
         start = time.process_time()
-        config = read_config(CONFIGS / 'scalenet' / 'evolution_digits.py')
+        config = read_config(CONFIGS / 'scalenet' / 'search-evolution_digits.py')
         config.merge_from_dict(
             {
                 'work_dir': str(folder),

@@ -71,7 +71,7 @@ training = read_config(
 )
 build_runner(training, 'train').train()
 result = mmscale.run_search(
-    configs / 'scalenet' / 'search_digits.py',
+    configs / 'scalenet' / 'search-mcea_digits.py',
     work_dir=args.work_dir / 'search',
     load_from=args.work_dir / 'supernet' / f'iter_{args.iterations}.pth',
 )

@@ -29,8 +29,8 @@ from mmscale.launch.runner import build_runner, run_tool
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = 'configs/scalenet/digits-s2.py'
 DETECTORS = {
-    'random weights': 'configs/det/retinanet_digits.py',
-    "the classifier's weights": 'configs/det/retinanet_digits_pretrained.py',
+    'random weights': 'configs/det/retinanet_digits-s2_fpn_digits.py',
+    "the classifier's weights": 'configs/det/retinanet_digits-s2-pre_fpn_digits.py',
 }
 METRICS = {'mAP': 'bbox_mAP', 'mAP 50': 'bbox_mAP_50', 'mAP 75': 'bbox_mAP_75'}
 # Lines of the tools' logs that are worth showing while they run.

@@ -188,7 +188,8 @@ def read_config(name: str) -> Any:
 def configs_digest() -> str:
     """SHA-256 of what all configs of the digit data say."""
     names = [
-        f'{name}_digits.py' for name in ('supernet', 'search', 'random', 'compound', 'retrain')
+        f'{name}_digits.py'
+        for name in ('supernet', 'search-mcea', 'search-random', 'search-compound', 'arch-net')
     ]
     contents = [read_config(name).to_dict() for name in names]
     text = json.dumps(contents, sort_keys=True, default=str)
@@ -228,9 +229,9 @@ def retrain(
     args: argparse.Namespace, work_dir: Path, options: dict[str, object]
 ) -> dict[str, dict]:
     """Trains the networks of all families that have to be trained, the dearest first."""
-    config = CONFIGS / 'retrain_digits.py'
+    config = CONFIGS / 'arch-net_digits.py'
     iterations = options.get('train_cfg.max_iters')
-    iterations = iterations or read_config('retrain_digits.py').train_cfg.max_iters
+    iterations = iterations or read_config('arch-net_digits.py').train_cfg.max_iters
     jobs: dict[str, RetrainJob] = {}
     stages = range(SCALING_STAGES) if args.full else range(3)
     for stage in reversed(stages):
@@ -300,7 +301,7 @@ def main() -> None:
     schedule = [f'test_cfg.search.{key}' for key in ('population=4', 'generations=2', 'rounds=1')]
     found = search(
         args,
-        'search_digits.py',
+        'search-mcea_digits.py',
         work_dir / 'searched',
         search_options + (schedule if args.smoke else []),
     )
@@ -308,14 +309,14 @@ def main() -> None:
     heading('3. Baselines: as many random networks, and uniform compound scaling', start)
     search(
         args,
-        'random_digits.py',
+        'search-random_digits.py',
         work_dir / 'random',
         [*search_options, f'test_cfg.search.evaluations={found["evaluations"]}'],
     )
     base = work_dir / 'searched' / 'archs' / 'scaling_stage_0.json'
     search(
         args,
-        'compound_digits.py',
+        'search-compound_digits.py',
         work_dir / 'compound',
         [*search_options, f'test_cfg.search.base={base}'],
     )

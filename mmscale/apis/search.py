@@ -408,7 +408,7 @@ def run_search(
             another search.
 
     Example:
-        >>> result = run_search('configs/scalenet/search_digits.py')  # doctest: +SKIP
+        >>> result = run_search('configs/scalenet/search-mcea_digits.py')  # doctest: +SKIP
         >>> result.archs['scaling_stage_1'].resolution  # doctest: +SKIP
         30
     """
@@ -511,7 +511,7 @@ def load_result(folder: str | Path) -> SavedResult:
         UsageError: There is no result, or it is damaged.
 
     Example:
-        >>> result = load_result('work_dirs/search_digits')  # doctest: +SKIP
+        >>> result = load_result('work_dirs/search-mcea_digits')  # doctest: +SKIP
         >>> print(result)  # doctest: +SKIP
     """
     path = Path(folder)

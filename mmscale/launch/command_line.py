@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
+from mmscale.launch.old_names import now_called
 from mmscale.quiet import quiet_imports
 from mmscale.tables import Printed
 
@@ -242,7 +243,7 @@ def read_config(
     """
     is_file = isinstance(source, (str, Path))
     if is_file and not Path(source).is_file():
-        raise UsageError(f'config={source} is not a file')
+        raise UsageError(f'config={source} is not a file{now_called(Path(source))}')
     from mmengine.config import Config
 
     path = Path(source if is_file else source.filename or 'config.py')
@@ -256,7 +257,10 @@ def read_config(
     except FOREIGN_ERRORS as error:
         if isinstance(error, ModuleNotFoundError) and 'mmdet' in str(error):
             _check_detection()
-        raise UsageError(f'config={path}: {one_line(error)}') from error
+        # A base of this config may be one of ours by its old name.
+        missing = error.filename if isinstance(error, FileNotFoundError) else None
+        now = '' if missing is None else now_called(missing)
+        raise UsageError(f'config={path}: {one_line(error)}{now}') from error
     if config.get('default_scope') == 'mmdet':
         _check_detection()
     config.launcher = launcher

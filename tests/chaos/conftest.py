@@ -73,7 +73,7 @@ def train_config(data_root):
 @pytest.fixture(scope='session')
 def search_config(data_root):
     """A search of the small space; load_from has to be set."""
-    config = _tiny('search_digits.py', data_root)
+    config = _tiny('search-mcea_digits.py', data_root)
     config.test_cfg.update(
         budget=22_000, tolerance=0.3, weights=[1, 1],
         subnet_evaluator=dict(calibration_images=16, max_images=40),

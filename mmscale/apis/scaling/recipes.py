@@ -32,7 +32,7 @@ _RECIPES = {
     'resnext': 'mmpretrain::resnext/resnext50-32x4d_8xb32_in1k.py',
     'scalenet': 'scalenet/scalenet-s0_8xb128_in1k.py',
 }
-_DIGITS = 'scalenet/retrain_digits.py'
+_DIGITS = 'scalenet/arch-net_digits.py'
 _CONFIGS = (Path(mmscale.__file__).parent / '.mim' / 'configs').resolve()
 
 # Where mmpretrain's own configs are, wherever it is installed.

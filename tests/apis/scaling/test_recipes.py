@@ -118,7 +118,7 @@ def test_a_config_trains_its_network_for_a_step(name, images, tmp_path):
 def test_a_digit_network_trains_by_the_digits_recipe(images, tmp_path):
     networks = scale(DIGITS, ['dwr'], [1], name='digits-s0')
     recipe = recipe_of('digits-s0', networks[0].arch)
-    assert Path(recipe).name == 'retrain_digits.py'
+    assert Path(recipe).name == 'arch-net_digits.py'
     write_networks(networks, recipe, tmp_path)
     path = tmp_path / f'{networks[0].label}.py'
     model, sizes = train_one_step(path, images, tmp_path / 'work')
@@ -183,7 +183,7 @@ def test_sizes_before_the_crop_keep_their_ratio():
 def test_networks_without_a_name_have_a_recipe_too():
     assert 'efficientnet' in recipe_of('mine', get_arch('EfficientNet-B0'))
     assert 'resnet' in recipe_of('mine', get_arch('RegNetX-200MF'))
-    assert recipe_of('mine', get_arch(DIGITS)).endswith('configs/scalenet/retrain_digits.py')
+    assert recipe_of('mine', get_arch(DIGITS)).endswith('configs/scalenet/arch-net_digits.py')
 
 
 def test_files_are_not_written_over(tmp_path):

@@ -1,8 +1,0 @@
-# Plain evolution at one budget, the base model's, with the generations of search_digits.py.
-_base_ = './search_digits.py'
-
-test_cfg = dict(
-    search=dict(
-        _delete_=True, type='mmscale.EvolutionSearch', strategy=None, population=6, generations=6
-    )
-)
