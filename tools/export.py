@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.launch.command_line import add_config_options
 from mmscale.launch.runner import run_tool
 from mmscale.quiet import quiet_imports
@@ -88,7 +88,7 @@ def main() -> None:
             overwrite=args.overwrite,
         )
     except (OSError, ValueError) as error:
-        raise UsageError(' '.join(str(error).split())) from error
+        raise UsageError(one_line(error)) from error
     if args.json:
         print(json.dumps(exported.to_json(), indent=1))
         return

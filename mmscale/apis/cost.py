@@ -16,6 +16,7 @@ from mmscale.apis.networks import (
     quiet_log,
 )
 from mmscale.arch import Arch
+from mmscale.arch.checks import integer
 from mmscale.cost import (
     Latency,
     LatencyModel,
@@ -67,9 +68,9 @@ def cost_report(
         ValueError: There is no such network or device, or a value is not allowed.
         UsageError: The config cannot be read.
     """
-    for key, value in (('resolution', resolution), ('batch', batch)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise UsageError(f'{key}={value!r} must be an integer of 1 or more')
+    integer('batch', batch)
+    if resolution is not None:
+        integer('resolution', resolution)
     if latency is not None:
         this_device(latency, batch)
     if Path(source).suffix == '.py':

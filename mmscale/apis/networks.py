@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.arch import Arch, get_arch, preset_name
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.quiet import quiet_imports
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
             ValueError,
         ) as error:
             reason = error
-    message = ' '.join(str(reason).split())
-    raise UsageError(f'{config.get("type")} cannot be built: {message:.300}') from reason
+    raise UsageError(f'{config.get("type")} cannot be built: {one_line(reason):.300}') from reason
 
 
 def build_network(arch: Arch, meta: bool = False) -> nn.Module:

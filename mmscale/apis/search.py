@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.arch import SearchSpace
+from mmscale.arch.checks import integer
 from mmscale.cost import CostTable
 from mmscale.errors import UsageError, one_line
 from mmscale.files import write_json
@@ -35,7 +36,6 @@ from mmscale.search.analytic import AnalyticEvaluator
 from mmscale.search.forecast import analytic_evaluator
 from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe
-from mmscale.search.schedule import check_integer
 from mmscale.version import __version__
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def plan_search(config: Config) -> PlannedSearch:
         name = '.'.join(('model', *keys))
         raise UsageError(f'config={config.filename} has no dict {name} to search in')
     try:
-        check_integer('seed', seed, 0)
+        integer('seed', seed, 0)
         space = SearchSpace(**space)
         family, table = None, CostTable(space)
         if is_detector:

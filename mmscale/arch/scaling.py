@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from mmscale.arch.arch import Arch, Block
-from mmscale.arch.checks import check_keys
+from mmscale.arch.checks import check_keys, choice, integer, number
 from mmscale.errors import UsageError
 
 
@@ -31,14 +31,10 @@ class Scaling:
     def __post_init__(self) -> None:
         for key in ('depth', 'width', 'resolution', 'group_width'):
             value = getattr(self, key)
-            if value is None and key == 'group_width':
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise UsageError(f'scaling: {key}={value!r:.60} must be a number')
-            if not 0 < value < 1000:
-                raise UsageError(f'scaling: {key}={value!r:.60} must be above 0 and below 1000')
-            # 1 and 1.0 are equal but are not written alike in JSON.
-            object.__setattr__(self, key, float(value))
+            if value is not None or key != 'group_width':
+                number(f'scaling: {key}', value, above=0, below=1000)
+                # 1 and 1.0 are equal but are not written alike in JSON.
+                object.__setattr__(self, key, float(value))
 
     @classmethod
     def from_json(cls, owner: str, data: object) -> Scaling:
@@ -71,24 +67,21 @@ class Rounding:
 
     Attributes:
         mode: ``ceil`` (ScaleNet) or ``nearest`` (pycls; of two equally near the even multiple).
-        width_divisor: Channels become multiples of it.
+        channel_divisor: Channels become multiples of it.
         resolution_divisor: The resolution becomes a multiple of it.
-        strict: Whether widths stay multiples of `width_divisor` also where the pycls rule makes
+        strict: Whether widths stay multiples of `channel_divisor` also where the pycls rule makes
             them divisible by their group widths; pycls itself lets them become any number.
     """
 
     mode: str = 'ceil'
-    width_divisor: int = 1
+    channel_divisor: int = 1
     resolution_divisor: int = 1
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode not in ('ceil', 'nearest'):
-            raise UsageError(f'rounding: mode={self.mode!r:.60} is not one of ceil, nearest')
-        for key in ('width_divisor', 'resolution_divisor'):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f'rounding: {key}={value!r:.60} must be an integer of 1 or more')
+        choice('rounding: mode', self.mode, ('ceil', 'nearest'))
+        for key in ('channel_divisor', 'resolution_divisor'):
+            integer(f'rounding: {key}', getattr(self, key))
 
     def _round(self, value: float, divisor: int) -> int:
         quotient = value / divisor
@@ -102,7 +95,7 @@ class Rounding:
 
     def width(self, channels: int, multiplier: float) -> int:
         """Scaled number of channels."""
-        return self._round(channels * multiplier, self.width_divisor)
+        return self._round(channels * multiplier, self.channel_divisor)
 
     def resolution(self, pixels: int, multiplier: float) -> int:
         """Scaled side of the input, in pixels."""
@@ -139,9 +132,7 @@ def width_rule(name: str) -> WidthRule:
     Raises:
         ValueError: There is no rule of that name.
     """
-    if not isinstance(name, str) or name not in WIDTH_RULES:
-        raise UsageError(f'rule={name!r:.60} is not one of {", ".join(WIDTH_RULES)}')
-    return WIDTH_RULES[name]
+    return WIDTH_RULES[choice('rule', name, WIDTH_RULES)]
 
 
 def _expanded(inner: int, block: Block, in_channels: int) -> int:
@@ -295,7 +286,7 @@ def compatible_widths(
         return width, _nearest(hidden, 1, group_width), group_width
     step = math.lcm(group_width, over)
     if rounding.strict:
-        step = math.lcm(step, Fraction(rounding.width_divisor * over, under).numerator)
+        step = math.lcm(step, Fraction(rounding.channel_divisor * over, under).numerator)
     hidden = _nearest(hidden, 1, step)
     return hidden * under // over, hidden, group_width
 
@@ -338,7 +329,7 @@ def _pycls_block(
         hidden, rest = divmod(in_channels * block.hidden_channels, block.in_channels)
         if rest:
             exact = (in_channels * block.hidden_channels, block.in_channels)
-            hidden = _nearest(*exact, rounding.width_divisor)
+            hidden = _nearest(*exact, rounding.channel_divisor)
         groups = math.gcd(groups, hidden)
     if block.depthwise and not (kin.anynet and block.kind in ('mbconv', 'bottleneck')):
         groups = hidden
@@ -401,7 +392,7 @@ def _pycls_scaling(base: Arch, scaling: Scaling, rounding: Rounding) -> Arch:
     return Arch(resolution, stem, tuple(stages), head, base.schema)
 
 
-PYCLS_ROUNDING = Rounding('nearest', width_divisor=8, resolution_divisor=4)
+PYCLS_ROUNDING = Rounding('nearest', channel_divisor=8, resolution_divisor=4)
 
 
 def apply_scaling(
@@ -448,8 +439,7 @@ def apply_scaling(
     """
     if rule == 'pycls':
         return _pycls_scaling(base, scaling, rounding or PYCLS_ROUNDING)
-    if rule not in WIDTH_RULES:
-        raise UsageError(f'rule={rule!r:.60} is not one of {", ".join(WIDTH_RULES)}, pycls')
+    choice('rule', rule, (*WIDTH_RULES, 'pycls'))
     if scaling.group_width is not None:
         raise UsageError(f"scaling: group_width={scaling.group_width} is for rule='pycls' alone")
     widths = width_rule(rule)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mmscale.arch.arch import Arch, Block, Head, Stem
-from mmscale.errors import UsageError
+from mmscale.arch.checks import choice
 
 CONVENTIONS = ('mmscale', 'pycls')
 
@@ -105,8 +105,7 @@ def head_cost(head: Head, in_channels: int, size: int, convention: str) -> Cost:
 
 def check_convention(convention: str) -> None:
     """Raises ValueError for an unknown counting convention."""
-    if convention not in CONVENTIONS:
-        raise UsageError(f'convention={convention!r:.60} is not one of {", ".join(CONVENTIONS)}')
+    choice('convention', convention, CONVENTIONS)
 
 
 @dataclass(frozen=True)

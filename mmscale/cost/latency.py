@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mmscale.arch.checks import check_keys, is_number
+from mmscale.arch.checks import check_keys, choice, integer, number
 from mmscale.arch.json_files import read_json
 from mmscale.errors import UsageError
 from mmscale.files import write_json
@@ -60,15 +60,10 @@ class LatencySetting:
     train: bool = False
 
     def __post_init__(self) -> None:
-        for key, allowed in (('device', DEVICES), ('dtype', DTYPES)):
-            if getattr(self, key) not in allowed:
-                raise UsageError(
-                    f'latency: {key}={getattr(self, key)!r:.60} is not one of {", ".join(allowed)}'
-                )
-        for key in ('threads', 'batch'):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f'latency: {key}={value!r:.60} must be an integer of 1 or more')
+        choice('latency: device', self.device, DEVICES)
+        choice('latency: dtype', self.dtype, DTYPES)
+        integer('latency: threads', self.threads)
+        integer('latency: batch', self.batch)
         for key, expected in (('device_name', str), ('train', bool)):
             if not isinstance(getattr(self, key), expected):
                 raise UsageError(
@@ -158,9 +153,8 @@ def measure_latency(
         ValueError: A setting is not allowed, or there is no such device.
     """
     setting = this_device(device, batch, dtype, train)
-    for key, value, least in (('warmup', warmup, 0), ('repeats', repeats, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UsageError(f'latency: {key}={value!r:.60} must be an integer of {least} or more')
+    integer('latency: warmup', warmup, 0)
+    integer('latency: repeats', repeats)
     import torch
 
     computed = getattr(torch, dtype)
@@ -327,9 +321,7 @@ class LatencyModel:
         except (TypeError, ValueError) as error:
             raise UsageError(f'{path}: {error}') from error
         for key in ('a', 'b', 'c'):
-            value = checked[key]
-            if not is_number(value) or not value >= 0:
-                raise UsageError(f'{path}: {key}={value!r:.60} must be a number of 0 or more')
+            number(f'{path}: {key}', checked[key], 0)
         model = replace(fitted, a=checked['a'], b=checked['b'], c=checked['c'])
         # An edited or mixed-up file would predict nonsense without a word. Coefficients alone may
         # differ a little between machines.
@@ -346,15 +338,7 @@ def _fitted(setting: LatencySetting, networks: tuple[MeasuredNetwork, ...]) -> L
         )
     for network in networks:
         for key in (*_METRICS, 'ms'):
-            value = getattr(network, key)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise UsageError(
-                    f'latency: {network.name!s:.60}: {key}={value!r:.60} must be a number'
-                )
-            if not is_number(value) or not value > 0:
-                raise UsageError(
-                    f'latency: {network.name!s:.60}: {key}={value!r:.60} must be above 0'
-                )
+            number(f'latency: {network.name!s:.60}: {key}', getattr(network, key), above=0)
     if len({(network.flops, network.acts) for network in networks}) < _FEWEST_NETWORKS:
         raise UsageError(
             f'latency: a fit needs {_FEWEST_NETWORKS} networks that differ in flops or acts'

@@ -22,6 +22,7 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import distributed
 
 from mmscale.arch import Arch
+from mmscale.arch.checks import integer
 from mmscale.arch.json_files import read_json
 from mmscale.cost import CostTable
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
@@ -40,7 +41,6 @@ from mmscale.search import (
 )
 from mmscale.search.forecast import Forecast
 from mmscale.search.reporting import History, ProgressLog, SecondsLog, describe
-from mmscale.search.schedule import check_integer
 from mmscale.version import __version__
 
 Result = SearchResult | ParetoResult
@@ -156,7 +156,7 @@ class ScoringLoop(BaseLoop):
             )
         self.space = model.backbone.space
         self.seed = runner.seed if seed is None else seed
-        check_integer('seed', self.seed, 0)
+        integer('seed', self.seed, 0)
         self.resume = resume
         self.retry_failed = retry_failed
         self.archive_dir = Path(runner.work_dir) / 'archive'

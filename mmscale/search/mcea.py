@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmscale.arch import Genotype, Scaling
+from mmscale.arch.checks import integer
 from mmscale.errors import UsageError
 from mmscale.search.chain import Chain
 from mmscale.search.evolution import BaseEvolution
 from mmscale.search.family import FamilyFitness
 from mmscale.search.result import OnStep, SearchResult
-from mmscale.search.schedule import check_integer, most_evaluations
+from mmscale.search.schedule import most_evaluations
 from mmscale.search.strategy import StrategySearch
 
 
@@ -52,8 +53,8 @@ class MCEA:
         seed: int = 0,
         on_step: OnStep | None = None,
     ) -> None:
-        check_integer('rounds', rounds, 1)
-        check_integer('seed', seed, 0)
+        integer('rounds', rounds, 1)
+        integer('seed', seed, 0)
         self.family = family
         self.rounds = rounds
         self.seed = seed
@@ -141,7 +142,7 @@ class EvolutionSearch:
         seed: int = 0,
         on_step: OnStep | None = None,
     ) -> None:
-        check_integer('seed', seed, 0)
+        integer('seed', seed, 0)
         stages = len(family.space.scaling_stages)
         alone = strategy is None
         if not alone and (len(strategy) != stages or strategy[0] != Scaling()):

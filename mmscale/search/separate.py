@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from mmscale.arch.checks import integer
 from mmscale.search.family import FamilyFitness
 from mmscale.search.mcea import MCEA, EvolutionSearch
 from mmscale.search.result import ChainStep, Generation, OnStep, SearchResult
-from mmscale.search.schedule import check_integer
 
 
 class SeparateSearch:
@@ -47,9 +47,9 @@ class SeparateSearch:
         seed: int = 0,
         on_step: OnStep | None = None,
     ) -> None:
-        check_integer('generations', generations, 1)
-        check_integer('rounds', rounds, 1)
-        check_integer('seed', seed, 0)
+        integer('generations', generations, 1)
+        integer('rounds', rounds, 1)
+        integer('seed', seed, 0)
         self.family = family
         self.seed = seed
         self.on_step = on_step

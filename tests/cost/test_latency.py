@@ -177,8 +177,8 @@ def test_saved_model_is_read_back(tmp_path):
     [
         (NETWORKS[:2], [1, 2], '2 networks are measured, a fit needs 3'),
         (NETWORKS, [1, 2], '5 costs, 2 times and 5 names must be equally many'),
-        (NETWORKS, [1, 2, 0, 4, 5], '2: ms=0.0 must be above 0'),
-        (NETWORKS, [1, 2, float('nan'), 4, 5], '2: ms=nan must be above 0'),
+        (NETWORKS, [1, 2, 0, 4, 5], '2: ms=0.0 must be a number above 0'),
+        (NETWORKS, [1, 2, float('nan'), 4, 5], '2: ms=nan must be a number above 0'),
         ([NETWORKS[0]] * 5, [1, 2, 3, 4, 5], 'needs 3 networks that differ in flops or acts'),
     ],
 )

@@ -132,7 +132,7 @@ def test_a_family_is_read_with_the_way_it_was_made(tmp_path):
     assert family.strategy == SCALENET_STRATEGY[:4]
     assert family.rounding == Rounding('ceil', 1, 2)
     assert [f'{ratio:.2f}' for ratio in family.cost_ratios] == ['1.00', '2.25', '4.57', '8.56']
-    nearest = Rounding('nearest', width_divisor=4)
+    nearest = Rounding('nearest', channel_divisor=4)
     dwr = SCALING_RULES['dwr']
     strategy = [Scaling(), dwr.scaling(3), dwr.scaling(9)]
     data = result_of(strategy, 'scalenet-s0', 'retraining', nearest)
