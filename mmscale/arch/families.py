@@ -11,7 +11,8 @@ import numpy as np
 
 from mmscale.arch.arch import LARGEST_INTEGER, MOST_BLOCKS, Arch, Block, Head, SqueezeExcite, Stem
 from mmscale.arch.checks import choice, integer, number
-from mmscale.arch.scaling import PYCLS_ROUNDING, compatible_widths
+from mmscale.arch.pycls import compatible_widths
+from mmscale.arch.rounding import PYCLS_ROUNDING
 from mmscale.errors import UsageError
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from mmscale.arch.checks import number
+from mmscale.arch.rounding import Scaling
 from mmscale.arch.rules import ScalingRule
-from mmscale.arch.scaling import Scaling
 from mmscale.errors import UsageError
 
 

@@ -14,7 +14,8 @@ from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem
 from mmscale.arch.checks import check_keys, choice
 from mmscale.arch.families import efficientnet, mobilenet_v2, mobilenet_v3, regnet, resnet
 from mmscale.arch.json_files import read_json
-from mmscale.arch.scaling import Scaling, apply_scaling
+from mmscale.arch.rounding import Scaling
+from mmscale.arch.scaling import apply_scaling
 from mmscale.errors import UsageError
 
 # Kernels per network stage of the published base model S0 (ScaleNet's released configs).

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from mmscale.arch.checks import number
-from mmscale.arch.scaling import Scaling
+from mmscale.arch.rounding import Scaling
 from mmscale.errors import UsageError
 
 FAST_ALPHA = 0.8

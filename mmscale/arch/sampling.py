@@ -8,7 +8,7 @@ import numpy as np
 
 from mmscale.arch.arch import Arch
 from mmscale.arch.checks import choice, integer
-from mmscale.arch.scaling import Scaling
+from mmscale.arch.rounding import Scaling
 from mmscale.arch.space import Genotype, SearchSpace
 from mmscale.errors import UsageError
 

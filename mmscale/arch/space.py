@@ -22,7 +22,8 @@ from mmscale.arch.arch import (
 )
 from mmscale.arch.checks import check_keys, integer
 from mmscale.arch.choices import ScalingChoices, StageChoices
-from mmscale.arch.scaling import Rounding, Scaling, apply_scaling, width_rule
+from mmscale.arch.rounding import Rounding, Scaling
+from mmscale.arch.scaling import apply_scaling, width_rule
 from mmscale.errors import UsageError
 
 Genes = NDArray[np.int64]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
+import hashlib
+import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -224,6 +225,10 @@ class MeasuredNetwork:
     acts: int
     ms: float
 
+    def __post_init__(self) -> None:
+        for key in (*_METRICS, 'ms'):
+            number(f'latency: {self.name!s:.60}: {key}', getattr(self, key), above=0)
+
 
 @dataclass(frozen=True)
 class LatencyModel:
@@ -291,44 +296,47 @@ class LatencyModel:
 
     def save(self, path: str | Path) -> None:
         """Writes the model as a JSON file that :meth:`load` reads."""
-        write_json(path, {'schema': LATENCY_SCHEMA, **asdict(self)})
+        data = {'schema': LATENCY_SCHEMA, **asdict(self)}
+        write_json(path, {**data, 'checksum': _checksum(data)})
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyModel:
         """Reads a saved model.
 
         Raises:
-            ValueError: The file is not JSON, or a key is unknown, missing or out of range.
+            ValueError: The file is not JSON or was edited, or a key is unknown, missing or out of
+                range.
             FileNotFoundError: There is no such file.
         """
-        data = read_json(path)
-        schema = data.get('schema') if isinstance(data, dict) else None
+        data = check_keys(f'{path}', read_json(path), None, ('schema',))
+        # Files of before there were checksums have none.
+        checksum = data.pop('checksum', None)
+        edited = checksum not in (None, _checksum(data))
+        schema = data.pop('schema')
         if type(schema) is not int or schema != LATENCY_SCHEMA:
             raise UsageError(
                 f'{path}: schema={schema!r:.60} is not supported, expected {LATENCY_SCHEMA}'
             )
-        del data['schema']
         checked = _checked(f'{path}', data, cls)
-        setting = _build(f'{path}: setting', checked['setting'], LatencySetting)
+        for key in ('a', 'b', 'c', 'error'):
+            number(f'{path}: {key}', checked[key], 0)
+        pearson = check_keys(f'{path}: pearson', checked['pearson'], (), _METRICS)
+        for key in _METRICS:
+            number(f'{path}: pearson.{key}', pearson[key], -1.001, 1.001)  # rounding
+        checked['setting'] = _build(f'{path}: setting', checked['setting'], LatencySetting)
         if not isinstance(checked['networks'], list):
             raise UsageError(f'{path}: networks={checked["networks"]!r:.60} must be a list')
-        networks = [
+        checked['networks'] = tuple(
             _build(f'{path}: networks[{i}]', network, MeasuredNetwork)
             for i, network in enumerate(checked['networks'])
-        ]
-        try:
-            fitted = _fitted(setting, tuple(networks))
-        except (TypeError, ValueError) as error:
-            raise UsageError(f'{path}: {error}') from error
-        for key in ('a', 'b', 'c'):
-            number(f'{path}: {key}', checked[key], 0)
-        model = replace(fitted, a=checked['a'], b=checked['b'], c=checked['c'])
-        # An edited or mixed-up file would predict nonsense without a word. Coefficients alone may
-        # differ a little between machines.
-        for network in networks:
-            if not math.isclose(model.predict(network), fitted.predict(network), rel_tol=1e-3):
-                raise UsageError(f'{path}: a, b and c are not what its networks fit')
-        return model
+        )
+        if edited:
+            raise UsageError(f'{path}: its checksum does not match: it was edited or is damaged')
+        return cls(**checked)
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _fitted(setting: LatencySetting, networks: tuple[MeasuredNetwork, ...]) -> LatencyModel:
@@ -336,9 +344,6 @@ def _fitted(setting: LatencySetting, networks: tuple[MeasuredNetwork, ...]) -> L
         raise UsageError(
             f'latency: {len(networks)} networks are measured, a fit needs {_FEWEST_NETWORKS}'
         )
-    for network in networks:
-        for key in (*_METRICS, 'ms'):
-            number(f'latency: {network.name!s:.60}: {key}', getattr(network, key), above=0)
     if len({(network.flops, network.acts) for network in networks}) < _FEWEST_NETWORKS:
         raise UsageError(
             f'latency: a fit needs {_FEWEST_NETWORKS} networks that differ in flops or acts'

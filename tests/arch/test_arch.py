@@ -291,7 +291,11 @@ BAD_VALUES = [
     ((*BLOCK, 'eps'), NAN, r'stages\[2\]\[1\]: .*eps=nan must be a number above 0 and below 1'),
     ((*BLOCK, 'eps'), True, r'stages\[2\]\[1\]: .*eps=True must be a number'),
     ((*BLOCK, 'se'), 4, r'stages\[2\]\[1\]: .*se=4 must be an object or null'),
-    ((*BLOCK, 'se', 'channels'), 0, r'stages\[2\]\[1\]: .*se: .*channels=0 must be an integer in 1\.\.'),
+    (
+        (*BLOCK, 'se', 'channels'),
+        0,
+        r'stages\[2\]\[1\]: .*se: .*channels=0 must be an integer in 1\.\.',
+    ),
     ((*BLOCK, 'se', 'gate'), 'relu', r"stages\[2\]\[1\]: .*se: .*gate='relu' is not one of"),
     ((*BLOCK, 'in_channels'), 41, r'stages\[2\]\[1\]: .*41 -> 40'),
     ((*BLOCK, 'grouped_channels'), 1.5, r'stages\[2\]\[1\]: .*grouped_channels=1.5 must be an i'),

@@ -154,7 +154,7 @@ def test_any_network_scales_to_a_valid_one(name, rule, factor, rounding):
         for block, group_width in zip(
             (stage[-1] for stage in arch.stages), group_widths(arch), strict=True
         ):
-            assert block.groups * group_width == block.hidden_channels
+            assert block.groups * group_width == block.grouped_widths[0]
             # A multiple of 8, unless it is the whole bottleneck.
             assert group_width in (1, 2, 4) or group_width % 8 == 0 or block.groups == 1
 
