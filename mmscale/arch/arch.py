@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from mmscale.arch.checks import check_keys, choice, integer, number
+from mmscale.arch.checks import check_keys, check_schema, choice, integer, number
 from mmscale.arch.json_files import read_json
 from mmscale.errors import UsageError
 from mmscale.files import write_json
@@ -289,7 +289,7 @@ class Arch:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        self._check_schema('arch', self.schema)
+        check_schema('arch', self.schema, SCHEMA)
         integer('arch: resolution', self.resolution, 1, LARGEST_INTEGER)
         _check_object('arch: stem', self.stem, Stem)
         _check_object('arch: head', self.head, Head)
@@ -311,11 +311,6 @@ class Arch:
                     )
                 channels = block.out_channels
 
-    @staticmethod
-    def _check_schema(owner: str, schema: object) -> None:
-        if type(schema) is not int or schema != SCHEMA:
-            raise UsageError(f'{owner}: schema={schema!r:.60} is not supported, expected {SCHEMA}')
-
     @classmethod
     def from_json(cls, source: str | Path | dict) -> Arch:
         """Reads an Arch from a JSON file or from the object in one.
@@ -333,7 +328,7 @@ class Arch:
         names = [field.name for field in fields(cls)]
         # The schema comes first: a file of another one may well have other keys.
         if isinstance(source, dict) and 'schema' in source:
-            cls._check_schema(owner, source['schema'])
+            check_schema(owner, source['schema'], SCHEMA)
         check_keys(owner, source, names, names)
         stages = source['stages']
         lists = (list, tuple)

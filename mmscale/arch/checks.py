@@ -47,6 +47,16 @@ def check_keys(
     return dict(data)
 
 
+def check_schema(owner: str, value: object, supported: int) -> None:
+    """Refuses the version of a format that is not the one supported.
+
+    Raises:
+        UsageError: It is another, or no integer.
+    """
+    if type(value) is not int or value != supported:
+        raise UsageError(f'{owner}: schema={value!r:.60} is not supported, expected {supported}')
+
+
 def choice(name: str, value: object, allowed: Iterable[str]) -> str:
     """The value called `name`, which is one of those allowed.
 

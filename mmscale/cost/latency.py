@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mmscale.arch.checks import check_keys, choice, integer, number
+from mmscale.arch.checks import check_keys, check_schema, choice, integer, number
 from mmscale.arch.json_files import read_json
 from mmscale.errors import UsageError
 from mmscale.files import write_json
@@ -312,11 +312,7 @@ class LatencyModel:
         # Files of before there were checksums have none.
         checksum = data.pop('checksum', None)
         edited = checksum not in (None, _checksum(data))
-        schema = data.pop('schema')
-        if type(schema) is not int or schema != LATENCY_SCHEMA:
-            raise UsageError(
-                f'{path}: schema={schema!r:.60} is not supported, expected {LATENCY_SCHEMA}'
-            )
+        check_schema(f'{path}', data.pop('schema'), LATENCY_SCHEMA)
         checked = _checked(f'{path}', data, cls)
         for key in ('a', 'b', 'c', 'error'):
             number(f'{path}: {key}', checked[key], 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.arch import Arch, Scaling
-from mmscale.arch.checks import check_keys, choice, integer, number
+from mmscale.arch.checks import check_keys, check_schema, choice, integer, number
 from mmscale.arch.json_files import read_json
 from mmscale.cost import CONVENTIONS, Cost
 from mmscale.errors import UsageError
@@ -137,10 +137,7 @@ def read_result(path: str | Path, needed: Collection[str]) -> dict[str, Any]:
     """
     owner = str(path)
     data = check_keys(owner, read_json(path), None, ('schema', 'settings'))
-    if type(data['schema']) is not int or data['schema'] != SCHEMA:
-        raise UsageError(
-            f'{owner}: schema={data["schema"]!r:.40} is not supported, expected {SCHEMA}'
-        )
+    check_schema(owner, data['schema'], SCHEMA)
     is_front = data.get('kind') == 'pareto'
     if not is_front and 'kind' in data:
         raise UsageError(f'{owner}: kind={data["kind"]!r:.40} is not pareto')

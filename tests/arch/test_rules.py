@@ -93,9 +93,9 @@ def test_factor_beyond_all_bounds():
         ValueError, match=r'depth=1000000\.0 must be a number above 0 and below 1000'
     ):
         SCALING_RULES['d'].scaling(1e6)
-    with pytest.raises(ValueError, match='factor=.* must be a number above 0'):
+    with pytest.raises(ValueError, match=r'factor=.* must be a number above 0'):
         SCALING_RULES['dWr'].scaling(10**400)
-    with pytest.raises(ValueError, match='factor=.* by strategy mine: too large'):
+    with pytest.raises(ValueError, match=r'factor=.* by strategy mine: too large'):
         ScalingRule('mine', 2, 0, 0).scaling(1e300)
 
 
