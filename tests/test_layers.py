@@ -161,7 +161,7 @@ def test_violation_is_found(room, source):
 @pytest.mark.parametrize(
     ('room', 'source'),
     [
-        ('arch', 'import json\nimport numpy as np\nfrom mmscale.arch.scaling import Scaling'),
+        ('arch', 'import json\nimport numpy as np\nfrom mmscale.arch.rounding import Scaling'),
         ('cost', 'def f():\n    import torch'),
         ('cost', 'if TYPE_CHECKING:\n    from torch import nn'),
         ('models', 'import torch\nfrom mmscale.arch import Arch\ndef f():\n    import onnx'),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.networks import Network, build_network, find_network, image_shape, quiet_log
 from mmscale.arch import Arch
+from mmscale.arch.checks import integer
 from mmscale.cost import (
     Cost,
     Latency,
@@ -169,17 +170,16 @@ def get_cost(
         >>> cost.flops, cost.params, cost.acts
         (4089184256, 25557032, 11114984)
     """
-    given = {'resolution': resolution, 'batch': batch}
-    given |= dict(zip(('shape[0]', 'shape[1]'), shape or (), strict=False))
-    for key, value in given.items():
-        if value is not None and (type(value) is not int or value < 1):
-            raise UsageError(f'{key}={value!r} must be an integer of 1 or more')
+    integer('batch', batch)
     if resolution is not None:
         if shape is not None:
             raise UsageError(f'shape={shape} and resolution={resolution}: give one of them')
-        shape = (resolution, resolution)
-    if shape is not None and len(shape) != 2:
-        raise UsageError(f'shape={shape!r:.60} must be the height and the width')
+        shape = (integer('resolution', resolution),) * 2
+    if shape is not None:
+        if len(shape) != 2:
+            raise UsageError(f'shape={shape!r:.60} must be the height and the width')
+        for i, side in enumerate(shape):
+            integer(f'shape[{i}]', side)
     if latency is not None:
         this_device(latency, batch)
     network = find_network(source, options, scaling_stage, shape)

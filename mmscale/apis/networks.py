@@ -94,8 +94,7 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
                 return MODELS.build(dict(config))
         except FOREIGN_ERRORS as error:
             reason = error
-    message = ' '.join(str(reason).split())
-    raise UsageError(f'{config.get("type")} cannot be built: {message:.300}') from reason
+    raise UsageError(f'{config.get("type")} cannot be built: {one_line(reason):.300}') from reason
 
 
 def build_network(arch: Arch, meta: bool = False) -> nn.Module:

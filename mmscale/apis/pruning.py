@@ -15,8 +15,9 @@ from torch import nn
 
 from mmscale.apis.networks import build_module
 from mmscale.arch import Arch, get_arch
+from mmscale.arch.checks import number
 from mmscale.cost import ModuleCost, count_module
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.files import atomic_write, write_text
 from mmscale.models import ArchNet, DMSModel
 from mmscale.models.dms import (
@@ -91,10 +92,7 @@ def _chosen(model: nn.Module, group: ChannelGroup | DepthGroup, keep: Keep) -> S
     """Indices that stay of a group."""
     if not isinstance(keep, Real):
         return keep
-    if isinstance(keep, bool) or not 0 < keep <= 1:
-        raise UsageError(
-            f'keep: {group.name} has {keep!r:.60}, a fraction must lie in 0..1, above 0'
-        )
+    number(f'keep: {group.name}', keep, above=0, most=1)
     count = max(1, round(keep * group.size))
     if isinstance(group, DepthGroup):
         return range(count)
@@ -180,8 +178,7 @@ def export_search(
     try:
         search.load_state_dict(state)
     except RuntimeError as error:
-        reason = ' '.join(str(error).split())
-        raise UsageError(f'the checkpoint is not of this config: {reason:.300}') from None
+        raise UsageError(f'the checkpoint is not of this config: {one_line(error):.300}') from None
     budget = {
         'metric': search.metric,
         'goal': search.goal,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.arch import Arch, Scaling, SearchSpace
+from mmscale.arch.checks import integer
 from mmscale.cost import CostTable
 from mmscale.errors import UsageError, one_line
 from mmscale.files import write_json
@@ -35,7 +36,6 @@ from mmscale.search.forecast import analytic_evaluator
 from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe
 from mmscale.search.result_files import read_result
-from mmscale.search.schedule import check_integer
 from mmscale.tables import Printed, make_table
 from mmscale.version import __version__
 
@@ -124,7 +124,7 @@ def plan_search(config: Config) -> PlannedSearch:
         name = '.'.join(('model', *keys))
         raise UsageError(f'config={config.filename} has no dict {name} to search in')
     try:
-        check_integer('seed', seed, 0)
+        integer('seed', seed, 0)
         behind = _detector(config).cost_behind_stages if is_detector else None
         table = CostTable(SearchSpace(**space), behind_stages=behind)
         search = build_search(table, seed, **settings)

@@ -12,10 +12,11 @@ from functools import cache, partial
 from pathlib import Path
 
 from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem
-from mmscale.arch.checks import check_choice, check_keys
+from mmscale.arch.checks import check_keys, choice
 from mmscale.arch.families import efficientnet, mobilenet_v2, mobilenet_v3, regnet, resnet
 from mmscale.arch.json_files import read_json
-from mmscale.arch.scaling import Scaling, apply_scaling
+from mmscale.arch.rounding import Scaling
+from mmscale.arch.scaling import apply_scaling
 from mmscale.errors import UsageError
 
 # Kernels per network stage of the published base model S0 (ScaleNet's released configs).
@@ -187,7 +188,7 @@ def _preset(name: str) -> Arch:
 
 def _from_family(owner: str, parameters: dict) -> Arch:
     arguments = dict(parameters)
-    family = check_choice(owner, 'family', arguments.pop('family'), _FAMILIES)
+    family = choice(f'{owner}: family', arguments.pop('family'), _FAMILIES)
     build = _FAMILIES[family]
     known = inspect.signature(build).parameters
     required = [name for name, parameter in known.items() if parameter.default is parameter.empty]

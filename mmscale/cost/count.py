@@ -7,11 +7,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mmscale.arch.arch import Arch, Block, Head, Stem
-from mmscale.errors import UsageError
 from mmscale.tables import Printed, make_table
 
 if TYPE_CHECKING:
     from rich.table import Table
+from mmscale.arch.checks import choice
 
 CONVENTIONS = ('mmscale', 'pycls')
 
@@ -115,8 +115,7 @@ def head_cost(head: Head, in_channels: int, size: int, convention: str) -> Cost:
 
 def check_convention(convention: str) -> None:
     """Raises ValueError for an unknown counting convention."""
-    if convention not in CONVENTIONS:
-        raise UsageError(f'convention={convention!r:.60} is not one of {", ".join(CONVENTIONS)}')
+    choice('convention', convention, CONVENTIONS)
 
 
 @dataclass(frozen=True)

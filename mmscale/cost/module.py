@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mmscale.arch.checks import integer
 from mmscale.cost.count import Cost, check_convention
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.tables import Printed, make_table
 
 if TYPE_CHECKING:
@@ -134,12 +135,9 @@ def count_module(
     if (input_shape is None) == (inputs is None):
         raise UsageError('count_module: exactly one of input_shape and inputs must be given')
     shapes = [tuple(tensor.shape) for tensor in inputs] if inputs else [(1, *input_shape)]
-    numbers = [batch, *(size for shape in shapes for size in shape)]
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
-        raise UsageError(
-            f'count_module: batch={batch!r} and input_shape={input_shape!r} must be integers of '
-            '1 or more'
-        )
+    integer('count_module: batch', batch)
+    for size in (size for shape in shapes for size in shape):
+        integer(f'count_module: input_shape={input_shape}: size', size)
     tally = _tally(module, _tensors(inputs, shapes), convention == 'pycls')
     peak, kept = None, None
     if memory:
@@ -347,10 +345,8 @@ def _run(
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = error
     shapes = ', '.join(str(tuple(tensor.shape)) for tensor in inputs)
-    message = ' '.join(str(reason).split())
-    raise UsageError(
-        f'{type(module).__name__} does not run on an input of shape {shapes}: {message:.300}'
-    ) from reason
+    said = f'{type(module).__name__} does not run on an input of shape {shapes}'
+    raise UsageError(f'{said}: {one_line(reason):.300}') from reason
 
 
 def on_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from mmscale.arch.checks import choice, integer
 from mmscale.errors import UsageError
 
 SPLITS = ('train', 'search', 'test')
@@ -143,11 +144,9 @@ def check_split(owner: str, split: str, num_images: int, seed: int) -> None:
     Raises:
         ValueError: One is not allowed.
     """
-    if split not in SPLITS:
-        raise UsageError(f'{owner}: split={split!r:.60} is unknown; allowed are {SPLITS}')
-    for key, value, smallest in (('num_images', num_images, 1), ('seed', seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-            raise UsageError(f'{owner}: {key}={value!r:.60} must be an integer >= {smallest}')
+    choice(f'{owner}: split', split, SPLITS)
+    integer(f'{owner}: num_images', num_images)
+    integer(f'{owner}: seed', seed, 0)
 
 
 def fingerprint(split: str, num_images: int, seed: int, composition: Composition) -> str:

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from mmscale.arch import Arch
+from mmscale.arch.checks import choice, integer
 from mmscale.arch.sampling import SIDES
 from mmscale.datasets import SeededDataset
 from mmscale.datasets.samplers import Draw
@@ -221,14 +222,9 @@ class SubnetEvaluator:
         threads: int = 1,
         cache: bool = True,
     ) -> None:
-        for key, value, allowed in (
-            ('side', side, (*SIDES, 'both')),
-            ('bn', bn, _STATISTICS),
-        ):
-            if value not in allowed:
-                raise UsageError(f'{key}={value!r:.60} is not one of {", ".join(allowed)}')
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise UsageError(f'threads={threads!r:.60} must be a positive integer')
+        choice('side', side, (*SIDES, 'both'))
+        choice('bn', bn, _STATISTICS)
+        integer('threads', threads)
         self.model = model
         self.sides = SIDES if side == 'both' else (side,)
         self.bn = bn

@@ -17,6 +17,7 @@ from mmengine.dist import get_dist_info
 from mmengine.runner import Runner, save_checkpoint
 from mmengine.runner.base_loop import BaseLoop
 
+from mmscale.arch.checks import integer
 from mmscale.arch.json_files import read_json
 from mmscale.cost import CostTable
 from mmscale.engine.distributed import Ranks
@@ -45,7 +46,6 @@ from mmscale.search import (
 )
 from mmscale.search.forecast import Forecast, forecast
 from mmscale.search.reporting import History, ProgressLog, SecondsLog, describe
-from mmscale.search.schedule import check_integer
 from mmscale.version import __version__
 
 # The searches themselves know nothing of registries.
@@ -200,7 +200,7 @@ class SearchLoop(BaseLoop):
                 f'mmscale.SuperNetDetector, got {type(model).__name__}'
             )
         self.seed = runner.seed if seed is None else seed
-        check_integer('seed', self.seed, 0)
+        integer('seed', self.seed, 0)
         self.resume = resume
         self.retry_failed = retry_failed
         self.archive_dir = Path(runner.work_dir) / 'archive'

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.arch.checks import integer
 from mmscale.errors import UsageError
 from mmscale.launch.command_line import read_checkpoint
 from mmscale.launch.config_text import difference, read_config_text
@@ -52,9 +53,7 @@ def _check_meta(path: str, checkpoint: dict[str, Any]) -> None:
     if not isinstance(meta, dict):
         raise UsageError(f'{path} has no meta: it is of no training that could be resumed')
     for key in ('epoch', 'iter'):
-        value = meta.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise UsageError(f'{path}: meta.{key}={value!r:.40} must be an integer of 0 or more')
+        integer(f'{path}: meta.{key}', meta.get(key), 0)
     if 'config' in meta:
         # MMEngine would execute it. Its checkpoints have had meta.cfg instead for years.
         raise UsageError(f'{path}: meta.config is not allowed: it would be executed as Python')

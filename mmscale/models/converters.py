@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmscale.arch import Arch, Block, get_arch, preset_name, preset_names
+from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
 from mmscale.models.backbones import ArchNet
 
@@ -124,8 +125,7 @@ def matching_arch(name: str, source: str) -> Arch:
 
 
 def _check_source(source: str) -> None:
-    if source not in _LAYOUTS:
-        raise UsageError(f'source={source!r} is not one of {", ".join(_LAYOUTS)}')
+    choice('source', source, _LAYOUTS)
 
 
 def _numbered(arch: Arch) -> Iterator[tuple[int, int, str, Block]]:

@@ -10,8 +10,8 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 
 from mmscale.arch import Arch, SubnetDraw
+from mmscale.arch.checks import choice, integer
 from mmscale.cost import Cost, count_parts
-from mmscale.errors import UsageError
 from mmscale.models.backbones import SuperNet
 
 MODES = ('single', 'both_sides', 'sandwich')
@@ -39,15 +39,10 @@ class SuperNetTraining(ABC):
             ValueError: A setting is not allowed.
             TypeError: The backbone is not a SuperNet.
         """
-        for key, value, allowed in (('mode', mode, MODES), ('teacher', teacher, TEACHERS)):
-            if value not in allowed:
-                raise UsageError(f'{key}={value!r:.60} is not one of {", ".join(allowed)}')
-        for key, value in (
-            ('warmup_iters', warmup_iters),
-            ('warmup_scaling_stage', warmup_scaling_stage),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise UsageError(f'{key}={value!r:.60} must be an integer of 0 or more')
+        choice('mode', mode, MODES)
+        choice('teacher', teacher, TEACHERS)
+        integer('warmup_iters', warmup_iters, 0)
+        integer('warmup_scaling_stage', warmup_scaling_stage, 0)
         if not isinstance(self.backbone, SuperNet):
             raise TypeError(f'backbone must be a SuperNet, got {type(self.backbone).__name__}')
         self.mode = mode

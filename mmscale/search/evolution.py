@@ -7,13 +7,14 @@ from fractions import Fraction
 
 import numpy as np
 
+from mmscale.arch.checks import integer, number
 from mmscale.arch.space import Genes
 from mmscale.errors import UsageError
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.operators import crossover, mutate, take_new, tournament
 from mmscale.search.result import Generation, OnStep
-from mmscale.search.schedule import check_integer, check_mutations, checked_halving
+from mmscale.search.schedule import checked_halving
 from mmscale.search.scoring import Scorer
 
 _TOURNAMENT = 2
@@ -61,9 +62,9 @@ class BaseEvolution:
         mutations: float = 1.0,
         halving: bool = False,
     ) -> None:
-        check_integer('population', population, 2)
-        check_integer('generations', generations, 1)
-        check_mutations(mutations)
+        integer('population', population, 2)
+        integer('generations', generations, 1)
+        number('mutations', mutations, above=0)
         self.family = family
         self.population = population
         self.generations = generations

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from mmscale.arch import Genotype
-from mmscale.arch.checks import is_number
+from mmscale.arch.checks import number
 from mmscale.arch.space import Genes
 from mmscale.errors import UsageError
 from mmscale.search.entry import Score
@@ -61,9 +61,8 @@ class FamilyFitness:
             weights = (0, *[1] * (stages - 1)) if stages > 1 else (1,)
         if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != stages:
             raise UsageError(f'weights={weights!r:.60} must be a list of {stages} numbers')
-        for weight in weights:
-            if not is_number(weight) or not weight >= 0:
-                raise UsageError(f'weights: {weight!r:.60} must be a number of 0 or more')
+        for stage, weight in enumerate(weights):
+            number(f'weights[{stage}]', weight, 0)
         # A decimal of the config is meant as written: 0.1 is one tenth.
         self.weights = tuple(Fraction(str(weight)) for weight in weights)
         if not sum(self.weights):

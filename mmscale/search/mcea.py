@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from mmscale.arch import Scaling
+from mmscale.arch.checks import integer
 from mmscale.errors import UsageError
 from mmscale.search.chain import Chain
 from mmscale.search.evolution import BaseEvolution
 from mmscale.search.family import FamilyFitness
 from mmscale.search.given_family import GivenBase, GivenStrategy, given_base, given_strategy
 from mmscale.search.result import OnStep, SearchResult
-from mmscale.search.schedule import check_integer, most_evaluations
+from mmscale.search.schedule import most_evaluations
 from mmscale.search.scoring import Scorer
 from mmscale.search.strategy import StrategySearch
 
@@ -50,8 +51,8 @@ class MCEA:
         halving: bool = False,
         seed: int = 0,
     ) -> None:
-        check_integer('rounds', rounds, 1)
-        check_integer('seed', seed, 0)
+        integer('rounds', rounds, 1)
+        integer('seed', seed, 0)
         self.family = family
         self.rounds = rounds
         self.seed = seed
@@ -141,7 +142,7 @@ class EvolutionSearch:
         halving: bool = False,
         seed: int = 0,
     ) -> None:
-        check_integer('seed', seed, 0)
+        integer('seed', seed, 0)
         self.strategy = (Scaling(),)
         if strategy is not None:
             self.strategy = given_strategy(family.space, strategy)

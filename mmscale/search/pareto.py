@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Genotype, Scaling
+from mmscale.arch.checks import integer, is_number, number
 from mmscale.arch.space import Genes
-from mmscale.cost import Cost, Costs, CostTable, LatencyModel
+from mmscale.cost import Cost, CostTable, LatencyModel
+from mmscale.cost.matching import check_metric
 from mmscale.errors import UsageError
 from mmscale.search.dominance import (
     Point,
@@ -27,10 +29,7 @@ from mmscale.search.entry import Score
 from mmscale.search.feasibility import distinct_scalings
 from mmscale.search.operators import crossover, mutate, tournament
 from mmscale.search.result import SCHEMA, Generation, OnStep
-from mmscale.search.schedule import check_integer, check_mutations
 from mmscale.search.scoring import Scorer
-
-METRICS = (*Costs._fields, 'latency')
 
 _TOURNAMENT = 2
 _ATTEMPTS = 8
@@ -202,14 +201,11 @@ class ParetoSearch:
     ) -> None:
         if latency_model is not None and not isinstance(latency_model, LatencyModel):
             latency_model = _load(latency_model)
-        if metric not in METRICS:
-            raise UsageError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
-        if metric == 'latency' and latency_model is None:
-            raise UsageError('metric=latency needs a latency_model')
-        check_integer('population', population, 2)
-        check_integer('generations', generations, 1)
-        check_integer('seed', seed, 0)
-        check_mutations(mutations)
+        check_metric(metric, latency_model)
+        integer('population', population, 2)
+        integer('generations', generations, 1)
+        integer('seed', seed, 0)
+        number('mutations', mutations, above=0)
         self.table = table
         self.space = table.space
         self.metric = metric
@@ -451,8 +447,8 @@ def _checked_range(cost_range: object) -> tuple[float, float]:
     numbers = (
         isinstance(cost_range, Sequence)
         and len(cost_range) == 2
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in cost_range)
+        and all(map(is_number, cost_range))
     )
-    if not numbers or not 0 < cost_range[0] <= cost_range[1] < math.inf:
+    if not numbers or not 0 < cost_range[0] <= cost_range[1]:
         raise UsageError(f'cost_range={cost_range!r:.60} must be (low, high) with 0 < low <= high')
     return tuple(cost_range)

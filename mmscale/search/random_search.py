@@ -8,13 +8,13 @@ from itertools import islice
 import numpy as np
 
 from mmscale.arch import Scaling
+from mmscale.arch.checks import integer
 from mmscale.arch.space import Genes
 from mmscale.errors import UsageError
 from mmscale.search.chain import Chain
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.result import OnStep, SearchResult
-from mmscale.search.schedule import check_integer
 from mmscale.search.scoring import Scorer
 
 # Base models drawn at a time.
@@ -44,8 +44,8 @@ class RandomSearch:
         evaluations: int,
         seed: int = 0,
     ) -> None:
-        check_integer('seed', seed, 0)
-        check_integer('evaluations', evaluations, len(family.scored_stages))
+        integer('seed', seed, 0)
+        integer('evaluations', evaluations, len(family.scored_stages))
         self.family = family
         self.evaluations = evaluations
         self.seed = seed

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from mmscale.arch.checks import integer
 from mmscale.search.family import FamilyFitness
 from mmscale.search.mcea import MCEA, EvolutionSearch
 from mmscale.search.result import ChainStep, Generation, OnStep, SearchResult
-from mmscale.search.schedule import check_integer
 from mmscale.search.scoring import Scorer
 
 
@@ -46,9 +46,9 @@ class SeparateSearch:
         halving: bool = False,
         seed: int = 0,
     ) -> None:
-        check_integer('generations', generations, 1)
-        check_integer('rounds', rounds, 1)
-        check_integer('seed', seed, 0)
+        integer('generations', generations, 1)
+        integer('rounds', rounds, 1)
+        integer('seed', seed, 0)
         self.family = family
         self.seed = seed
         self.settings = {

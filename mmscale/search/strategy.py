@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling
+from mmscale.arch.checks import integer
 from mmscale.arch.space import Genes
 from mmscale.errors import UsageError
 from mmscale.search.entry import Score
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
-from mmscale.search.schedule import check_integer, checked_halving
+from mmscale.search.schedule import checked_halving
 from mmscale.search.scoring import Scorer
 
 _POOL = 4096
@@ -63,7 +64,7 @@ class StrategySearch:
     def __init__(
         self, family: FamilyFitness, num_base_models: int = 20, halving: bool = False
     ) -> None:
-        check_integer('num_base_models', num_base_models, 1)
+        integer('num_base_models', num_base_models, 1)
         self.halving = checked_halving(halving)
         self.family = family
         self.num_base_models = num_base_models

@@ -35,8 +35,8 @@ def test_known_binary_errors_do_not_show():
 @given(st.integers(1, 4096), HUNDREDTHS, st.sampled_from([1, 2, 8, 16, 32]))
 def test_divisors(channels, hundredths, divisor):
     exact = Fraction(channels * hundredths, 100)
-    up = Rounding('ceil', width_divisor=divisor, resolution_divisor=divisor)
-    near = Rounding('nearest', width_divisor=divisor)
+    up = Rounding('ceil', channel_divisor=divisor, resolution_divisor=divisor)
+    near = Rounding('nearest', channel_divisor=divisor)
     width = up.width(channels, hundredths / 100)
     assert width % divisor == 0
     assert 0 <= width - exact < divisor
@@ -111,8 +111,8 @@ def test_whole_multipliers_are_stored_as_they_are_written():
 def test_bad_rounding_and_rule():
     with pytest.raises(ValueError, match="mode='floor' is not one of ceil, nearest"):
         Rounding('floor')
-    with pytest.raises(ValueError, match='width_divisor=0 must be an integer of 1 or more'):
-        Rounding(width_divisor=0)
+    with pytest.raises(ValueError, match='channel_divisor=0 must be an integer of 1 or more'):
+        Rounding(channel_divisor=0)
     with pytest.raises(ValueError, match='resolution_divisor=True must be an integer'):
         Rounding(resolution_divisor=True)
     with pytest.raises(ValueError, match="rule='timm' is not one of search, retraining, pycls"):

@@ -282,8 +282,11 @@ def test_uncounted_matrix_work_is_named():
         (dict(input_shape=(3, 8, 8), convention='timm'), "convention='timm' is not one of"),
         (dict(), 'exactly one of input_shape and inputs'),
         (dict(input_shape=(3, 8, 8), inputs=()), 'exactly one of input_shape and inputs'),
-        (dict(input_shape=(3, 0, 8)), r'input_shape=\(3, 0, 8\) must be integers of 1 or more'),
-        (dict(input_shape=(3, 8, 8), batch=0), 'batch=0 and'),
+        (
+            dict(input_shape=(3, 0, 8)),
+            r'input_shape=\(3, 0, 8\): size=0 must be an integer of 1 or more',
+        ),
+        (dict(input_shape=(3, 8, 8), batch=0), 'batch=0 must be an integer of 1 or more'),
         (dict(input_shape=(4, 8, 8)), r'Conv2d does not run on an input of shape \(1, 4, 8, 8\)'),
         (dict(input_shape=(3, 2, 2)), r'Conv2d does not run on an input of shape \(1, 3, 2, 2\)'),
     ],

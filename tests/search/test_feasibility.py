@@ -155,7 +155,10 @@ def test_an_impossible_budget_names_the_reachable_range(budget):
         ({'budget': 0}, 'budget=0'),
         ({'budget': '300M'}, "budget='300M'"),
         ({'budget': float('nan')}, 'budget=nan'),
-        ({'budget': BUDGET, 'tolerance': 1.5}, 'tolerance=1.5 must be below 1'),
+        (
+            {'budget': BUDGET, 'tolerance': 1.5},
+            'tolerance=1.5 must be a number above 0 and below 1',
+        ),
         ({'budget': BUDGET, 'tolerance': -0.1}, 'tolerance=-0.1'),
         ({'budget': BUDGET, 'metric': 'latency'}, "metric='latency'.*flops, params, acts"),
     ],

@@ -160,8 +160,8 @@ def test_help_imports_no_torch():
         (['RegNetY-400MF', '--budget', 'flops=1'], 'strategy=dWr: flops=1 within 0.01 is not'),
         (['RegNetY-400MF', '--budget', 'flop=1e9'], '--budget flop=1e9: expected one of flops'),
         (['RegNetY-400MF', '--budget', 'flops=many'], "'many' is not a number"),
-        (['RegNetY-400MF', '--budget', 'flops=nan'], '--budget flops=nan must be above 0'),
-        (['RegNetY-400MF', '--budget', 'flops=-1'], '--budget flops=-1 must be above 0'),
+        (['RegNetY-400MF', '--budget', 'flops=nan'], 'budget=nan must be a number above 0'),
+        (['RegNetY-400MF', '--budget', 'flops=-1'], 'budget=-1.0 must be a number above 0'),
         (['RegNetY-400MF', '--budget', 'flops=1e9', '--factor', '2'], 'give one of them'),
         (['RegNetY-400MF', '--budget', 'flops=1e20'], 'flops=1e+20 within 0.01 is not reachable'),
         (['--fit-latency', '--latency-model', 'groups.json/x.json'], 'groups.json'),
@@ -170,11 +170,11 @@ def test_help_imports_no_torch():
         (['groups.json', '--factor', '4'], 'groups=7 does not divide width 48'),
         (
             ['RegNetY-400MF', '--factor', '2', '--most-acts', '5e6'],
-            '--most-acts: needs --mode matched',
+            'needs mode=matched: reference mode rounds as the paper',
         ),
         (
             ['RegNetY-400MF', '--factor', '2', '--mode', 'matched', '--channel-divisor', '0'],
-            'constraints: channel_divisor=0 must be 1 or more',
+            'rounding: channel_divisor=0 must be an integer of 1 or more',
         ),
         (['RegNetY-400MF', '--budget', 'latency=5'], 'latency needs --latency-model'),
         (

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.search.result_files import read_result
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _read_family(path: Path) -> dict[str, Any]:
     try:
         result = read_result(path, ('scaling_stage', 'scaling', 'cost', 'score', 'arch'))
     except (OSError, ValueError) as error:
-        raise UsageError(' '.join(str(error).split())) from error
+        raise UsageError(one_line(error)) from error
     for key in ('scaling_stages', 'convention'):
         if key not in result:
             raise UsageError(f'{path} has no {key}: it is not the result of a search for a family')

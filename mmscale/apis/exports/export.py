@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.exports.source import Source, find_source, sha256
 from mmscale.arch import Arch
+from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
 from mmscale.quiet import quiet_imports
 from mmscale.tables import Printed
@@ -139,8 +140,7 @@ def export(
             own_config,
         )
 
-    if detector not in DETECTORS:
-        raise UsageError(f'detector={detector!r} is not one of {", ".join(DETECTORS)}')
+    choice('detector', detector, DETECTORS)
     if 'onnx' in formats and (missing := programs.missing_packages()):
         raise UsageError(
             f'onnx needs {", ".join(missing)}: pip install {" ".join(missing)}, or leave it out '
@@ -192,8 +192,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 def _check_formats(formats: Sequence[str], fuse: bool) -> None:
     for one in formats:
-        if one not in FORMATS:
-            raise UsageError(f'formats: {one!r} is not one of {", ".join(FORMATS)}')
+        choice('formats', one, FORMATS)
     if fuse and not {'onnx', 'pt2'} & set(formats):
         raise UsageError('fuse is about onnx and pt2, and formats has none of them')
 

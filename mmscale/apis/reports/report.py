@@ -14,7 +14,7 @@ import numpy as np
 from mmscale.apis.reports.run_files import RunFiles, read_run
 from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace, get_arch
 from mmscale.cost import count
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.search import pareto_front
 from mmscale.tables import Printed, make_table
 from mmscale.visualization import (
@@ -133,7 +133,7 @@ def _report(target: str | Path | Arch) -> Report:
         arch = get_arch(target)
     except (OSError, ValueError) as error:
         nowhere = '' if path.exists() else f'{target} is no folder; '
-        raise UsageError(nowhere + ' '.join(str(error).split())) from None
+        raise UsageError(nowhere + one_line(error)) from None
     return _report_arch(arch, path.stem if path.exists() else str(target).lower())
 
 
@@ -176,10 +176,8 @@ def _add(report: Report, run: RunFiles, part: Callable[[RunFiles, Report], None]
     try:
         part(run, report)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        message = ' '.join(str(error).split())
         raise UsageError(
-            f'{run.work_dir}: a file is damaged or of another version '
-            f'({type(error).__name__}: {message:.200})'
+            f'{run.work_dir}: a file is damaged or of another version ({one_line(error):.200})'
         ) from error
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.launch.config_text import read_config_text
 from mmscale.search import Archive
 from mmscale.search.archive import MOST_LINE_BYTES
@@ -94,7 +94,7 @@ def _read_result(path: Path) -> dict[str, Any]:
     try:
         return read_result(path, ('scaling_stage', 'cost', 'score', 'arch'))
     except (OSError, ValueError) as error:
-        raise UsageError(' '.join(str(error).split())) from error
+        raise UsageError(one_line(error)) from error
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
@@ -148,7 +148,7 @@ def _read_archive(run: RunFiles) -> None:
         run.evaluated = len(archive) - len(archive.failures)
         run.records = list(archive.records(_kept(archive, run.evaluated)))
     except (OSError, ValueError) as error:
-        raise UsageError(' '.join(str(error).split())) from error
+        raise UsageError(one_line(error)) from error
     run.missing += [str(warning.message) for warning in caught]
     if len(run.records) < run.evaluated:
         run.missing.append(

@@ -11,6 +11,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 
+from mmscale.arch.checks import integer, number
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError
 from mmscale.models import DMSModel
@@ -46,12 +47,8 @@ class DMSHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, falling: float = 0.8, interval: int = 10) -> None:
-        if not 0 < falling <= 1:
-            raise UsageError(f'falling={falling!r:.60} must lie in 0..1, above 0')
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise UsageError(f'interval={interval!r:.60} must be an integer of 1 or more')
-        self.falling = falling
-        self.interval = interval
+        self.falling = number('falling', falling, above=0, most=1)
+        self.interval = integer('interval', interval)
 
     def _find_model(self, runner: Runner) -> DMSModel:
         model = unwrapped_model(runner)

@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import isfinite
 
-from mmscale.errors import UsageError
+from mmscale.arch.checks import integer
 from mmscale.registry import HOOKS
 
 
@@ -22,9 +22,7 @@ class FiniteLossHook(Hook):
     """
 
     def __init__(self, interval: int = 50) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise UsageError(f'interval={interval!r:.60} must be an integer of 1 or more')
-        self.interval = interval
+        self.interval = integer('interval', interval)
 
     def after_train_iter(
         self,

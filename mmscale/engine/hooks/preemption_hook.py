@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import distributed
 
-from mmscale.errors import UsageError
+from mmscale.arch.checks import integer
 from mmscale.registry import HOOKS
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
@@ -41,9 +41,7 @@ class PreemptionHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self, interval: int = 1) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise UsageError(f'interval={interval!r:.60} must be an integer of 1 or more')
-        self.interval = interval
+        self.interval = integer('interval', interval)
         self._signal = 0
         self._leaving = False
         self._group: distributed.ProcessGroup | None = None

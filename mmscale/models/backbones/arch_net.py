@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscale.arch import Arch, Block, Head, Scaling, Stem, apply_scaling, get_arch
-from mmscale.arch.checks import check_keys, is_number
+from mmscale.arch.checks import check_keys, integer, number
 from mmscale.errors import UsageError
 from mmscale.models.backbones.blocks import ArchBlock, conv_norm_act, freeze
 from mmscale.models.checkpoints import read_part
@@ -131,11 +131,8 @@ class ArchNet(BaseBackbone):
         self.out_indices = self._checked_indices(out_indices)
         self.out_channels = self._channels_of(self.arch)
         outputs = len(self.arch.stages) + 1
-        if not is_number(frozen_stages) or not -1 <= frozen_stages <= outputs:
-            raise UsageError(f'frozen_stages={frozen_stages!r:.60} must lie in -1..{outputs}')
-        self.frozen_stages = frozen_stages
-        if not is_number(drop_path_rate) or not 0 <= drop_path_rate < 1:
-            raise UsageError(f'drop_path_rate={drop_path_rate!r:.60} must lie in 0..1, below 1')
+        self.frozen_stages = integer('frozen_stages', frozen_stages, -1, outputs)
+        number('drop_path_rate', drop_path_rate, least=0, below=1)
 
         self.stem = self._make_stem(self.arch.stem)
         self.max_pool = nn.MaxPool2d(3, 2, 1) if self.arch.stem.max_pool else None

@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from mmscale.arch import Arch, Block, Head, SearchSpace, Stem
+from mmscale.arch.checks import choice
 from mmscale.arch.sampling import SIDES
 from mmscale.errors import UsageError
 from mmscale.models.backbones.arch_net import ArchNet, Layer
@@ -121,8 +122,7 @@ class SuperNet(ArchNet):
         channels_last: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
-        if kernels not in KERNEL_SHARING:
-            raise UsageError(f'kernels={kernels!r:.60} is not one of {", ".join(KERNEL_SHARING)}')
+        choice('kernels', kernels, KERNEL_SHARING)
         space = space if isinstance(space, SearchSpace) else SearchSpace(**space)
         # The base class makes the blocks, for which it needs to know the space.
         self.space = space
@@ -154,8 +154,7 @@ class SuperNet(ArchNet):
 
     def _check(self, arch: Arch, side: str) -> None:
         """Raises ValueError if the Arch is no subnet of this super-supernet."""
-        if side not in SIDES:
-            raise UsageError(f'side={side!r:.60} is not one of {", ".join(SIDES)}')
+        choice('side', side, SIDES)
         whole = self.arch
         problem = None
         if len(arch.stages) != len(whole.stages):
