@@ -56,25 +56,16 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         self.backbone.set_arch(arch, side)
         return self.extract_feat(inputs)
 
-    def subnet_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
-        """Losses of everything the mode trains on one batch (N, channels, H, W).
+    def losses_of(self, arch: Arch, side: str, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of one subnet on the labels."""
+        return self.head.loss(self._features(inputs, arch, side), data_samples)
 
-        Raises:
-            RuntimeError: No subnet was drawn; the HierarchicalSamplerHook is missing.
-        """
+    def sandwich_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of the largest subnet, and the drawn one's distance from its predictions."""
         draw = self.draw
-        if self.mode == 'single':
-            return self.head.loss(self._features(inputs, draw.arch, draw.side), data_samples)
-        losses = {}
-        if self.mode == 'both_sides':
-            for side in ('left', 'right'):
-                features = self._features(inputs, draw.arch, side)
-                for key, value in self.head.loss(features, data_samples).items():
-                    losses[f'{side}.{key}'] = value / 2 if 'loss' in key else value
-            return losses
         features = self._features(inputs, self.largest(), draw.side)
-        for key, value in self.head.loss(features, data_samples).items():
-            losses[f'largest.{key}'] = value
+        losses = self.head.loss(features, data_samples)
+        losses = {f'largest.{key}': value for key, value in losses.items()}
         if not self.warms_up:
             with torch.no_grad():
                 target = self.head(features).softmax(dim=1)
