@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.arch import Arch, get_arch, preset_name
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.quiet import quiet_imports
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # Side of the input where nothing says another.
 _RESOLUTION = 224
-_ACTS = {'relu': 'ReLU', 'relu6': 'ReLU6', 'hswish': 'HSwish', 'silu': 'SiLU'}
 
 
 def classifier_config(arch: Arch) -> dict[str, Any]:
@@ -32,10 +31,13 @@ def classifier_config(arch: Arch) -> dict[str, Any]:
             topk=(1,),
         )
     if len(widths) == 2:
+        with quiet_imports():
+            from mmscale.models.backbones.blocks import activation_cfg
+
         head.update(
             type='mmpretrain.StackedLinearClsHead',
             mid_channels=widths[:1],
-            act_cfg=dict(type=_ACTS[arch.head.act]),
+            act_cfg=activation_cfg(arch.head.act),
         )
     return dict(
         type='mmpretrain.ImageClassifier',
@@ -87,18 +89,9 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
         try:
             with place, quiet_imports(), DefaultScope.overwrite_default_scope(scope):
                 return MODELS.build(dict(config))
-        except (
-            AssertionError,
-            AttributeError,
-            ImportError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except FOREIGN_ERRORS as error:
             reason = error
-    message = ' '.join(str(reason).split())
-    raise UsageError(f'{config.get("type")} cannot be built: {message:.300}') from reason
+    raise UsageError(f'{config.get("type")} cannot be built: {one_line(reason):.300}') from reason
 
 
 def build_network(arch: Arch, meta: bool = False) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import nn
 from mmscale.apis.networks import build_module
 from mmscale.arch import Arch, get_arch
 from mmscale.cost import ModuleCost, count_module
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.files import atomic_write, write_text
 from mmscale.models import ArchNet, DMSModel
 from mmscale.models.dms import (
@@ -129,8 +129,7 @@ def export_search(
     try:
         search.load_state_dict(state)
     except RuntimeError as error:
-        reason = ' '.join(str(error).split())
-        raise UsageError(f'the checkpoint is not of this config: {reason:.300}') from None
+        raise UsageError(f'the checkpoint is not of this config: {one_line(error):.300}') from None
     budget = {
         'metric': search.metric,
         'goal': search.goal,

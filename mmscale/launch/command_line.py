@@ -20,43 +20,15 @@ if TYPE_CHECKING:
 
 # What MMEngine reads from a config: the arguments of its Runner, which takes a second to import,
 # and what it looks up besides.
-SETTINGS = frozenset(
-    [
-        'auto_scale_lr',
-        'custom_hooks',
-        'data_preprocessor',
-        'default_hooks',
-        'default_scope',
-        'env_cfg',
-        'experiment_name',
-        'launcher',
-        'load_from',
-        'log_level',
-        'log_processor',
-        'model',
-        'optim_wrapper',
-        'param_scheduler',
-        'randomness',
-        'resume',
-        'test_cfg',
-        'test_dataloader',
-        'test_evaluator',
-        'train_cfg',
-        'train_dataloader',
-        'val_cfg',
-        'val_dataloader',
-        'val_evaluator',
-        'visualizer',
-        'work_dir',
-        'activation_checkpointing',
-        'compile',
-        'efficient_conv_bn_eval',
-        'find_unused_parameters',
-        'model_wrapper_cfg',
-        'runner_type',
-        'sync_bn',
-    ]
-)
+SETTINGS = frozenset((
+    'auto_scale_lr', 'custom_hooks', 'data_preprocessor', 'default_hooks', 'default_scope',
+    'env_cfg', 'experiment_name', 'launcher', 'load_from', 'log_level', 'log_processor',
+    'model', 'optim_wrapper', 'param_scheduler', 'randomness', 'resume', 'test_cfg',
+    'test_dataloader', 'test_evaluator', 'train_cfg', 'train_dataloader', 'val_cfg',
+    'val_dataloader', 'val_evaluator', 'visualizer', 'work_dir',
+    'activation_checkpointing', 'compile', 'efficient_conv_bn_eval',
+    'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn',
+))  # fmt: skip
 
 # How alike (difflib's ratio) a name of a config must be to a setting's to be a misspelling of it.
 _MISSPELT = 0.88
@@ -244,11 +216,9 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
     Raises:
         UsageError: The file is damaged, holds code, or is not a checkpoint.
+        FileNotFoundError: There is no such file.
     """
     with quiet_imports():
         from mmscale.models.checkpoints import load_checkpoint
 
-    try:
-        return load_checkpoint(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from error
+    return load_checkpoint(path)

@@ -69,9 +69,8 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
         """Runs the detector on the subnet that was chosen last; see mmdet's detectors."""
         return self.detector(inputs, data_samples, mode)
 
-    def losses_of(self, arch: Arch, side: str, inputs: torch.Tensor, data_samples: list) -> dict:
-        """Losses of one subnet on the labels."""
-        self.backbone.set_arch(arch, side)
+    def loss(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of the subnet that was chosen last, on the labels."""
         return self.detector.loss(inputs, data_samples)
 
     def sandwich_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:

@@ -132,9 +132,14 @@ class SuperNetTraining(ABC):
             losses |= halved(side, self.losses_of(draw.arch, side, inputs, data_samples))
         return losses
 
-    @abstractmethod
     def losses_of(self, arch: Arch, side: str, inputs: torch.Tensor, data_samples: list) -> dict:
         """Losses of one subnet on the labels."""
+        self.backbone.set_arch(arch, side)
+        return self.loss(inputs, data_samples)
+
+    @abstractmethod
+    def loss(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of the subnet that was chosen last, on the labels."""
 
     @abstractmethod
     def sandwich_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:

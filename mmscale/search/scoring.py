@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost, count
-from mmscale.errors import MMScaleError, UsageError
+from mmscale.errors import MMScaleError, UsageError, one_line
 from mmscale.search.archive import Archive
 from mmscale.search.entry import Entry, Failure, Outcome, Score
 
@@ -277,7 +277,7 @@ class Scorer:
         try:
             return self.evaluator.evaluate(arch, *bound)
         except EvaluationError as error:
-            return Failure(f'{" ".join(str(error).split()):.{_MOST_REASON_CHARACTERS}}')
+            return Failure(f'{one_line(error):.{_MOST_REASON_CHARACTERS}}')
 
     def _count(self, archs: Sequence[Arch], least: Mapping[Arch, Fraction]) -> None:
         for arch in archs:

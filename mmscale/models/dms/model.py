@@ -13,7 +13,7 @@ from torch import distributed, nn
 
 from mmscale.arch.checks import check_keys, is_number
 from mmscale.cost import Cost, LatencyModel
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.models.checkpoints import load_checkpoint
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.find import channel_groups
@@ -167,8 +167,7 @@ class DMSModel(BaseModel):
         try:
             self.latency = None if latency_model is None else LatencyModel.load(latency_model)
         except (OSError, ValueError) as error:
-            reason = getattr(error, 'strerror', None) or error
-            raise UsageError(f'latency_model={str(latency_model)!r:.200}: {reason}') from error
+            raise UsageError(f'latency_model: {one_line(error)}') from error
         self.metric, self.goal = self._resolved(target, metric)
         if pipeline == 'p-':
             model.requires_grad_(False)
@@ -292,8 +291,8 @@ class DMSModel(BaseModel):
         try:
             self.model.load_state_dict(found.get('state_dict', found))
         except RuntimeError as error:
-            message = ' '.join(str(error).split())
-            raise UsageError(f'pretrained={self.pretrained}: {message:.300}') from None
+            reason = one_line(error)
+            raise UsageError(f'pretrained={self.pretrained}: {reason:.300}') from None
 
     def set_budget(self, budget: float) -> None:
         """Sets what the cost is to fall to at this moment."""
