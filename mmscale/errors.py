@@ -56,16 +56,13 @@ def one_line(error: BaseException) -> str:
 
 
 def flat(value: Any, prefix: str = '') -> dict[str, Any]:
-    """The leaves of nested settings, by dotted key."""
-    if isinstance(value, Mapping):
-        items = [(str(key), part) for key, part in value.items()]
-    elif isinstance(value, list | tuple):
-        items = [(str(index), part) for index, part in enumerate(value)]
-    else:
+    """The leaves of nested settings, by dotted key; empty mappings and lists are leaves."""
+    if not isinstance(value, (Mapping, list, tuple)) or not value:
         return {prefix: value}
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
     leaves = {}
     for key, part in items:
-        leaves |= flat(part, f'{prefix}.{key}' if prefix else key)
+        leaves |= flat(part, f'{prefix}.{key}' if prefix else str(key))
     return leaves
 
 

@@ -136,7 +136,7 @@ def _compared(config: dict[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in kept.items()
-        if value is not None and not HANDLING & set(key.split('.'))
+        if value not in (None, {}, [], ()) and not HANDLING & set(key.split('.'))
     }
 
 
