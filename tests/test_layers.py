@@ -28,7 +28,7 @@ MAY_IMPORT = {
     'models': {'cost'} | BESIDE,
     'datasets': BESIDE,
     'evaluation': BESIDE,
-    'visualization': BESIDE,
+    'visualization': {'cost', 'search'} | BESIDE,
 }
 MAY_IMPORT['engine'] = set(MAY_IMPORT)
 MAY_IMPORT['launch'] = set(MAY_IMPORT)

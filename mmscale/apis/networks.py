@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # Side of the input where nothing says another.
 _RESOLUTION = 224
-_ACTS = {'relu': 'ReLU', 'relu6': 'ReLU6', 'hswish': 'HSwish', 'silu': 'SiLU'}
 
 
 def classifier_config(arch: Arch) -> dict[str, Any]:
@@ -37,10 +36,13 @@ def classifier_config(arch: Arch) -> dict[str, Any]:
             topk=(1,),
         )
     if len(widths) == 2:
+        with quiet_imports():
+            from mmscale.models.backbones.blocks import activation_cfg
+
         head.update(
             type='mmpretrain.StackedLinearClsHead',
             mid_channels=widths[:1],
-            act_cfg=dict(type=_ACTS[arch.head.act]),
+            act_cfg=activation_cfg(arch.head.act),
         )
     return dict(
         type='mmpretrain.ImageClassifier',

@@ -36,7 +36,10 @@ _STATISTICS = ('recalibrated', 'batch')
 # How torch says that memory is out: CUDA, and the CPU's allocator.
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory')
 
-_HANDLING = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root')
+# Settings of data loaders and data sets that change how images are read, but not the images.
+HANDLING = frozenset(
+    {'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root'}
+)
 
 
 class _Images:
@@ -144,7 +147,7 @@ def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
 def content_of(config: Any) -> Any:
     """A config without what changes how images are read, but not the images."""
     if isinstance(config, dict):
-        return {k: content_of(v) for k, v in config.items() if k not in _HANDLING}
+        return {k: content_of(v) for k, v in config.items() if k not in HANDLING}
     if isinstance(config, (list, tuple)):
         return [content_of(item) for item in config]
     return config

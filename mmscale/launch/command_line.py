@@ -24,44 +24,15 @@ if TYPE_CHECKING:
 
 # What is read from a config: the arguments of MMEngine's Runner, which takes a second to import,
 # what it looks up besides, and the images of training that a search calibrates with.
-SETTINGS = frozenset(
-    [
-        'auto_scale_lr',
-        'calibration_dataloader',
-        'custom_hooks',
-        'data_preprocessor',
-        'default_hooks',
-        'default_scope',
-        'env_cfg',
-        'experiment_name',
-        'launcher',
-        'load_from',
-        'log_level',
-        'log_processor',
-        'model',
-        'optim_wrapper',
-        'param_scheduler',
-        'randomness',
-        'resume',
-        'test_cfg',
-        'test_dataloader',
-        'test_evaluator',
-        'train_cfg',
-        'train_dataloader',
-        'val_cfg',
-        'val_dataloader',
-        'val_evaluator',
-        'visualizer',
-        'work_dir',
-        'activation_checkpointing',
-        'compile',
-        'efficient_conv_bn_eval',
-        'find_unused_parameters',
-        'model_wrapper_cfg',
-        'runner_type',
-        'sync_bn',
-    ]
-)
+SETTINGS = frozenset((
+    'auto_scale_lr', 'calibration_dataloader', 'custom_hooks', 'data_preprocessor',
+    'default_hooks', 'default_scope', 'env_cfg', 'experiment_name', 'launcher', 'load_from',
+    'log_level', 'log_processor', 'model', 'optim_wrapper', 'param_scheduler', 'randomness',
+    'resume', 'test_cfg', 'test_dataloader', 'test_evaluator', 'train_cfg', 'train_dataloader',
+    'val_cfg', 'val_dataloader', 'val_evaluator', 'visualizer', 'work_dir',
+    'activation_checkpointing', 'compile', 'efficient_conv_bn_eval',
+    'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn',
+))  # fmt: skip
 
 # How alike (difflib's ratio) a name of a config must be to a setting's to be a misspelling of it.
 _MISSPELT = 0.88
@@ -276,11 +247,9 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
     Raises:
         UsageError: The file is damaged, holds code, or is not a checkpoint.
+        FileNotFoundError: There is no such file.
     """
     with quiet_imports():
         from mmscale.models.checkpoints import load_checkpoint
 
-    try:
-        return load_checkpoint(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from error
+    return load_checkpoint(path)

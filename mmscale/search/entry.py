@@ -105,14 +105,12 @@ def _packed(arch: Arch) -> str:
     return b64encode(zlib.compress(text.encode())).decode()
 
 
-def unpacked(packed: str | dict[str, Any]) -> dict[str, Any]:
+def unpacked(packed: str) -> dict[str, Any]:
     """The Arch of a line as plain JSON data.
 
     Raises:
         ValueError: It is longer than any Arch, or not packed so.
     """
-    if isinstance(packed, dict):
-        return packed  # As schema 1 has it.
     decompressor = zlib.decompressobj()
     try:
         text = decompressor.decompress(b64decode(packed), _MOST_ARCH_BYTES)

@@ -24,7 +24,7 @@ _TOTAL = 1_000_000
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Expected:
     """An Arch that is expected to be evaluated, or one of its like."""
 
     arch: Arch
@@ -41,10 +41,10 @@ class Forecast:
         batches: What is evaluated together, batch after batch.
     """
 
-    batches: list[list[Candidate]] = field(default_factory=lambda: [[]])
+    batches: list[list[Expected]] = field(default_factory=lambda: [[]])
 
     @property
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[Expected]:
         """All candidates, in the order of evaluation."""
         return [candidate for batch in self.batches for candidate in batch]
 
@@ -104,7 +104,7 @@ def forecast(search: Search, seed: int) -> Forecast:
     found = Forecast()
 
     def note(arch: Arch, cost: Cost, _: float) -> None:
-        found.batches[-1].append(Candidate(arch, cost))
+        found.batches[-1].append(Expected(arch, cost))
 
     with (
         tempfile.TemporaryDirectory() as directory,

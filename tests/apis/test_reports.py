@@ -303,15 +303,6 @@ def test_what_could_not_be_scored_is_counted_and_left_out(copied):
     assert len(line_of(axes, 'the family found')[0]) == 1
 
 
-def test_without_a_history_the_chain_of_the_result_serves(copied, searched):
-    (copied / 'history.jsonl').unlink()
-    report = draw(str(copied))
-    (fitness,) = report.pictures['population'].axes
-    generations = [f for step in searched[1].chain for f in step.history]
-    assert len(line_of(fitness, 'best')[0]) == len(generations)
-    assert any('only the best' in sentence for sentence in report.missing)
-
-
 # ------------------------------------------------------------------ a search by gradient
 
 

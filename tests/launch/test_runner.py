@@ -273,7 +273,7 @@ def test_a_work_dir_that_cannot_be_made_is_one_line(tool, small_config):
     assert code == 2
     assert 'Traceback' not in error
     last = error.splitlines()[-1]
-    assert last.startswith('error: work_dir: ') and 'occupied' in last
+    assert last.startswith('error: ') and 'occupied' in last
 
 
 # ---------------------------------------------------------------------- checkpoints

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.exports.card import CONTENT, model_card
 from mmscale.apis.exports.source import Source, find_source, sha256
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
 
 FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2')
 CARD = 'model_card.md'
-# All that an export may consist of.
-_FILES = (
-    'arch.json',
-    'pruned.json',
-    'weights.pth',
-    'mmpretrain_config.py',
-    'mmdet_config.py',
-    'model.onnx',
-    'model.pt2',
-    CARD,
-)
 _CONVENTION = 'mmscale'
 
 
@@ -183,7 +173,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise UsageError(f'{folder} is a file, not a folder')
-    others = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)
+    others = sorted(path.name for path in folder.iterdir() if path.name not in {*CONTENT, CARD})
     if others:
         raise UsageError(f'{folder} holds {others[0]}, which is of no export: name another folder')
     if any(folder.iterdir()) and not overwrite:
@@ -204,7 +194,6 @@ def _write(
     import torch
 
     from mmscale.apis.exports import programs
-    from mmscale.apis.exports.card import model_card
     from mmscale.cost import count_module
     from mmscale.version import __version__
 
@@ -233,7 +222,7 @@ def _write(
             if one in formats:
                 path = folder / f'model.{one}'
                 differences[f'{path.name}'] = save(captured, shipped, images, path)
-    files = {name: sha256(folder / name) for name in _FILES if (folder / name).is_file()}
+    files = {name: sha256(folder / name) for name in CONTENT if (folder / name).is_file()}
     card = model_card(source, cost, _CONVENTION, files, differences, program.outputs)
     (folder / CARD).write_text(card, encoding='utf-8')
     return Exported(destination, files, cost, _CONVENTION, differences, source.notes)

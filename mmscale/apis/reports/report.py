@@ -14,7 +14,7 @@ import numpy as np
 from mmscale.apis.reports.run_files import RunFiles, read_run
 from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace, get_arch
 from mmscale.cost import count
-from mmscale.errors import UsageError, one_line
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.search import pareto_front
 from mmscale.tables import Printed, make_table
 from mmscale.visualization import (
@@ -175,7 +175,7 @@ def _report_run(run: RunFiles) -> Report:
 def _add(report: Report, run: RunFiles, part: Callable[[RunFiles, Report], None]) -> None:
     try:
         part(run, report)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except FOREIGN_ERRORS as error:
         raise UsageError(
             f'{run.work_dir}: a file is damaged or of another version ({one_line(error):.200})'
         ) from error
@@ -226,15 +226,8 @@ def _score(data: dict[str, int]) -> Fraction:
 # ---------------------------------------------------------------------- a search
 
 
-def _chain_steps(run: RunFiles) -> list[dict[str, Any]]:
-    steps = [event for event in run.events if event['kind'] != 'generation']
-    if not steps and run.result is not None:
-        steps = run.result.get('chain', [])
-    return steps
-
-
 def _chain(run: RunFiles, report: Report) -> None:
-    steps = _chain_steps(run)
+    steps = [event for event in run.events if event['kind'] != 'generation']
     if not steps:
         if not _is_pareto(run):
             report.missing.append(
@@ -254,25 +247,15 @@ def _chain(run: RunFiles, report: Report) -> None:
 
 
 def _population(run: RunFiles, report: Report) -> None:
-    events = [event for event in run.events if event['kind'] == 'generation']
     generations = [
         PopulationPoint(
             event['step'].replace(', base evolution', ''),
             tuple(fitness for _, fitness in event['population']),
             tuple(cost for cost, _ in event['population']),
         )
-        for event in events
-        if event['population']
+        for event in run.events
+        if event['kind'] == 'generation' and event['population']
     ]
-    if not events:
-        # Searches of before there was a history: the best of every generation is in the chain.
-        generations = [
-            PopulationPoint(f'round {step["round"]}', (fitness,))
-            for step in _chain_steps(run)
-            for fitness in step['history']
-        ]
-        if generations:
-            report.missing.append('history.jsonl: of the populations only the best are known')
     if not generations:
         report.missing.append('population: this search has no generation yet, or is without any')
         return
@@ -293,26 +276,21 @@ def _front(run: RunFiles, report: Report) -> None:
         report.missing.append('front: no network was evaluated yet')
         return
     metric = _metric(run)
-    front: list[FrontPoint] = []
+    known = _archived_metric(run)
+    evaluated = [_point(record, known) for record in run.records]
     family: list[FrontPoint] = []
     if _is_pareto(run) and run.result is not None:
-        front = [_member_point(member, metric) for member in run.result['front']]
-    elif metric == 'latency':
-        report.missing.append('front: predicted latencies come with result.json; flops until then')
-    # An archive knows no latencies.
-    known = 'flops' if metric == 'latency' else metric
-    evaluated = [
-        FrontPoint(record['cost'][known], float(_score(record['score']))) for record in run.records
-    ]
-    if metric == 'latency' and front:
-        evaluated = front
-    elif not front:
+        front = [_point(member, metric) for member in run.result['front']]
+        evaluated = evaluated if metric == known else front
+    else:
+        if metric != known:
+            report.missing.append(
+                'front: predicted latencies come with result.json; flops until then'
+            )
         metric = known
-        points = [(_score(record['score']), record['cost'][known]) for record in run.records]
-        front = [evaluated[i] for i in pareto_front(points)]
-    if not _is_pareto(run) and run.result is not None:
-        scored = [m for m in run.result['scaling_stages'] if m['score'] is not None]
-        family = [_member_point(member, metric) for member in scored]
+        front = [_point(record, metric) for record in _best_records(run)]
+        members = run.result['scaling_stages'] if run.result is not None else []
+        family = [_point(member, metric) for member in members if member['score'] is not None]
     report.pictures['front'] = plot_front(
         evaluated,
         front,
@@ -323,9 +301,22 @@ def _front(run: RunFiles, report: Report) -> None:
     )
 
 
-def _member_point(member: dict[str, Any], metric: str) -> FrontPoint:
-    score = float(_score(member['score']))
-    return FrontPoint(member['cost'][metric], score, member['scaling_stage'])
+def _archived_metric(run: RunFiles) -> str:
+    """The metric of the search, or flops: an archive knows no latencies."""
+    return 'flops' if _metric(run) == 'latency' else _metric(run)
+
+
+def _best_records(run: RunFiles) -> list[dict[str, Any]]:
+    """What was evaluated and is not dominated, by rising cost."""
+    metric = _archived_metric(run)
+    points = [(_score(record['score']), record['cost'][metric]) for record in run.records]
+    return [run.records[i] for i in pareto_front(points)]
+
+
+def _point(network: dict[str, Any], metric: str) -> FrontPoint:
+    """A network of a result or of an archive, which knows of no scaling stages."""
+    score = float(_score(network['score']))
+    return FrontPoint(network['cost'][metric], score, network.get('scaling_stage'))
 
 
 def _evaluated(run: RunFiles, report: Report) -> None:
@@ -384,12 +375,7 @@ def _archs(run: RunFiles, report: Report) -> None:
             for member in run.result['scaling_stages']
         }
     else:
-        if run.result is not None:
-            members = run.result['front']
-        else:
-            metric = 'flops' if _metric(run) == 'latency' else _metric(run)
-            points = [(_score(record['score']), record['cost'][metric]) for record in run.records]
-            members = [run.records[i] for i in pareto_front(points)]
+        members = _best_records(run) if run.result is None else run.result['front']
         if not members:
             return
         chosen = np.unique(np.linspace(0, len(members) - 1, _MOST_ARCHS).round().astype(int))

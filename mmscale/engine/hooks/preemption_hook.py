@@ -62,13 +62,7 @@ class PreemptionHook(Hook):
         distributed.all_reduce(highest, distributed.ReduceOp.MAX, group=self._group)
         return int(highest)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
         """Writes a checkpoint and stops, if any process got a signal."""
         iteration = runner.iter + 1
         wrapper = runner.optim_wrapper

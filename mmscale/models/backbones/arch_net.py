@@ -87,6 +87,7 @@ class ArchNet(BaseBackbone):
         init_cfg: MMEngine's initialisation config; by default Kaiming for convolutions.
             ``dict(type='Pretrained', checkpoint=, prefix='backbone.')`` loads the weights of a
             classifier; all keys must fit, but for those of a neck.
+        make_block: Makes the layers of a block, given ``norm_cfg`` and its drop path rate too.
 
     Attributes:
         arch: The Arch, with the scaling applied.
@@ -110,6 +111,7 @@ class ArchNet(BaseBackbone):
         drop_path_rate: float = 0.0,
         channels_last: bool = False,
         init_cfg: dict | list | None = None,
+        make_block: Callable[[Block, dict, float], nn.Module] = ArchBlock,
     ) -> None:
         if init_cfg is None:
             init_cfg = [
@@ -139,10 +141,10 @@ class ArchNet(BaseBackbone):
         last = max(1, len(self.arch.blocks) - 1)
         position = 0
         self.stages = nn.ModuleList()
-        for index, stage in enumerate(self.arch.stages):
+        for stage in self.arch.stages:
             blocks = nn.ModuleList()
             for block in stage:
-                blocks.append(self._make_block(index, block, drop_path_rate * position / last))
+                blocks.append(make_block(block, self.norm_cfg, drop_path_rate * position / last))
                 position += 1
             self.stages.append(blocks)
         self.conv_head = None
@@ -167,10 +169,6 @@ class ArchNet(BaseBackbone):
 
     def _make_conv_head(self, in_channels: int, head: Head) -> nn.Module:
         return conv_norm_act(in_channels, head.channels, 1, self.norm_cfg, head.eps, head.act)
-
-    def _make_block(self, stage: int, block: Block, drop_path_rate: float) -> nn.Module:
-        del stage  # a super-supernet's slots depend on it
-        return ArchBlock(block, self.norm_cfg, drop_path_rate)
 
     def _make_neck(self, channels: tuple[int, ...]) -> nn.Module:
         if 'in_channels' in self.neck_cfg:

@@ -167,8 +167,7 @@ class DMSModel(BaseModel):
         try:
             self.latency = None if latency_model is None else LatencyModel.load(latency_model)
         except (OSError, ValueError) as error:
-            reason = getattr(error, 'strerror', None) or error
-            raise UsageError(f'latency_model={str(latency_model)!r:.200}: {reason}') from error
+            raise UsageError(f'latency_model: {one_line(error)}') from error
         self.metric, self.goal = self._resolved(target, metric)
         if pipeline == 'p-':
             model.requires_grad_(False)

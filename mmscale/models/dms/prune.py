@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from mmscale.arch.checks import check_keys, check_schema, integer
 from mmscale.arch.json_files import read_json
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError
 from mmscale.files import write_json
 from mmscale.models.dms.groups import ChannelGroups
 from mmscale.models.dms.layers import input_dimension, output_dimension
@@ -196,7 +196,7 @@ def apply_pruning(model: nn.Module, pruning: Pruning) -> nn.Module:
         for name, counts in pruning.counts.items():
             place = f'counts.{name}'
             set_counts(model.get_submodule(name), counts)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+    except FOREIGN_ERRORS as error:
         raise UsageError(
             f'{type(model).__name__} does not fit its pruning: {place:.80}: {error!s:.200}'
         ) from error
