@@ -33,7 +33,6 @@ from mmscale.apis.pruning import export_search
 from mmscale.apis.scaling.archs import scale
 from mmscale.arch import Arch, SearchSpace, get_arch
 from mmscale.cost import Cost, count, count_module
-from mmscale.cost.matching import Constraints
 from mmscale.launch.command_line import read_config, set_environment
 from mmscale.launch.runner import build_runner
 from mmscale.models.dms import Pruning, pruned_arch
@@ -230,7 +229,8 @@ def scale_down(folder: Path, whole: Path, rule: str, target: int) -> dict:
         mode='matched',
         budget=target,
         tolerance=TOLERANCE,
-        constraints=Constraints(channel_divisor=1, resolution_divisor=2),
+        channel_divisor=1,
+        resolution_divisor=2,
         convention='mmscale',
     )
     network.arch.save(folder / 'arch.json')

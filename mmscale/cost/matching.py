@@ -218,9 +218,12 @@ class _Solver:
             best = min(tried, key=lambda made: (abs(made.achieved - self._target), made.solved))
             return best if abs(best.deviation) <= share else None
 
+        def made_at(factor: float) -> Scaled:
+            return self._judge(*self._candidates.at(factor), factor)
+
         at, low, high = start, start / _EXPENSIVE_RANGE, start * _EXPENSIVE_RANGE
         while high > low * (1 + _GOOD_ENOUGH):
-            tried.append(self._at(at))
+            tried.append(made_at(at))
             if near(min(_GOOD_ENOUGH, self._tolerance)):
                 break
             ratio = tried[-1].achieved / self._target
@@ -230,7 +233,7 @@ class _Solver:
         for at in (low, high):
             if (found := near(self._tolerance)) is not None:
                 return found
-            for made in self._beside(self._at(at), both=False):
+            for made in self._beside(made_at(at), both=False):
                 tried.append(made)
                 if (found := near(self._tolerance)) is not None:
                     return found

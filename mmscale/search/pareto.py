@@ -16,7 +16,7 @@ from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.arch.checks import integer, is_number, number
 from mmscale.arch.space import Genes
 from mmscale.cost import Cost, CostTable, LatencyModel
-from mmscale.cost.matching import check_metric
+from mmscale.cost.scaled import check_metric
 from mmscale.errors import UsageError
 from mmscale.search.dominance import (
     Point,
