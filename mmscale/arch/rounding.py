@@ -18,6 +18,10 @@ class Scaling:
         width: Multiplier of the channels.
         resolution: Multiplier of the input's side.
         group_width: Multiplier of the channels of a group; None is that of the width.
+
+    Example:
+        >>> Scaling(depth=1.2, resolution=1.5).to_json()
+        {'depth': 1.2, 'width': 1.0, 'resolution': 1.5}
     """
 
     depth: float = 1.0

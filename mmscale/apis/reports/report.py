@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmscale.apis.networks import find_network
 from mmscale.apis.reports.run_files import RunFiles, read_run
-from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace, get_arch
+from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace
 from mmscale.cost import count
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.search import pareto_front
@@ -107,7 +108,8 @@ def report(target: str | Path | Arch, out: str | Path | None = None) -> Report:
 
     Args:
         target: The folder of a search, finished or running, by evolution or by gradient, or of
-            the training of a super-supernet; an Arch, its JSON file, or a preset's name.
+            the training of a super-supernet; or a network whose Arch is known, see
+            :func:`mmscale.apis.networks.find_network`.
         out: Folder to write the pictures to; by default nothing is written.
 
     Raises:
@@ -124,17 +126,19 @@ def report(target: str | Path | Arch, out: str | Path | None = None) -> Report:
 
 
 def _report(target: str | Path | Arch) -> Report:
-    if isinstance(target, Arch):
-        return _report_arch(target, 'arch')
-    path = Path(target)
-    if path.is_dir():
+    path = Path(target) if isinstance(target, (str, Path)) else None
+    if path is not None and path.name == 'result.json' and path.is_file():
+        path = path.parent
+    if path is not None and path.is_dir():
         return _report_run(read_run(path))
     try:
-        arch = get_arch(target)
-    except (OSError, ValueError) as error:
-        nowhere = '' if path.exists() else f'{target} is no folder; '
-        raise UsageError(nowhere + one_line(error)) from None
-    return _report_arch(arch, path.stem if path.exists() else str(target).lower())
+        network = find_network(target)
+    except UsageError as error:
+        nowhere = '' if path is None or path.exists() else f'{target} is no folder; '
+        raise UsageError(f'{nowhere}{error}') from None
+    if network.arch is None:
+        raise UsageError(f'{target}: nothing to report: it is neither a work dir nor an Arch')
+    return _report_arch(network.arch, network.name)
 
 
 def _report_arch(arch: Arch, name: str) -> Report:
