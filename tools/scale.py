@@ -224,7 +224,9 @@ def scale(args: argparse.Namespace) -> None:
     solved = f'matched {plan.metric}' if plan.mode == 'matched' else 'reference'
     title = f'{plan.base.name}, {solved}, convention {plan.base.convention}'
     costs, shapes = scaling_tables(rows, times, title)
-    Console().print(costs, '', shapes, sep='\n')
+    console = Console()
+    for part in (costs, '', shapes):
+        console.print(part)
     for what, timed in (('predicted', model and model.setting), ('measured', setting)):
         if timed is not None:
             print(f'{what}: milliseconds, {timed}')

@@ -70,8 +70,8 @@ class Rounding:
         mode: ``ceil`` (ScaleNet) or ``nearest`` (pycls; of two equally near the even multiple).
         channel_divisor: Channels become multiples of it.
         resolution_divisor: The resolution becomes a multiple of it.
-        strict: Whether widths stay multiples of `channel_divisor` also where the pycls rule makes
-            them divisible by their group widths; pycls itself lets them become any number.
+        strict: Whether widths stay multiples of `channel_divisor` also where the width rule of
+            pycls makes them divisible by their group widths; pycls itself does not keep them so.
     """
 
     mode: str = 'ceil'

@@ -49,7 +49,7 @@ def find_rules(
     Args:
         strategies: Names as of :func:`mmscale.arch.scaling_rule`; rules; or files
             ``result.json``, whose searched strategy is fitted by a rule.
-        alphas: Other members of the fast family, in the place of ``dWr`` and ``dWr_gfix``.
+        alphas: Other shares of fast scaling, in the place of ``dWr`` and ``dWr_gfix``.
 
     Raises:
         ValueError: A rule is unknown, a file is not a search's result, or there is no ``dWr``
