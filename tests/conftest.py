@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import sys
 from pathlib import Path
 
 # Before torch is imported: one thread a process, asleep while it waits.
@@ -18,6 +19,17 @@ from mmscale.arch import SearchSpace
 # No deadline, as no test may depend on time; the same examples in every run.
 settings.register_profile('mmscale', deadline=None, derandomize=True)
 settings.load_profile('mmscale')
+
+
+@pytest.fixture(autouse=True)
+def own_torch_load():
+    """Puts back what a tool in the process of the tests restricts for good."""
+    yield
+    checkpoints = sys.modules.get('mmscale.models.checkpoints')
+    if checkpoints is not None:
+        import torch
+
+        torch.load = torch.serialization.load = checkpoints._torch_load
 
 
 @pytest.fixture(scope='session')

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.quiet import quiet_imports
+from mmscale.untrusted import NO
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -131,10 +132,13 @@ def set_dataloaders(config: Config, arguments: argparse.Namespace) -> None:
 def set_environment() -> None:
     """Sets what has to be set before torch is imported.
 
-    Files that are read are data: torch refuses to unpickle anything but tensors and plain
-    values. Waiting OpenMP threads sleep, or they starve whatever else runs on the cores.
+    Files that are read are data, see :mod:`mmscale.models.checkpoints`; processes that others
+    start from ours get at least torch's own restriction. Waiting OpenMP threads sleep, or they
+    starve whatever else runs on the cores.
     """
-    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    if os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '').lower() not in NO:
+        # Torch knows few words for yes, and takes any other for a no.
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     warnings.filterwarnings('ignore', message='In MMCV v1.4.4')
     warnings.filterwarnings('ignore', message='torch.meshgrid')

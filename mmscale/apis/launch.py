@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.command_line import CONFIG_ERRORS, UsageError, one_line, set_environment
 from mmscale.quiet import quiet_imports
+from mmscale.untrusted import UntrustedFileError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -178,19 +179,28 @@ def _check_arch(runner: Runner) -> None:
 
 
 def _check_pretrained(runner: Runner) -> None:
-    """Reads the weights that the backbone's init_cfg names, as the run will.
+    """Reads the weights that the init_cfg of a part of the model names, as the run will.
 
     Raises:
-        ValueError: They do not fit.
+        ValueError: They are damaged or hold code; or they do not fit an ArchNet.
         FileNotFoundError: There is no such file.
     """
     from mmscale.engine.wrappers import unwrapped_model
     from mmscale.models import ArchNet
+    from mmscale.models.checkpoints import load_checkpoint
 
-    model = unwrapped_model(runner)
-    backbone = getattr(model, 'backbone', None)
-    if isinstance(backbone, ArchNet):
-        backbone.read_pretrained()
+    read = set()
+    for module in unwrapped_model(runner).modules():
+        if isinstance(module, ArchNet):
+            module.read_pretrained()
+            continue
+        settings = getattr(module, 'init_cfg', None)
+        for setting in settings if isinstance(settings, (list, tuple)) else [settings]:
+            path = setting.get('checkpoint') if isinstance(setting, dict) else None
+            # What lies elsewhere is read once, by the run.
+            if isinstance(path, str) and '://' not in path and path not in read:
+                read.add(path)
+                load_checkpoint(path)
 
 
 def _make_durable(config: Config) -> None:
@@ -262,6 +272,9 @@ def build_runner(config: Config, phase: str) -> Runner:
 
         import mmscale.engine  # noqa: F401
         from mmscale.apis.checkpoints import check_checkpoint, choose_checkpoint
+        from mmscale.models.checkpoints import restrict_torch_load
+    # The runner reads weights again, whenever it runs.
+    restrict_torch_load()
     if scope == 'mmpretrain':
         _complete_dataloaders(config)
     if phase == 'train':
@@ -340,7 +353,7 @@ def run_tool(main: Callable[[], Any]) -> None:
                 _leave_processes(leaving.code)
             raise
         _leave_processes(0)
-    except UsageError as error:
+    except (UsageError, UntrustedFileError) as error:
         ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]
         rank = next((rank for rank in ranks if rank is not None), '0')
         if rank != '0':
