@@ -13,13 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / 'mmscale'
 
 # What each package (or module beside them) may import of mmscale, itself and `version` apart.
-GROUND = {'errors', 'files', 'quiet', 'tables'}
+GROUND = {'errors', 'files', 'quiet', 'tables', 'untrusted'}
 BESIDE = {'arch', 'registry'} | GROUND
 MAY_IMPORT = {
     'version': set(),
     'errors': set(),
     'quiet': set(),
     'tables': set(),
+    'untrusted': {'errors'},
     'files': {'errors'},
     'registry': set(),
     'arch': GROUND,

@@ -122,8 +122,8 @@ def _join_processes(launcher: str, dist_cfg: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _check_arch(runner: Runner, phase: str) -> None:
-    """Checks that an ArchNet fits its images, the head behind it and the weights it starts from.
+def _check_arch(runner: Runner) -> None:
+    """Checks that an ArchNet fits its images and the head after it.
 
     Raises:
         UsageError: One does not fit.
@@ -137,8 +137,6 @@ def _check_arch(runner: Runner, phase: str) -> None:
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, ArchNet):
         return
-    if phase == 'train':
-        backbone.read_pretrained()  # as the run will
     arch = backbone.arch
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     if mean is not None and len(mean) != arch.stem.in_channels:
@@ -166,6 +164,31 @@ def _check_arch(runner: Runner, phase: str) -> None:
             head.num_classes,
             arch.head.num_classes,
         )
+
+
+def _check_pretrained(runner: Runner) -> None:
+    """Reads the weights that the init_cfg of a part of the model names, as the run will.
+
+    Raises:
+        ValueError: They are damaged or hold code; or they do not fit an ArchNet.
+        FileNotFoundError: There is no such file.
+    """
+    from mmscale.engine.wrappers import unwrapped_model
+    from mmscale.models import ArchNet
+    from mmscale.models.checkpoints import load_checkpoint
+
+    read = set()
+    for module in unwrapped_model(runner).modules():
+        if isinstance(module, ArchNet):
+            module.read_pretrained()
+            continue
+        settings = getattr(module, 'init_cfg', None)
+        for setting in settings if isinstance(settings, (list, tuple)) else [settings]:
+            path = setting.get('checkpoint') if isinstance(setting, dict) else None
+            # What lies elsewhere is read once, by the run.
+            if isinstance(path, str) and '://' not in path and path not in read:
+                read.add(path)
+                load_checkpoint(path)
 
 
 def _make_durable(config: Config) -> None:
@@ -234,6 +257,9 @@ def build_runner(config: Config, phase: str) -> Runner:
 
         import mmscale.engine  # noqa: F401
         from mmscale.launch.resume import check_checkpoint, choose_checkpoint
+        from mmscale.models.checkpoints import restrict_torch_load
+    # The runner reads weights again, whenever it runs.
+    restrict_torch_load()
     if config.get('default_scope') == 'mmpretrain':
         _complete_dataloaders(config)
     if phase == 'train':
@@ -254,7 +280,9 @@ def build_runner(config: Config, phase: str) -> Runner:
                     find_unused_parameters=config.get('find_unused_parameters', False),
                 )
         runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
-        _check_arch(runner, phase)
+        _check_arch(runner)
+        if phase == 'train':
+            _check_pretrained(runner)
         if load_from:
             check_checkpoint(runner, load_from, bool(config.get('resume')))
         elif config.get('resume'):
