@@ -45,6 +45,7 @@ REQUIRED = {
     'mmpretrain',
     'numpy',
     'rich',
+    'safetensors',
     'sklearn',
     'torch',
     'torchvision',

@@ -40,7 +40,7 @@ model = dict(
 """
 ARCH_NET = 'model = dict(backbone=dict(init_cfg={init_cfg!r}))\n'
 SEARCH = f"""
-_base_ = {str(ROOT / 'configs/scalenet/search_digits.py')!r}
+_base_ = {str(ROOT / 'configs/scalenet/search-mcea_digits.py')!r}
 test_dataloader = dict(dataset=dict(dataset=dict(num_images=8)))
 experiment_name = {{name!r}}
 work_dir = 'work'
