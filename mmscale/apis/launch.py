@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.command_line import CONFIG_ERRORS, UsageError, one_line, set_environment
 from mmscale.quiet import quiet_imports
-from mmscale.untrusted import UntrustedFileError
+from mmscale.untrusted import UntrustedFileError, check_work_dir
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -248,10 +248,13 @@ def build_runner(config: Config, phase: str) -> Runner:
     Raises:
         UsageError: A part of the config is unknown or not allowed, the parts do not fit each
             other, or the checkpoint is no good.
+        UntrustedFileError: A link leads out of the work dir.
     """
     scope = config.get('default_scope')
     if scope is not None and not isinstance(scope, str):
         raise UsageError(f'default_scope={scope!r:.60} must be a name')
+    if isinstance(config.get('work_dir'), (str, Path)):
+        check_work_dir(config.work_dir)
     randomness = config.get('randomness')
     if randomness is not None and not isinstance(randomness, dict):
         raise UsageError(f'randomness={randomness!r:.60} must be a dict')

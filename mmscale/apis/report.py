@@ -16,6 +16,7 @@ from mmscale.apis.run_files import RunFiles, read_run
 from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace, get_arch
 from mmscale.cost import count
 from mmscale.search import pareto_front
+from mmscale.untrusted import check_no_link
 from mmscale.visualization import (
     ChainPoint,
     FrontPoint,
@@ -68,6 +69,7 @@ class Report:
 
         Raises:
             UsageError: The folder cannot be written.
+            UntrustedFileError: There is a link in the place of a picture.
         """
         from matplotlib import rc_context
 
@@ -77,7 +79,7 @@ class Report:
             with rc_context({'svg.hashsalt': 'mmscale'}):
                 for name, figure in self.pictures.items():
                     for suffix in ('.png', '.svg'):
-                        path = folder / f'{name}{suffix}'
+                        path = check_no_link(folder / f'{name}{suffix}')
                         metadata = {'Date': None} if suffix == '.svg' else {}
                         figure.savefig(path, dpi=120, metadata=metadata)
                         paths.append(path)

@@ -35,6 +35,7 @@ from mmscale.search.forecast import analytic_evaluator
 from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe, write_json
 from mmscale.search.schedule import check_integer
+from mmscale.untrusted import check_work_dir
 from mmscale.version import __version__
 
 if TYPE_CHECKING:
@@ -357,6 +358,7 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
     """
     planned = plan_search(config)
     work_dir = Path(config.work_dir)
+    check_work_dir(work_dir)
     archives = (work_dir / 'archive', work_dir / 'random' / 'archive')
     if not resume and any(any(archive.glob('*.jsonl')) for archive in archives):
         raise UsageError(
