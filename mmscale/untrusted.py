@@ -13,6 +13,10 @@ from mmscale.errors import UsageError
 NO = ('0', 'n', 'no', 'false')
 
 
+# As deep as there are files with known names: <time>/vis_data/scalars.json.
+_DEPTH = 3
+
+
 class UntrustedFileError(UsageError):
     """A file is not what it has to be; nothing of it was used."""
 
@@ -47,3 +51,30 @@ def check_no_link(path: str | os.PathLike[str]) -> Path:
             'it: remove it'
         )
     return path
+
+
+def check_work_dir(folder: str | os.PathLike[str]) -> None:
+    """Checks a folder that may have been downloaded, before it is read or written to.
+
+    Links inside of it may lead to its own files only: others would be written over through them.
+
+    Raises:
+        UntrustedFileError: A link leads out of it, or there is a pipe, a device or a socket.
+    """
+    whole = Path(folder).resolve()
+    folders = [whole]
+    for _ in range(_DEPTH):
+        inner = []
+        for place in folders:
+            for path in place.iterdir() if place.is_dir() else ():
+                if path.is_symlink():
+                    if not path.resolve().is_relative_to(whole):
+                        raise UntrustedFileError(
+                            f'{path} is a symbolic link out of {folder}, and what it leads to '
+                            'would be written over: remove it'
+                        )
+                elif path.is_dir():
+                    inner.append(path)
+                elif not path.is_file():
+                    raise UntrustedFileError(f'{path} is not a regular file')
+        folders = inner

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     'quiet': set(),
     'tables': set(),
     'untrusted': {'errors'},
-    'files': {'errors'},
+    'files': {'untrusted'},
     'registry': set(),
     'arch': GROUND,
     'cost': {'arch'} | GROUND,

@@ -37,6 +37,7 @@ from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe
 from mmscale.search.result_files import read_result
 from mmscale.tables import Printed, make_table
+from mmscale.untrusted import check_work_dir
 from mmscale.version import __version__
 
 if TYPE_CHECKING:
@@ -328,6 +329,7 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
     """
     planned = plan_search(config)
     work_dir = Path(config.work_dir)
+    check_work_dir(work_dir)
     archives = (work_dir / 'archive', work_dir / 'random' / 'archive')
     if not resume and any(any(archive.glob('*.jsonl')) for archive in archives):
         raise UsageError(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mmscale.errors import FOREIGN_ERRORS, MMScaleError, UsageError, one_line
 from mmscale.launch.command_line import set_environment
 from mmscale.quiet import quiet_imports
+from mmscale.untrusted import check_work_dir
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -236,6 +237,7 @@ def build_runner(config: Config, phase: str) -> Runner:
     Raises:
         UsageError: A part of the config is unknown or not allowed, the parts do not fit each
             other, or the checkpoint is no good.
+        UntrustedFileError: A link leads out of the work dir.
     """
     for key, kind, expected in (
         ('default_scope', str, 'a name'),
@@ -245,6 +247,8 @@ def build_runner(config: Config, phase: str) -> Runner:
         value = config.get(key)
         if value is not None and not isinstance(value, kind):
             raise UsageError(f'{key}={value!r:.60} must be {expected}')
+    if isinstance(config.get('work_dir'), (str, Path)):
+        check_work_dir(config.work_dir)
     load_from = config.get('load_from')
     if load_from and '://' not in str(load_from) and not os.path.isfile(load_from):
         name = ' '.join(str(load_from).split())

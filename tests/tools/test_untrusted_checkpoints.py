@@ -192,10 +192,10 @@ ENTRIES = {
     "train init_cfg of mmpretrain's": lambda: train(DIGITS + RESNET, init_cfg=PRETRAINED),
     'train init_cfg in a list': lambda: train(DIGITS + RESNET, init_cfg=[PRETRAINED]),
     'train pretrained of a search by gradient': lambda: inheriting(
-        'dms/arch_net_digits.py', "dict(pipeline='p', pretrained='crafted.pth')"
+        'dms/dms-digits-s2.py', "dict(pipeline='p', pretrained='crafted.pth')"
     ),
     'train teacher_checkpoint': lambda: inheriting(
-        'dms/retrain_dist_arch_net_digits.py',
+        'dms/arch-net-distilled_digits.py',
         "dict(teacher_checkpoint='crafted.pth', backbone=dict(arch='ResNet-18'))",
     ),
     'test': lambda: ['test.py', train()[1], 'crafted.pth'],

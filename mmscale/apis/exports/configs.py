@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmscale.apis.exports.source import Source
+from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
@@ -101,9 +102,8 @@ DETECTORS = {
 def _text(comment: str, settings: dict[str, Any]) -> str:
     from mmengine.config import Config
 
-    line = ' '.join(
-        f'{comment} Written by tools/export.py.'.split()
-    )  # a name may have any letters
+    # A name may have any letters, and a template in a comment is filled in too.
+    line = one_line_text(f'{comment} Written by tools/export.py.')
     return f'# {line}\n{Config(settings).pretty_text}'
 
 

@@ -17,6 +17,7 @@ from mmscale.apis.networks import (
     image_shape,
 )
 from mmscale.apis.reports.run_files import read_run
+from mmscale.apis.untrusted_configs import check_untrusted
 from mmscale.arch import Arch
 from mmscale.arch.json_files import read_json
 from mmscale.errors import UsageError
@@ -155,7 +156,9 @@ def find_source(
     if path is not None and found:
         run = read_run(path.parent).config
         if isinstance(run.get('data_preprocessor'), dict):
-            settings['data_preprocessor'] = run['data_preprocessor']
+            # It belongs to somebody's dumped config, and goes into the exported one.
+            part = {'data_preprocessor': run['data_preprocessor']}
+            settings |= check_untrusted(str(path.parent), part)
     model = build_module(settings['model'])
     _load(model, weights, checkpoint)
     return Source(name, model, image_shape(arch), settings, arch, provenance, score, notes)
@@ -223,8 +226,11 @@ def _searched_detector(folder: Path, arch: Arch) -> Any:
     model = run.get('model') or {}
     if str(model.get('type')).rpartition('.')[2] != 'SuperNetDetector':
         return None
+    if not isinstance(model.get('detector'), Mapping):
+        raise ValueError(f'{folder}: model.detector of the dumped config is no dict')
     detector = dict(model['detector'])
-    backbone = {key: value for key, value in detector['backbone'].items() if key in _OF_BOTH}
+    backbone = dict(detector.get('backbone') or {})
+    backbone = {key: value for key, value in backbone.items() if key in _OF_BOTH}
     detector['backbone'] = dict(backbone, type='mmscale.ArchNet')
     config = {key: run[key] for key in ('default_scope', 'custom_imports') if key in run}
     loader = run.get('test_dataloader') or {}
@@ -235,14 +241,14 @@ def _searched_detector(folder: Path, arch: Arch) -> Any:
         # The images of a search have the resolution of the network that is scored.
         dataset['pipeline'] = [
             dict(one, resolution=arch.resolution)
-            if str(one['type']).endswith('ResizeToResolution')
+            if str(one.get('type')).endswith('ResizeToResolution')
             else one
             for one in dataset['pipeline']
         ]
         config['test_dataloader'] = dict(loader, dataset=dataset)
         config['test_evaluator'] = dict(type='CocoMetric', metric='bbox')
         config['test_cfg'] = {}
-    return Config(dict(config, model=detector))
+    return Config(check_untrusted(str(folder), dict(config, model=detector)))
 
 
 def _dataset(dataset: Mapping) -> str:

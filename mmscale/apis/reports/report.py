@@ -18,6 +18,7 @@ from mmscale.cost import count
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.search import pareto_front
 from mmscale.tables import Printed, make_table
+from mmscale.untrusted import check_no_link
 from mmscale.visualization import (
     ChainPoint,
     FrontPoint,
@@ -72,6 +73,7 @@ class Report(Printed):
 
         Raises:
             UsageError: The folder cannot be written.
+            UntrustedFileError: There is a link in the place of a picture.
         """
         from matplotlib import rc_context
 
@@ -82,7 +84,7 @@ class Report(Printed):
             with rc_context({'svg.hashsalt': 'mmscale'}):
                 for name, figure in self.pictures.items():
                     for suffix in ('.png', '.svg'):
-                        path = folder / f'{name}{suffix}'
+                        path = check_no_link(folder / f'{name}{suffix}')
                         metadata = {'Date': None} if suffix == '.svg' else {}
                         figure.savefig(path, dpi=120, metadata=metadata)
                         paths.append(path)
