@@ -314,7 +314,7 @@ def test_only_an_export_is_overwritten(arch, checkpoint, tmp_path):
         (dict(checkpoint='gone.pth'), r'checkpoint=gone\.pth is not a file'),
         (dict(source='ResNet-18'), r'backbone\.stem\.conv\.weight \(4, 1, 3, 3\), expected'),
         (dict(source='Resnet-19'), 'Resnet-19'),
-        (dict(formats=['tflite']), "formats: 'tflite' is not one of"),
+        (dict(formats=['tflite']), "formats='tflite' is not one of"),
         (dict(formats=['mmdet'], fuse=True), 'fuse is about onnx and pt2'),
         (dict(input_size=(0, 32)), r'input_size=\(0, 32\) must be two integers'),
         (dict(detector='yolo'), "detector='yolo' is not one of retinanet"),
