@@ -7,6 +7,7 @@ import os
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -32,6 +33,7 @@ _DAMAGES = (
     ValueError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
 
 # Around the reason, torch advises to run the code in the file.
