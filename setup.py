@@ -29,11 +29,10 @@ setup(
     classifiers=[
         'Development Status :: 3 - Alpha',
         'Intended Audience :: Science/Research',
-        'Programming Language :: Python :: 3.11',
-        'Programming Language :: Python :: 3.12',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12, 13)),
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
-    python_requires='>=3.11,<3.13',
+    python_requires='>=3.10',
     packages=find_packages(include=['mmscale', 'mmscale.*']),
     # In the repository .mim holds links to configs/ and tools/, in a wheel these files.
     package_data={'mmscale': ['py.typed', '.mim/*/**/*.py', '.mim/*/**/*.json', '.mim/*/*.sh']},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.errors import FOREIGN_ERRORS, MMScaleError, UsageError, one_line
 from mmscale.launch.command_line import set_environment
+from mmscale.launch.installed import installed_twice
 from mmscale.quiet import quiet_imports
 from mmscale.untrusted import check_work_dir
 
@@ -331,6 +332,12 @@ def _leave_processes(code: int) -> None:
             os._exit(code)
 
 
+def _rank() -> str:
+    """Which of the processes that a launcher started this is; ``0`` if none did."""
+    ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]
+    return next((rank for rank in ranks if rank is not None), '0')
+
+
 def run_tool(main: Callable[[], Any]) -> None:
     """Runs a tool's main function; an error that says it all becomes one line and exit code 2.
 
@@ -340,6 +347,9 @@ def run_tool(main: Callable[[], Any]) -> None:
     launcher end the others. A mistake of another process alone is its own to tell.
     """
     set_environment()
+    doubled = installed_twice()
+    if doubled and _rank() == '0':
+        sys.stderr.write(f'warning: {doubled}\n')
     try:
         try:
             main()
@@ -349,8 +359,7 @@ def run_tool(main: Callable[[], Any]) -> None:
             raise
         _leave_processes(0)
     except (MMScaleError, OSError, FloatingPointError) as error:
-        ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]
-        rank = next((rank for rank in ranks if rank is not None), '0')
+        rank = _rank()
         if rank != '0':
             time.sleep(_PATIENCE)
         who = '' if rank == '0' else f'rank {rank}: '

@@ -11,6 +11,7 @@ import re
 import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -40,6 +41,7 @@ _DAMAGES = (
     ValueError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
 
 # Around the reason, torch advises to run the code in the file.

@@ -407,3 +407,9 @@ def test_onnx_missing(arch, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, 'ONNX_PACKAGES', ('onnx_of_tomorrow',))
     with pytest.raises(ValueError, match='pip install onnx_of_tomorrow, or leave it out with'):
         export(arch, tmp_path / 'out', checkpoint)
+
+
+def test_onnx_with_a_torch_that_is_too_old(arch, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, 'ONNX_TORCH', (97, 1))
+    with pytest.raises(ValueError, match=r'needs torch 97\.1 or newer, found .*, or leave it'):
+        export(arch, tmp_path / 'out', checkpoint)

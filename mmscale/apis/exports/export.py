@@ -131,9 +131,9 @@ def export(
         )
 
     choice('detector', detector, DETECTORS)
-    if 'onnx' in formats and (missing := programs.missing_packages()):
+    if 'onnx' in formats and (missing := programs.missing_for_onnx()):
         raise UsageError(
-            f'onnx needs {", ".join(missing)}: pip install {" ".join(missing)}, or leave it out '
+            f'onnx needs {missing}, or leave it out '
             f'with --formats {" ".join(one for one in FORMATS if one != "onnx")}'
         )
     found = find_source(source, checkpoint, scaling_stage, config, options)

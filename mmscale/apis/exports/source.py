@@ -72,8 +72,11 @@ class Source:
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file."""
+    digest = hashlib.sha256()
     with Path(path).open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def find_source(

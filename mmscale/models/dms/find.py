@@ -18,6 +18,7 @@ from torch import nn
 from mmscale.models.backbones import ArchNet, SuperNet
 from mmscale.models.dms.arch_groups import arch_groups
 from mmscale.models.dms.groups import ChannelGroups, Member, runs
+from mmscale.models.dms.layers import replace_submodule
 from mmscale.models.dms.traced import traced_groups
 from mmscale.models.dms.transformers import GROUPERS, Consumers, full_name
 
@@ -111,7 +112,7 @@ def _traced_behind(
     twin = copy.deepcopy(model)
     feature_maps = _FeatureMaps(twin.get_submodule(name))
     if name:
-        twin.set_submodule(name, feature_maps)
+        replace_submodule(twin, name, feature_maps)
     else:
         twin = feature_maps
     found = traced_groups(twin, inputs)
@@ -143,7 +144,7 @@ def static_model(model: nn.Module) -> nn.Module:
             largest = module.extract(module.space.largest()).train(module.training)
             if not name:
                 return largest
-            model.set_submodule(name, largest)
+            replace_submodule(model, name, largest)
             break
     return model
 
