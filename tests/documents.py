@@ -8,6 +8,7 @@ import io
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import uuid
@@ -42,7 +43,7 @@ CHANGES = {
     r'^(python benchmarks/dry_run\.py .*)': r'\1 --seeds 1',
     r'--checkpoint iter_2\.pth': '--checkpoint work_dirs/digits-s0/iter_2.pth',
     r'pretrained=True': 'pretrained=False',  # it would download
-    r'^(python tools/scale\.py --fit-latency .*)': r'\1 --json',
+    r'^(python tools/scale\.py .*(?:--fit-latency|--measure).*)': r'\1 --repeats 1',
 }
 # Settings of configs that make a run small, where a config has them.
 SMALL = {
@@ -57,11 +58,18 @@ SMALL = {
     'batch_size': 16,
 }
 IMAGES = ('mmscale.ClutteredDigits', 'mmscale.DigitsDetection')
-# What a Python block takes for granted.
-GIVEN = """
+# What the Python blocks of a document take for granted.
+GIVEN = {
+    'docs/export.md': """
 import torch
-images = torch.zeros(1, 1, 30, 30).numpy()
+from mmscale.apis.networks import build_network
+from mmscale.arch import get_arch
+
+images = torch.zeros(1, 1, 24, 24).numpy()
+arch = get_arch('ResNet-18')
+classifier = build_network(arch)
 """
+}
 
 
 @dataclass(frozen=True)
@@ -130,10 +138,7 @@ def small_settings(config):
             elif isinstance(value, (dict, list, tuple)):
                 yield from walk(value, f'{path}{key}.')
 
-    options = dict(walk(config.to_dict(), ''))
-    if config.get('load_from'):
-        options['load_from'] = changed(config.load_from)
-    return options
+    return dict(walk(config.to_dict(), ''))
 
 
 class Workplace:
@@ -167,14 +172,16 @@ class Workplace:
 
     def python(self, tool, words):
         """Calls a tool in this process, small; makes first what it reads."""
-        skip = {'--out', '--work-dir'} | (
-            {'--latency-model'} if '--fit-latency' in words else set()
-        )
+        written = {'--out', '--work-dir'}
+        if '--fit-latency' in words:
+            written.add('--latency-model')
         for before, word in zip(['', *words], words, strict=False):
-            if before not in skip:
+            if before not in written:
                 self._make(word.rpartition('=')[2])
+            elif before == '--out' and Path(word).is_dir():
+                shutil.rmtree(word)  # of another document
         if tool in ('tools/train.py', 'tools/search.py', 'tools/test.py', 'benchmarks/dry_run.py'):
-            words = self._with_small_settings(words)
+            words = self._with_small_settings(tool, words)
         output = io.StringIO()
         argv, sys.argv = sys.argv, [tool, *words]
         try:
@@ -185,13 +192,16 @@ class Workplace:
         finally:
             sys.argv = argv
 
-    def _with_small_settings(self, words):
+    def _with_small_settings(self, tool, words):
         from mmengine.config import Config
 
         config = Config.fromfile(words[0], import_custom_modules=False)
         options = {'experiment_name': uuid.uuid4().hex, **small_settings(config)}
-        for value in options.values():
-            self._make(str(value))
+        if tool != 'benchmarks/dry_run.py' and config.get('load_from'):
+            options['load_from'] = changed(config.load_from)
+            self._make(options['load_from'])
+        if tool == 'tools/train.py' and 'StandardLibrary' in str(config.get('val_dataloader')):
+            words = [words[0], '--no-validate', *words[1:]]
         if '--cfg-options' not in words:
             words = [*words, '--cfg-options']
         place = words.index('--cfg-options') + 1
@@ -220,7 +230,7 @@ def is_config(text):
 def run_document(document, workplace):
     """Runs all blocks of a document, in order; Python blocks share their names."""
     names = {}
-    exec(GIVEN, names)
+    exec(GIVEN.get(document, ''), names)
     for block in blocks(document):
         if block.language in SHELLS:
             for command in commands(block.text):
@@ -247,6 +257,10 @@ def check_config(block):
     from mmengine.config import Config
     from mmengine.registry import DefaultScope
 
+    import mmscale.datasets
+    import mmscale.engine
+    import mmscale.evaluation
+    import mmscale.models  # noqa: F401
     from mmscale.registry import MODELS
 
     text = re.sub(r',?\s*\.\.\.', '', block.text)
@@ -264,16 +278,13 @@ def check_config(block):
 
 
 def is_registered(name):
+    """Whether a registry has a part of that name, in the present scope."""
     import mmengine.registry
     from mmengine.registry import Registry
 
-    import mmscale.datasets
-    import mmscale.engine
-    import mmscale.evaluation
-    import mmscale.models  # noqa: F401
-    from mmscale import registry
-
-    if name == 'Pretrained':  # of init_cfg: weight initialisers
-        return True
-    found = [*vars(registry).values(), *vars(mmengine.registry).values()]
-    return any(part.get(name) is not None for part in found if isinstance(part, Registry))
+    for registry in vars(mmengine.registry).values():
+        if isinstance(registry, Registry):
+            with registry.switch_scope_and_registry(None) as found:
+                if found.get(name) is not None:
+                    return True
+    return False

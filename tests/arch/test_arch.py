@@ -84,7 +84,7 @@ def archs(draw):
     return Arch(draw(st.integers(1, 1000)), stem, tuple(stages), head)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(archs())
 def test_json_round_trip(arch):
     text = json.dumps(arch.to_json())
@@ -95,7 +95,7 @@ def test_json_round_trip(arch):
     assert json.dumps(again.to_json()) == text
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(archs(), archs())
 def test_digests_are_equal_for_equal_networks_only(one, other):
     assert (one == other) == (one.digest == other.digest) == (len({one, other}) == 1)

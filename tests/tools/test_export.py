@@ -19,14 +19,14 @@ ARCH = ROOT / 'configs/scalenet/archs/digits-s0.json'
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(monkeypatch, capfd):
     """A function that runs the tool in this process, as torch is dear to load; its output."""
     main = runpy.run_path(str(ROOT / 'tools/export.py'))['main']
 
     def call(*arguments):
         monkeypatch.setattr(sys, 'argv', ['export.py', *map(str, arguments)])
         main()
-        return capsys.readouterr().out
+        return capfd.readouterr().out
 
     return call
 
@@ -68,9 +68,9 @@ def test_a_mistake_is_one_line(run, checkpoint, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['iter_600.pth']
 
 
-def test_help_lists_the_detectors_and_formats(run, capsys):
+def test_help_lists_the_detectors_and_formats(run, capfd):
     with pytest.raises(SystemExit):
         run('--help')
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     for name in (*DETECTORS, *FORMATS):
         assert name in text
