@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ['README.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
+SCRIPTS = sorted(path.name for path in (ROOT / 'docs').glob('*.py'))
 SHELLS = ('bash', 'shell', 'sh')
 
 # Commands (their beginning, as a regular expression) that are not run, and why.
@@ -115,6 +116,12 @@ def commands(text):
     assert not pending.strip(), f'a command without an end: {pending}'
 
 
+def configs_named(name):
+    """Experiments, of which a work dir has the name."""
+    found = (ROOT / 'configs').rglob(f'{name}.py')
+    return [path for path in found if '_base_' not in path.parts]
+
+
 def reason_not_to_run(command):
     return next((why for start, why in NOT_RUN.items() if re.match(start, command)), None)
 
@@ -184,6 +191,7 @@ class Workplace:
             words = self._with_small_settings(tool, words)
         output = io.StringIO()
         argv, sys.argv = sys.argv, [tool, *words]
+        sys.path.insert(0, str((ROOT / tool).parent))  # as Python does
         try:
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 runpy.run_path(str(ROOT / tool), run_name='__main__')
@@ -191,6 +199,7 @@ class Workplace:
             assert not end.code, f'{tool} {shlex.join(words)}\n{output.getvalue()[-3000:]}'
         finally:
             sys.argv = argv
+            sys.path.pop(0)
 
     def _with_small_settings(self, tool, words):
         from mmengine.config import Config
@@ -213,7 +222,7 @@ class Workplace:
         parts = Path(path).parts
         if len(parts) < 2 or parts[0] != 'work_dirs' or Path(*parts[:2]).exists():
             return
-        found = list((ROOT / 'configs').rglob(f'{parts[1]}.py'))
+        found = configs_named(parts[1])
         assert len(found) == 1, f'{path}: nothing above makes it, and no config has this name'
         config = found[0].relative_to(ROOT)
         from mmengine.config import Config
@@ -247,6 +256,26 @@ def run_document(document, workplace):
                     exec(compile(changed(block.text), str(block), 'exec'), names)
             except Exception as error:
                 raise AssertionError(f'{block}: {error!r}') from error
+
+
+def run_script(name, workplace):
+    """Runs a tutorial of docs/, with small configs in the place of those that it reads."""
+    from mmengine.config import Config
+
+    text = (ROOT / 'docs' / name).read_text(encoding='utf-8')
+    whole = "Path(mmscale.__file__).parent / '.mim' / 'configs'"
+    assert whole in text, f'{name} reads its configs from elsewhere now'
+    for folder, config_name in re.findall(r"configs / '(\w+)' / '([\w-]+\.py)'", text):
+        config = Config.fromfile(ROOT / 'configs' / folder / config_name)
+        config.merge_from_dict({**small_settings(config), 'experiment_name': uuid.uuid4().hex})
+        (workplace.folder / 'small' / folder).mkdir(parents=True, exist_ok=True)
+        config.dump(workplace.folder / 'small' / folder / config_name)
+    argv, sys.argv = sys.argv, [name, '--iterations', '2']
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(text.replace(whole, "Path('small')"), name, 'exec'), {})
+    finally:
+        sys.argv = argv
 
 
 def check_config(block):

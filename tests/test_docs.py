@@ -36,6 +36,14 @@ def test_blocks_run(document, workplace, monkeypatch):
     run_document(document, workplace)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('name', documents.SCRIPTS)
+def test_tutorials_run(name, workplace, monkeypatch):
+    monkeypatch.chdir(workplace.folder)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    documents.run_script(name, workplace)
+
+
 def all_commands():
     for document in [*documents.DOCUMENTS, 'CONTRIBUTING.md']:
         for block in blocks(document):
@@ -62,7 +70,7 @@ def test_checkpoints_are_named_as_trainings_name_them():
     found = set(re.findall(r'work_dirs/([\w-]+)/iter_(\d+)\.pth', text))
     checked = 0
     for name, iteration in found:
-        for path in (ROOT / 'configs').rglob(f'{name}.py'):
+        for path in documents.configs_named(name):
             config = Config.fromfile(path, import_custom_modules=False)
             assert config.train_cfg.max_iters == int(iteration), name
             checked += 1
@@ -85,6 +93,16 @@ def test_options_exist(tool, monkeypatch):
     known = set(re.findall(r'--[a-z][\w-]*', output.getvalue()))
     named = {option for name, options in usages() if name == tool for option in options}
     assert named <= known
+
+
+def test_commands_are_in_blocks_that_say_so():
+    """What a block without a language holds is nothing that this file would run."""
+    for document in documents.DOCUMENTS:
+        text = (ROOT / document).read_text(encoding='utf-8')
+        fences = re.findall(r'^```(\w*)\n(.*)$', text, re.MULTILINE)
+        for language, first in fences:
+            is_command = re.match(r'(python|pytest|make|sbatch|pip|tools/)\S* ', first)
+            assert language or not is_command, f'{document}: {first}'
 
 
 def test_links_lead_somewhere():

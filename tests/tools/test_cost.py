@@ -85,9 +85,13 @@ def test_errors_are_one_line(tmp_path, monkeypatch, run):
 CONFIG = """
 model = dict(
     type='ImageClassifier',
-    backbone=dict(type='SwinTransformer', arch='tiny', window_size=2),
+    backbone=dict(
+        type='SwinTransformer',
+        arch=dict(embed_dims=24, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4]),
+        window_size=2,
+    ),
     neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=10, in_channels=768),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=192),
     train_cfg=dict(augments=dict(type='Mixup', alpha=0.8)),
 )
 """

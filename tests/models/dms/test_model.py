@@ -1,6 +1,7 @@
 """DMSModel by itself: losses, importance, steps of the structure, projection, wrong settings."""
 
 import copy
+from datetime import timedelta
 
 import pytest
 import torch
@@ -181,8 +182,13 @@ def test_gradients_that_are_not_finite_change_nothing(make_model):
 
 def train_rank(rank, model, folder):
     torch.set_num_threads(1)
+    # A timeout, so that a rank whose peer has died fails and does not wait for ever.
     distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2
+        'gloo',
+        init_method=f'file://{folder}/rendezvous',
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
     )
     from mmengine.model import MMDistributedDataParallel
 
@@ -195,6 +201,7 @@ def train_rank(rank, model, folder):
         wrapped.train_step({key: value[half] for key, value in data.items()}, wrapper)
         model.step_structure()
     torch.save(state(model), f'{folder}/rank{rank}.pth')
+    distributed.barrier()
     distributed.destroy_process_group()
 
 
