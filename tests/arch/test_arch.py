@@ -265,7 +265,7 @@ BAD_VALUES = {
     (*BLOCK, 'se'): [4],
     (*BLOCK, 'se', 'channels'): [0],
     (*BLOCK, 'se', 'gate'): ['relu'],
-    (*BLOCK, 'grouped_channels'): [1.5, 100],  # 240 groups
+    (*BLOCK, 'grouped_channels'): [1.5],
     ('stages', 0, 0, 'grouped_channels'): [32],  # of a dsconv
     ('stages', 0, 0, 'hidden_channels'): [33],  # of a dsconv: as many as come in
     ('stages', 1, 0, 'in_channels'): [17],  # of 16 outputs before
@@ -285,6 +285,12 @@ def test_bad_values_name_place_key_and_value():
             assert '\n' not in message
             if len(path) > 3:
                 assert f'stages[{path[1]}][{path[2]}]' in message
+
+
+def test_groups_divide_both_widths():
+    block = get_arch('scalenet-s0').stages[2][1]
+    with pytest.raises(ValueError, match='groups=240 does not divide width 100'):
+        dataclasses.replace(block, grouped_channels=100)
 
 
 def test_unknown_and_missing_keys_name_their_place():
