@@ -8,8 +8,8 @@ RetinaNet around one searched network is trained on the digit data for equally m
 with the same images in the same order, from the weights that the search left and from random
 ones; the mAP is that of the test images, by mmdet's CocoMetric. Before it come
 ``python tools/train.py configs/scalenet/supernet_digits.py`` and
-``python tools/search.py configs/scalenet/search_digits.py``. Seconds are of the CPU, for training
-and testing. What is finished is not done again.
+``python tools/search.py configs/scalenet/search-mcea_digits.py``. Seconds are of the CPU, for
+training and testing. What is finished is not done again.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from rich.table import Table
 from tool_run import run_tool
 
 STARTS = {
-    'random weights': 'retinanet_digits.py',
-    "the search's weights": 'retinanet_digits_pretrained.py',
+    'random weights': 'retinanet_digits-s2_fpn_digits.py',
+    "the search's weights": 'retinanet_digits-s2-pre_fpn_digits.py',
 }
 METRICS = ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75')
 

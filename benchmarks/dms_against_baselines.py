@@ -33,7 +33,6 @@ from mmscale.apis.pruning import export_search
 from mmscale.apis.scaling.archs import scale
 from mmscale.arch import Arch, SearchSpace, get_arch
 from mmscale.cost import Cost, count, count_module
-from mmscale.cost.matching import Constraints
 from mmscale.launch.command_line import read_config, set_environment
 from mmscale.launch.runner import build_runner
 from mmscale.models.dms import Pruning, pruned_arch
@@ -78,7 +77,7 @@ def once(folder: Path, work: Callable[[Path], dict]) -> dict:
 
 def prepared(name: str, folder: Path, seed: int, iterations: int, options: dict) -> Config:
     """A training config with what all trainings here share."""
-    config = read_config(CONFIGS / 'dms' / name)
+    config = read_config(CONFIGS / name)
     config.merge_from_dict(
         {
             'work_dir': str(folder),
@@ -108,7 +107,7 @@ def plain(
     }
     if weights is not None:
         options['load_from'] = str(weights)
-    config = prepared('retrain_arch_net_digits.py', folder, seed, iterations, options)
+    config = prepared('scalenet/arch-net_digits.py', folder, seed, iterations, options)
     runner = build_runner(config, 'train')
     runner.train()
     return runner
@@ -139,7 +138,7 @@ def search_dms(folder: Path, seed: int, whole: Path, gates: dict, iterations: in
         'model.target': SHARE,
         'model.gates': gates,
     }
-    config = prepared('arch_net_digits.py', folder, seed, iterations, options)
+    config = prepared('dms/dms-digits-s2.py', folder, seed, iterations, options)
     runner = build_runner(config, 'train')
     runner.train()
     export_search(config, runner.model.state_dict(), folder)
@@ -230,7 +229,8 @@ def scale_down(folder: Path, whole: Path, rule: str, target: int) -> dict:
         mode='matched',
         budget=target,
         tolerance=TOLERANCE,
-        constraints=Constraints(channel_divisor=1, resolution_divisor=2),
+        channel_divisor=1,
+        resolution_divisor=2,
         convention='mmscale',
     )
     network.arch.save(folder / 'arch.json')
@@ -243,7 +243,7 @@ def evolve(folder: Path, seed: int, checkpoint: Path, target: int, seconds: floa
     generations = further = 2
     while further > 0 and spent < seconds:
         start = time.process_time()
-        config = read_config(CONFIGS / 'scalenet' / 'evolution_digits.py')
+        config = read_config(CONFIGS / 'scalenet' / 'search-evolution_digits.py')
         config.merge_from_dict(
             {
                 'work_dir': str(folder),
@@ -254,8 +254,8 @@ def evolve(folder: Path, seed: int, checkpoint: Path, target: int, seconds: floa
                 'test_cfg.seed': seed,
                 'test_cfg.budget': target,
                 'test_cfg.tolerance': TOLERANCE,
-                'test_cfg.population': POPULATION,
-                'test_cfg.generations': generations,
+                'test_cfg.search.population': POPULATION,
+                'test_cfg.search.generations': generations,
                 'test_cfg.resume': True,
             }
         )

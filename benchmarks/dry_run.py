@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Compares a config's search with random search on the analytic score, over several seeds.
 
-``python benchmarks/dry_run.py configs/scalenet/search_in1k.py --cfg-options
-test_cfg.population=16 test_cfg.generations=10 test_cfg.rounds=2``
+``python benchmarks/dry_run.py configs/scalenet/search-mcea_in1k.py --cfg-options
+test_cfg.search.population=16 test_cfg.search.generations=10 test_cfg.search.rounds=2``
 """
 
 import argparse

@@ -8,7 +8,7 @@ to the true cost of the published networks, and says how far the multipliers are
 import argparse
 import json
 
-from mmscale.apis.scaling.archs import scale_family
+from mmscale.apis.scaling.archs import scale
 from mmscale.apis.scaling.searched import FoundFamily
 from mmscale.arch import Rounding, get_arch
 from mmscale.arch.presets import SCALENET_STRATEGY
@@ -29,10 +29,10 @@ def rows(rule: str) -> list[dict]:
 
     known = family(FITTED)
     ratios = family(len(archs)).cost_ratios
-    made = scale_family(known, ratios[1:])
+    made = scale(known, factors=ratios[1:])
     found = []
     for stage, network in enumerate(made, start=1):
-        published, solved = SCALENET_STRATEGY[stage], network.matched.scaling
+        published, solved = SCALENET_STRATEGY[stage], network.scaling
         fitted = known.rule().scaling(ratios[stage])
         found.append(
             {

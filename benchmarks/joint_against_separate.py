@@ -42,17 +42,17 @@ def compare(checkpoint: Path, seed: int, work_dir: Path) -> dict[str, dict]:
     """All searches of one seed."""
     common = {'load_from': checkpoint, 'test_cfg.seed': seed}
     rows = {
-        'joint': search('search_digits.py', work_dir / 'joint', common),
-        'separate': search('separate_digits.py', work_dir / 'separate', common),
+        'joint': search('search-mcea_digits.py', work_dir / 'joint', common),
+        'separate': search('search-separate_digits.py', work_dir / 'separate', common),
     }
-    evaluations = {**common, 'test_cfg.evaluations': rows['joint']['evaluations']}
-    rows['random'] = search('random_digits.py', work_dir / 'random', evaluations)
-    rows['base first'] = search('evolution_digits.py', work_dir / 'base', common)
+    evaluations = {**common, 'test_cfg.search.evaluations': rows['joint']['evaluations']}
+    rows['random'] = search('search-random_digits.py', work_dir / 'random', evaluations)
+    rows['base first'] = search('search-evolution_digits.py', work_dir / 'base', common)
     base = work_dir / 'base' / 'archs' / 'scaling_stage_0.json'
     rows['then scaling'] = search(
-        'scaling_digits.py',
+        'search-scaling_digits.py',
         work_dir / 'scaling',
-        {'load_from': checkpoint, 'test_cfg.base': base},
+        {'load_from': checkpoint, 'test_cfg.search.base': base},
     )
     return rows
 

@@ -56,8 +56,8 @@ MUTANTS = (
     Mutant(
         'arch',
         'a deeper network stage repeats its first block',
-        '(_repeat(stage[-1]),)',
-        '(_repeat(stage[0]),)',
+        '(repeated(stage[-1]),)',
+        '(repeated(stage[0]),)',
     ),
     Mutant(
         'arch',
@@ -153,8 +153,8 @@ MUTANTS = (
     Mutant(
         'cost',
         'the largest resolution need not be a multiple of the divisor',
-        'largest // divisor * divisor / base.resolution',
-        'largest / base.resolution',
+        'resolution // divisor * divisor / self.base.resolution',
+        'resolution / self.base.resolution',
     ),
     Mutant(
         'cost',

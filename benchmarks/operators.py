@@ -25,7 +25,7 @@ from mmscale.search.analytic import AnalyticEvaluator
 from mmscale.search.operators import crossover, mutate, take_new, tournament
 
 SPACE = Path(__file__).parents[1] / 'configs' / '_base_' / 'search_spaces' / 'scalenet.py'
-# As in configs/scalenet/search_in1k.py.
+# As in configs/scalenet/search-mcea_in1k.py.
 BUDGET, TOLERANCE = 340e6, 0.05
 POPULATION = 64
 # Genes of the reference, one per block of the deepest scaled network; its spare ones are frozen.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Candidates per second of a search on two processes against one, and what the split leaves idle.
 
-``python benchmarks/search_throughput.py configs/scalenet/search_digits.py --rounds 5``
+``python benchmarks/search_throughput.py configs/scalenet/search-mcea_digits.py --rounds 5``
 
 Two processes with one thread each evaluate a batch of candidates as a search does: in turn the
 first alone and both together, so that both ways meet the same machine. It needs two idle cores to
@@ -89,7 +89,7 @@ def measure(args: argparse.Namespace) -> None:
         runner = build_runner(config, 'test')
         runner.load_or_resume()
         loop = runner.test_loop
-        from mmscale.engine.scoring_loop import Ranks
+        from mmscale.engine.distributed import Ranks
 
         ranks, evaluator = Ranks(), loop.evaluator
         (folder,), _ = ranks.gather([config.work_dir])

@@ -20,6 +20,9 @@ MODEL_WRAPPERS = _child(mmengine_registry.MODEL_WRAPPERS, 'engine')
 OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, 'engine')
 TASK_UTILS = _child(mmengine_registry.TASK_UTILS, 'engine')
 
+# Searches are classes of mmscale.search; MMEngine has no such registry.
+SEARCHES = Registry('search', scope='mmscale', locations=['mmscale.engine'])
+
 METRICS = _child(mmengine_registry.METRICS, 'evaluation')
 
 DATASETS = _child(mmengine_registry.DATASETS, 'datasets')

@@ -1,8 +1,12 @@
-"""Every config under configs/ loads, names parts that exist, and builds its model.
+"""Every config under configs/ says in its name what it is, loads, and builds its model.
 
-Those of detection, which need mmdet, are tested in tests/det.
+The models of detection, which need mmdet, are built in tests/det.
 """
 
+import ast
+import csv
+import importlib.util
+import re
 import runpy
 from pathlib import Path
 
@@ -22,28 +26,53 @@ from mmscale import registry
 from mmscale.arch import SearchSpace, get_arch
 from mmscale.cost import CostTable, count
 from mmscale.models import ArchNet, SuperNet
-from mmscale.search import Archive, FamilyFitness, Feasibility, RandomSearch, Score, Scorer
+from mmscale.models.backbones.arch_net import scaled_arch
+from mmscale.search import FamilyFitness, Feasibility, RandomSearch
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-EXPERIMENTS = sorted(
+DATA = Path(__file__).parent / 'data'
+ALL = sorted(
     path.relative_to(CONFIGS).as_posix()
     for path in CONFIGS.rglob('*.py')
-    if not {'_base_', 'det'} & set(path.relative_to(CONFIGS).parts)
+    if '_base_' not in path.relative_to(CONFIGS).parts
 )
-SEARCHES = [name for name in EXPERIMENTS if Path(name).name.startswith('search_')]
-# Scales of one network; ImageNet's S0 is the recipe that the others inherit.
-CHILDREN = [name for name in EXPERIMENTS if '-s' in name and '-s0_8xb128' not in name]
+EXPERIMENTS = [name for name in ALL if not name.startswith('det/')]
+# Bases of the others are mmdet's.
+LOADABLE = ALL if importlib.util.find_spec('mmdet') else EXPERIMENTS
+SEARCHES = [name for name in EXPERIMENTS if Path(name).name.startswith('search-mcea_')]
+# Scales of one network, and the first of them on ImageNet, which the others inherit.
+CHILDREN = [
+    name
+    for name in EXPERIMENTS
+    if re.match('scalenet/(digits|scalenet)-s', name) and '-s0_8xb128' not in name
+]
+FAST = [name for name in EXPERIMENTS if name.startswith('fast_scaling/')]
 # Searches by gradient.
-DMS = [name for name in EXPERIMENTS if name.startswith('dms/') and 'retrain' not in name]
+DMS = [name for name in EXPERIMENTS if name.startswith('dms/dms-')]
 # Language models, whose networks are of transformers.
-LANGUAGE = [name for name in EXPERIMENTS if 'stdlib' in name or 'llama' in name]
+LANGUAGE = [name for name in EXPERIMENTS if 'gpt2' in name or 'llama' in name]
 # Recipes for what searches have left of mmpretrain's own networks.
-STOCK = ['dms/retrain_deit_digits.py', 'dms/retrain_resnet_18_digits.py']
+STOCK = ['dms/deit-mini_digits.py', 'dms/resnet18-w16_digits.py']
 SPACES = sorted(path.stem for path in (CONFIGS / '_base_' / 'search_spaces').glob('*.py'))
 
 
 def load(name):
     return Config.fromfile(CONFIGS / name, import_custom_modules=False)
+
+
+def bases(name):
+    """The configs of this project that a config is a child of, those under _base_ left out."""
+    for statement in ast.parse((CONFIGS / name).read_text(encoding='utf-8')).body:
+        if isinstance(statement, ast.Assign) and statement.targets[0].id == '_base_':
+            named = ast.literal_eval(statement.value)
+            for base in [named] if isinstance(named, str) else named:
+                path = (CONFIGS / name).parent / base
+                if '::' not in base and '_base_' not in base:
+                    yield path.resolve().relative_to(CONFIGS).as_posix()
+
+
+def is_search(name):
+    return Path(name).name.startswith(('dms-', 'search-'))
 
 
 def registries(module):
@@ -79,8 +108,115 @@ def build_model(config):
 
 def test_there_are_configs():
     assert len(EXPERIMENTS) >= 12
-    assert {'scalenet/search_digits.py', 'scalenet/search_in1k.py'} <= set(SEARCHES)
-    assert len(CHILDREN) >= 5 and len(SPACES) >= 2
+    assert {'scalenet/search-mcea_digits.py', 'scalenet/search-mcea_in1k.py'} <= set(SEARCHES)
+    assert len(CHILDREN) == 10 and len(SPACES) >= 2 and len(FAST) >= 5
+    assert len(ALL) > len(EXPERIMENTS) + 20
+
+
+@pytest.mark.parametrize('name', LOADABLE)
+def test_a_name_says_what_the_config_is(name):
+    """Words of a part are joined by hyphens, parts by underscores, as mmpretrain does."""
+    config, stem = load(name), Path(name).stem
+    word = r'[a-z0-9.]+'
+    assert re.fullmatch(rf'{word}(-{word})*(_{word}(-{word})*)*', stem)
+    model, test_cfg = config.model, config.get('test_cfg') or {}
+    assert stem.startswith('dms-') == (model.type == 'mmscale.DMSModel')
+    assert stem.startswith('search-') == test_cfg.get('type', '').startswith('mmscale.')
+    is_super_supernet = model.type.startswith('mmscale.SuperNet') and not is_search(name)
+    assert ('supernet' in stem) == is_super_supernet
+    loader = config.get('train_dataloader') or config.test_dataloader
+    datasets = {
+        'digits': ('mmscale.ClutteredDigits', 'mmscale.DigitsDetection'),
+        'in1k': ('ImageNet',),
+        'coco': ('CocoDataset',),
+        'stdlib': ('mmscale.StandardLibrary',),
+        'alpaca': ('mmscale.TokenFile',),
+    }
+    kinds = [part for _, part in typed(loader.dataset.to_dict())]
+    data = stem.removeprefix('dms-').split('_')[-1].split('-')[0]
+    assert set(datasets[data]) & set(kinds), f'{data}, {kinds}'
+
+
+@pytest.mark.parametrize('name', [name for name in LOADABLE if re.search(r'_\d+xb\d', name)])
+def test_a_name_says_how_long_and_on_what_it_trains(name):
+    config = load(name)
+    processes, batch, epochs = re.search(r'_(\d+)xb(\d+)(?:-(\d+)e)?_', name).groups()
+    assert config.train_dataloader.batch_size == int(batch)
+    if 'auto_scale_lr' in config and 'rtmdet' not in name:  # mmdet's says 16 for 8 x 32
+        assert config.auto_scale_lr.base_batch_size == int(processes) * int(batch)
+    if epochs:
+        iterations = config.train_cfg.get('max_iters', 0)
+        images = iterations * int(processes) * int(batch)
+        found = config.train_cfg.get('max_epochs', round(images / 1_281_167))
+        assert found == int(epochs)
+
+
+@pytest.mark.parametrize('name', [name for name in LOADABLE if '/dms-' in name])
+def test_a_search_by_gradient_says_what_is_left(name):
+    target = load(name).model.target
+    said = re.findall(r'-([\d.]+)(mf|gf|b)(?=[_-])', name)
+    if said:
+        number, unit = said[-1]
+        (value,) = target.values()
+        assert float(number) * {'mf': 1e6}.get(unit, 1e9) == pytest.approx(value, rel=0.005)
+    else:
+        assert target == 0.5
+
+
+@pytest.mark.parametrize('name', LOADABLE)
+def test_a_config_is_named_after_its_network(name):
+    model = load(name).model
+    while 'backbone' not in model:
+        model = model.get('detector') or model.get('model')
+        if model is None or model.type == 'mmscale.CausalLM':
+            return
+    arch = model.backbone.get('arch')
+    if model.backbone.type == 'mmscale.ArchNet' and arch is not None:
+        network = Path(arch).stem if arch.endswith('.json') else arch.lower()
+        assert network.replace('-', '') in Path(name).stem.replace('-', '')
+    elif model.backbone.type.startswith('ResNet'):
+        depth, width = model.backbone.depth, model.backbone.get('base_channels', 64)
+        said = re.search(r'(?:resnet|_r)(\d+)(?:-w(\d+))?_', name)
+        assert (int(said[1]), int(said[2] or 64)) == (depth, width)
+
+
+def test_a_search_is_on_top_of_its_network_and_never_below_one():
+    compared = 0
+    for name in ALL:
+        for base in bases(name):
+            assert is_search(name) or not is_search(base), f'{name} is a child of {base}'
+            if name in LOADABLE and is_search(name) and not is_search(base):
+                model = load(name).model
+                assert model.get('model', model) == load(base).model, name
+                compared += 1
+    assert compared >= 7
+
+
+def test_what_is_deleted_makes_room_for_another_class():
+    for path in CONFIGS.rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            keys = {key.arg for key in getattr(node, 'keywords', ())}
+            # `None` is **: of a class that a variable holds. A loader takes the place of none.
+            assert '_delete_' not in keys or keys & {'type', None, 'batch_size'}, path
+
+
+@pytest.mark.parametrize('name', FAST)
+def test_fast_scaling_has_the_networks_of_the_papers_code(name):
+    rows = {}
+    with (DATA / 'pycls_complexity.csv').open(encoding='utf-8', newline='') as file:
+        for row in csv.DictReader(file):
+            if row['strategy'] == 'dWr':
+                rows[row['base'].lower(), float(row['scale'])] = row
+    with (DATA / 'regnetz_published.csv').open(encoding='utf-8', newline='') as file:
+        for row in csv.DictReader(file):
+            rows[row['base'].lower(), float(row['scale_factor'])] = row
+    base, factor = re.fullmatch(r'fast_scaling/(.+)-fast-(.+)x_.*', name).groups()
+    golden, backbone = rows[base, float(factor)], load(name).model.backbone
+    arch = scaled_arch(backbone.arch, backbone.scaling)
+    cost = count(arch, 'pycls')
+    assert [arch.resolution, cost.flops, cost.params, cost.acts] == [
+        int(golden[key]) for key in ('resolution', 'flops', 'params', 'acts')
+    ]
 
 
 @pytest.mark.parametrize('name', EXPERIMENTS)
@@ -102,7 +238,7 @@ def test_a_part_that_does_not_exist_would_be_noticed():
 
 @pytest.mark.parametrize('name', STOCK)
 def test_a_recipe_of_a_stock_network_trains_what_was_searched(name):
-    recipe, search = load(name), load(name.replace('retrain_', ''))
+    recipe, search = load(name), load(name.replace('dms/', 'dms/dms-'))
     assert recipe.model == search.model.model
     assert recipe.train_dataloader == search.train_dataloader
     with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -183,17 +319,9 @@ def test_the_budget_of_a_search_is_reachable_at_every_scaling_stage(name):
     assert scalable.sum() >= 20
 
 
-def test_the_digit_search_has_families_to_choose_from(tmp_path):
-    config = load('scalenet/search_digits.py')
-
-    class Constant:
-        fingerprint = {}
-
-        def evaluate(self, arch):
-            return Score(1, 2)
-
-    scorer = Scorer(Archive(tmp_path, {}), Constant())
-    family = FamilyFitness(feasibility_of(config), list(config.test_cfg.weights), scorer)
+def test_the_digit_search_has_families_to_choose_from():
+    config = load('scalenet/search-mcea_digits.py')
+    family = FamilyFitness(feasibility_of(config), list(config.test_cfg.weights))
     drawn = RandomSearch(family, 10_000)._families(np.random.default_rng(0))
     families = {(genes.tobytes(), strategy) for genes, strategy in drawn}
     assert len(families) >= 50
@@ -201,14 +329,15 @@ def test_the_digit_search_has_families_to_choose_from(tmp_path):
 
 
 def test_the_published_s0_meets_the_budget_of_the_imagenet_search():
-    feasibility = feasibility_of(load('scalenet/search_in1k.py'))
+    feasibility = feasibility_of(load('scalenet/search-mcea_in1k.py'))
     genes = np.array([feasibility.space.encode(get_arch('scalenet-s0-search')).genes])
     assert feasibility.base_feasible(genes).all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'name', [name for name in DMS if not any(big in name for big in ('b1_', 'b2_', '_7b'))]
+    'name',
+    [name for name in DMS if not any(big in name for big in ('efficientnet-b7', 'llama-7b'))],
 )
 def test_the_target_of_a_search_by_gradient_is_within_reach(name):
     config = load(name)

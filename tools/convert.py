@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from mmscale.arch import Arch
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.files import atomic_write
 from mmscale.launch.command_line import read_checkpoint
 from mmscale.launch.runner import run_tool
@@ -81,13 +81,13 @@ def main() -> None:
             arch = matching_arch(args.name, args.source)
         arch, weights = convert_state_dict(read_weights(args.checkpoint), arch, args.source)
     except (OSError, ValueError) as error:
-        raise UsageError(' '.join(str(error).split())) from None
+        raise UsageError(one_line(error)) from None
     try:
         with atomic_write(out) as file:
             torch.save({'state_dict': weights}, file)
         arch.save(out.with_suffix('.json'))
     except (OSError, RuntimeError) as error:  # torch raises the latter
-        raise UsageError(f'--out {out}: {" ".join(str(error).split())}') from None
+        raise UsageError(f'--out {out}: {one_line(error)}') from None
     head = 'with classifier' if any(key.startswith('head.') for key in weights) else 'backbone'
     print(f'{out}: {len(weights)} tensors, {head}; {out.with_suffix(".json")}: the Arch')
 

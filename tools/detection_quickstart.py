@@ -10,35 +10,30 @@ import argparse
 import io
 import json
 import os
-import shlex
-import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from mmscale.apis.reports.run_files import json_lines
 from mmscale.errors import UsageError
 from mmscale.files import write_json, write_text
 from mmscale.launch.command_line import read_config, set_environment
 from mmscale.launch.runner import build_runner, run_tool
+from mmscale.launch.steps import console, heading, is_whole, run_logged
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = 'configs/scalenet/digits-s2.py'
 DETECTORS = {
-    'random weights': 'configs/det/retinanet_digits.py',
-    "the classifier's weights": 'configs/det/retinanet_digits_pretrained.py',
+    'random weights': 'configs/det/retinanet_digits-s2_fpn_digits.py',
+    "the classifier's weights": 'configs/det/retinanet_digits-s2-pre_fpn_digits.py',
 }
 METRICS = {'mAP': 'bbox_mAP', 'mAP 50': 'bbox_mAP_50', 'mAP 75': 'bbox_mAP_75'}
-# Lines of the tools' logs that are worth showing while they run.
-SHOWN = ('Iter(train)', 'error:', 'Error')
 # Of the picture: images across and down, enlargement, least score of a box.
 GRID, ENLARGEMENT, LEAST_SCORE = (4, 2), 3, 0.4
-
-console = Console()
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,37 +74,15 @@ def train(config: str, work_dir: Path, options: dict[str, Any]) -> Path:
         raise UsageError(
             f'{work_dir} holds a run of other settings: take another --work-dir or remove it'
         )
-    # MMEngine names a checkpoint here when it is whole; the test comes behind the last.
-    last = work_dir / 'last_checkpoint'
-    whole = last.is_file() and Path(last.read_text(encoding='utf-8')).name == checkpoint.name
-    if whole and checkpoint.is_file() and scores(work_dir):
+    # The test comes after the last checkpoint.
+    if is_whole(checkpoint) and scores(work_dir):
         return checkpoint
     work_dir.mkdir(parents=True, exist_ok=True)
     write_text(settings, text)
-    rest = [config, '--work-dir', str(work_dir), '--cfg-options']
-    rest += [f'{key}={value}' for key, value in options.items()]
-    console.print(f'[dim]$ {shlex.join(["tools/train.py", *rest])}[/]', highlight=False)
-    rest[0] = str(ROOT / config)
-    if not (whole and checkpoint.is_file()):
-        rest.insert(1, '--resume')
-    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), *rest]
-    log = work_dir / 'console.log'
-    with (
-        log.open('a', encoding='utf-8') as file,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace'
-        ) as process,
-    ):
-        for line in process.stdout:
-            file.write(line)
-            if any(word in line for word in SHOWN):
-                shown = line.strip().partition(' - INFO - ')[2] or line.strip()
-                console.print(
-                    f'  {shown}', markup=False, highlight=False, no_wrap=True, overflow='ellipsis'
-                )
-    if process.returncode:
-        console.print(f'[red]failed, exit code {process.returncode}; the log is {log}[/]')
-        sys.exit(1)
+    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(ROOT / config)]
+    command += [] if is_whole(checkpoint) else ['--resume']
+    command += ['--work-dir', str(work_dir), '--cfg-options']
+    run_logged([*command, *(f'{key}={value}' for key, value in options.items())], ROOT, work_dir)
     return checkpoint
 
 
@@ -117,10 +90,9 @@ def scores(work_dir: Path) -> dict[str, float]:
     """What the last test of a training measured; empty if there was none."""
     found = {}
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in file.read_text(encoding='utf-8').splitlines():
-            values = json.loads(line)
-            if 'coco/bbox_mAP' in values or 'accuracy/top1' in values:
-                found = values
+        for line in json_lines(file):
+            if line and ('coco/bbox_mAP' in line or 'accuracy/top1' in line):
+                found = line
     return found
 
 
@@ -151,12 +123,6 @@ def draw(config: str, checkpoint: Path, out: Path) -> None:
     grid = [np.hstack(drawn[i * columns : (i + 1) * columns]) for i in range(rows)]
     if not cv2.imwrite(str(out), np.vstack(grid)):
         raise OSError(f'{out} cannot be written')
-
-
-def heading(text: str, start: float) -> None:
-    """Prints what comes next and how long it took so far."""
-    minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    console.print(f'\n[bold]{text}[/] [dim]({minutes}:{seconds:02d} so far)[/]')
 
 
 def main() -> None:

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from mmscale.errors import UsageError
-from mmscale.launch.command_line import add_config_options
+from mmscale.launch.command_line import add_config_options, show
 from mmscale.launch.runner import run_tool
 from mmscale.quiet import quiet_imports
 
@@ -72,31 +70,21 @@ def main() -> None:
     args = parse_args()
     with quiet_imports():
         from mmscale.apis.exports.export import export
-    try:
-        exported = export(
-            args.source,
-            args.out,
-            checkpoint=args.checkpoint,
-            scaling_stage=args.scaling_stage,
-            config=args.config,
-            options=args.cfg_options,
-            formats=args.formats,
-            detector=args.detector,
-            fuse=args.fuse,
-            input_size=args.input_size,
-            name=args.name,
-            overwrite=args.overwrite,
-        )
-    except (OSError, ValueError) as error:
-        raise UsageError(' '.join(str(error).split())) from error
-    if args.json:
-        print(json.dumps(exported.to_json(), indent=1))
-        return
-    for note in exported.notes:
-        print(note)
-    for what, value in exported.differences.items():
-        print(f'{what}: largest difference {value:.3g}')
-    print(f'Wrote {exported.folder}: {", ".join(exported.files)}, model_card.md')
+    exported = export(
+        args.source,
+        args.out,
+        checkpoint=args.checkpoint,
+        scaling_stage=args.scaling_stage,
+        config=args.config,
+        options=args.cfg_options,
+        formats=args.formats,
+        detector=args.detector,
+        fuse=args.fuse,
+        input_size=args.input_size,
+        name=args.name,
+        overwrite=args.overwrite,
+    )
+    show(exported, args.json)
 
 
 if __name__ == '__main__':

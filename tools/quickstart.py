@@ -12,15 +12,12 @@ import fcntl
 import hashlib
 import json
 import os
-import shlex
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -36,14 +33,11 @@ from mmscale.errors import UsageError
 from mmscale.files import write_json, write_text
 from mmscale.launch.command_line import set_environment
 from mmscale.launch.runner import run_tool
+from mmscale.launch.steps import console, heading, is_whole, run_logged
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'scalenet'
 SCALING_STAGES = 5
-# Lines of the tools' logs that are worth showing while they run.
-SHOWN = ('Iter(train)', 'evaluations', 'error:', 'Error')
-
-console = Console()
 
 
 def parse_args() -> argparse.Namespace:
@@ -113,54 +107,10 @@ def run(
     Raises:
         SystemExit: The tool failed.
     """
-    script, config_file = f'tools/dist_{tool}.sh', f'configs/scalenet/{config}'
-    rest = [str(args.processes), '--work-dir', str(work_dir), *arguments]
-    console.print(f'[dim]$ {shlex.join([script, config_file, *rest])}[/]', highlight=False)
-    command = [str(ROOT / script), str(ROOT / config_file), *rest]
-    work_dir.mkdir(parents=True, exist_ok=True)
-    log = work_dir / 'console.log'
+    script, config = ROOT / 'tools' / f'dist_{tool}.sh', CONFIGS / config
+    command = [str(script), str(config), str(args.processes), '--work-dir', str(work_dir)]
     environment = {**os.environ, 'PYTHON': sys.executable}
-    with (
-        log.open('a', encoding='utf-8') as file,
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors='replace',
-            env=environment,
-            pass_fds=(args.lock,),
-            # Ctrl-C is for this process alone: a second signal would stop torchrun from ending
-            # its processes.
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            for line in process.stdout:
-                file.write(line)
-                if any(word in line for word in SHOWN):
-                    shown = line.strip().partition(' - INFO - ')[2] or line.strip()
-                    console.print(
-                        f'  {shown}',
-                        markup=False,
-                        highlight=False,
-                        no_wrap='Iter(train)' in shown,
-                        overflow='ellipsis',
-                    )
-        except BaseException:
-            # torchrun ends its processes; without this they would go on.
-            process.terminate()
-            file.write(process.communicate()[0])
-            raise
-    if process.returncode:
-        console.print(f'[red]failed, exit code {process.returncode}; the log is {log}[/]')
-        sys.exit(1)
-
-
-def heading(text: str, start: float) -> None:
-    """Prints what comes next and how long it took so far."""
-    minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    console.print(f'\n[bold]{text}[/] [dim]({minutes}:{seconds:02d} so far)[/]')
+    run_logged([*command, *arguments], ROOT, work_dir, env=environment, pass_fds=(args.lock,))
 
 
 def options_of(args: argparse.Namespace) -> tuple[list[str], dict[str, object], list[str]]:
@@ -188,7 +138,8 @@ def read_config(name: str) -> Any:
 def configs_digest() -> str:
     """SHA-256 of what all configs of the digit data say."""
     names = [
-        f'{name}_digits.py' for name in ('supernet', 'search', 'random', 'compound', 'retrain')
+        f'{name}_digits.py'
+        for name in ('supernet', 'search-mcea', 'search-random', 'search-compound', 'arch-net')
     ]
     contents = [read_config(name).to_dict() for name in names]
     text = json.dumps(contents, sort_keys=True, default=str)
@@ -200,17 +151,9 @@ def train_supernet(args: argparse.Namespace, work_dir: Path, options: list[str])
     iterations = read_config('supernet_digits.py').train_cfg.max_iters
     iterations = 20 if args.smoke else iterations
     checkpoint = work_dir / f'iter_{iterations}.pth'
-    # MMEngine names a checkpoint here when it is whole.
-    last = work_dir / 'last_checkpoint'
-    whole = last.is_file() and Path(last.read_text(encoding='utf-8')).name == checkpoint.name
-    if not (whole and checkpoint.is_file()):
-        run(
-            'train',
-            'supernet_digits.py',
-            work_dir,
-            args,
-            ['--resume', '--cfg-options', *options],
-        )
+    if not is_whole(checkpoint):
+        arguments = ['--resume', '--cfg-options', *options]
+        run('train', 'supernet_digits.py', work_dir, args, arguments)
     return checkpoint
 
 
@@ -228,9 +171,9 @@ def retrain(
     args: argparse.Namespace, work_dir: Path, options: dict[str, object]
 ) -> dict[str, dict]:
     """Trains the networks of all families that have to be trained, the dearest first."""
-    config = CONFIGS / 'retrain_digits.py'
+    config = CONFIGS / 'arch-net_digits.py'
     iterations = options.get('train_cfg.max_iters')
-    iterations = iterations or read_config('retrain_digits.py').train_cfg.max_iters
+    iterations = iterations or read_config('arch-net_digits.py').train_cfg.max_iters
     jobs: dict[str, RetrainJob] = {}
     stages = range(SCALING_STAGES) if args.full else range(3)
     for stage in reversed(stages):
@@ -297,28 +240,16 @@ def main() -> None:
     search_options.append(f'load_from={checkpoint}')
 
     heading('2. Search of base model and scaling strategy', start)
-    schedule = ['test_cfg.population=4', 'test_cfg.generations=2', 'test_cfg.rounds=1']
-    found = search(
-        args,
-        'search_digits.py',
-        work_dir / 'searched',
-        search_options + (schedule if args.smoke else []),
-    )
+    schedule = [f'test_cfg.search.{key}' for key in ('population=4', 'generations=2', 'rounds=1')]
+    options = search_options + (schedule if args.smoke else [])
+    found = search(args, 'search-mcea_digits.py', work_dir / 'searched', options)
 
     heading('3. Baselines: as many random networks, and uniform compound scaling', start)
-    search(
-        args,
-        'random_digits.py',
-        work_dir / 'random',
-        [*search_options, f'test_cfg.evaluations={found["evaluations"]}'],
-    )
+    options = [*search_options, f'test_cfg.search.evaluations={found["evaluations"]}']
+    search(args, 'search-random_digits.py', work_dir / 'random', options)
     base = work_dir / 'searched' / 'archs' / 'scaling_stage_0.json'
-    search(
-        args,
-        'compound_digits.py',
-        work_dir / 'compound',
-        [*search_options, f'test_cfg.base={base}'],
-    )
+    options = [*search_options, f'test_cfg.search.base={base}']
+    search(args, 'search-compound_digits.py', work_dir / 'compound', options)
 
     heading('4. Training of the networks from random weights', start)
     results = retrain(args, work_dir, retrain_options)

@@ -4,6 +4,7 @@
 import argparse
 from pathlib import Path
 
+from mmscale.launch.command_line import show
 from mmscale.launch.runner import run_tool
 
 
@@ -29,15 +30,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Draws and says what was drawn and what is missing."""
     args = parse_args()
-    from rich.console import Console
 
-    from mmscale.apis.reports.report import make_report
+    from mmscale.apis.reports.report import report
 
-    report = make_report(args.target)
     target = Path(args.target)
     out = args.out or (target if target.is_dir() else Path('work_dirs')) / 'report'
-    report.save(out)
-    Console().print(report.summary(out))
+    show(report(args.target, out))
 
 
 if __name__ == '__main__':

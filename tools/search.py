@@ -11,13 +11,12 @@ from mmscale.apis.search import (
     check_search,
     dry_run,
     dry_run_table,
-    one_line,
     profile,
     profile_tables,
+    search_with,
 )
-from mmscale.errors import UsageError
 from mmscale.launch.command_line import add_common_arguments, load_config
-from mmscale.launch.runner import build_runner, run_tool
+from mmscale.launch.runner import run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -97,19 +96,7 @@ def main() -> None:
     if args.plan:
         show(make_plan(config), plan_tables, args.json)
         return
-    if not config.get('load_from'):
-        raise UsageError(
-            'load_from is not set: name the checkpoint of a trained super-supernet with '
-            '--cfg-options load_from=PATH'
-        )
-    config.test_cfg.resume = args.resume
-    config.test_cfg.retry_failed = args.retry_failed
-    runner = build_runner(config, 'test')
-    try:
-        runner.test()
-    except (OSError, ValueError) as error:
-        # Of archive, budgets, schedule or disk: it says what is wrong, and nothing was lost.
-        raise UsageError(one_line(error)) from error
+    search_with(config, args.resume, args.retry_failed)
 
 
 if __name__ == '__main__':

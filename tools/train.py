@@ -62,12 +62,7 @@ def main() -> None:
                 f'--auto-scale-lr: config={args.config} has no auto_scale_lr.base_batch_size'
             )
         config.auto_scale_lr.enable = True
-    runner = build_runner(config, 'train')
-    try:
-        runner.train()
-    except (FloatingPointError, OSError) as error:
-        # Of the loss, the disk or the data: the last checkpoint is whole.
-        raise UsageError(' '.join(str(error).split())) from error
+    build_runner(config, 'train').train()
 
 
 if __name__ == '__main__':

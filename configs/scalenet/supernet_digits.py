@@ -2,6 +2,7 @@
 _base_ = [
     '../_base_/search_spaces/digits.py',
     '../_base_/datasets/cluttered_digits.py',
+    '../_base_/schedules/digits_sgd.py',
     '../_base_/default_runtime.py',
 ]
 
@@ -37,12 +38,8 @@ val_evaluator = None
 test_dataloader = None
 test_evaluator = None
 
-optim_wrapper = dict(
-    optimizer=dict(type='SGD', lr=0.2, momentum=0.9, nesterov=True, weight_decay=1e-4),
-    clip_grad=dict(max_norm=5.0),
-)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=1000),
 ]
-train_cfg = dict(by_epoch=False, max_iters=1000)
+train_cfg = dict(max_iters=1000)

@@ -1,22 +1,18 @@
-"""Cost reports of networks by name, Arch file or config, and the runtime model of a device."""
+"""Costs of networks however they are named, and the runtime model of a device."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.networks import (
-    build_module,
-    build_network,
-    config_image_shape,
-    find_arch,
-    image_shape,
-    quiet_log,
-)
+from mmscale.apis.networks import Network, build_network, find_network, image_shape, quiet_log
 from mmscale.arch import Arch
+from mmscale.arch.checks import integer
 from mmscale.cost import (
+    Cost,
     Latency,
     LatencyModel,
     ModuleCost,
@@ -30,136 +26,222 @@ from mmscale.cost import (
     this_device,
 )
 from mmscale.errors import UsageError
-from mmscale.launch.command_line import read_config
+from mmscale.tables import Printed, make_table
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from rich.table import Table
+    from torch import nn
+
+_CONVENTIONS = {
+    'mmscale': 'multiply-adds of convolutions, linear layers and attention; outputs of the same',
+    'pycls': 'as mmscale, and bias additions are flops, outputs of max-pools are acts',
+}
+_MEMORY = ('batch', 'peak_bytes_inference', 'activation_bytes_training')
 
 
-def cost_report(
-    source: str,
+@dataclass(frozen=True)
+class NetworkCost(Printed):
+    """Cost of one image through a network; prints its table.
+
+    Attributes:
+        name: Of the network.
+        shape: Height and width of the image, in pixels.
+        shape_source: What says so.
+        flops: Multiply-adds.
+        params: Trainable numbers.
+        acts: Elements that convolutions and linear layers output.
+        convention: See :func:`mmscale.cost.count`.
+        parts: Of each part its ``name``, ``flops``, ``params`` and ``acts``; of an Arch also its
+            ``blocks``, its ``channels`` and the ``size`` of its output.
+        memory: Counted from the module, with the two memory figures; None if not asked for.
+        latency: None if not asked for.
+        difference: What MMEngine's analyzer says, and why; None if not asked for.
+        uncounted: Operations that seem to multiply matrices and are not counted.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    shape_source: str
+    flops: int
+    params: int
+    acts: int
+    convention: str
+    parts: tuple[dict[str, Any], ...]
+    memory: ModuleCost | None = None
+    latency: Latency | None = None
+    difference: ToolDifference | str | None = None
+    uncounted: tuple[str, ...] | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """The three totals alone."""
+        return Cost(self.flops, self.params, self.acts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the cost as plain JSON data."""
+        height, width = self.shape
+        data: dict[str, Any] = {
+            'name': self.name,
+            'resolution': height if height == width else [height, width],
+            'shape': [height, width],
+            **asdict(self.cost),
+            'convention': self.convention,
+            'parts': list(self.parts),
+        }
+        if self.memory is not None:
+            data['memory'] = {key: getattr(self.memory, key) for key in _MEMORY}
+        if self.uncounted is not None:
+            data['uncounted'] = list(self.uncounted)
+        if self.difference is not None:
+            is_text = isinstance(self.difference, str)
+            data['mmengine'] = {} if is_text else asdict(self.difference)
+            data['mmengine']['text'] = str(self.difference)
+        if self.latency is not None:
+            data['latency'] = asdict(self.latency)
+        return data
+
+    def renderables(self) -> list[Table | str]:
+        """A row per part and the total; then how it was counted, memory and latency."""
+        height, width = self.shape
+        size = f'{height} px' if height == width else f'{height} x {width} px'
+        shapes = [key for key in ('blocks', 'channels', 'size') if key in self.parts[0]]
+        numbers = ('flops', 'params', 'acts')
+        rows = [
+            (
+                part['name'],
+                *(part[key] or None for key in shapes),
+                *(f'{part[key]:,}' for key in numbers),
+            )
+            for part in self.parts
+        ]
+        total = ('total', *[None] * len(shapes), *(f'{getattr(self, key):,}' for key in numbers))
+        title = f'{self.name} at {size}, convention {self.convention}'
+        lines = [f'{self.convention}: {_CONVENTIONS[self.convention]}.']
+        if self.shape_source == 'an assumption':
+            lines.insert(0, f'Nothing says the size of the images: {size} are assumed.')
+        if self.memory is not None:
+            lines.append(self.memory.memory_line)
+        if self.latency is not None:
+            lines.append(f'Latency: {self.latency}.')
+        if self.difference is not None:
+            lines.append(f'{self.difference}.')
+            lines.append(
+                'Tools that count additions apart (torch.utils.flop_counter) say twice as much.'
+            )
+        if self.uncounted:
+            lines.append(f'Not counted: {", ".join(self.uncounted)}.')
+        return [make_table(title, ('part', *shapes, *numbers), rows, total), *lines]
+
+
+def get_cost(
+    source: str | Path | Mapping | Arch | Config | nn.Module | Network,
     resolution: int | None = None,
     convention: str = 'mmscale',
     batch: int = 1,
     latency: str | None = None,
     memory: bool = False,
     options: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Cost of a network as plain data.
+    shape: tuple[int, int] | None = None,
+    compare: bool = False,
+    scaling_stage: int | None = None,
+) -> NetworkCost:
+    """Counts a network, however it is named.
 
-    An Arch is counted by arithmetic; the model of a config is built and run without computing.
+    An Arch is counted by arithmetic; anything else is built and run without computing.
 
     Args:
-        source: A preset's name, an Arch's JSON file, or a config (``.py``) with a ``model``.
+        source: See :func:`mmscale.apis.networks.find_network`.
         resolution: Side of the square image; by default what the network is made for.
         convention: See :func:`mmscale.cost.count`.
         batch: Images that latency and memory are of.
         latency: Device to time a batch on, ``cpu`` or ``cuda``.
         memory: Whether to count memory also for an Arch, which builds it.
-        options: Overrides of the config, ``KEY=VALUE`` each.
-
-    Returns:
-        ``name, resolution, flops, params, acts, convention, parts``, and ``mmengine`` (what its
-        analyzer says, and why); where asked for or a config, ``memory``; for a config
-        ``uncounted``; where asked for, ``latency``.
+        options: Overrides of a config, ``KEY=VALUE`` each.
+        shape: Height and width of the image instead of `resolution`.
+        compare: Whether to say what MMEngine's analyzer counts, and why.
+        scaling_stage: Which network of a search's result; by default the base model.
 
     Raises:
-        ValueError: There is no such network or device, or a value is not allowed.
-        UsageError: The config cannot be read.
+        UsageError: There is no such network or device, or a value is not allowed.
+
+    Example:
+        >>> cost = get_cost('resnet-50')
+        >>> cost.flops, cost.params, cost.acts
+        (4089184256, 25557032, 11114984)
     """
-    for key, value in (('resolution', resolution), ('batch', batch)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise UsageError(f'{key}={value!r} must be an integer of 1 or more')
+    integer('batch', batch)
+    if resolution is not None:
+        if shape is not None:
+            raise UsageError(f'shape={shape} and resolution={resolution}: give one of them')
+        shape = (integer('resolution', resolution),) * 2
+    if shape is not None:
+        if len(shape) != 2:
+            raise UsageError(f'shape={shape!r:.60} must be the height and the width')
+        for i, side in enumerate(shape):
+            integer(f'shape[{i}]', side)
     if latency is not None:
         this_device(latency, batch)
-    if Path(source).suffix == '.py':
-        return _config_report(source, resolution, convention, batch, latency, options)
-    if options:
-        raise UsageError(f'--cfg-options {" ".join(options)}: {source} is no config')
-    name, arch = find_arch(source)
-    if resolution is not None:
-        arch = replace(arch, resolution=resolution)
+    network = find_network(source, options, scaling_stage, shape)
+    # Arithmetic needs no MMEngine, whose log is to be kept quiet elsewhere.
+    with contextlib.nullcontext() if network.is_closed_form else quiet_log():
+        if network.is_closed_form:
+            found = _closed_form(network, convention, batch, memory, compare)
+        else:
+            found = _counted(network, convention, batch, compare)
+        if latency is not None:
+            measured = measure_latency(network.build(), network.image_shape, latency, batch)
+            found = replace(found, latency=measured)
+    return found
+
+
+def _closed_form(
+    network: Network, convention: str, batch: int, memory: bool, compare: bool
+) -> NetworkCost:
+    """Cost of an Arch by arithmetic."""
+    arch = network.arch
     parts = [asdict(part) for part in count_parts(arch, convention)]
-    report = {
-        'name': name,
-        'resolution': arch.resolution,
+    found = NetworkCost(
+        network.name,
+        (arch.resolution, arch.resolution),
+        network.shape_source,
         **asdict(count(arch, convention)),
-        'convention': convention,
-        'parts': [part | part.pop('cost') for part in parts],
-        'mmengine': _as_json(explain_arch_difference(arch, convention)),
-    }
+        convention=convention,
+        parts=tuple(part | part.pop('cost') for part in parts),
+    )
+    if compare:
+        found = replace(found, difference=explain_arch_difference(arch, convention))
     if memory:
-        counted = count_module(build_network(arch, meta=True), image_shape(arch), batch=batch)
-        report['memory'] = _memory(counted)
-    if latency is not None:
-        measured = measure_latency(build_network(arch), image_shape(arch), latency, batch)
-        report['latency'] = asdict(measured)
-    return report
+        counted = count_module(network.skeleton, network.image_shape, batch=batch)
+        found = replace(found, memory=counted)
+    return found
 
 
-def _config_report(
-    source: str,
-    resolution: int | None,
-    convention: str,
-    batch: int,
-    latency: str | None,
-    options: Sequence[str],
-) -> dict[str, Any]:
-    config = read_config(source, options)
-    if not isinstance(config.get('model'), Mapping):
-        raise UsageError(f'{source}: the config has no model')
-    with quiet_log():
-        return _model_report(config, Path(source).stem, resolution, convention, batch, latency)
-
-
-def _model_report(
-    config: Config,
-    name: str,
-    resolution: int | None,
-    convention: str,
-    batch: int,
-    latency: str | None,
-) -> dict[str, Any]:
-    scope = config.get('default_scope', 'mmpretrain')
-    model = build_module(config.model, scope, meta=True)
-    shape = config_image_shape(config, model)
-    if resolution is not None:
-        shape = (shape[0], resolution, resolution)
+def _counted(network: Network, convention: str, batch: int, compare: bool) -> NetworkCost:
+    """Cost of a model, counted from what it runs; its memory comes with it."""
+    shape, model = network.image_shape, network.skeleton
     try:
         counted = count_module(model, shape, convention=convention, batch=batch)
     except ValueError:  # it may need numbers on its way
-        model = build_module(config.model, scope)
+        model = network.build()
         counted = count_module(model, shape, convention=convention, batch=batch)
-    try:
-        mmengine = _as_json(explain_difference(model, shape, convention=convention))
-    except ValueError as error:
-        mmengine = {'text': f"MMEngine's FlopAnalyzer: {error}"}
-    report = {
-        'name': name,
-        'resolution': shape[1] if shape[1] == shape[2] else list(shape[1:]),
+    difference: ToolDifference | str | None = None
+    if compare:
+        try:
+            difference = explain_difference(model, shape, convention=convention)
+        except ValueError as error:
+            difference = f"MMEngine's FlopAnalyzer: {error}"
+    return NetworkCost(
+        network.name,
+        shape[1:],
+        network.shape_source,
         **asdict(counted.cost),
-        'convention': convention,
-        'parts': [{'name': part, **asdict(cost)} for part, cost in counted.by_part.items()],
-        'memory': _memory(counted),
-        'uncounted': list(counted.uncounted),
-        'mmengine': mmengine,
-    }
-    if latency is not None:
-        measured = measure_latency(build_module(config.model, scope), shape, latency, batch)
-        report['latency'] = asdict(measured)
-    return report
-
-
-def _as_json(difference: ToolDifference) -> dict[str, Any]:
-    return {**asdict(difference), 'text': str(difference)}
-
-
-def _memory(counted: ModuleCost) -> dict[str, Any]:
-    return {
-        'batch': counted.batch,
-        'peak_bytes_inference': counted.peak_bytes_inference,
-        'activation_bytes_training': counted.activation_bytes_training,
-    }
+        convention=convention,
+        parts=tuple({'name': part, **asdict(cost)} for part, cost in counted.by_part.items()),
+        memory=counted,
+        difference=difference,
+        uncounted=counted.uncounted,
+    )
 
 
 def fit_latency(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.arch import Arch, get_arch, preset_name
-from mmscale.errors import UsageError
+from mmscale.arch.json_files import read_json
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
+from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
+from mmscale.search.result_files import read_result
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -17,7 +22,6 @@ if TYPE_CHECKING:
 
 # Side of the input where nothing says another.
 _RESOLUTION = 224
-_ACTS = {'relu': 'ReLU', 'relu6': 'ReLU6', 'hswish': 'HSwish', 'silu': 'SiLU'}
 
 
 def classifier_config(arch: Arch) -> dict[str, Any]:
@@ -32,10 +36,13 @@ def classifier_config(arch: Arch) -> dict[str, Any]:
             topk=(1,),
         )
     if len(widths) == 2:
+        with quiet_imports():
+            from mmscale.models.backbones.blocks import activation_cfg
+
         head.update(
             type='mmpretrain.StackedLinearClsHead',
             mid_channels=widths[:1],
-            act_cfg=dict(type=_ACTS[arch.head.act]),
+            act_cfg=activation_cfg(arch.head.act),
         )
     return dict(
         type='mmpretrain.ImageClassifier',
@@ -87,18 +94,9 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
         try:
             with place, quiet_imports(), DefaultScope.overwrite_default_scope(scope):
                 return MODELS.build(dict(config))
-        except (
-            AssertionError,
-            AttributeError,
-            ImportError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except FOREIGN_ERRORS as error:
             reason = error
-    message = ' '.join(str(reason).split())
-    raise UsageError(f'{config.get("type")} cannot be built: {message:.300}') from reason
+    raise UsageError(f'{config.get("type")} cannot be built: {one_line(reason):.300}') from reason
 
 
 def build_network(arch: Arch, meta: bool = False) -> nn.Module:
@@ -169,9 +167,235 @@ def find_arch(source: str) -> tuple[str, Arch]:
     """Name and Arch of a preset or of an Arch's JSON file.
 
     Raises:
-        ValueError: There is neither a preset nor a file of that name, or it is no Arch.
+        UsageError: There is neither a preset nor a file of that name, or it is no Arch.
     """
     return preset_name(source) or Path(source).stem, get_arch(source)
+
+
+class Network:
+    """One network that a user named: what it is, where it is from and how it is built.
+
+    Args:
+        name: For tables and files.
+        source: What was named, as text; None for an object.
+        arch: The Arch, if the network is one.
+        config: The config, if the network is the model of one.
+        module: The module, if the network was given built.
+        member: Its entry in the ``result.json`` of a search, if it is from one.
+        shape: Height and width of an image, if the user says them.
+
+    Attributes:
+        shape_source: What says the size of the images, for messages.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: str | None = None,
+        arch: Arch | None = None,
+        config: Config | None = None,
+        module: nn.Module | None = None,
+        member: Mapping[str, Any] | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> None:
+        self.name = name
+        self.source = source
+        self.config = config
+        self.member = member
+        self._module = module
+        self._shape = shape
+        self.shape_source = 'the user' if shape else 'the Arch' if arch else 'the config'
+        is_square = shape is None or shape[0] == shape[1]
+        if arch is not None and shape is not None and is_square:
+            arch = replace(arch, resolution=shape[0])
+        self.arch = arch
+        # What arithmetic alone can cost: the head included, at a square image.
+        self.is_closed_form = arch is not None and is_square
+
+    @property
+    def scope(self) -> str:
+        """The package whose registry knows the parts of the config."""
+        return (self.config or {}).get('default_scope') or 'mmpretrain'
+
+    def build(self, meta: bool = False) -> nn.Module:
+        """The network with random weights, or the very module that was given.
+
+        Args:
+            meta: See :func:`build_module`.
+
+        Raises:
+            UsageError: It cannot be built.
+        """
+        if self._module is not None:
+            return self._module
+        if self.arch is not None:
+            return build_network(self.arch, meta)
+        return build_module(self.config.model, self.scope, meta)
+
+    @cached_property
+    def skeleton(self) -> nn.Module:
+        """The network to be looked at alone: its weights need no values."""
+        return self.build(meta=True)
+
+    @cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that it is made for."""
+        if self.arch is not None:
+            shape = image_shape(self.arch)
+        elif self.config is not None:
+            shape = config_image_shape(self.config, self.skeleton)
+        else:
+            about = getattr(self._module, 'default_cfg', None) or {}  # of timm's networks
+            shape = tuple(about.get('input_size') or (3, _RESOLUTION, _RESOLUTION))
+            self.shape_source = 'timm' if about.get('input_size') else 'an assumption'
+        return shape if self._shape is None else (shape[0], *self._shape)
+
+
+def _timm_network(name: str) -> nn.Module:
+    from mmscale.models.timm_networks import create
+
+    return create(name)
+
+
+def _packaged_config(source: str) -> Config:
+    """A config that a package ships, as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``."""
+    package, _, place = source.partition('::')
+    place = place if place.endswith('.py') else f'{place}.py'
+    try:
+        with quiet_imports():
+            from mmengine.hub import get_config
+
+            return get_config(f'{package}::{place}')
+    except FOREIGN_ERRORS as error:
+        raise UsageError(f'{source}: {one_line(error):.300}') from error
+
+
+def _result_network(path: Path, scaling_stage: int) -> Network:
+    """A network of a search's result."""
+    data = read_result(path, ('arch',))
+    members = data['front' if data.get('kind') == 'pareto' else 'scaling_stages']
+    if not 0 <= scaling_stage < len(members):
+        raise UsageError(f'scaling stage {scaling_stage}: {path} has 0 to {len(members) - 1}')
+    member = members[scaling_stage]
+    name = f'{path.resolve().parent.name} S{scaling_stage}'
+    return Network(name, str(path), Arch.from_json(member['arch']), member=member)
+
+
+def _is_result(data: object) -> bool:
+    """Whether the content of a JSON file is meant as the result of a search."""
+    return isinstance(data, Mapping) and ('settings' in data or 'scaling_stages' in data)
+
+
+def find_network(
+    source: str | Path | Mapping | Arch | Config | nn.Module | Network,
+    options: Sequence[str] = (),
+    scaling_stage: int | None = None,
+    shape: tuple[int, int] | None = None,
+) -> Network:
+    """Finds the network that a user named, whatever he named it by.
+
+    Args:
+        source: A preset's name; an Arch, its JSON file or its content; the ``result.json`` of a
+            search or its folder; a config (a file in either of MMEngine's styles, its content,
+            or ``mmpretrain::NAME`` and ``mmdet::NAME`` of those that the packages ship);
+            ``timm:NAME``; or an ``nn.Module``.
+        options: Overrides of a config, ``KEY=VALUE`` each.
+        scaling_stage: Which network of a result; by default the base model.
+        shape: Height and width of the images, in the place of what the network is made for.
+
+    Raises:
+        UsageError: There is no such network.
+
+    Example:
+        >>> find_network('resnet-18').image_shape
+        (3, 224, 224)
+    """
+    if isinstance(source, Network):
+        return source
+    text = str(source) if isinstance(source, (str, Path)) else None
+    path = None if text is None else Path(text)
+    found: dict[str, Any] = {}
+    is_result = False
+    if path is not None and path.is_dir() and (path / 'result.json').is_file():
+        path = path / 'result.json'
+    if isinstance(source, Arch):
+        name, found = 'arch', {'arch': source}
+    elif text is not None and text.startswith('timm:'):
+        name = text.removeprefix('timm:')
+        found = {'module': _timm_network(name)}
+    elif text is not None and '::' in text:
+        name = Path(text.partition('::')[2]).stem
+        found = {'config': _packaged_config(text)}
+    elif path is not None and path.suffix == '.py':
+        name, found = path.stem, {'config': read_config(text, options)}
+    elif path is not None and path.suffix == '.json' and path.is_file():
+        is_result = _is_result(read_json(path))
+        name, found = path.stem, {} if is_result else {'arch': get_arch(text)}
+    elif text is not None:
+        name, arch = find_arch(text)
+        found = {'arch': arch}
+    elif hasattr(source, 'pretty_text'):  # a Config, which is no Mapping
+        name, found = Path(source.filename or 'config').stem, {'config': source}
+    elif isinstance(source, Mapping) and 'model' in source:
+        from mmengine.config import Config
+
+        name, found = 'config', {'config': Config(source)}
+    elif isinstance(source, Mapping):
+        name, found = 'arch', {'arch': get_arch(dict(source))}
+    elif callable(getattr(source, 'named_modules', None)):
+        name, found = type(source).__name__, {'module': source}
+    else:
+        raise UsageError(f'{source!r:.60} is no name, file, Arch, config or module')
+    if options and not (text and text.endswith('.py')):
+        raise UsageError(f'--cfg-options {" ".join(options)}: {source} is no config')
+    if scaling_stage is not None and not is_result:
+        raise UsageError(f'scaling stage {scaling_stage}: {source} is no result of a search')
+    config = found.get('config')
+    if config is not None and not isinstance(config.get('model'), Mapping):
+        raise UsageError(f'{text or name}: the config has no model')
+    if is_result:
+        network = _result_network(path, scaling_stage or 0)
+        name, found = network.name, {'arch': network.arch, 'member': network.member}
+    return Network(name, text, shape=shape, **found)
+
+
+def build(
+    source: str | Path | Mapping | Arch | Config | nn.Module,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+) -> nn.Module:
+    """Builds a network with random weights.
+
+    Args:
+        source: See :func:`find_network`.
+        features_only: Whether to get the backbone alone, which returns the feature maps of
+            `out_indices`, as timm's networks do.
+        out_indices: Network stages whose outputs are returned, from 0 on; all by default.
+
+    Returns:
+        A module that maps images (N, channels, height, width) to logits (N, classes); or to a
+        tuple of feature maps, which has their ``out_channels``.
+
+    Raises:
+        UsageError: There is no such network, or it cannot be built, or only an Arch has features.
+
+    Example:
+        >>> import torch
+        >>> network = build('scalenet-s0', features_only=True, out_indices=(1, 2)).eval()
+        >>> [tuple(features.shape) for features in network(torch.zeros(1, 3, 64, 64))]
+        [(1, 32, 16, 16), (1, 40, 8, 8)]
+    """
+    network = find_network(source)
+    if not features_only:
+        if out_indices is not None:
+            raise UsageError(f'out_indices={out_indices} needs features_only=True')
+        return network.build()
+    if network.arch is None:
+        raise UsageError(f'features_only: {network.name} is no Arch; take its own backbone')
+    if out_indices is None:
+        out_indices = range(len(network.arch.stages))
+    backbone = dict(type='mmscale.ArchNet', arch=network.arch, out_indices=tuple(out_indices))
+    return build_module(backbone)
 
 
 @contextlib.contextmanager

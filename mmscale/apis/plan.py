@@ -16,12 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.search import one_line, profile
+from mmscale.apis.search import profile
 from mmscale.cost import Cost, LatencyModel, LatencySetting
 from mmscale.errors import UsageError
 from mmscale.launch.runner import build_runner
 from mmscale.search import Entry, EvaluationError, Score
-from mmscale.search.forecast import Candidate, Forecast
+from mmscale.search.forecast import Expected, Forecast
 from mmscale.search.profile import SearchProfile
 from mmscale.search.scoring import split_by_cost
 
@@ -137,10 +137,7 @@ def make_plan(config: Config, seconds: float = 20.0) -> SearchPlan:
         runner = build_runner(config, 'test')
         runner.load_or_resume()
         loop = runner.test_loop
-        try:
-            return _plan(found, weights, loop.forecast(), loop.evaluator, work_dir, seconds)
-        except (OSError, ValueError) as error:
-            raise UsageError(one_line(error)) from error
+        return _plan(found, weights, loop.forecast(), loop.evaluator, work_dir, seconds)
 
 
 def _plan(
@@ -213,7 +210,7 @@ def _time(
         that they take.
     """
     by_cost = sorted(forecast.candidates, key=lambda c: (c.cost.flops, c.arch.digest))
-    chosen: list[Candidate] = []
+    chosen: list[Expected] = []
     for share in _TIMED:
         candidate = by_cost[round(share * (len(by_cost) - 1))]
         if candidate not in chosen:
@@ -247,7 +244,7 @@ def _time(
     return timed, reading / max(pixels, 1), held / max(pixels, 1)
 
 
-def _evaluate(evaluator: SubnetEvaluator, candidate: Candidate) -> None:
+def _evaluate(evaluator: SubnetEvaluator, candidate: Expected) -> None:
     try:
         evaluator.evaluate(candidate.arch)
     except EvaluationError as error:

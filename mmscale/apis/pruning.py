@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from torch import nn
 
 from mmscale.apis.networks import build_module
 from mmscale.arch import Arch, get_arch
+from mmscale.arch.checks import number
 from mmscale.cost import ModuleCost, count_module
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.files import atomic_write, write_text
 from mmscale.models import ArchNet, DMSModel
 from mmscale.models.dms import (
@@ -31,9 +33,11 @@ from mmscale.models.dms import (
     static_model,
 )
 from mmscale.models.dms.masking import weight_importance
+from mmscale.tables import Printed, make_table
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from rich.table import Table
 
 Keep = float | Sequence[int]
 
@@ -56,7 +60,16 @@ def prune(
             weights that make them, and the first blocks.
 
     Raises:
-        ValueError: A fraction, a name or an index is not allowed, or the model cannot be traced.
+        UsageError: A fraction, a name or an index is not allowed, or the model cannot be traced.
+
+    Example:
+        >>> import torch, torchvision
+        >>> images = torch.zeros(1, 3, 64, 64)
+        >>> small, cost = prune(torchvision.models.resnet18(), (images,), keep=0.5)
+        >>> cost.params
+        3055880
+        >>> tuple(small(images).shape)
+        (1, 1000)
     """
     try:
         small = static_model(copy.deepcopy(model))
@@ -79,14 +92,56 @@ def _chosen(model: nn.Module, group: ChannelGroup | DepthGroup, keep: Keep) -> S
     """Indices that stay of a group."""
     if not isinstance(keep, Real):
         return keep
-    if isinstance(keep, bool) or not 0 < keep <= 1:
-        raise UsageError(
-            f'keep: {group.name} has {keep!r:.60}, a fraction must lie in 0..1, above 0'
-        )
+    number(f'keep: {group.name}', keep, above=0, most=1)
     count = max(1, round(keep * group.size))
     if isinstance(group, DepthGroup):
         return range(count)
     return weight_importance(model, group).topk(count).indices.tolist()
+
+
+@dataclass(frozen=True)
+class ExportedSearch(Printed):
+    """The network that a search by gradient has found, as files; prints what is left.
+
+    Attributes:
+        before: Flops, params and acts of the whole network.
+        after: Those of the network that was found.
+        budget: The ``metric``, the ``goal``, the network's ``value``, and whether the search has
+            ``ended``, which puts the network onto it.
+        kept: Kept and all elements by group.
+        widths: New settings of what feeds the head behind an ArchNet.
+        files: Names of the files.
+    """
+
+    before: dict[str, int]
+    after: dict[str, int]
+    budget: dict[str, Any]
+    kept: dict[str, list[int]]
+    widths: dict[str, int]
+    files: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as plain JSON data."""
+        return dict(self.__dict__)
+
+    def renderables(self) -> list[Table | str]:
+        """Costs before and after, the budget, the widths and the files."""
+        rows = [
+            (name, f'{before:,}', f'{self.after[name]:,}', f'{self.after[name] / before:.1%}')
+            for name, before in self.before.items()
+        ]
+        metric, goal, value = (self.budget[key] for key in ('metric', 'goal', 'value'))
+        lines = [f'budget: {metric} {goal:,.6g}, the network has {value / goal - 1:+.2%}']
+        if not self.budget['ended']:
+            lines.append('The search has not ended: its last iteration meets the budget.')
+        lines += [
+            f'{name}: {kept} of {size}' for name, (kept, size) in self.kept.items() if kept < size
+        ]
+        lines += [f'{setting}: {width}' for setting, width in self.widths.items()]
+        lines.append(f'\nWrote {", ".join(self.files)}.')
+        if self.files[-1].endswith('.py'):
+            lines.append(f'To train it: tools/train.py {self.files[-1]}')
+        return [make_table(None, ('', 'before', 'after', 'share'), rows), *lines]
 
 
 def export_search(
@@ -95,7 +150,7 @@ def export_search(
     out: str | Path,
     recipe: Config | None = None,
     overwrite: bool = False,
-) -> dict:
+) -> ExportedSearch:
     """Writes the network that a search by gradient has found, and a config to retrain it.
 
     Args:
@@ -107,12 +162,6 @@ def export_search(
         recipe: Config that ``retrain.py`` inherits from and whose model it prunes; the search's
             own by default.
         overwrite: Whether to replace an earlier export.
-
-    Returns:
-        Flops, params and acts ``before`` and ``after``; the ``budget``: its ``metric``, ``goal``
-        and the network's ``value``, and whether the search has ``ended``, which puts the network
-        onto it; ``kept`` and all elements by group; new ``widths`` of what feeds the head behind
-        an ArchNet; and the names of the ``files``.
 
     Raises:
         ValueError: The config is of no search, the state is not its own, the recipe is of another
@@ -129,8 +178,7 @@ def export_search(
     try:
         search.load_state_dict(state)
     except RuntimeError as error:
-        reason = ' '.join(str(error).split())
-        raise UsageError(f'the checkpoint is not of this config: {reason:.300}') from None
+        raise UsageError(f'the checkpoint is not of this config: {one_line(error):.300}') from None
     budget = {
         'metric': search.metric,
         'goal': search.goal,
@@ -171,14 +219,14 @@ def export_search(
     if recipe.filename is not None:
         files.append(folder / 'retrain.py')
         _write_retraining(files[-1], recipe, whole, path.name, widths)
-    return {
-        'before': _numbers(before),
-        'after': _numbers(after),
-        'budget': budget,
-        'kept': {group.name: [len(keep[group.name]), group.size] for group in groups.all},
-        'widths': widths,
-        'files': [str(file) for file in files],
-    }
+    return ExportedSearch(
+        asdict(before.cost),
+        asdict(after.cost),
+        budget,
+        {group.name: [len(keep[group.name]), group.size] for group in groups.all},
+        widths,
+        [str(file) for file in files],
+    )
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
@@ -266,7 +314,3 @@ def _write_retraining(
         settings['custom_hooks'] = [hook for hook in hooks if 'DMSHook' not in hook['type']]
     comment = '# Written by tools/prune.py. From random weights: --cfg-options load_from=None\n'
     write_text(path, comment + Config(settings).pretty_text)
-
-
-def _numbers(cost: ModuleCost) -> dict[str, int]:
-    return {key: getattr(cost, key) for key in ('flops', 'params', 'acts')}

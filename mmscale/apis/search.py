@@ -6,13 +6,14 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.arch import SearchSpace
+from mmscale.arch import Arch, Scaling, SearchSpace
+from mmscale.arch.checks import integer
 from mmscale.cost import CostTable
 from mmscale.errors import UsageError, one_line
 from mmscale.files import write_json
@@ -21,10 +22,9 @@ from mmscale.search import (
     Archive,
     ChainStep,
     EvolutionSearch,
-    FamilyFitness,
-    Feasibility,
     Generation,
     GivenFamily,
+    OnStep,
     RandomSearch,
     ScalingSearch,
     Scorer,
@@ -35,24 +35,16 @@ from mmscale.search.analytic import AnalyticEvaluator
 from mmscale.search.forecast import analytic_evaluator
 from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe
-from mmscale.search.schedule import check_integer
+from mmscale.search.result_files import read_result
+from mmscale.tables import Printed, make_table
 from mmscale.version import __version__
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mmengine.config import Config
     from rich.table import Table
 
     from mmscale.models import SuperNetDetector
-
-# What a search loop reads for its super-supernet and its images.
-_SCORING_KEYS = (
-    'type',
-    'calibration_dataloader',
-    'subnet_evaluator',
-    'resume',
-    'retry_failed',
-    'seed',
-)
 
 
 def check_search(config: Config) -> None:
@@ -65,8 +57,7 @@ def check_search(config: Config) -> None:
     loop = settings.get('type', '') if isinstance(settings, dict) else ''
     if not isinstance(loop, str) or 'Loop' not in loop:
         raise UsageError(
-            f'config={config.filename} has no search: test_cfg.type must be mmscale.MCEALoop '
-            f'or another search loop'
+            f'config={config.filename} has no search: test_cfg.type must be mmscale.SearchLoop'
         )
 
 
@@ -75,19 +66,13 @@ class PlannedSearch:
     """The search of a config, built and checked; no data or checkpoint is needed for it.
 
     Attributes:
-        loop: Name of the loop.
-        space: The search space.
-        table: Costs of its networks.
-        family: Budgets and weights, or None for a search without a family.
         search: The search.
+        table: Costs of the networks in its space.
         seed: Its seed.
     """
 
-    loop: str
-    space: SearchSpace
-    table: CostTable
-    family: FamilyFitness | None
     search: Search
+    table: CostTable
     seed: int
 
 
@@ -117,16 +102,18 @@ def plan_search(config: Config) -> PlannedSearch:
     """
     check_search(config)
     with quiet_imports():
-        from mmscale.engine.search_loops import SearchLoop
+        from mmscale.engine.search_loop import LOOP_KEYS, SearchLoop, build_search
         from mmscale.registry import LOOPS
     settings = dict(config.test_cfg)
-    loop = LOOPS.get(settings['type'])
-    if not hasattr(loop, 'make_search'):
-        raise UsageError(f'test_cfg.type={settings["type"]} is not a search loop of mmscale')
+    name = settings.pop('type')
+    loop = LOOPS.get(name)
+    if not isinstance(loop, type) or not issubclass(loop, SearchLoop):
+        raise UsageError(f'test_cfg.type={name} is not a search loop of mmscale')
+    settings = loop.nested(settings)
     seed = settings.get('seed')
     if seed is None:
         seed = (config.get('randomness') or {}).get('seed') or 0
-    settings = {key: value for key, value in settings.items() if key not in _SCORING_KEYS}
+    settings = {key: value for key, value in settings.items() if key not in LOOP_KEYS}
     model = config.get('model')
     is_detector = isinstance(model, dict) and model.get('type') == 'mmscale.SuperNetDetector'
     keys = ('detector', 'backbone', 'space') if is_detector else ('backbone', 'space')
@@ -137,24 +124,15 @@ def plan_search(config: Config) -> PlannedSearch:
         name = '.'.join(('model', *keys))
         raise UsageError(f'config={config.filename} has no dict {name} to search in')
     try:
-        check_integer('seed', seed, 0)
-        space = SearchSpace(**space)
-        family, table = None, CostTable(space)
-        if is_detector:
-            table = CostTable(space, behind_stages=_detector(config).cost_behind_stages)
-        if issubclass(loop, SearchLoop):
-            budgets = {
-                key: settings.pop(key)
-                for key in ('budget', 'metric', 'tolerance')
-                if key in settings
-            }
-            family = FamilyFitness(Feasibility(table, **budgets), settings.pop('weights', None))
-        search = loop.make_search(family or table, seed, **settings)
+        integer('seed', seed, 0)
+        behind = _detector(config).cost_behind_stages if is_detector else None
+        table = CostTable(SearchSpace(**space), behind_stages=behind)
+        search = build_search(table, seed, **settings)
     except TypeError as error:  # of keys that are missing or unknown
         raise UsageError(f'model.backbone.space or test_cfg: {one_line(error):.400}') from error
     except (OSError, ValueError) as error:
         raise UsageError(one_line(error)) from error
-    return PlannedSearch(loop.__name__, space, table, family, search, seed)
+    return PlannedSearch(search, table, seed)
 
 
 # ---------------------------------------------------------------------- profile
@@ -168,9 +146,7 @@ def profile(config: Config) -> SearchProfile:
     """
     planned = plan_search(config)
     search = planned.search
-    family = search.evolution.family if isinstance(search, EvolutionSearch) else planned.family
-    table = family.feasibility.table if family else planned.table
-    return profile_search(table, family, search.most_evaluations, planned.seed)
+    return profile_search(planned.table, search.family, search.most_evaluations, planned.seed)
 
 
 def profile_tables(report: SearchProfile) -> list[Table | str]:
@@ -282,13 +258,13 @@ def dry_run_table(outcome: DryRun) -> Table:
 
 def _hidden(planned: PlannedSearch) -> AnalyticEvaluator:
     """The analytic score for a search; what the search is given is a part of its optimum."""
-    search, family = planned.search, planned.family
-    if family is None or isinstance(search, GivenFamily):
+    search = planned.search
+    if search.family is None or isinstance(search, GivenFamily):
         raise UsageError(
-            f'--dry-run: mmscale.{planned.loop} has no known optimum; only searches for a family '
+            f'--dry-run: {type(search).__name__} has no known optimum; only searches for a family '
             f'of networks can be run dry'
         )
-    return analytic_evaluator(search, family, planned.seed)
+    return analytic_evaluator(search, planned.seed)
 
 
 @contextmanager
@@ -314,10 +290,10 @@ def _logger(work_dir: Path) -> Iterator[logging.Logger]:
 
 def _run(
     search: Search,
-    family: FamilyFitness,
     evaluator: AnalyticEvaluator,
     directory: Path,
     logger: logging.Logger,
+    on_step: OnStep | None = None,
 ) -> tuple[SearchResult, float]:
     """Runs a search on an archive of its own; also returns its seconds."""
     start = time.monotonic()
@@ -325,12 +301,11 @@ def _run(
     with Archive(directory, evaluator.fingerprint, durable=False) as archive:
         if len(archive):
             logger.info(f'replaying {len(archive)} evaluations of {directory}')
-        family.scorer = Scorer(archive, evaluator, progress=ProgressLog(logger))
-        return search.run(), time.monotonic() - start
+        scorer = Scorer(archive, evaluator, progress=ProgressLog(logger))
+        return search.run(scorer, on_step), time.monotonic() - start
 
 
-def _write(path: Path, result: SearchResult, family: FamilyFitness) -> None:
-    convention = family.feasibility.table.convention
+def _write(path: Path, result: SearchResult, convention: str) -> None:
     versions = {'mmscale': __version__}
     write_json(path, {**result.to_json(), 'convention': convention, 'versions': versions})
 
@@ -377,32 +352,170 @@ def _dry_run(
     work_dir: Path,
     logger: logging.Logger,
 ) -> DryRun:
-    search, family = planned.search, planned.family
+    search, table = planned.search, planned.table
     history = History(work_dir / 'history.jsonl')
 
     def on_step(step: ChainStep | Generation) -> None:
         history.write(step)
         if isinstance(step, ChainStep):
-            logger.info(describe(step, planned.space.resolution))
+            logger.info(describe(step, table.space.resolution))
 
-    search.on_step = on_step
-    logger.info(f'dry run of mmscale.{planned.loop}: analytic score, its optimum is 1')
+    logger.info(f'dry run of {type(search).__name__}: analytic score, its optimum is 1')
     try:
-        result, seconds = _run(search, family, evaluator, work_dir / 'archive', logger)
+        result, seconds = _run(search, evaluator, work_dir / 'archive', logger, on_step)
     finally:
         history.close()
-    for member in result.family:
-        name = f'scaling_stage_{member.scaling_stage}.json'
-        write_json(work_dir / 'archs' / name, member.arch.to_json())
-    _write(work_dir / 'result.json', result, family)
+    for name, arch in result.networks.items():
+        write_json(work_dir / 'archs' / f'{name}.json', arch.to_json())
+    _write(work_dir / 'result.json', result, table.convention)
     logger.info(str(result))
     outcome = DryRun(result, seconds)
     if not isinstance(search, (EvolutionSearch, ScalingSearch, RandomSearch)):
         logger.info(f'random search at {result.evaluations} evaluations')
-        search = RandomSearch(family, result.evaluations, planned.seed)
+        search = RandomSearch(search.family, result.evaluations, planned.seed)
         directory = work_dir / 'random'
-        random, random_seconds = _run(search, family, evaluator, directory / 'archive', logger)
-        _write(directory / 'result.json', random, family)
+        random, random_seconds = _run(search, evaluator, directory / 'archive', logger)
+        _write(directory / 'result.json', random, table.convention)
         outcome = DryRun(result, seconds, random, random_seconds)
     logger.info(f'dry run: {json.dumps(outcome.to_json())}')
     return outcome
+
+
+# ---------------------------------------------------------------------- from Python
+
+
+def run_search(
+    config: str | Path | Config,
+    work_dir: str | Path | None = None,
+    load_from: str | Path | None = None,
+    resume: bool = False,
+    options: Sequence[str] = (),
+) -> SavedResult:
+    """Searches in a trained super-supernet, as ``tools/search.py`` does in one process.
+
+    Args:
+        config: Config of the search: its file or its content.
+        work_dir: Folder of logs and results; by default ``work_dirs/<config name>``.
+        load_from: Checkpoint of the super-supernet, in the place of the config's.
+        resume: Whether to continue the search in the work dir.
+        options: Overrides of the config, ``KEY=VALUE`` each.
+
+    Returns:
+        What :func:`load_result` reads from the work dir.
+
+    Raises:
+        UsageError: The config is of no search, a setting is not allowed, or the work dir holds
+            another search.
+
+    Example:
+        >>> result = run_search('configs/scalenet/search-mcea_digits.py')  # doctest: +SKIP
+        >>> result.archs['scaling_stage_1'].resolution  # doctest: +SKIP
+        30
+    """
+    from mmscale.launch.command_line import read_config
+    from mmscale.launch.runner import set_environment
+
+    set_environment()
+    config = read_config(config, options, work_dir)
+    check_search(config)
+    if load_from is not None:
+        config.load_from = str(load_from)
+    search_with(config, resume)
+    return load_result(config.work_dir)
+
+
+def search_with(config: Config, resume: bool = False, retry_failed: bool = False) -> None:
+    """Runs the search of a config that was checked.
+
+    Raises:
+        UsageError: It names no super-supernet, or archive, budgets, schedule or disk are at
+            fault: nothing that was evaluated is lost.
+    """
+    from mmscale.launch.runner import build_runner
+
+    if not config.get('load_from'):
+        raise UsageError(
+            'load_from is not set: name the checkpoint of a trained super-supernet with '
+            '--cfg-options load_from=PATH'
+        )
+    config.test_cfg.resume = resume
+    config.test_cfg.retry_failed = retry_failed
+    runner = build_runner(config, 'test')
+    try:
+        runner.test()
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+
+
+class SavedResult(Printed):
+    """The outcome of a search as its work dir has it; prints its table.
+
+    Attributes:
+        path: Of ``result.json``.
+        data: Its content.
+        archs: The networks by the names of their files: ``scaling_stage_0`` ... of a family, or
+            ``front_0`` ... of a front.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data = read_result(path, ('cost', 'score', 'arch'))
+        is_front = self.data.get('kind') == 'pareto'
+        self._members = self.data['front' if is_front else 'scaling_stages']
+        name = 'front' if is_front else 'scaling_stage'
+        self.archs = {
+            f'{name}_{i}': Arch.from_json(member['arch']) for i, member in enumerate(self._members)
+        }
+
+    @property
+    def fitness(self) -> float | None:
+        """Weighted mean of the family's scores; None of a front."""
+        return self.data.get('fitness')
+
+    @property
+    def strategy(self) -> tuple[Scaling, ...]:
+        """One Scaling per scaling stage; of a front those of its networks."""
+        return tuple(Scaling(**m['scaling']) for m in self._members if 'scaling' in m)
+
+    def weights(self, name: str) -> Path:
+        """The checkpoint with the weights that a network was scored with."""
+        return self.path.parent / 'weights' / f'{name}.pth'
+
+    def plot(self) -> dict[str, Figure]:
+        """Matplotlib's figures of the search, by name; see :func:`mmscale.report`."""
+        from mmscale.apis.reports.report import report
+
+        return report(self.path.parent).pictures
+
+    def renderables(self) -> list[Table | str]:
+        """A row per network, and the fitness."""
+        rows = []
+        for (name, arch), member in zip(self.archs.items(), self._members, strict=True):
+            cost, score = member['cost'], member['score']
+            right = score and f'{100 * score["correct"] / score["total"]:.1f}'
+            numbers = (f'{cost[key]:,}' for key in ('flops', 'params', 'acts'))
+            rows.append((name, arch.resolution, len(arch.blocks), *numbers, right))
+        columns = ('network', 'px', 'blocks', 'flops', 'params', 'acts', 'score, percent')
+        title = f'{self.path.parent.name}: {self.data.get("evaluations", 0):,} evaluations'
+        fitness = [] if self.fitness is None else [f'fitness {self.fitness:.4f}']
+        return [make_table(title, columns, rows), *fitness]
+
+
+def load_result(folder: str | Path) -> SavedResult:
+    """Reads what a search found.
+
+    Args:
+        folder: Its work dir, or the ``result.json`` there.
+
+    Raises:
+        UsageError: There is no result, or it is damaged.
+
+    Example:
+        >>> result = load_result('work_dirs/search-mcea_digits')  # doctest: +SKIP
+        >>> print(result)  # doctest: +SKIP
+    """
+    path = Path(folder)
+    path = path / 'result.json' if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(f'{path} is not a file; it must be the result.json of a finished search')
+    return SavedResult(path)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
 
-from mmscale.arch.arch import Arch, Block
+from mmscale.arch.arch import Arch
+from mmscale.arch.blocks import follows_output, repeated, rewired
 from mmscale.errors import UsageError
 
 KINDS = ('resolution', 'depth', 'width')
@@ -33,65 +33,6 @@ class Adjustment:
         return f'{self.kind}{where} {self.step:+d}'
 
 
-def _follows_output(block: Block) -> bool:
-    """Whether hidden channels belong to the output (ResNet, RegNet), not to the input."""
-    return block.kind in ('bottleneck', 'basic') or (
-        block.kind == 'mbconv' and block.groups != 1 and not block.depthwise
-    )
-
-
-# Most blocks of a deep network stage are equal.
-@lru_cache(maxsize=4096)
-def _rewire(block: Block, in_channels: int, out_channels: int) -> Block:
-    """The block between other widths: equal expansion, equal channels per group."""
-    if (in_channels, out_channels) == (block.in_channels, block.out_channels):
-        return block
-    if _follows_output(block):
-        part = Fraction(out_channels, block.out_channels)
-    else:
-        part = Fraction(in_channels, block.in_channels)
-    hidden = max(1, math.ceil(block.hidden_channels * part))
-    grouped = block.grouped_channels and max(1, math.ceil(block.grouped_channels * part))
-    groups = block.groups
-    if block.depthwise:
-        groups = hidden
-    elif groups != 1:
-        groups = hidden // (block.hidden_channels // groups)
-    se = block.se
-    if se is not None:
-        squeezed = round(se.channels * Fraction(in_channels, block.in_channels))
-        se = replace(se, channels=max(1, squeezed))
-    return replace(
-        block,
-        in_channels=in_channels,
-        hidden_channels=hidden,
-        out_channels=out_channels,
-        groups=groups,
-        se=se,
-        residual=_residual(block, in_channels, out_channels),
-        grouped_channels=grouped,
-    )
-
-
-def _residual(block: Block, in_channels: int, out_channels: int) -> str:
-    """The block's residual between other widths."""
-    if block.residual == 'none' and block.stride == 1 and block.in_channels == block.out_channels:
-        return 'none'  # a choice of the network
-    if block.stride == 1 and in_channels == out_channels:
-        return 'identity'
-    if block.residual == 'projection' or block.kind in ('bottleneck', 'basic'):
-        return 'projection'
-    return 'none'
-
-
-def repeated(block: Block) -> Block:
-    """The block that may follow `block` in its network stage: equal kernel and expansion."""
-    if block.residual == 'identity':
-        return block
-    following = _rewire(replace(block, stride=1), block.out_channels, block.out_channels)
-    return replace(following, residual='identity')
-
-
 def width_step(arch: Arch, stage: int, divisor: int) -> int:
     """The smallest change of a network stage's width that keeps its groups whole.
 
@@ -102,7 +43,7 @@ def width_step(arch: Arch, stage: int, divisor: int) -> int:
     """
     step = divisor
     for block in arch.stages[stage]:
-        if block.groups == 1 or block.depthwise or not _follows_output(block):
+        if block.groups == 1 or block.depthwise or not follows_output(block):
             continue
         part = Fraction(block.hidden_channels, block.out_channels)
         group = block.hidden_channels // block.groups
@@ -132,16 +73,16 @@ def adjust(arch: Arch, adjustment: Adjustment) -> Arch:
     if width < 1:
         raise UsageError(f'{adjustment}: no channel would be left')
     stages[index] = [
-        _rewire(block, width if j else block.in_channels, width) for j, block in enumerate(stage)
+        rewired(block, width if j else block.in_channels, width) for j, block in enumerate(stage)
     ]
     if index + 1 < len(stages):
         first = stages[index + 1][0]
-        stages[index + 1][0] = _rewire(first, width, first.out_channels)
+        stages[index + 1][0] = rewired(first, width, first.out_channels)
     return replace(arch, stages=tuple(map(tuple, stages)))
 
 
 def single_adjustments(
-    arch: Arch, width_divisor: int, resolution_divisor: int
+    arch: Arch, channel_divisor: int, resolution_divisor: int
 ) -> Iterator[Adjustment]:
     """All adjustments of one step: the resolution, then depths, then widths; up before down."""
     for sign in (1, -1):
@@ -152,7 +93,7 @@ def single_adjustments(
         if len(stage) > 1:
             yield Adjustment('depth', -1, index)
     for index in range(len(arch.stages)):
-        step = width_step(arch, index, width_divisor)
+        step = width_step(arch, index, channel_divisor)
         yield Adjustment('width', step, index)
         if arch.widths[index] > step:
             yield Adjustment('width', -step, index)

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from mmscale.arch.checks import check_choice, check_keys
+from mmscale.arch.checks import check_keys, check_schema, choice, integer, number
 from mmscale.arch.json_files import read_json
 from mmscale.errors import UsageError
 from mmscale.files import write_json
@@ -28,22 +28,9 @@ LARGEST_INTEGER = 2**20
 MOST_BLOCKS = 4096
 
 
-def _check_integer(owner: str, key: str, value: object, smallest: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f'{owner}: {key}={value!r:.60} must be an integer')
-    if not smallest <= value <= LARGEST_INTEGER:
-        raise UsageError(f'{owner}: {key}={value!r:.60} must lie in {smallest}..{LARGEST_INTEGER}')
-
-
 def _check_kernel(owner: str, kernel: object) -> None:
-    _check_integer(owner, 'kernel', kernel)
-    if kernel % 2 == 0:
+    if integer(f'{owner}: kernel', kernel, 1, LARGEST_INTEGER) % 2 == 0:
         raise UsageError(f'{owner}: kernel={kernel} must be odd')
-
-
-def _check_eps(owner: str, eps: object) -> None:
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
-        raise UsageError(f'{owner}: eps={eps!r:.60} must be a number between 0 and 1')
 
 
 def _check_object(owner: str, value: object, cls: type) -> None:
@@ -114,9 +101,9 @@ class SqueezeExcite:
     gate: str = 'hsigmoid'
 
     def __post_init__(self) -> None:
-        _check_integer('se', 'channels', self.channels)
-        check_choice('se', 'act', self.act, ACTS)
-        check_choice('se', 'gate', self.gate, GATES)
+        integer('se: channels', self.channels, 1, LARGEST_INTEGER)
+        choice('se: act', self.act, ACTS)
+        choice('se: gate', self.gate, GATES)
 
 
 @dataclass(frozen=True)
@@ -166,14 +153,14 @@ class Block:
     grouped_channels: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice('block', 'kind', self.kind, KINDS)
+        choice('block: kind', self.kind, KINDS)
         _check_kernel('block', self.kernel)
         for key in ('stride', 'in_channels', 'hidden_channels', 'out_channels', 'groups'):
-            _check_integer('block', key, getattr(self, key))
-        check_choice('block', 'act', self.act, ACTS)
-        check_choice('block', 'residual', self.residual, RESIDUALS)
-        check_choice('block', 'padding', self.padding, PADDINGS)
-        _check_eps('block', self.eps)
+            integer(f'block: {key}', getattr(self, key), 1, LARGEST_INTEGER)
+        choice('block: act', self.act, ACTS)
+        choice('block: residual', self.residual, RESIDUALS)
+        choice('block: padding', self.padding, PADDINGS)
+        number('block: eps', self.eps, above=0, below=1)
         if isinstance(self.se, dict):
             object.__setattr__(self, 'se', _from_mapping(SqueezeExcite, 'se', self.se))
         elif self.se is not None and not isinstance(self.se, SqueezeExcite):
@@ -181,7 +168,7 @@ class Block:
         if self.se is not None and self.kind == 'basic':
             raise UsageError('block: se is not available for kind=basic')
         if self.grouped_channels is not None:
-            _check_integer('block', 'grouped_channels', self.grouped_channels)
+            integer('block: grouped_channels', self.grouped_channels, 1, LARGEST_INTEGER)
             if self.kind not in ('mbconv', 'bottleneck'):
                 raise UsageError(
                     f'block: grouped_channels={self.grouped_channels} is not available for '
@@ -245,11 +232,11 @@ class Stem:
 
     def __post_init__(self) -> None:
         for key in ('out_channels', 'in_channels', 'stride'):
-            _check_integer('stem', key, getattr(self, key))
+            integer(f'stem: {key}', getattr(self, key), 1, LARGEST_INTEGER)
         _check_kernel('stem', self.kernel)
-        check_choice('stem', 'act', self.act, ACTS)
-        check_choice('stem', 'padding', self.padding, PADDINGS)
-        _check_eps('stem', self.eps)
+        choice('stem: act', self.act, ACTS)
+        choice('stem: padding', self.padding, PADDINGS)
+        number('stem: eps', self.eps, above=0, below=1)
         if not isinstance(self.max_pool, bool):
             raise UsageError(f'stem: max_pool={self.max_pool!r:.60} must be true or false')
 
@@ -274,9 +261,9 @@ class Head:
 
     def __post_init__(self) -> None:
         for key in ('channels', 'hidden_channels', 'num_classes'):
-            _check_integer('head', key, getattr(self, key), smallest=0)
-        check_choice('head', 'act', self.act, ACTS)
-        _check_eps('head', self.eps)
+            integer(f'head: {key}', getattr(self, key), 0, LARGEST_INTEGER)
+        choice('head: act', self.act, ACTS)
+        number('head: eps', self.eps, above=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -291,8 +278,16 @@ class Arch:
         schema: Version of this format.
 
     Raises:
-        ValueError: A value is not allowed or two neighbouring widths differ; the message
+        UsageError: A value is not allowed or two neighbouring widths differ; the message
             names the place, the key and the value.
+
+    Example:
+        >>> stem = Stem(out_channels=16)
+        >>> block = Block('mbconv', 3, 2, in_channels=16, hidden_channels=64, out_channels=24,
+        ...               groups=64)
+        >>> arch = Arch(32, stem, ((block,),), Head(channels=128, num_classes=10))
+        >>> Arch.from_json(arch.to_json()) == arch
+        True
     """
 
     resolution: int
@@ -302,8 +297,8 @@ class Arch:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        self._check_schema('arch', self.schema)
-        _check_integer('arch', 'resolution', self.resolution)
+        check_schema('arch', self.schema, SCHEMA)
+        integer('arch: resolution', self.resolution, 1, LARGEST_INTEGER)
         _check_object('arch: stem', self.stem, Stem)
         _check_object('arch: head', self.head, Head)
         if not isinstance(self.stages, (list, tuple)) or not all(
@@ -324,11 +319,6 @@ class Arch:
                     )
                 channels = block.out_channels
 
-    @staticmethod
-    def _check_schema(owner: str, schema: object) -> None:
-        if type(schema) is not int or schema != SCHEMA:
-            raise UsageError(f'{owner}: schema={schema!r:.60} is not supported, expected {SCHEMA}')
-
     @classmethod
     def from_json(cls, source: str | Path | dict) -> Arch:
         """Reads an Arch from a JSON file or from the object in one.
@@ -346,7 +336,7 @@ class Arch:
         names = [field.name for field in fields(cls)]
         # The schema comes first: a file of another one may well have other keys.
         if isinstance(source, dict) and 'schema' in source:
-            cls._check_schema(owner, source['schema'])
+            check_schema(owner, source['schema'], SCHEMA)
         check_keys(owner, source, names, names)
         stages = source['stages']
         lists = (list, tuple)

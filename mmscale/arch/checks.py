@@ -47,14 +47,86 @@ def check_keys(
     return dict(data)
 
 
-def check_choice(owner: str, key: str, value: object, allowed: Iterable[str]) -> str:
-    """The value, which is one of those allowed.
+def check_schema(owner: str, value: object, supported: int) -> None:
+    """Refuses the version of a format that is not the one supported.
 
     Raises:
-        ValueError: It is another, or not even a string.
+        UsageError: It is another, or no integer.
+    """
+    if type(value) is not int or value != supported:
+        raise UsageError(f'{owner}: schema={value!r:.60} is not supported, expected {supported}')
+
+
+def choice(name: str, value: object, allowed: Iterable[str]) -> str:
+    """The value called `name`, which is one of those allowed.
+
+    Raises:
+        UsageError: It is another, or not even a string.
+
+    Example:
+        >>> choice('metric', 'flops', ('flops', 'params'))
+        'flops'
     """
     if not isinstance(value, str) or value not in allowed:
-        raise UsageError(f'{owner}: {key}={value!r:.60} is not one of {", ".join(allowed)}')
+        raise UsageError(f'{name}={value!r:.60} is not one of {", ".join(allowed)}')
+    return value
+
+
+def integer(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """The value called `name`, which is an integer in a range; a boolean is none.
+
+    Raises:
+        UsageError: It is something else, or out of the range.
+
+    Example:
+        >>> integer('batch', 8)
+        8
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        allowed = f'of {least} or more' if most is None else f'in {least}..{most}'
+        raise UsageError(f'{name}={value!r:.60} must be an integer {allowed}')
+    return value
+
+
+def number(
+    name: str,
+    value: object,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> float:
+    """The value called `name`, which is a finite number in a range; a boolean is none.
+
+    Args:
+        name: What the value is, for the error.
+        value: The value; it comes back as it is.
+        least: Smallest that is allowed.
+        most: Largest that is allowed.
+        above: What the value must be larger than.
+        below: What the value must be smaller than.
+
+    Raises:
+        UsageError: It is something else, or out of the range.
+
+    Example:
+        >>> number('tolerance', 0.01, above=0, below=1)
+        0.01
+    """
+    if (
+        not is_number(value)
+        or (least is not None and value < least)
+        or (most is not None and value > most)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+    ):
+        limits = {'of {} or more': least, 'above {}': above, 'up to {}': most, 'below {}': below}
+        if least is not None and most is not None:
+            limits = {f'in {least}..{{}}': most}
+        given = [text.format(limit) for text, limit in limits.items() if limit is not None]
+        allowed = ' and '.join(given)
+        raise UsageError(f'{name}={value!r:.60} must be a number {allowed}'.rstrip())
     return value
 
 

@@ -6,33 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmscale.arch.arch import LARGEST_INTEGER, MOST_BLOCKS
-from mmscale.arch.checks import check_keys
+from mmscale.arch.checks import check_keys, integer, number
 from mmscale.errors import UsageError
 
 
 def _ascending(owner: str, values: object, kind: type) -> tuple:
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise UsageError(f'{owner}={values!r:.60} must be a non-empty list')
-    allowed = (int,) if kind is int else (int, float)
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, allowed) or not value > 0:
-            raise UsageError(f'{owner}: {value!r:.60} must be a positive {kind.__name__}')
-        if isinstance(value, int) and value > LARGEST_INTEGER:
-            raise UsageError(f'{owner}: {value!r:.60} must be {LARGEST_INTEGER} or less')
+    for index, value in enumerate(values):
+        if kind is int:
+            integer(f'{owner}[{index}]', value, 1, LARGEST_INTEGER)
+        else:
+            number(f'{owner}[{index}]', value, above=0, most=LARGEST_INTEGER)
     if list(values) != sorted(set(values)):
         raise UsageError(f'{owner}={list(values)!r:.60} must be ascending and without repeats')
     return tuple(kind(value) for value in values)
-
-
-def positive_integer(owner: str, value: object) -> int:
-    """The value, which is an integer of 1 or more.
-
-    Raises:
-        ValueError: It is not; the message names the owner.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f'{owner}={value!r:.60} must be a positive integer')
-    return value
 
 
 @dataclass(frozen=True)
@@ -73,9 +61,9 @@ class StageChoices:
         if depths[-1] > MOST_BLOCKS:
             raise UsageError(f'{owner}.depths: {depths[-1]:.6g} must be {MOST_BLOCKS} or less')
         return cls(
-            channels=positive_integer(f'{owner}.channels', stage['channels']),
-            stride=positive_integer(f'{owner}.stride', stage.get('stride', 1)),
-            expand=positive_integer(f'{owner}.expand', stage.get('expand', 1)),
+            channels=integer(f'{owner}.channels', stage['channels']),
+            stride=integer(f'{owner}.stride', stage.get('stride', 1)),
+            expand=integer(f'{owner}.expand', stage.get('expand', 1)),
             depths=depths,
             kernels=kernels,
         )

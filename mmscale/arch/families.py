@@ -10,8 +10,9 @@ from fractions import Fraction
 import numpy as np
 
 from mmscale.arch.arch import LARGEST_INTEGER, MOST_BLOCKS, Arch, Block, Head, SqueezeExcite, Stem
-from mmscale.arch.checks import is_number
-from mmscale.arch.scaling import PYCLS_ROUNDING, compatible_widths
+from mmscale.arch.checks import choice, integer, number
+from mmscale.arch.pycls import compatible_widths
+from mmscale.arch.rounding import PYCLS_ROUNDING
 from mmscale.errors import UsageError
 
 
@@ -26,17 +27,12 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 
 def _check_positive(owner: str, **values: object) -> None:
     for key, value in values.items():
-        if not is_number(value) or not 0 < value < 1000:
-            raise UsageError(f'{owner}: {key}={value!r:.60} must be a number above 0, below 1000')
+        number(f'{owner}: {key}', value, above=0, below=1000)
 
 
 def _check_counts(owner: str, **values: object) -> None:
     for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f'{owner}: {key}={value!r:.60} must be an integer of 1 or more')
-        most = MOST_BLOCKS if key == 'depth' else LARGEST_INTEGER
-        if value > most:
-            raise UsageError(f'{owner}: {key}={value!r:.60} must be {most} or less')
+        integer(f'{owner}: {key}', value, 1, MOST_BLOCKS if key == 'depth' else LARGEST_INTEGER)
 
 
 def _residual_stage(
@@ -128,9 +124,7 @@ def regnet(
     Raises:
         ValueError: A parameter is not allowed.
     """
-    if not isinstance(kind, str) or kind not in _REGNET_KINDS:
-        raise UsageError(f'regnet: kind={kind!r:.60} is not one of {", ".join(_REGNET_KINDS)}')
-    family = _REGNET_KINDS[kind]
+    family = _REGNET_KINDS[choice('regnet: kind', kind, _REGNET_KINDS)]
     ratio = family.bottleneck_ratio if bottleneck_ratio is None else bottleneck_ratio
     se_ratio = family.se_ratio if se_ratio is None else se_ratio
     head_channels = family.head_channels if head_channels is None else head_channels
@@ -441,10 +435,7 @@ def mobilenet_v3(
     Raises:
         ValueError: A parameter is not allowed.
     """
-    if not isinstance(size, str) or size not in _MOBILENET_V3:
-        raise UsageError(
-            f'mobilenet_v3: size={size!r:.60} is not one of {", ".join(_MOBILENET_V3)}'
-        )
+    choice('mobilenet_v3: size', size, _MOBILENET_V3)
     _check_positive('mobilenet_v3', width=width)
     stem = Stem(make_divisible(16 * width), act='hswish', eps=eps)
     stages = []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from mmscale.arch.checks import number
+from mmscale.arch.rounding import Scaling
 from mmscale.arch.rules import ScalingRule
-from mmscale.arch.scaling import Scaling
 from mmscale.errors import UsageError
 
 
@@ -31,8 +32,7 @@ def fit_rule(
     if len(strategy) != len(cost_ratios):
         raise UsageError(f'{len(strategy)} scalings but {len(cost_ratios)} cost_ratios')
     for ratio in cost_ratios:
-        if not 0 < ratio < math.inf:
-            raise UsageError(f'cost_ratios: {ratio} must be a number above 0')
+        number('cost_ratios', ratio, above=0)
     logs = [math.log2(ratio) for ratio in cost_ratios]
     square = sum(x * x for x in logs)
     if not square:

@@ -7,14 +7,16 @@ import inspect
 import os
 import re
 from collections.abc import Callable
+from fnmatch import fnmatch
 from functools import cache, partial
 from pathlib import Path
 
 from mmscale.arch.arch import Arch, Block, Head, SqueezeExcite, Stem
-from mmscale.arch.checks import check_choice, check_keys
+from mmscale.arch.checks import check_keys, choice
 from mmscale.arch.families import efficientnet, mobilenet_v2, mobilenet_v3, regnet, resnet
 from mmscale.arch.json_files import read_json
-from mmscale.arch.scaling import Scaling, apply_scaling
+from mmscale.arch.rounding import Scaling
+from mmscale.arch.scaling import apply_scaling
 from mmscale.errors import UsageError
 
 # Kernels per network stage of the published base model S0 (ScaleNet's released configs).
@@ -161,6 +163,19 @@ def preset_names() -> tuple[str, ...]:
     return tuple(_BUILDERS)
 
 
+def list_archs(pattern: str = '*') -> list[str]:
+    """Names of the networks that are known by name.
+
+    Args:
+        pattern: As of file names, in any case: ``'RegNetZ-*'``.
+
+    Example:
+        >>> list_archs('scalenet-s[01]')
+        ['scalenet-s0', 'scalenet-s1']
+    """
+    return [name for name in _BUILDERS if fnmatch(name.lower(), pattern.lower())]
+
+
 def preset_name(source: str) -> str | None:
     """The published spelling of a preset's name in any case, or None if it is not one."""
     return _NAMES.get(_key(source))
@@ -173,7 +188,7 @@ def _preset(name: str) -> Arch:
 
 def _from_family(owner: str, parameters: dict) -> Arch:
     arguments = dict(parameters)
-    family = check_choice(owner, 'family', arguments.pop('family'), _FAMILIES)
+    family = choice(f'{owner}: family', arguments.pop('family'), _FAMILIES)
     build = _FAMILIES[family]
     known = inspect.signature(build).parameters
     required = [name for name, parameter in known.items() if parameter.default is parameter.empty]
@@ -198,6 +213,10 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
     Raises:
         ValueError: Nothing is given, there is neither a preset nor a file of that name, or the
             file's content is not an Arch.
+
+    Example:
+        >>> get_arch('scalenet-s1').depths
+        (2, 2, 5, 3, 3, 4, 2)
     """
     if isinstance(source, Arch):
         return source

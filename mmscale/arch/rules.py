@@ -8,12 +8,12 @@ way to spend flops.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mmscale.arch.scaling import Scaling
+from mmscale.arch.checks import number
+from mmscale.arch.rounding import Scaling
 from mmscale.errors import UsageError
 
 FAST_ALPHA = 0.8
@@ -43,11 +43,8 @@ class ScalingRule:
     def __post_init__(self) -> None:
         for key in ('depth', 'width', 'resolution', 'group_width'):
             value = getattr(self, key)
-            if value is None and key == 'group_width':
-                continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not -2 <= value <= 2:
-                raise UsageError(f'scaling rule: {key}={value!r:.60} must be a number in -2..2')
+            if value is not None or key != 'group_width':
+                number(f'scaling rule: {key}', value, -2, 2)
 
     def scaling(self, factor: float) -> Scaling:
         """Multipliers at a factor, before any rounding.
@@ -58,10 +55,7 @@ class ScalingRule:
         Raises:
             ValueError: The factor is not a number above 0, or its multipliers are out of range.
         """
-        if isinstance(factor, bool) or not isinstance(factor, (int, float)):
-            raise UsageError(f'factor={factor!r:.60} must be a number above 0')
-        if not 0 < factor < math.inf:
-            raise UsageError(f'factor={factor} must be a number above 0')
+        number('factor', factor, above=0)
         exponents = self.depth, self.width, self.resolution, self.group_width
         try:
             return Scaling(*(None if e is None else float(factor) ** e for e in exponents))
@@ -84,11 +78,8 @@ def fast_rule(alpha: float = FAST_ALPHA) -> ScalingRule:
     Raises:
         ValueError: Alpha is out of range.
     """
-    number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
-    if not number or not 0 <= alpha <= 1:
-        raise UsageError(f'alpha={alpha!r:.60} must be a number in 0..1')
     # As a decimal: 1 - 0.8 is not 0.2 in binary.
-    share = Fraction(repr(float(alpha)))
+    share = Fraction(repr(float(number('alpha', alpha, 0, 1))))
     rest = (1 - share) / 2
     name = 'dWr' if alpha == FAST_ALPHA else f'dWr_a{alpha:g}'
     return ScalingRule(name, float(rest), float(share / 2), float(rest / 2))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmscale.arch.arch import Arch
-from mmscale.arch.scaling import Scaling
+from mmscale.arch.checks import choice, integer
+from mmscale.arch.rounding import Scaling
 from mmscale.arch.space import Genotype, SearchSpace
 from mmscale.errors import UsageError
 
@@ -64,19 +65,11 @@ class HierarchicalSampler:
         warmup_iters: int = 0,
         warmup_scaling_stage: int = 0,
     ) -> None:
-        if distribution not in DISTRIBUTIONS:
-            raise UsageError(
-                f'distribution={distribution!r:.60} is not one of {", ".join(DISTRIBUTIONS)}'
-            )
+        choice('distribution', distribution, DISTRIBUTIONS)
         if not sides or any(side not in SIDES for side in sides):
             raise UsageError(f'sides={sides!r:.60} must be a non-empty part of {", ".join(SIDES)}')
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UsageError(f'seed={seed!r:.60} must be an integer of 0 or more')
-        if not 0 <= warmup_scaling_stage < len(space.scaling_stages):
-            raise UsageError(
-                f'warmup_scaling_stage={warmup_scaling_stage} must lie in '
-                f'0..{len(space.scaling_stages) - 1}'
-            )
+        integer('seed', seed, 0)
+        integer('warmup_scaling_stage', warmup_scaling_stage, 0, len(space.scaling_stages) - 1)
         self.space = space
         self.seed = seed
         self.warmup_iters = warmup_iters

@@ -20,9 +20,10 @@ from mmscale.arch.arch import (
     Stem,
     aligned,
 )
-from mmscale.arch.checks import check_keys
-from mmscale.arch.choices import ScalingChoices, StageChoices, positive_integer
-from mmscale.arch.scaling import Rounding, Scaling, apply_scaling, width_rule
+from mmscale.arch.checks import check_keys, integer
+from mmscale.arch.choices import ScalingChoices, StageChoices
+from mmscale.arch.rounding import Rounding, Scaling
+from mmscale.arch.scaling import apply_scaling, width_rule
 from mmscale.errors import UsageError
 
 Genes = NDArray[np.int64]
@@ -60,7 +61,19 @@ class SearchSpace:
         rule: Width rule, see :data:`mmscale.arch.scaling.WIDTH_RULES`.
 
     Raises:
-        ValueError: A key is unknown or missing or a value is not allowed; the message names it.
+        UsageError: A key is unknown or missing or a value is not allowed; the message names it.
+
+    Example:
+        >>> space = SearchSpace(
+        ...     stages=[dict(channels=16, stride=2, expand=4, depths=[1, 2, 3], kernels=[3, 5])],
+        ...     scaling_stages=[
+        ...         dict(depth=[1], width=[1], resolution=[32]),
+        ...         dict(depth=[1, 1.5], width=[1, 1.2], resolution=[32, 48]),
+        ...     ],
+        ...     stem=dict(channels=8), head=dict(channels=64), num_classes=10,
+        ... )
+        >>> space.decode(space.sample(np.random.default_rng(0), 1)[0]).resolution
+        32
     """
 
     def __init__(
@@ -83,15 +96,15 @@ class SearchSpace:
         stem = check_keys('space.stem', stem, ('kernel', 'stride'), ('channels',))
         head = check_keys('space.head', head, (), ('channels',))
         self._stem = Stem(
-            out_channels=positive_integer('space.stem.channels', stem['channels']),
-            in_channels=positive_integer('space.in_channels', in_channels),
+            out_channels=integer('space.stem.channels', stem['channels']),
+            in_channels=integer('space.in_channels', in_channels),
             kernel=stem.get('kernel', 3),
             stride=stem.get('stride', 2),
             act=act,
         )
         self._head = Head(
-            channels=positive_integer('space.head.channels', head['channels']),
-            num_classes=positive_integer('space.num_classes', num_classes),
+            channels=integer('space.head.channels', head['channels']),
+            num_classes=integer('space.num_classes', num_classes),
             act=act,
         )
         for key, value in (('stages', stages), ('scaling_stages', scaling_stages)):

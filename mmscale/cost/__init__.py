@@ -10,12 +10,14 @@ from mmscale.cost.latency import (
     measure_latency,
     this_device,
 )
-from mmscale.cost.matching import Constraints, Matched, NotReachable, match, match_scaling
+from mmscale.cost.matching import match, match_scaling
 from mmscale.cost.module import ModuleCost, count_layers, count_module
+from mmscale.cost.scaled import METRICS, Constraints, NotReachable, Scaled
 from mmscale.cost.table import Costs, CostTable
 
 __all__ = [
     'CONVENTIONS',
+    'METRICS',
     'Constraints',
     'Cost',
     'CostTable',
@@ -23,11 +25,11 @@ __all__ = [
     'Latency',
     'LatencyModel',
     'LatencySetting',
-    'Matched',
     'MeasuredNetwork',
     'ModuleCost',
     'NotReachable',
     'PartCost',
+    'Scaled',
     'ToolDifference',
     'count',
     'count_layers',

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from mmscale.arch.arch import Arch, Block, Head, Stem
-from mmscale.errors import UsageError
+from mmscale.tables import Printed, make_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+from mmscale.arch.checks import choice
 
 CONVENTIONS = ('mmscale', 'pycls')
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Cost of a network for one image.
+class Cost(Printed):
+    """Cost of a network for one image; printed, it is a table.
 
     Attributes:
         flops: Multiply-adds of convolutions and linear layers.
@@ -27,6 +32,11 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.flops + other.flops, self.params + other.params, self.acts + other.acts)
+
+    def renderables(self) -> list[Table]:
+        """The three numbers in a row."""
+        names = ('flops', 'params', 'acts')
+        return [make_table(None, names, [[f'{getattr(self, name):,}' for name in names]])]
 
 
 def output_size(size: int, stride: int) -> int:
@@ -105,8 +115,7 @@ def head_cost(head: Head, in_channels: int, size: int, convention: str) -> Cost:
 
 def check_convention(convention: str) -> None:
     """Raises ValueError for an unknown counting convention."""
-    if convention not in CONVENTIONS:
-        raise UsageError(f'convention={convention!r:.60} is not one of {", ".join(CONVENTIONS)}')
+    choice('convention', convention, CONVENTIONS)
 
 
 @dataclass(frozen=True)

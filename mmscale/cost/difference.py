@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mmscale.arch.arch import Arch
 from mmscale.cost.count import count, output_size
 from mmscale.cost.module import count_module, is_matrix_work, on_device, weightless_twin
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -128,8 +128,9 @@ def explain_difference(
     try:
         theirs = {name: int(flops) for name, flops in analyzer.by_operator().items()}
     except (RuntimeError, TypeError, ValueError) as error:
-        message = ' '.join(str(error).split())
-        raise UsageError(f'{type(module).__name__} cannot be traced: {message:.200}') from error
+        raise UsageError(
+            f'{type(module).__name__} cannot be traced: {one_line(error):.200}'
+        ) from error
     reasons = {name: flops for name, flops in theirs.items() if not is_matrix_work(name)}
     missing = sum(theirs.values()) - sum(reasons.values()) - plain
     if missing:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
+import hashlib
+import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mmscale.arch.checks import check_keys, is_number
+from mmscale.arch.checks import check_keys, check_schema, choice, integer, number
 from mmscale.arch.json_files import read_json
 from mmscale.errors import UsageError
 from mmscale.files import write_json
@@ -60,15 +61,10 @@ class LatencySetting:
     train: bool = False
 
     def __post_init__(self) -> None:
-        for key, allowed in (('device', DEVICES), ('dtype', DTYPES)):
-            if getattr(self, key) not in allowed:
-                raise UsageError(
-                    f'latency: {key}={getattr(self, key)!r:.60} is not one of {", ".join(allowed)}'
-                )
-        for key in ('threads', 'batch'):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f'latency: {key}={value!r:.60} must be an integer of 1 or more')
+        choice('latency: device', self.device, DEVICES)
+        choice('latency: dtype', self.dtype, DTYPES)
+        integer('latency: threads', self.threads)
+        integer('latency: batch', self.batch)
         for key, expected in (('device_name', str), ('train', bool)):
             if not isinstance(getattr(self, key), expected):
                 raise UsageError(
@@ -100,6 +96,12 @@ class Latency:
     high_ms: float
     repeats: int
     setting: LatencySetting
+
+    def __str__(self) -> str:
+        return (
+            f'{self.median_ms:,.2f} ms (half of {self.repeats} runs within {self.low_ms:,.2f}-'
+            f'{self.high_ms:,.2f}), {self.setting}'
+        )
 
 
 def this_device(
@@ -158,9 +160,8 @@ def measure_latency(
         ValueError: A setting is not allowed, or there is no such device.
     """
     setting = this_device(device, batch, dtype, train)
-    for key, value, least in (('warmup', warmup, 0), ('repeats', repeats, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UsageError(f'latency: {key}={value!r:.60} must be an integer of {least} or more')
+    integer('latency: warmup', warmup, 0)
+    integer('latency: repeats', repeats)
     import torch
 
     computed = getattr(torch, dtype)
@@ -230,6 +231,10 @@ class MeasuredNetwork:
     acts: int
     ms: float
 
+    def __post_init__(self) -> None:
+        for key in (*_METRICS, 'ms'):
+            number(f'latency: {self.name!s:.60}: {key}', getattr(self, key), above=0)
+
 
 @dataclass(frozen=True)
 class LatencyModel:
@@ -297,46 +302,43 @@ class LatencyModel:
 
     def save(self, path: str | Path) -> None:
         """Writes the model as a JSON file that :meth:`load` reads."""
-        write_json(path, {'schema': LATENCY_SCHEMA, **asdict(self)})
+        data = {'schema': LATENCY_SCHEMA, **asdict(self)}
+        write_json(path, {**data, 'checksum': _checksum(data)})
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyModel:
         """Reads a saved model.
 
         Raises:
-            ValueError: The file is not JSON, or a key is unknown, missing or out of range.
+            ValueError: The file is not JSON or was edited, or a key is unknown, missing or out of
+                range.
             FileNotFoundError: There is no such file.
         """
-        data = read_json(path)
-        schema = data.get('schema') if isinstance(data, dict) else None
-        if type(schema) is not int or schema != LATENCY_SCHEMA:
-            raise UsageError(
-                f'{path}: schema={schema!r:.60} is not supported, expected {LATENCY_SCHEMA}'
-            )
-        del data['schema']
+        data = check_keys(f'{path}', read_json(path), None, ('schema',))
+        # Files of before there were checksums have none.
+        checksum = data.pop('checksum', None)
+        edited = checksum not in (None, _checksum(data))
+        check_schema(f'{path}', data.pop('schema'), LATENCY_SCHEMA)
         checked = _checked(f'{path}', data, cls)
-        setting = _build(f'{path}: setting', checked['setting'], LatencySetting)
+        for key in ('a', 'b', 'c', 'error'):
+            number(f'{path}: {key}', checked[key], 0)
+        pearson = check_keys(f'{path}: pearson', checked['pearson'], (), _METRICS)
+        for key in _METRICS:
+            number(f'{path}: pearson.{key}', pearson[key], -1.001, 1.001)  # rounding
+        checked['setting'] = _build(f'{path}: setting', checked['setting'], LatencySetting)
         if not isinstance(checked['networks'], list):
             raise UsageError(f'{path}: networks={checked["networks"]!r:.60} must be a list')
-        networks = [
+        checked['networks'] = tuple(
             _build(f'{path}: networks[{i}]', network, MeasuredNetwork)
             for i, network in enumerate(checked['networks'])
-        ]
-        try:
-            fitted = _fitted(setting, tuple(networks))
-        except (TypeError, ValueError) as error:
-            raise UsageError(f'{path}: {error}') from error
-        for key in ('a', 'b', 'c'):
-            value = checked[key]
-            if not is_number(value) or not value >= 0:
-                raise UsageError(f'{path}: {key}={value!r:.60} must be a number of 0 or more')
-        model = replace(fitted, a=checked['a'], b=checked['b'], c=checked['c'])
-        # An edited or mixed-up file would predict nonsense without a word. Coefficients alone may
-        # differ a little between machines.
-        for network in networks:
-            if not math.isclose(model.predict(network), fitted.predict(network), rel_tol=1e-3):
-                raise UsageError(f'{path}: a, b and c are not what its networks fit')
-        return model
+        )
+        if edited:
+            raise UsageError(f'{path}: its checksum does not match: it was edited or is damaged')
+        return cls(**checked)
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _fitted(setting: LatencySetting, networks: tuple[MeasuredNetwork, ...]) -> LatencyModel:
@@ -344,17 +346,6 @@ def _fitted(setting: LatencySetting, networks: tuple[MeasuredNetwork, ...]) -> L
         raise UsageError(
             f'latency: {len(networks)} networks are measured, a fit needs {_FEWEST_NETWORKS}'
         )
-    for network in networks:
-        for key in (*_METRICS, 'ms'):
-            value = getattr(network, key)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise UsageError(
-                    f'latency: {network.name!s:.60}: {key}={value!r:.60} must be a number'
-                )
-            if not is_number(value) or not value > 0:
-                raise UsageError(
-                    f'latency: {network.name!s:.60}: {key}={value!r:.60} must be above 0'
-                )
     if len({(network.flops, network.acts) for network in networks}) < _FEWEST_NETWORKS:
         raise UsageError(
             f'latency: a fit needs {_FEWEST_NETWORKS} networks that differ in flops or acts'

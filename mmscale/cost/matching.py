@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from mmscale.arch import Arch, Rounding, Scaling, apply_scaling, width_rule
-from mmscale.arch.adjust import Adjustment, adjust, single_adjustments
+from mmscale.arch.adjust import adjust, single_adjustments
+from mmscale.arch.checks import choice, number
 from mmscale.cost.count import Cost, check_convention, count
 from mmscale.cost.latency import LatencyModel
+from mmscale.cost.scaled import (
+    METRICS,
+    Constraints,
+    Network,
+    NotReachable,
+    Scaled,
+    check_metric,
+    value_of,
+)
 from mmscale.errors import UsageError
-
-METRICS = (*(field.name for field in fields(Cost)), 'latency')
-
-# Bytes of a number in single precision.
-_BYTES = 4
 
 # Factors that match_scaling tries around the wanted one, evenly spaced in their logarithm.
 _FACTORS = 801
 _RANGE = 4.0
 
-# Factors that match looks at: no larger or smaller ones, and no nearer to each other.
+# Factors that a solver looks at: no larger or smaller ones, and no nearer to each other.
 _LARGEST_FACTOR = 2.0**24
 _FINEST = 1 + 2**-9
 # Networks that are adjusted: first those whose factor is near the one that meets the budget,
@@ -31,143 +38,66 @@ _FINEST = 1 + 2**-9
 _STRIDE = 1.05
 _FACTOR_WINDOW = 16.0
 _WINDOW = 2.0
+# Where networks are expensive: the range of factors, and how near is near enough.
+_EXPENSIVE_RANGE = 64.0
+_GOOD_ENOUGH = 0.01
 
 
-def check_metric(metric: str, latency_model: LatencyModel | None) -> None:
-    """Raises ValueError for an unknown metric, and for latency without a model of it."""
-    if metric not in METRICS:
-        raise UsageError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
-    if metric == 'latency' and latency_model is None:
-        raise UsageError('metric=latency needs a latency_model')
-
-
-@dataclass(frozen=True)
-class Constraints:
-    """What a matched network has to keep to.
+class Candidates(Protocol):
+    """The networks that a rule makes of a base model.
 
     Attributes:
-        channel_divisor: Channels of the network stages are multiples of it.
-        resolution_divisor: The resolution is a multiple of it; None is the base model's total
-            stride, so that no feature map is rounded up.
-        largest_resolution: The resolution stops growing there, depth and width go on.
-        most_acts: Cap of the activations.
-        most_memory: Cap of the bytes that params and acts of one image need in single precision.
-
-    Raises:
-        ValueError: A value is not allowed.
+        expensive: Whether a network takes so long to count that few should be looked at.
     """
 
-    channel_divisor: int = 8
-    resolution_divisor: int | None = None
-    largest_resolution: int | None = None
-    most_acts: float | None = None
-    most_memory: float | None = None
+    expensive: bool
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.default is None:
-                continue
-            kind = (int, float) if field.name.startswith('most_') else int
-            if isinstance(value, bool) or not isinstance(value, kind) or not value >= 1:
-                raise UsageError(f'constraints: {field.name}={value!r:.60} must be 1 or more')
+    def at(self, factor: float) -> tuple[Network, Scaling]:
+        """The network at a factor, and the rule's multipliers there.
 
-    def admit(self, cost: Cost) -> bool:
-        """Whether a cost is within the caps."""
-        memory = _BYTES * (cost.params + cost.acts)
-        return (self.most_acts is None or cost.acts <= self.most_acts) and (
-            self.most_memory is None or memory <= self.most_memory
-        )
+        Raises:
+            ValueError: There is none, beyond the sizes that a network may have.
+        """
+
+    def neighbours(
+        self, network: Network, scaling: Scaling, both: bool
+    ) -> Iterator[tuple[Network, tuple[object, ...]]]:
+        """Networks one adjustment beside one, or two (`both`), with the adjustments."""
+
+    def cost(self, network: Network) -> tuple[Cost, float]:
+        """The cost of a network, and its value in the metric of the budget."""
+
+    def alike(self, one: Network, other: Network) -> bool:
+        """Whether two networks have the same cost for the same reason."""
 
 
-@dataclass(frozen=True)
-class Matched:
-    """A network of a rule, near a budget.
-
-    Attributes:
-        arch: The network.
-        scaling: The rule's multipliers at `factor`, before rounding and adjustments.
-        factor: The factor solved for; rounding makes it differ from the multiple of the cost.
-        adjustments: What was changed after scaling: at most one network stage, and the resolution.
-        cost: The true cost.
-        metric: What the budget is about.
-        target: The budget.
-        achieved: The true cost in that metric.
-    """
-
-    arch: Arch
-    scaling: Scaling
-    factor: float
-    adjustments: tuple[Adjustment, ...]
-    cost: Cost
-    metric: str
-    target: float
-    achieved: float
-
-    @property
-    def deviation(self) -> float:
-        """Relative distance from the budget, below 0 for a network that is too small."""
-        return self.achieved / self.target - 1
-
-    def __str__(self) -> str:
-        changes = ''.join(f', {adjustment}' for adjustment in self.adjustments)
-        ratio = self.achieved / self.target
-        off = f'{self.deviation:+.2%}' if 0.1 < ratio < 10 else f'{ratio:.3g} times the budget'
-        return f'{self.metric} {self.achieved:.6g} ({off}){changes}'
-
-
-class NotReachable(UsageError):
-    """No network of a rule meets a budget.
-
-    Attributes:
-        below: The nearest network that costs less, or None.
-        above: The nearest network that costs more, or None.
-    """
-
-    def __init__(self, message: str, below: Matched | None, above: Matched | None) -> None:
-        super().__init__(message)
-        self.below = below
-        self.above = above
-
-
-class _Matcher:
-    """The networks that a rule makes of a base model, by factor, and those one step beside."""
+class _Solver:
+    """Looks among candidates for the network that meets a budget."""
 
     def __init__(
         self,
-        scaled: Callable[[float], tuple[Arch, Scaling]],
-        target: float,
+        candidates: Candidates,
         metric: str,
+        target: float,
         tolerance: float,
-        constraints: Constraints,
-        convention: str,
-        steps: tuple[int, int],
-        latency_model: LatencyModel | None,
+        constraints: Constraints = Constraints(),  # noqa: B008 - immutable
     ) -> None:
-        self._scaled = scaled
-        self._target = target
+        self._candidates = candidates
         self._metric = metric
+        self._target = target
         self._tolerance = tolerance
         self._constraints = constraints
-        self._convention = convention
-        self._steps = steps
-        self._latency_model = latency_model
-        self._found: dict[float, Matched | None] = {}
-        self._below: Matched | None = None
-        self._above: Matched | None = None
+        self._found: dict[float, Scaled | None] = {}
+        self._below: Scaled | None = None
+        self._above: Scaled | None = None
         self._capped = False
 
     def _judge(
-        self, arch: Arch, scaling: Scaling, factor: float, *adjustments: Adjustment
-    ) -> Matched:
-        cost = count(arch, self._convention)
-        if self._latency_model is not None:
-            # The runtime model is fitted on costs of the default convention.
-            achieved = self._latency_model.predict(count(arch))
-        else:
-            achieved = getattr(cost, self._metric)
-        found = Matched(
-            arch, scaling, factor, adjustments, cost, self._metric, self._target, achieved
+        self, network: Network, scaling: Scaling, factor: float, adjustments: tuple = ()
+    ) -> Scaled:
+        cost, achieved = self._candidates.cost(network)
+        found = Scaled(
+            network, scaling, factor, cost, self._metric, self._target, achieved, adjustments
         )
         if not self._constraints.admit(cost):
             self._capped |= abs(found.deviation) <= self._tolerance
@@ -177,18 +107,22 @@ class _Matcher:
             self._above = found
         return found
 
-    def _at(self, factor: float) -> Matched | None:
-        """The network at a factor, or None beyond the sizes that an Arch may have."""
+    def _at(self, factor: float) -> Scaled | None:
+        """The network at a factor, or None beyond the sizes that a network may have."""
         if factor not in self._found:
             try:
-                arch, scaling = self._scaled(factor)
+                network, scaling = self._candidates.at(factor)
             except ValueError:
                 self._found[factor] = None
             else:
-                self._found[factor] = self._judge(arch, scaling, factor)
+                self._found[factor] = self._judge(network, scaling, factor)
         return self._found[factor]
 
-    def _meets(self, found: Matched) -> bool:
+    def _beside(self, found: Scaled, both: bool) -> Iterator[Scaled]:
+        for network, changes in self._candidates.neighbours(found.network, found.scaling, both):
+            yield self._judge(network, found.scaling, found.solved, changes)
+
+    def _meets(self, found: Scaled) -> bool:
         return abs(found.deviation) <= self._tolerance and self._constraints.admit(found.cost)
 
     def _larger(self, factor: float) -> bool:
@@ -215,18 +149,16 @@ class _Matcher:
             low, high = (low, middle) if self._at(middle).achieved == most else (middle, high)
         return high
 
-    def _alike(self, one: Arch, other: Arch) -> bool:
-        """Whether two networks have the same cost for the same reason."""
-        if self._metric == 'params':
-            one = replace(one, resolution=other.resolution)
-        return one == other
-
-    def _scan(self, low: float, high: float) -> Iterator[Matched]:
+    def _scan(self, low: float, high: float) -> Iterator[Scaled]:
         """Networks between two factors, by bisection of the factors where they change."""
         first, last = self._at(low), self._at(high)
         if high / low <= _FINEST or first is last is None:
             return
-        if first is not None and last is not None and self._alike(first.arch, last.arch):
+        if (
+            first is not None
+            and last is not None
+            and self._candidates.alike(first.network, last.network)
+        ):
             return
         middle = math.sqrt(low * high)
         yield from self._scan(low, middle)
@@ -234,7 +166,7 @@ class _Matcher:
             yield found
         yield from self._scan(middle, high)
 
-    def _around(self, centre: float, widest: float) -> list[Matched]:
+    def _around(self, centre: float, widest: float) -> list[Scaled]:
         """Networks around a factor that are worth adjusting, the nearest to the budget first."""
         found = []
         for stride in (_STRIDE, 1 / _STRIDE):
@@ -249,42 +181,19 @@ class _Matcher:
                 found += self._scan(*sorted((factor, following)))
                 factor = following
         found.sort(key=lambda matched: abs(math.log(matched.achieved / self._target)))
-        distinct: list[Matched] = []
+        distinct: list[Scaled] = []
         for matched in found:
             # Equal networks have equal costs, so that they are neighbours here.
-            if not distinct or not self._alike(matched.arch, distinct[-1].arch):
+            if not distinct or not self._candidates.alike(matched.network, distinct[-1].network):
                 distinct.append(matched)
         return distinct
 
-    def _beside(self, found: Matched, both: bool) -> list[Matched]:
-        """Networks one adjustment beside one, or two: of a network stage and the resolution."""
-        arch = found.arch
-        singles = list(single_adjustments(arch, *self._steps))
-        most = self._constraints.largest_resolution or math.inf
-        pixels = [
-            single
-            for single in singles
-            if single.kind == 'resolution'
-            and arch.resolution + single.step <= most
-            and self._metric != 'params'
-        ]
-        stages = [single for single in singles if single.kind != 'resolution']
-        if both:
-            changes = [(stage, pixel) for stage in stages for pixel in pixels]
-        else:
-            changes = [(single,) for single in (*pixels, *stages)]
-        beside = []
-        for change in changes:
-            adjusted = arch
-            for adjustment in change:
-                adjusted = adjust(adjusted, adjustment)
-            beside.append(self._judge(adjusted, found.scaling, found.factor, *change))
-        return beside
-
-    def solve(self, start: float) -> Matched | None:
+    def solve(self, start: float) -> Scaled | None:
         """The network with the fewest adjustments that meets the budget, or None."""
+        if self._candidates.expensive:
+            return self._solve_with_few(start)
 
-        def nearest(some: list[Matched]) -> Matched | None:
+        def nearest(some: Iterable[Scaled]) -> Scaled | None:
             return min(filter(self._meets, some), key=lambda m: abs(m.deviation), default=None)
 
         centre = self._crossing(start)
@@ -296,6 +205,38 @@ class _Matcher:
                 for found in around:
                     if (adjusted := nearest(self._beside(found, both))) is not None:
                         return adjusted
+        return None
+
+    def _solve_with_few(self, start: float) -> Scaled | None:
+        """The nearest network of a bisection that ends once one is near enough, or None.
+
+        If both sides of the last step are too far off, what lies one step beside them is tried.
+        """
+        tried: list[Scaled] = []
+
+        def near(share: float) -> Scaled | None:
+            best = min(tried, key=lambda made: (abs(made.achieved - self._target), made.solved))
+            return best if abs(best.deviation) <= share else None
+
+        def made_at(factor: float) -> Scaled:
+            return self._judge(*self._candidates.at(factor), factor)
+
+        at, low, high = start, start / _EXPENSIVE_RANGE, start * _EXPENSIVE_RANGE
+        while high > low * (1 + _GOOD_ENOUGH):
+            tried.append(made_at(at))
+            if near(min(_GOOD_ENOUGH, self._tolerance)):
+                break
+            ratio = tried[-1].achieved / self._target
+            low, high = (at, high) if ratio < 1 else (low, at)
+            # Cost grows about as the factor does; where that leads astray, halve what is left.
+            at = at / ratio if low < at / ratio < high else math.sqrt(low * high)
+        for at in (low, high):
+            if (found := near(self._tolerance)) is not None:
+                return found
+            for made in self._beside(made_at(at), both=False):
+                tried.append(made)
+                if (found := near(self._tolerance)) is not None:
+                    return found
         return None
 
     def _seek_below(self) -> None:
@@ -313,10 +254,10 @@ class _Matcher:
 
     def failure(self) -> NotReachable:
         """What to say when :meth:`solve` found nothing."""
-        if self._below is None:
+        if self._below is None and not self._candidates.expensive:
             self._seek_below()
         sides = ' and '.join(
-            f'{side} at factor {side.factor:.4g}'
+            f'{side} at factor {side.solved:.4g}'
             for side in (self._below, self._above)
             if side is not None
         )
@@ -328,18 +269,98 @@ class _Matcher:
         return NotReachable(message, self._below, self._above)
 
 
+@dataclass(frozen=True)
+class _Archs:
+    """What a rule makes of an Arch, see :class:`Candidates`."""
+
+    base: Arch
+    scaling_of: Callable[[float], Scaling]
+    metric: str
+    largest_resolution: int | None
+    convention: str
+    rule: str
+    rounding: Rounding
+    latency_model: LatencyModel | None
+    expensive = False
+
+    def at(self, factor: float) -> tuple[Arch, Scaling]:
+        scaling = self.scaling_of(factor)
+        if self.largest_resolution is not None:
+            divisor = self.rounding.resolution_divisor
+            limit = self.largest_resolution // divisor * divisor / self.base.resolution
+            scaling = replace(scaling, resolution=min(scaling.resolution, limit))
+        return apply_scaling(self.base, scaling, self.rule, self.rounding), scaling
+
+    def neighbours(
+        self, arch: Arch, scaling: Scaling, both: bool
+    ) -> Iterator[tuple[Arch, tuple[object, ...]]]:
+        most = self.largest_resolution or math.inf
+        divisors = self.rounding.channel_divisor, self.rounding.resolution_divisor
+        stages, pixels = [], []
+        for single in single_adjustments(arch, *divisors):
+            if single.kind != 'resolution':
+                stages.append(single)
+            elif arch.resolution + single.step <= most and self.metric != 'params':
+                pixels.append(single)
+        ones = ((single,) for single in (*pixels, *stages))
+        for changes in itertools.product(stages, pixels) if both else ones:
+            adjusted = arch
+            for change in changes:
+                adjusted = adjust(adjusted, change)
+            yield adjusted, changes
+
+    def cost(self, arch: Arch) -> tuple[Cost, float]:
+        cost = count(arch, self.convention)
+        # The runtime model is fitted on costs of the default convention.
+        own = count(arch) if self.metric == 'latency' else cost
+        return cost, value_of(own, self.metric, self.latency_model)
+
+    def alike(self, one: Arch, other: Arch) -> bool:
+        if self.metric == 'params':
+            one = replace(one, resolution=other.resolution)
+        return one == other
+
+
+def solve(
+    candidates: Candidates,
+    metric: str,
+    target: float,
+    tolerance: float,
+    start: float,
+    constraints: Constraints = Constraints(),  # noqa: B008 - immutable
+) -> Scaled:
+    """The network among candidates that meets a budget, see :func:`match`.
+
+    Args:
+        candidates: The networks of a rule.
+        metric: What the budget is about.
+        target: The budget.
+        tolerance: Largest relative deviation from the budget.
+        start: A factor to begin at.
+        constraints: Caps.
+
+    Raises:
+        NotReachable: None does.
+    """
+    solver = _Solver(candidates, metric, target, tolerance, constraints)
+    found = solver.solve(start)
+    if found is None:
+        raise solver.failure()
+    return replace(found, factor=start, matched=True)
+
+
 def match(
     base: Arch,
     scaling_of: Callable[[float], Scaling],
     target: float,
     metric: str = 'flops',
     tolerance: float = 0.01,
-    constraints: Constraints = Constraints(),
+    constraints: Constraints = Constraints(),  # noqa: B008 - immutable
     convention: str = 'pycls',
     rule: str = 'pycls',
-    mode: str = 'nearest',
+    rounding: Rounding | None = None,
     latency_model: LatencyModel | None = None,
-) -> Matched:
+) -> Scaled:
     """Solves a scaling rule for the factor at which the network's true cost meets a budget.
 
     Where rounding lets no factor meet it, one step is added to or taken from a network that the
@@ -355,10 +376,12 @@ def match(
         target: The budget, in units of `metric`.
         metric: ``flops``, ``params``, ``acts`` or ``latency`` (milliseconds).
         tolerance: Largest relative deviation from the budget.
-        constraints: What the network has to keep to.
+        constraints: Caps that the network has to keep to.
         convention: See :func:`mmscale.cost.count`.
         rule: How shapes are scaled, see :func:`mmscale.arch.apply_scaling`.
-        mode: How scaled numbers become integers, see :class:`mmscale.arch.Rounding`.
+        rounding: How scaled numbers become integers; by default to the nearest, channels to
+            multiples of 8, the resolution to one of the base model's total stride, so that no
+            feature map is rounded up.
         latency_model: Predicts the latency; needed for that metric alone.
 
     Raises:
@@ -366,47 +389,21 @@ def match(
         ValueError: A setting is not allowed, or the rule cannot scale this base model.
     """
     check_metric(metric, latency_model)
-    for key, value in (('target', target), ('tolerance', tolerance)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UsageError(f'{key}={value!r:.60} must be a number')
-        if not 0 < value < math.inf:
-            raise UsageError(f'{key}={value} must be above 0')
+    number('target', target, above=0)
+    number('tolerance', tolerance, above=0)
     check_convention(convention)
-    divisor = constraints.resolution_divisor or base.strides[-1]
-    largest = constraints.largest_resolution
+    if rounding is None:
+        rounding = Rounding('nearest', 8, base.strides[-1], strict=rule == 'pycls')
+    largest, divisor = constraints.largest_resolution, rounding.resolution_divisor
     if largest is not None and largest < divisor:
         raise UsageError(
             f'constraints: largest_resolution={largest} leaves no multiple of {divisor}, which '
             'resolutions are: set a smaller resolution_divisor'
         )
-    rounding = Rounding(mode, constraints.channel_divisor, divisor, strict=rule == 'pycls')
-
-    def scaled(factor: float) -> tuple[Arch, Scaling]:
-        scaling = scaling_of(factor)
-        if largest is not None:
-            limit = largest // divisor * divisor / base.resolution
-            scaling = replace(scaling, resolution=min(scaling.resolution, limit))
-        return apply_scaling(base, scaling, rule, rounding), scaling
-
-    scaled(1.0)  # what is wrong with the base model or the rule shows here
-    matcher = _Matcher(
-        scaled,
-        target,
-        metric,
-        tolerance,
-        constraints,
-        convention,
-        (constraints.channel_divisor, divisor),
-        latency_model if metric == 'latency' else None,
-    )
-    if metric == 'latency':
-        present = latency_model.predict(count(base))
-    else:
-        present = getattr(count(base, convention), metric)
-    found = matcher.solve(target / present)
-    if found is None:
-        raise matcher.failure()
-    return found
+    archs = _Archs(base, scaling_of, metric, largest, convention, rule, rounding, latency_model)
+    archs.at(1.0)  # what is wrong with the base model or the rule shows here
+    present = archs.cost(base)[1]
+    return solve(archs, metric, target, tolerance, target / present, constraints)
 
 
 def match_scaling(
@@ -435,13 +432,8 @@ def match_scaling(
     Raises:
         ValueError: A setting is not allowed.
     """
-    metrics = [field.name for field in fields(Cost)]
-    if metric not in metrics:
-        raise UsageError(f'metric={metric!r:.60} is not one of {", ".join(metrics)}')
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)):
-        raise UsageError(f'factor={factor!r:.60} must be a number of 1 or more')
-    if not 1 <= factor < math.inf:
-        raise UsageError(f'factor={factor} must be a number of 1 or more')
+    choice('metric', metric, METRICS[:-1])
+    number('factor', factor, 1)
     width_rule(rule)
     target = factor * getattr(count(base), metric)
     if factor == 1:

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mmscale.arch.checks import integer
 from mmscale.cost.count import Cost, check_convention
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
+from mmscale.tables import Printed, make_table
 
 if TYPE_CHECKING:
     import torch
+    from rich.table import Table
     from torch import nn
 
 # Part of the work that lies in no part of its own: functional calls and weights of the model.
@@ -38,8 +41,8 @@ _POINTWISE = re.compile(r'.*(_cell|_backward|embedding.*|pad\w*)')
 
 
 @dataclass(frozen=True)
-class ModuleCost:
-    """Cost of a module, for one image (or for the inputs that were given).
+class ModuleCost(Printed):
+    """Cost of a module, for one image (or for the inputs that were given); prints its table.
 
     Attributes:
         flops: Multiply-adds of convolutions, linear layers and all other matrix products, those
@@ -76,6 +79,30 @@ class ModuleCost:
         """The three totals alone, as :func:`mmscale.cost.count` gives them."""
         return Cost(self.flops, self.params, self.acts)
 
+    @property
+    def memory_line(self) -> str | None:
+        """The two memory figures as a sentence, None if they were not asked for."""
+        if self.peak_bytes_inference is None:
+            return None
+        kept = self.activation_bytes_training
+        training = 'not trainable so' if kept is None else f'{kept / 2**20:,.1f} MiB kept to train'
+        return (
+            f'Activation memory, batch {self.batch}: {self.peak_bytes_inference / 2**20:,.1f} MiB '
+            f'at the peak of inference, {training}.'
+        )
+
+    def renderables(self) -> list[Table | str]:
+        """A row per part and the total; then memory, and what was not counted."""
+        names = ('flops', 'params', 'acts')
+        rows = [
+            (part, *(f'{getattr(cost, name):,}' for name in names))
+            for part, cost in self.by_part.items()
+        ]
+        total = ('total', *(f'{getattr(self, name):,}' for name in names))
+        table = make_table(f'convention {self.convention}', ('part', *names), rows, total)
+        missing = f'Not counted: {", ".join(self.uncounted)}.' if self.uncounted else None
+        return [table, *(line for line in (self.memory_line, missing) if line)]
+
 
 def count_module(
     module: nn.Module,
@@ -108,12 +135,9 @@ def count_module(
     if (input_shape is None) == (inputs is None):
         raise UsageError('count_module: exactly one of input_shape and inputs must be given')
     shapes = [tuple(tensor.shape) for tensor in inputs] if inputs else [(1, *input_shape)]
-    numbers = [batch, *(size for shape in shapes for size in shape)]
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
-        raise UsageError(
-            f'count_module: batch={batch!r} and input_shape={input_shape!r} must be integers of '
-            '1 or more'
-        )
+    integer('count_module: batch', batch)
+    for size in (size for shape in shapes for size in shape):
+        integer(f'count_module: input_shape={input_shape}: size', size)
     tally = _tally(module, _tensors(inputs, shapes), convention == 'pycls')
     peak, kept = None, None
     if memory:
@@ -321,10 +345,8 @@ def _run(
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = error
     shapes = ', '.join(str(tuple(tensor.shape)) for tensor in inputs)
-    message = ' '.join(str(reason).split())
-    raise UsageError(
-        f'{type(module).__name__} does not run on an input of shape {shapes}: {message:.300}'
-    ) from reason
+    said = f'{type(module).__name__} does not run on an input of shape {shapes}'
+    raise UsageError(f'{said}: {one_line(reason):.300}') from reason
 
 
 def on_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:

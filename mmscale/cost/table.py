@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch.arch import Arch
-from mmscale.arch.scaling import Scaling
+from mmscale.arch.rounding import Scaling
 from mmscale.arch.space import Genes, SearchSpace
 from mmscale.cost.count import Cost, block_cost, check_convention, count_parts, stem_cost
 

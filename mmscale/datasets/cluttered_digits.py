@@ -7,22 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
-from rich.progress import track
 
-from mmscale.datasets.composer import (
-    CLASSES,
-    COMPOSER_VERSION,
-    SPLITS,
-    Composition,
-    check_split,
-    compose_image,
-    fingerprint,
-    load_originals,
-)
-from mmscale.errors import UsageError
+from mmscale.datasets.composer import CLASSES, SPLITS, Composition, ImageSet
+from mmscale.errors import FOREIGN_ERRORS, UsageError
 from mmscale.files import atomic_write
 from mmscale.registry import DATASETS
 
@@ -32,16 +21,7 @@ DEFAULT_NUM_IMAGES = {'train': 20_000, 'search': 3_000, 'test': 4_000}
 _SILENT_IMAGES = 5_000
 
 # What np.load raises for damaged files, found by flipping every bit of the headers.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    tokenize.TokenError,
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    ValueError,
-)
+_DAMAGE = (*FOREIGN_ERRORS, EOFError, tokenize.TokenError, zipfile.BadZipFile)
 
 
 @DATASETS.register_module()
@@ -81,14 +61,11 @@ class ClutteredDigits(BaseDataset):
     ) -> None:
         if num_images is None and split in SPLITS:
             num_images = DEFAULT_NUM_IMAGES[split]
-        check_split('ClutteredDigits', split, num_images, seed)
-        self.split = split
-        self.num_images = num_images
-        self.seed = seed
-        self.composition = Composition(**(composition or {}))
-        if self.composition.digits != (1, 1):
+        composed = Composition(**(composition or {}))
+        self.source = ImageSet('ClutteredDigits', split, num_images, seed, composed)
+        if composed.digits != (1, 1):
             raise UsageError(
-                f'ClutteredDigits: composition digits={self.composition.digits} must be (1, 1): '
+                f'ClutteredDigits: composition digits={composed.digits} must be (1, 1): '
                 'an image has one label'
             )
         self.images: np.ndarray
@@ -107,19 +84,13 @@ class ClutteredDigits(BaseDataset):
 
     def extra_repr(self) -> list[str]:
         """Lines that ``repr`` adds."""
-        return [f'Split: \t{self.split}', f'Seed: \t{self.seed}', f'Cache: \t{self.cache_file}']
+        split, seed = self.source.split, self.source.seed
+        return [f'Split: \t{split}', f'Seed: \t{seed}', f'Cache: \t{self.cache_file}']
 
     @property
     def cache_file(self) -> Path:
         """File of the composed images; its name says all that they depend on."""
-        name = (
-            f'{self.split}-seed{self.seed}-{self.num_images}x{self.composition.canvas}px'
-            f'-v{COMPOSER_VERSION}-{self._fingerprint()[:12]}.npz'
-        )
-        return Path(self.data_root).expanduser() / name
-
-    def _fingerprint(self) -> str:
-        return fingerprint(self.split, self.num_images, self.seed, self.composition)
+        return Path(self.data_root).expanduser() / f'{self.source.name}.npz'
 
     def _load_cache(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Images and labels of the cache file, or None if it is missing, damaged or stale."""
@@ -141,16 +112,15 @@ class ClutteredDigits(BaseDataset):
 
     def _staleness(self, images: np.ndarray, labels: np.ndarray, made_of: str) -> str | None:
         """Why the arrays of a readable cache file are not those that composing would give."""
-        canvas = self.composition.canvas
-        if made_of != self._fingerprint():
+        source, count = self.source, self.source.num_images
+        canvas = source.composition.canvas
+        if made_of != source.fingerprint:
             return 'it was made with other settings'
-        if images.shape != (self.num_images, canvas, canvas) or images.dtype != np.uint8:
+        if images.shape != (count, canvas, canvas) or images.dtype != np.uint8:
             return f'its images have shape {images.shape} and type {images.dtype}'
-        if labels.shape != (self.num_images,):
+        if labels.shape != (count,):
             return f'its labels have shape {labels.shape}'
-        # A few images are composed again: this notices changed code and libraries as well.
-        for index in {0, self.num_images // 2, self.num_images - 1}:
-            expected = compose_image(self.seed, self.split, index, self.composition)
+        for index, expected in source.some():
             if labels[index] != expected.labels[0] or not np.array_equal(
                 images[index], expected.image
             ):
@@ -159,19 +129,12 @@ class ClutteredDigits(BaseDataset):
 
     def _compose(self) -> tuple[np.ndarray, np.ndarray]:
         """Compose all images and write the cache file in one atomic step."""
-        load_originals(self.split)
-        canvas = self.composition.canvas
-        images = np.empty((self.num_images, canvas, canvas), np.uint8)
-        labels = np.empty(self.num_images, np.int64)
-        for i in track(
-            range(self.num_images),
-            description=f'Composing {self.num_images} {self.split} images',
-            disable=self.num_images <= _SILENT_IMAGES or not is_main_process(),
-            transient=True,
-        ):
-            composite = compose_image(self.seed, self.split, i, self.composition)
+        source, count = self.source, self.source.num_images
+        images = np.empty((count, *[source.composition.canvas] * 2), np.uint8)
+        labels = np.empty(count, np.int64)
+        for i, composite in enumerate(source.all(silent=count <= _SILENT_IMAGES)):
             images[i], labels[i] = composite.image, composite.labels[0]
 
         with atomic_write(self.cache_file, shared=True) as file:
-            np.savez(file, images=images, labels=labels, fingerprint=self._fingerprint())
+            np.savez(file, images=images, labels=labels, fingerprint=source.fingerprint)
         return images, labels

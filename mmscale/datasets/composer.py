@@ -1,20 +1,24 @@
 """Composes images of real handwritten digits among clutter, with labels and boxes.
 
 The handwriting is scikit-learn's copy of the UCI *Optical Recognition of Handwritten Digits*
-test set: 1,797 originals of 8 x 8 pixels. Only NumPy and OpenCV are used here, so the composer
-knows nothing of datasets, caches or training.
+test set: 1,797 originals of 8 x 8 pixels. The composer knows nothing of datasets, caches or
+training.
 """
 
 import functools
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from mmengine.dist import is_main_process
+from rich.progress import track
 
+from mmscale.arch.checks import choice, integer
 from mmscale.errors import UsageError
 
 SPLITS = ('train', 'search', 'test')
@@ -131,35 +135,66 @@ class Composition:
             )
 
 
-def check_split(owner: str, split: str, num_images: int, seed: int) -> None:
-    """Refuses a split, a number of images or a seed that nothing can be composed by.
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one split: image ``i`` depends on (seed, split, i, composition) alone.
 
-    Args:
-        owner: Whose settings they are, for the error.
+    Attributes:
+        owner: Whose settings they are, for errors.
         split: One of :data:`SPLITS`.
         num_images: 1 or more.
         seed: 0 or more.
+        composition: How they are composed.
 
     Raises:
         ValueError: One is not allowed.
     """
-    if split not in SPLITS:
-        raise UsageError(f'{owner}: split={split!r:.60} is unknown; allowed are {SPLITS}')
-    for key, value, smallest in (('num_images', num_images, 1), ('seed', seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-            raise UsageError(f'{owner}: {key}={value!r:.60} must be an integer >= {smallest}')
 
+    owner: str
+    split: str
+    num_images: int
+    seed: int
+    composition: Composition
 
-def fingerprint(split: str, num_images: int, seed: int, composition: Composition) -> str:
-    """SHA-256 of all that the images of a split depend on."""
-    contents = {
-        'version': COMPOSER_VERSION,
-        'split': split,
-        'seed': seed,
-        'num_images': num_images,
-        'composition': asdict(composition),
-    }
-    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    def __post_init__(self) -> None:
+        choice(f'{self.owner}: split', self.split, SPLITS)
+        integer(f'{self.owner}: num_images', self.num_images)
+        integer(f'{self.owner}: seed', self.seed, 0)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that the images depend on."""
+        contents = {
+            'version': COMPOSER_VERSION,
+            'split': self.split,
+            'seed': self.seed,
+            'num_images': self.num_images,
+            'composition': asdict(self.composition),
+        }
+        return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """A name for their files, which says all that they depend on."""
+        return (
+            f'{self.split}-seed{self.seed}-{self.num_images}x{self.composition.canvas}px'
+            f'-v{COMPOSER_VERSION}-{self.fingerprint[:12]}'
+        )
+
+    def some(self) -> Iterator[tuple[int, Composite]]:
+        """A few of them with their indices: what has changed in code or libraries shows there."""
+        for index in sorted({0, self.num_images // 2, self.num_images - 1}):
+            yield index, compose_image(self.seed, self.split, index, self.composition)
+
+    def all(self, silent: bool = False) -> Iterator[Composite]:
+        """All of them in order, with a bar of progress on the first process."""
+        for index in track(
+            range(self.num_images),
+            description=f'Composing {self.num_images} {self.split} images',
+            disable=silent or not is_main_process(),
+            transient=True,
+        ):
+            yield compose_image(self.seed, self.split, index, self.composition)
 
 
 @functools.lru_cache(maxsize=len(SPLITS))

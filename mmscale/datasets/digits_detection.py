@@ -11,20 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from mmengine.dist import is_main_process
 from mmengine.logging import print_log
-from rich.progress import track
 
-from mmscale.datasets.composer import (
-    CLASSES,
-    COMPOSER_VERSION,
-    SPLITS,
-    Composite,
-    Composition,
-    check_split,
-    compose_image,
-    fingerprint,
-)
+from mmscale.datasets.composer import CLASSES, SPLITS, Composite, Composition, ImageSet
+from mmscale.errors import FOREIGN_ERRORS
 from mmscale.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -72,20 +62,14 @@ class DetectionFiles:
     ) -> None:
         if num_images is None and split in SPLITS:
             num_images = DETECTION_NUM_IMAGES[split]
-        check_split('DigitsDetection', split, num_images, seed)
-        self.split = split
-        self.num_images = num_images
-        self.seed = seed
-        self.composition = Composition(**{**DETECTION_COMPOSITION, **(composition or {})})
+        composed = Composition(**{**DETECTION_COMPOSITION, **(composition or {})})
+        self.source = ImageSet('DigitsDetection', split, num_images, seed, composed)
         self._root = Path(data_root).expanduser()
 
     @property
     def folder(self) -> Path:
         """Folder of the split; its name says all that its content depends on."""
-        return self._root / (
-            f'{self.split}-seed{self.seed}-{self.num_images}x{self.composition.canvas}px'
-            f'-v{COMPOSER_VERSION}-{self._fingerprint()[:12]}'
-        )
+        return self._root / self.source.name
 
     @property
     def annotation_file(self) -> Path:
@@ -122,12 +106,6 @@ class DetectionFiles:
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(replaced, ignore_errors=True)
 
-    def _fingerprint(self) -> str:
-        return fingerprint(self.split, self.num_images, self.seed, self.composition)
-
-    def _composite(self, index: int) -> Composite:
-        return compose_image(self.seed, self.split, index, self.composition)
-
     def _problem(self) -> str | None:
         """Why the files are not those that composing would give, or None if they are."""
         try:
@@ -135,16 +113,14 @@ class DetectionFiles:
             made_of, images = coco['info']['fingerprint'], len(coco['images'])
         except FileNotFoundError:
             return 'it has no annotations'
-        except (KeyError, OSError, TypeError, ValueError) as error:
+        except FOREIGN_ERRORS as error:
             return f'its annotations are damaged ({error})'
-        if made_of != self._fingerprint() or images != self.num_images:
+        if made_of != self.source.fingerprint or images != self.source.num_images:
             return 'it was made with other settings'
         found = sum(1 for _ in self.image_folder.glob('*.png'))
-        if found != self.num_images:
+        if found != self.source.num_images:
             return f'it has {found} images'
-        # A few images are composed again: this notices changed code and libraries as well.
-        for index in sorted({0, self.num_images // 2, self.num_images - 1}):
-            composite = self._composite(index)
+        for index, composite in self.source.some():
             image = cv2.imread(str(self.image_folder / _name(index)), cv2.IMREAD_UNCHANGED)
             boxes = [a['bbox'] for a in coco['annotations'] if a['image_id'] == index + 1]
             if not np.array_equal(image, composite.image) or boxes != _coco_boxes(composite):
@@ -153,15 +129,9 @@ class DetectionFiles:
 
     def _compose(self, folder: Path) -> None:
         """Writes the images and, last, the annotations."""
-        side = self.composition.canvas
+        side = self.source.composition.canvas
         images, annotations = [], []
-        for index in track(
-            range(self.num_images),
-            description=f'Composing {self.num_images} {self.split} images',
-            disable=not is_main_process(),
-            transient=True,
-        ):
-            composite = self._composite(index)
+        for index, composite in enumerate(self.source.all()):
             path = folder / _IMAGES / _name(index)
             if not cv2.imwrite(str(path), composite.image):
                 raise OSError(f'{path} cannot be written')
@@ -187,8 +157,8 @@ class DetectionFiles:
                 )
         coco = {
             'info': {
-                'description': f'DigitsDetection, {self.split} split',
-                'fingerprint': self._fingerprint(),
+                'description': f'DigitsDetection, {self.source.split} split',
+                'fingerprint': self.source.fingerprint,
             },
             'images': images,
             'annotations': annotations,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from mmscale.arch.checks import choice, integer
 from mmscale.errors import UsageError
 from mmscale.registry import DATASETS
 
@@ -28,8 +29,7 @@ class _Windows(Dataset):
     metainfo: dict = {}
 
     def __init__(self, tokens: np.ndarray, length: int) -> None:
-        if isinstance(length, bool) or not isinstance(length, int) or length < 2:
-            raise UsageError(f'length={length!r} must be an integer of 2 or more')
+        integer('length', length, 2)
         if len(tokens) < length:
             raise UsageError(f'length={length!r}: the text has {len(tokens)} tokens')
         self.tokens = tokens
@@ -84,8 +84,7 @@ class StandardLibrary(_Windows):
     """
 
     def __init__(self, split: str, length: int) -> None:
-        if split not in ('train', 'val'):
-            raise UsageError(f'split={split!r} is not one of train, val')
+        choice('split', split, ('train', 'val'))
         folder = Path(sysconfig.get_path('stdlib'))
         # Beside them there are files that building Python on a machine has made.
         files = sorted(f for f in folder.glob('*.py') if f.stem in sys.stdlib_module_names)

@@ -32,8 +32,14 @@ def _check(transform: BaseTransform, resolution: int | None) -> None:
         raise UsageError(f'{type(transform).__name__}: resolution={resolution} must be >= 1')
 
 
+class _ToResolution(BaseTransform):
+    def __repr__(self) -> str:
+        settings = ', '.join(f'{key}={value!r}' for key, value in vars(self).items())
+        return f'{type(self).__name__}({settings})'
+
+
 @TRANSFORMS.register_module()
-class ResizeToResolution(BaseTransform):
+class ResizeToResolution(_ToResolution):
     """Resize the whole image to a square of the resolution, whatever its aspect ratio.
 
     mmdet's boxes, where there are some, go with it.
@@ -71,12 +77,6 @@ class ResizeToResolution(BaseTransform):
             results['gt_bboxes'].rescale_(results['scale_factor'])
         return results
 
-    def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(resolution={self.resolution}, '
-            f'interpolation={self.interpolation!r}, backend={self.backend!r})'
-        )
-
 
 @TRANSFORMS.register_module()
 class RandomResizedCropToResolution(RandomResizedCrop):
@@ -102,7 +102,7 @@ class RandomResizedCropToResolution(RandomResizedCrop):
 
 
 @TRANSFORMS.register_module()
-class CenterCropToResolution(BaseTransform):
+class CenterCropToResolution(_ToResolution):
     """Resize the short edge to floor(resolution / crop_ratio), then crop the centre square.
 
     This is the usual evaluation on ImageNet: 256, then 224 pixels.
@@ -141,9 +141,3 @@ class CenterCropToResolution(BaseTransform):
             interpolation=self.interpolation,
         )
         return CenterCrop(resolution)(resize(results))
-
-    def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(resolution={self.resolution}, crop_ratio={self.crop_ratio}, '
-            f'interpolation={self.interpolation!r}, backend={self.backend!r})'
-        )

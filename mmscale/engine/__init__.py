@@ -4,6 +4,15 @@ from mmscale.engine.bfloat16 import BFloat16OptimWrapper
 from mmscale.engine.detection_evaluator import DetectionEvaluator
 from mmscale.engine.distributed import SliceParallel
 from mmscale.engine.evaluator import SubnetEvaluator
+from mmscale.engine.flat_loops import (
+    EvolutionLoop,
+    FamilyLoop,
+    MCEALoop,
+    ParetoLoop,
+    RandomSearchLoop,
+    ScalingLoop,
+    SeparateSearchLoop,
+)
 from mmscale.engine.hooks import (
     DMSHook,
     DurableCheckpointHook,
@@ -14,15 +23,7 @@ from mmscale.engine.hooks import (
     PreemptionHook,
     StrictLoadHook,
 )
-from mmscale.engine.pareto_loop import ParetoLoop
-from mmscale.engine.search_loops import (
-    EvolutionLoop,
-    FamilyLoop,
-    MCEALoop,
-    RandomSearchLoop,
-    ScalingLoop,
-    SeparateSearchLoop,
-)
+from mmscale.engine.search_loop import SearchLoop
 
 __all__ = [
     'BFloat16OptimWrapper',
@@ -40,6 +41,7 @@ __all__ = [
     'PreemptionHook',
     'RandomSearchLoop',
     'ScalingLoop',
+    'SearchLoop',
     'SeparateSearchLoop',
     'SliceParallel',
     'StrictLoadHook',

@@ -1,10 +1,13 @@
-"""SliceParallel: data-parallel training that reduces only what a step used."""
+"""Several processes: SliceParallel for training, Ranks for searching."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import timedelta
 
 import torch
+from mmengine.dist import get_dist_info
 from mmengine.optim import OptimWrapper
 from torch import distributed, nn
 
@@ -12,6 +15,9 @@ from mmscale.errors import UsageError
 from mmscale.models import SuperNetTraining
 from mmscale.models.backbones import index_of
 from mmscale.registry import MODEL_WRAPPERS
+
+# A rank may wait for another's evaluations; of a dead one the launcher tells.
+_PATIENCE = timedelta(days=7)
 
 
 @MODEL_WRAPPERS.register_module()
@@ -102,3 +108,34 @@ class SliceParallel(nn.Module):
         ):
             gradient.copy_(part.view_as(gradient))
         return packed.numel()
+
+
+class Ranks:
+    """The processes of torch.distributed, for the search; one process is rank 0 of 1.
+
+    They exchange text, on the CPU whatever evaluates, and a rank without work waits long enough
+    for the others: the default groups give up after minutes.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.world_size = get_dist_info()
+        self._group = None
+        if self.world_size > 1:
+            self._group = distributed.new_group(timeout=_PATIENCE, backend='gloo')
+
+    def gather(self, items: list[str]) -> list[list[str]]:
+        """Waits for all ranks; gives each of them every rank's items."""
+        if self._group is None:
+            return [items]
+        data = bytearray(json.dumps(items).encode())
+        length = torch.tensor([len(data)])
+        lengths = [torch.zeros_like(length) for _ in range(self.world_size)]
+        distributed.all_gather(lengths, length, self._group)
+        longest = int(max(lengths))
+        padded = torch.frombuffer(data.ljust(longest), dtype=torch.uint8)
+        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world_size)]
+        distributed.all_gather(parts, padded, self._group)
+        return [
+            json.loads(part[: int(size)].numpy().tobytes())
+            for part, size in zip(parts, lengths, strict=True)
+        ]

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from mmscale.arch import Arch
+from mmscale.arch.checks import choice, integer
 from mmscale.arch.sampling import SIDES
 from mmscale.datasets import SeededDataset
 from mmscale.datasets.samplers import Draw
@@ -35,7 +36,10 @@ _STATISTICS = ('recalibrated', 'batch')
 # How torch says that memory is out: CUDA, and the CPU's allocator.
 _OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory')
 
-_HANDLING = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root')
+# Settings of data loaders and data sets that change how images are read, but not the images.
+HANDLING = frozenset(
+    {'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root'}
+)
 
 
 class _Images:
@@ -143,7 +147,7 @@ def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
 def content_of(config: Any) -> Any:
     """A config without what changes how images are read, but not the images."""
     if isinstance(config, dict):
-        return {k: content_of(v) for k, v in config.items() if k not in _HANDLING}
+        return {k: content_of(v) for k, v in config.items() if k not in HANDLING}
     if isinstance(config, (list, tuple)):
         return [content_of(item) for item in config]
     return config
@@ -221,14 +225,9 @@ class SubnetEvaluator:
         threads: int = 1,
         cache: bool = True,
     ) -> None:
-        for key, value, allowed in (
-            ('side', side, (*SIDES, 'both')),
-            ('bn', bn, _STATISTICS),
-        ):
-            if value not in allowed:
-                raise UsageError(f'{key}={value!r:.60} is not one of {", ".join(allowed)}')
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise UsageError(f'threads={threads!r:.60} must be a positive integer')
+        choice('side', side, (*SIDES, 'both'))
+        choice('bn', bn, _STATISTICS)
+        integer('threads', threads)
         self.model = model
         self.sides = SIDES if side == 'both' else (side,)
         self.bn = bn

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import importlib
+import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -12,51 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
+from mmscale.launch.old_names import now_called
 from mmscale.quiet import quiet_imports
+from mmscale.tables import Printed
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 
-# What MMEngine reads from a config: the arguments of its Runner, which takes a second to import,
-# and what it looks up besides.
-SETTINGS = frozenset(
-    [
-        'auto_scale_lr',
-        'custom_hooks',
-        'data_preprocessor',
-        'default_hooks',
-        'default_scope',
-        'env_cfg',
-        'experiment_name',
-        'launcher',
-        'load_from',
-        'log_level',
-        'log_processor',
-        'model',
-        'optim_wrapper',
-        'param_scheduler',
-        'randomness',
-        'resume',
-        'test_cfg',
-        'test_dataloader',
-        'test_evaluator',
-        'train_cfg',
-        'train_dataloader',
-        'val_cfg',
-        'val_dataloader',
-        'val_evaluator',
-        'visualizer',
-        'work_dir',
-        'activation_checkpointing',
-        'compile',
-        'efficient_conv_bn_eval',
-        'find_unused_parameters',
-        'model_wrapper_cfg',
-        'runner_type',
-        'sync_bn',
-    ]
-)
+# What is read from a config: the arguments of MMEngine's Runner, which takes a second to import,
+# what it looks up besides, and the images of training that a search calibrates with.
+SETTINGS = frozenset((
+    'auto_scale_lr', 'calibration_dataloader', 'custom_hooks', 'data_preprocessor',
+    'default_hooks', 'default_scope', 'env_cfg', 'experiment_name', 'launcher', 'load_from',
+    'log_level', 'log_processor', 'model', 'optim_wrapper', 'param_scheduler', 'randomness',
+    'resume', 'test_cfg', 'test_dataloader', 'test_evaluator', 'train_cfg', 'train_dataloader',
+    'val_cfg', 'val_dataloader', 'val_evaluator', 'visualizer', 'work_dir',
+    'activation_checkpointing', 'compile', 'efficient_conv_bn_eval',
+    'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn',
+))  # fmt: skip
 
 # How alike (difflib's ratio) a name of a config must be to a setting's to be a misspelling of it.
 _MISSPELT = 0.88
@@ -107,6 +83,16 @@ def set_dataloaders(config: Config, arguments: argparse.Namespace) -> None:
         for key in ('pin_memory', 'persistent_workers'):
             if getattr(arguments, f'no_{key}') and isinstance(config.get(name), dict):
                 config[name][key] = False
+
+
+def show(outcome: Printed, as_json: bool = False) -> None:
+    """Prints an outcome as its tables, or as JSON, on the standard output."""
+    from rich.console import Console
+
+    if as_json:
+        Console(soft_wrap=True).out(json.dumps(outcome.to_json(), indent=1), highlight=False)
+    else:
+        Console().print(outcome, highlight=False, soft_wrap=True)
 
 
 def set_environment() -> None:
@@ -176,67 +162,84 @@ def _check_detection() -> None:
 
 
 def load_config(arguments: argparse.Namespace) -> Config:
-    """Reads the config that the common arguments name, with their overrides.
+    """Reads the config that the common arguments name, see :func:`read_config`."""
+    os.environ.setdefault('LOCAL_RANK', str(arguments.local_rank))
+    return read_config(
+        arguments.config, arguments.cfg_options, arguments.work_dir, arguments.launcher
+    )
+
+
+def _overrides(options: Sequence[str]) -> dict[str, Any]:
+    """The settings that ``--cfg-options`` name, as MMEngine reads them.
+
+    Raises:
+        UsageError: One is malformed.
+    """
+    from mmengine.config import DictAction
+
+    read = argparse.Namespace(cfg_options=None)
+    try:
+        DictAction(['--cfg-options'], 'cfg_options', nargs='+')(
+            argparse.ArgumentParser(), read, options
+        )
+    except (AssertionError, ValueError) as error:
+        reason = error if isinstance(error, AssertionError) else 'expected KEY=VALUE'
+        raise UsageError(f'--cfg-options {" ".join(options)}: {reason}') from None
+    for option in options:
+        key, _, value = option.partition('=')
+        # MMEngine would take the spaces out of a path and split it at commas.
+        if os.path.isfile(value) and set(value) & set(' ,()[]'):
+            read.cfg_options[key] = value
+    return read.cfg_options
+
+
+def read_config(
+    source: str | Path | Config,
+    options: Sequence[str] = (),
+    work_dir: str | Path | None = None,
+    launcher: str = 'none',
+) -> Config:
+    """Reads a config, in either of MMEngine's styles, and completes it.
+
+    Args:
+        source: The file, or a config that was read already, which is left as it is.
+        options: Overrides, ``KEY=VALUE`` each.
+        work_dir: Folder of logs and results; by default the config's own, or
+            ``work_dirs/<config name>``.
+        launcher: How the processes were started.
 
     Raises:
         UsageError: There is no such file, it does not parse, an override is malformed or of an
             unknown setting, or the config is of detection and that is not installed.
     """
-    path = Path(arguments.config)
-    if not path.is_file():
-        raise UsageError(f'config={arguments.config} is not a file')
-    from mmengine.config import Config, DictAction
+    is_file = isinstance(source, (str, Path))
+    if is_file and not Path(source).is_file():
+        raise UsageError(f'config={source} is not a file{now_called(Path(source))}')
+    from mmengine.config import Config
 
-    options = argparse.Namespace(cfg_options=None)
-    try:
-        DictAction(['--cfg-options'], 'cfg_options', nargs='+')(
-            argparse.ArgumentParser(), options, arguments.cfg_options
-        )
-    except (AssertionError, ValueError) as error:
-        reason = error if isinstance(error, AssertionError) else 'expected KEY=VALUE'
-        raise UsageError(f'--cfg-options {" ".join(arguments.cfg_options)}: {reason}') from None
-    for option in arguments.cfg_options:
-        key, _, value = option.partition('=')
-        # MMEngine would take the spaces out of a path and split it at commas.
-        if os.path.isfile(value) and set(value) & set(' ,()[]'):
-            options.cfg_options[key] = value
-    os.environ.setdefault('LOCAL_RANK', str(arguments.local_rank))
+    path = Path(source if is_file else source.filename or 'config.py')
+    overrides = _overrides(options)
     try:
         with quiet_imports():
-            config = Config.fromfile(path)
+            config = Config.fromfile(path) if is_file else copy.deepcopy(source)
             check_names(path, config)
-            _check_override_names(options.cfg_options, config)
-            config.merge_from_dict(options.cfg_options)
+            _check_override_names(overrides, config)
+            config.merge_from_dict(overrides)
     except FOREIGN_ERRORS as error:
         if isinstance(error, ModuleNotFoundError) and 'mmdet' in str(error):
             _check_detection()
-        raise UsageError(f'config={path}: {one_line(error)}') from error
+        # A base of this config may be one of ours by its old name.
+        missing = error.filename if isinstance(error, FileNotFoundError) else None
+        now = '' if missing is None else now_called(missing)
+        raise UsageError(f'config={path}: {one_line(error)}{now}') from error
     if config.get('default_scope') == 'mmdet':
         _check_detection()
-    config.launcher = arguments.launcher
-    if arguments.work_dir is not None:
-        config.work_dir = arguments.work_dir
+    config.launcher = launcher
+    if work_dir is not None:
+        config.work_dir = str(work_dir)
     elif config.get('work_dir') is None:
         config.work_dir = str(Path('work_dirs') / path.stem)
     return config
-
-
-def read_config(path: str | Path, options: Sequence[str] = ()) -> Config:
-    """Reads a config that nothing is run of.
-
-    Args:
-        path: The file.
-        options: Overrides, ``KEY=VALUE`` each.
-
-    Raises:
-        UsageError: See :func:`load_config`.
-    """
-    return load_config(
-        argparse.Namespace(
-            config=str(path), cfg_options=list(options), work_dir=None, launcher='none',
-            local_rank=0,
-        )
-    )  # fmt: skip
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -244,11 +247,9 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
     Raises:
         UsageError: The file is damaged, holds code, or is not a checkpoint.
+        FileNotFoundError: There is no such file.
     """
     with quiet_imports():
         from mmscale.models.checkpoints import load_checkpoint
 
-    try:
-        return load_checkpoint(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from error
+    return load_checkpoint(path)

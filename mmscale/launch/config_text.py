@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
 from typing import Any
 
 
@@ -34,39 +33,3 @@ def _value(node: ast.expr) -> Any:
     elif isinstance(node, ast.Dict) and None not in node.keys:
         return {_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True)}
     return ast.literal_eval(node)
-
-
-def _flat(value: Any, prefix: str) -> dict[str, Any]:
-    """The leaves of a nested setting, by dotted key."""
-    if isinstance(value, Mapping):
-        items = [(str(key), part) for key, part in value.items()]
-    elif isinstance(value, list | tuple):
-        items = [(str(index), part) for index, part in enumerate(value)]
-    else:
-        return {prefix: value}
-    leaves = {}
-    for key, part in items:
-        leaves |= _flat(part, f'{prefix}.{key}')
-    return leaves
-
-
-def difference(
-    old: Mapping[str, Any], new: Mapping[str, Any], keys: tuple[str, ...], ignored: frozenset[str]
-) -> list[str]:
-    """How two configs differ, a line per setting.
-
-    Args:
-        old: A config.
-        new: Another one.
-        keys: The top-level settings to compare.
-        ignored: Names, at any depth, of settings that may differ.
-    """
-    flat_old, flat_new = {}, {}
-    for key in keys:
-        flat_old |= _flat(old.get(key), key)
-        flat_new |= _flat(new.get(key), key)
-    return [
-        f'{key}: {flat_old.get(key)!r:.60} before, {flat_new.get(key)!r:.60} now'
-        for key in sorted(flat_old.keys() | flat_new.keys())
-        if flat_old.get(key) != flat_new.get(key) and not ignored & set(key.split('.'))
-    ]

@@ -6,18 +6,16 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.errors import UsageError
+from mmscale.arch.checks import integer
+from mmscale.errors import UsageError, differences, flat
 from mmscale.launch.command_line import read_checkpoint
-from mmscale.launch.config_text import difference, read_config_text
+from mmscale.launch.config_text import read_config_text
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
-# What a training must not change on the way, and what it may, at any depth.
+# What a training must not change on the way, but for the handling of its images.
 _KEPT = ('model', 'data_preprocessor', 'train_dataloader', 'optim_wrapper', 'randomness')
-_FREE = frozenset(
-    {'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root'}
-)
 _MOST_SHOWN = 5
 
 
@@ -52,9 +50,7 @@ def _check_meta(path: str, checkpoint: dict[str, Any]) -> None:
     if not isinstance(meta, dict):
         raise UsageError(f'{path} has no meta: it is of no training that could be resumed')
     for key in ('epoch', 'iter'):
-        value = meta.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise UsageError(f'{path}: meta.{key}={value!r:.40} must be an integer of 0 or more')
+        integer(f'{path}: meta.{key}', meta.get(key), 0)
     if 'config' in meta:
         # MMEngine would execute it. Its checkpoints have had meta.cfg instead for years.
         raise UsageError(f'{path}: meta.config is not allowed: it would be executed as Python')
@@ -131,6 +127,18 @@ def _newest_readable(runner: Runner) -> str | None:
     return None
 
 
+def _compared(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config a training must not change on the way, by dotted key."""
+    from mmscale.engine.evaluator import HANDLING
+
+    kept = flat({key: config.get(key) for key in _KEPT})
+    return {
+        key: value
+        for key, value in kept.items()
+        if value not in (None, {}, [], ()) and not HANDLING & set(key.split('.'))
+    }
+
+
 def _check_same_run(runner: Runner, path: Path, meta: dict[str, Any]) -> None:
     """Checks that a run is the one that wrote a checkpoint.
 
@@ -144,13 +152,13 @@ def _check_same_run(runner: Runner, path: Path, meta: dict[str, Any]) -> None:
         new = read_config_text(runner.cfg.pretty_text)
     except (SyntaxError, ValueError, RecursionError):
         return  # Not a config of MMEngine's: nothing to compare.
-    differences = difference(old, new, _KEPT, _FREE) if old else []
+    found = differences(_compared(old), _compared(new), 'before') if old else []
     processes = meta.get('world_size', get_world_size())
     if processes != get_world_size():
-        differences.insert(0, f'processes: {processes!r:.20} before, {get_world_size()} now')
-    if differences:
-        shown = '; '.join(differences[:_MOST_SHOWN])
-        more = len(differences) - _MOST_SHOWN
+        found.insert(0, f'processes: {processes!r:.20} before, {get_world_size()} now')
+    if found:
+        shown = '; '.join(found[:_MOST_SHOWN])
+        more = len(found) - _MOST_SHOWN
         raise UsageError(
             f'{path} is of another run ({shown}{f"; and {more} more" if more > 0 else ""}): '
             f'restore the settings, take another work dir, or accept the difference with '

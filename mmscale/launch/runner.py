@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
+from mmscale.errors import FOREIGN_ERRORS, MMScaleError, UsageError, one_line
 from mmscale.launch.command_line import set_environment
 from mmscale.quiet import quiet_imports
 
@@ -41,34 +41,22 @@ _STARTERS = {
     'slurm': 'tools/slurm_train.sh or slurm_search.sh',
     'mpi': 'mpirun',
 }
-# Which setting of a config a method of MMEngine's Runner, or what it calls, is about.
-_SETTINGS = {
-    'build_log_processor': 'log_processor',
-    'build_logger': 'log_level',
-    'build_message_hub': 'experiment_name',
-    'build_model': 'model or data_preprocessor',
-    'build_optim_wrapper': 'optim_wrapper',
-    'build_param_scheduler': 'param_scheduler',
-    'build_test_loop': 'test_cfg or test_dataloader',
-    'build_train_loop': 'train_cfg or train_dataloader',
-    'build_val_loop': 'val_cfg or val_dataloader',
-    'build_visualizer': 'visualizer',
-    'mkdir_or_exist': 'work_dir',
-    'register_custom_hooks': 'custom_hooks',
-    'register_default_hooks': 'default_hooks',
-    'set_randomness': 'randomness',
-    'setup_env': 'env_cfg',
-    'wrap_model': 'model_wrapper_cfg',
-}
 # Seconds; processes of one run reach the same mistake within them.
 _PATIENCE = 10
 
 
-def _setting_of(error: BaseException) -> str:
-    """The setting that the Runner was busy with, as the start of a message."""
-    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-    named = [_SETTINGS[name] for name in frames if name in _SETTINGS]
-    return f'{named[-1]}: ' if named else ''
+@contextmanager
+def _one_line_of(setting: str = '') -> Iterator[None]:
+    """Makes one line of what a part of a config raises.
+
+    Args:
+        setting: What the line begins with, where the error does not say it.
+    """
+    try:
+        yield
+    except FOREIGN_ERRORS as error:
+        prefix = f'{setting}: ' if setting else ''
+        raise UsageError(f'{prefix}{one_line(error):.400}') from error
 
 
 def _first_slurm_host() -> str:
@@ -134,11 +122,11 @@ def _join_processes(launcher: str, dist_cfg: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _check_arch(runner: Runner) -> None:
-    """Checks that an ArchNet fits the images that it gets and the head behind it.
+def _check_arch(runner: Runner, phase: str) -> None:
+    """Checks that an ArchNet fits its images, the head behind it and the weights it starts from.
 
     Raises:
-        UsageError: The channels of one do not fit the other's.
+        UsageError: One does not fit.
     """
     from mmpretrain.models import GlobalAveragePooling, LinearClsHead
 
@@ -149,6 +137,8 @@ def _check_arch(runner: Runner) -> None:
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, ArchNet):
         return
+    if phase == 'train':
+        backbone.read_pretrained()  # as the run will
     arch = backbone.arch
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     if mean is not None and len(mean) != arch.stem.in_channels:
@@ -178,22 +168,6 @@ def _check_arch(runner: Runner) -> None:
         )
 
 
-def _check_pretrained(runner: Runner) -> None:
-    """Reads the weights that the backbone's init_cfg names, as the run will.
-
-    Raises:
-        ValueError: They do not fit.
-        FileNotFoundError: There is no such file.
-    """
-    from mmscale.engine.wrappers import unwrapped_model
-    from mmscale.models import ArchNet
-
-    model = unwrapped_model(runner)
-    backbone = getattr(model, 'backbone', None)
-    if isinstance(backbone, ArchNet):
-        backbone.read_pretrained()
-
-
 def _make_durable(config: Config) -> None:
     """Adds to a training what lets it survive kills, preemption and numbers that are none.
 
@@ -218,8 +192,8 @@ def _complete_dataloaders(config: Config) -> None:
     """Gives dataloaders what mmpretrain's configs leave to mmpretrain's own tools."""
     from torch import cuda
 
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        loader = config.get(name)
+    for phase in ('train', 'val', 'test', 'calibration'):
+        loader = config.get(f'{phase}_dataloader')
         if isinstance(loader, dict):
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', cuda.is_available())
@@ -240,21 +214,18 @@ def build_runner(config: Config, phase: str) -> Runner:
         UsageError: A part of the config is unknown or not allowed, the parts do not fit each
             other, or the checkpoint is no good.
     """
-    scope = config.get('default_scope')
-    if scope is not None and not isinstance(scope, str):
-        raise UsageError(f'default_scope={scope!r:.60} must be a name')
-    randomness = config.get('randomness')
-    if randomness is not None and not isinstance(randomness, dict):
-        raise UsageError(f'randomness={randomness!r:.60} must be a dict')
+    for key, kind, expected in (
+        ('default_scope', str, 'a name'),
+        ('randomness', dict, 'a dict'),
+        ('load_from', (str, Path), 'the path of a checkpoint'),
+    ):
+        value = config.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise UsageError(f'{key}={value!r:.60} must be {expected}')
     load_from = config.get('load_from')
-    if load_from is not None and not isinstance(load_from, (str, Path)):
-        raise UsageError(f'load_from={load_from!r:.60} must be the path of a checkpoint')
-    is_url = '://' in str(load_from or '')
-    if load_from and not is_url and not os.path.isfile(load_from):
-        raise UsageError(
-            f'load_from={" ".join(str(load_from).split()):.300} is not a file; it must name a '
-            'checkpoint'
-        )
+    if load_from and '://' not in str(load_from) and not os.path.isfile(load_from):
+        name = ' '.join(str(load_from).split())
+        raise UsageError(f'load_from={name:.300} is not a file; it must name a checkpoint')
     with quiet_imports():
         import mmpretrain.models  # noqa: F401
         from mmengine.registry import RUNNERS
@@ -263,11 +234,11 @@ def build_runner(config: Config, phase: str) -> Runner:
 
         import mmscale.engine  # noqa: F401
         from mmscale.launch.resume import check_checkpoint, choose_checkpoint
-    if scope == 'mmpretrain':
+    if config.get('default_scope') == 'mmpretrain':
         _complete_dataloaders(config)
     if phase == 'train':
         _make_durable(config)
-    try:
+    with _one_line_of():
         if config.launcher != 'none':
             _join_processes(config.launcher, config.get('env_cfg', {}).get('dist_cfg', {}))
             hooks = config.setdefault('default_hooks', {})
@@ -283,26 +254,28 @@ def build_runner(config: Config, phase: str) -> Runner:
                     find_unused_parameters=config.get('find_unused_parameters', False),
                 )
         runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
-        _check_arch(runner)
+        _check_arch(runner, phase)
         if load_from:
             check_checkpoint(runner, load_from, bool(config.get('resume')))
         elif config.get('resume'):
             # In place of MMEngine's choice: what `last_checkpoint` names, whole or not.
             runner._load_from = choose_checkpoint(runner)
             runner._resume = runner._load_from is not None
-        if getattr(runner, f'{phase}_loop') is None:
-            raise UsageError(f'the config has no {phase}_cfg')
-        if phase == 'train':
-            _check_pretrained(runner)
+    with _one_line_of(f'{phase}_cfg or {phase}_dataloader'):
+        loop = getattr(runner, f'{phase}_loop')
+    if loop is None:
+        raise UsageError(f'the config has no {phase}_cfg')
+    if phase == 'train':
+        with _one_line_of('val_cfg or val_dataloader'):
             _ = runner.val_loop
-            # In the order of Runner.train, which then finds it done.
+        # In the order of Runner.train, which then finds it done.
+        with _one_line_of('optim_wrapper'):
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
             runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
             runner.auto_scale_lr = None
-            if runner.param_schedulers is not None:
+        if runner.param_schedulers is not None:
+            with _one_line_of('param_scheduler'):
                 runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
-    except FOREIGN_ERRORS as error:
-        raise UsageError(f'{_setting_of(error)}{one_line(error):.400}') from error
     return runner
 
 
@@ -327,7 +300,9 @@ def _leave_processes(code: int) -> None:
 
 
 def run_tool(main: Callable[[], Any]) -> None:
-    """Runs a tool's main function; a usage error becomes one line and exit code 2.
+    """Runs a tool's main function; an error that says it all becomes one line and exit code 2.
+
+    Such are ours, those of the operating system, and numbers that are not finite.
 
     Of several processes that make the same mistake only the first says so: its end makes the
     launcher end the others. A mistake of another process alone is its own to tell.
@@ -341,10 +316,11 @@ def run_tool(main: Callable[[], Any]) -> None:
                 _leave_processes(leaving.code)
             raise
         _leave_processes(0)
-    except UsageError as error:
+    except (MMScaleError, OSError, FloatingPointError) as error:
         ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]
         rank = next((rank for rank in ranks if rank is not None), '0')
         if rank != '0':
             time.sleep(_PATIENCE)
-        sys.stderr.write(f'error: {error}\n' if rank == '0' else f'error: rank {rank}: {error}\n')
+        who = '' if rank == '0' else f'rank {rank}: '
+        sys.stderr.write(f'error: {who}{one_line(error)}\n')
         sys.exit(2)

@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
 from mmscale.registry import MODELS
 
@@ -46,8 +47,7 @@ class CausalLM(BaseModel):
         Raises:
             ValueError: The mode is none of these.
         """
-        if mode not in ('tensor', 'loss', 'predict'):
-            raise UsageError(f'mode={mode!r:.60} is not one of tensor, loss, predict')
+        choice('mode', mode, ('tensor', 'loss', 'predict'))
         logits = self.language_model(inputs).logits
         if mode == 'tensor':
             return logits

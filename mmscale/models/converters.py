@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from mmscale.arch import Arch, Block, get_arch, preset_name, preset_names
+from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
 from mmscale.models.backbones import ArchNet
+from mmscale.models.checkpoints import misfit
 
 # Names of modules: an ArchNet's to the other library's.
 Modules = dict[str, str]
+# Names of tensors: ours to another's, with tensors of the shapes that they have to have.
+Names = dict[str, tuple[str, Tensor]]
 
 # How mmpretrain and timm spell the presets of a family; None where mmpretrain has no such network.
 _SPELLINGS: dict[str, tuple[str | None, str]] = {
@@ -124,8 +128,7 @@ def matching_arch(name: str, source: str) -> Arch:
 
 
 def _check_source(source: str) -> None:
-    if source not in _LAYOUTS:
-        raise UsageError(f'source={source!r} is not one of {", ".join(_LAYOUTS)}')
+    choice('source', source, _LAYOUTS)
 
 
 def _numbered(arch: Arch) -> Iterator[tuple[int, int, str, Block]]:
@@ -291,33 +294,19 @@ def _some(keys: Iterable[str]) -> str:
     return f'{", ".join(keys[:4])}{", ..." if len(keys) > 4 else ""}'
 
 
-def _renamed(
-    state_dict: Mapping[str, Tensor], wanted: dict[str, tuple[str, torch.Size]]
-) -> dict[str, Tensor]:
-    """Tensors of `wanted` (new key: old key and shape), all of them and nothing else."""
-    found, missing, misshapen = {}, [], []
-    for ours, (theirs, shape) in wanted.items():
-        tensor = state_dict.get(theirs)
-        if tensor is None and theirs.endswith('.num_batches_tracked'):
-            tensor = torch.tensor(0)  # weights of old PyTorch versions have none
-        if tensor is None:
-            missing.append(theirs)
-            continue
-        if tensor.ndim == 4 and len(shape) == 2 and tensor.shape[2:] == (1, 1):
-            tensor = tensor.flatten(1)  # a linear layer written as a 1x1 convolution
-        if tensor.shape != shape:
-            misshapen.append(f'{theirs} {tuple(tensor.shape)}, expected {tuple(shape)}')
-        found[ours] = tensor
-    known = {theirs for theirs, _ in wanted.values()}
-    problems = {
-        'missing': missing,
-        'not in the Arch': [key for key in state_dict if key not in known],
-        'of another shape': misshapen,
-    }
-    lines = [f'{len(keys)} {what}: {_some(keys)}' for what, keys in problems.items() if keys]
-    if lines:
-        raise UsageError(f'the weights do not fit the Arch: {"; ".join(lines)}')
-    return found
+def _renamed(state_dict: Mapping[str, Tensor], wanted: Names) -> dict[str, Tensor]:
+    """Tensors of `wanted`, all of them and nothing else."""
+    found = dict(state_dict)
+    for theirs, like in wanted.values():
+        if theirs not in found and theirs.endswith('.num_batches_tracked'):
+            found[theirs] = torch.tensor(0)  # weights of old PyTorch versions have none
+        tensor = found.get(theirs, like)
+        if tensor.ndim == 4 and like.ndim == 2 and tensor.shape[2:] == (1, 1):
+            found[theirs] = tensor.flatten(1)  # a linear layer written as a 1x1 convolution
+    difference = misfit(dict(wanted.values()), found)
+    if difference:
+        raise UsageError(f'the weights do not fit the Arch: {difference}')
+    return {ours: found[theirs] for ours, (theirs, _) in wanted.items()}
 
 
 def convert_state_dict(
@@ -363,10 +352,8 @@ def convert_state_dict(
     return arch, _renamed(state_dict, _names(arch, layout, prefix, with_head))
 
 
-def _names(
-    arch: Arch, layout: _Layout, prefix: str, with_head: bool
-) -> dict[str, tuple[str, torch.Size]]:
-    """Our keys of an Arch's weights: the other library's, and the shapes that we want."""
+def _names(arch: Arch, layout: _Layout, prefix: str, with_head: bool) -> Names:
+    """Our keys of an Arch's weights: the other library's, and tensors of the shapes we want."""
     wanted = {}
     modules = layout.backbone(arch)
     with torch.device('meta'):
@@ -375,11 +362,12 @@ def _names(
         module, _, leaf = key.rpartition('.')
         if module not in modules:
             raise UsageError(f'arch: the weights are of a network without its layer {module}')
-        wanted[f'backbone.{key}'] = (f'{prefix}{modules[module]}.{leaf}', tensor.shape)
+        wanted[f'backbone.{key}'] = (f'{prefix}{modules[module]}.{leaf}', tensor)
     if with_head:
         for ours, (theirs, shape) in _linear_layers(arch, layout).items():
-            wanted[f'{ours}.weight'] = (f'{theirs}.weight', torch.Size(shape))
-            wanted[f'{ours}.bias'] = (f'{theirs}.bias', torch.Size(shape[:1]))
+            weight = torch.empty(shape, device='meta')
+            wanted[f'{ours}.weight'] = (f'{theirs}.weight', weight)
+            wanted[f'{ours}.bias'] = (f'{theirs}.bias', weight[:, 0])
     return wanted
 
 

@@ -52,33 +52,22 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         self.set_training(mode, warmup_iters, warmup_scaling_stage, teacher)
         self.distill_weight = distill_weight
 
-    def _features(self, inputs: torch.Tensor, arch: Arch, side: str) -> tuple[torch.Tensor, ...]:
-        self.backbone.set_arch(arch, side)
-        return self.extract_feat(inputs)
+    def loss(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of the subnet that was chosen last, on the labels."""
+        return ImageClassifier.loss(self, inputs, data_samples)
 
-    def subnet_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
-        """Losses of everything the mode trains on one batch (N, channels, H, W).
-
-        Raises:
-            RuntimeError: No subnet was drawn; the HierarchicalSamplerHook is missing.
-        """
+    def sandwich_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of the largest subnet, and the drawn one's distance from its predictions."""
         draw = self.draw
-        if self.mode == 'single':
-            return self.head.loss(self._features(inputs, draw.arch, draw.side), data_samples)
-        losses = {}
-        if self.mode == 'both_sides':
-            for side in ('left', 'right'):
-                features = self._features(inputs, draw.arch, side)
-                for key, value in self.head.loss(features, data_samples).items():
-                    losses[f'{side}.{key}'] = value / 2 if 'loss' in key else value
-            return losses
-        features = self._features(inputs, self.largest(), draw.side)
-        for key, value in self.head.loss(features, data_samples).items():
-            losses[f'largest.{key}'] = value
+        self.backbone.set_arch(self.largest(), draw.side)
+        features = self.extract_feat(inputs)
+        losses = self.head.loss(features, data_samples)
+        losses = {f'largest.{key}': value for key, value in losses.items()}
         if not self.warms_up:
             with torch.no_grad():
                 target = self.head(features).softmax(dim=1)
-            logits = self.head(self._features(inputs, draw.arch, draw.side))
+            self.backbone.set_arch(draw.arch, draw.side)
+            logits = self.head(self.extract_feat(inputs))
             divergence = F.kl_div(logits.log_softmax(dim=1), target, reduction='batchmean')
             losses['subnet.distill_loss'] = self.distill_weight * divergence
         return losses

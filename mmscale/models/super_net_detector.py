@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
@@ -11,7 +12,7 @@ from mmscale.arch import Arch
 from mmscale.cost import Cost, count_module, count_parts
 from mmscale.errors import UsageError
 from mmscale.models.backbones import SuperNet
-from mmscale.models.super_net_training import SuperNetTraining
+from mmscale.models.super_net_training import SuperNetTraining, halved
 from mmscale.registry import MODELS
 
 
@@ -29,13 +30,12 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
             subnet on both sides, half the loss each. ``sandwich``: the largest subnet and the
             drawn one, half the loss each, after a warm-up on the largest alone. All learn from
             the labels.
-        warmup_iters: As for :class:`SuperNetClassifier`.
-        warmup_scaling_stage: As for :class:`SuperNetClassifier`.
-        teacher: As for :class:`SuperNetClassifier`.
+        **settings: ``warmup_iters``, ``warmup_scaling_stage`` and ``teacher``, as for
+            :class:`SuperNetClassifier`.
 
     Raises:
         ValueError: A setting is not allowed.
-        TypeError: The backbone is not a SuperNet.
+        TypeError: A setting is unknown, or the backbone is not a SuperNet.
     """
 
     def __init__(
@@ -43,14 +43,12 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
         detector: dict,
         data_preprocessor: dict | None = None,
         mode: str = 'single',
-        warmup_iters: int = 0,
-        warmup_scaling_stage: int = 0,
-        teacher: str = 'scaling_stage',
+        **settings: Any,
     ) -> None:
         detector = dict(detector)
         super().__init__(detector.pop('data_preprocessor', data_preprocessor))
         self.detector = MODELS.build(detector)
-        self.set_training(mode, warmup_iters, warmup_scaling_stage, teacher)
+        self.set_training(mode, **settings)
         backbone = self.backbone
         if max(backbone.out_indices) < len(backbone.arch.stages) - 1:
             raise UsageError(
@@ -71,36 +69,19 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
         """Runs the detector on the subnet that was chosen last; see mmdet's detectors."""
         return self.detector(inputs, data_samples, mode)
 
-    def _losses(
-        self, name: str, inputs: torch.Tensor, data_samples: list, arch: Arch, side: str
-    ) -> dict:
-        """Half the losses of a subnet, under names that begin with `name`."""
-        self.backbone.set_arch(arch, side)
-        return {
-            f'{name}.{key}': _halved(value) if 'loss' in key else value
-            for key, value in self.detector.loss(inputs, data_samples).items()
-        }
-
-    def subnet_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
-        """Losses of everything the mode trains on one batch (N, channels, H, W).
-
-        Raises:
-            RuntimeError: No subnet was drawn; the HierarchicalSamplerHook is missing.
-        """
-        draw = self.draw
-        if self.mode == 'both_sides':
-            return {
-                **self._losses('left', inputs, data_samples, draw.arch, 'left'),
-                **self._losses('right', inputs, data_samples, draw.arch, 'right'),
-            }
-        if self.mode == 'sandwich' and not self.warms_up:
-            return {
-                **self._losses('largest', inputs, data_samples, self.largest(), draw.side),
-                **self._losses('subnet', inputs, data_samples, draw.arch, draw.side),
-            }
-        arch = draw.arch if self.mode == 'single' else self.largest()
-        self.backbone.set_arch(arch, draw.side)
+    def loss(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of the subnet that was chosen last, on the labels."""
         return self.detector.loss(inputs, data_samples)
+
+    def sandwich_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of the largest subnet; after the warm-up half of them and of the drawn one's."""
+        draw, batch = self.draw, (inputs, data_samples)
+        if self.warms_up:
+            return self.losses_of(self.largest(), draw.side, *batch)
+        return {
+            **halved('largest', self.losses_of(self.largest(), draw.side, *batch)),
+            **halved('subnet', self.losses_of(draw.arch, draw.side, *batch)),
+        }
 
     def extract(self, arch: Arch, side: str = 'left') -> BaseModel:
         """A stand-alone detector with its own copy of a subnet's weights, ArchNet and neck.
@@ -128,7 +109,3 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
                 whole.acts - stages.acts,
             )
         return self._costs[key]
-
-
-def _halved(value: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
-    return [part / 2 for part in value] if isinstance(value, list) else value / 2

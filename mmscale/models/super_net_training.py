@@ -1,4 +1,19 @@
-"""What models around a SuperNet share: which subnets an iteration trains, and how it steps."""
+"""What models around a SuperNet share: which subnets an iteration trains, and how it steps.
+
+One iteration, and who keeps what for whom on the way:
+
+1. ``HierarchicalSamplerHook`` draws a :class:`~mmscale.arch.SubnetDraw` from (seed, iteration)
+   and leaves it with the model (``set_draw``). The data sampler has drawn the same before, so
+   that the batch comes in the drawn resolution.
+2. ``train_step`` runs each subnet of the mode: ``backbone.set_arch`` chooses it, the forward pass
+   cuts its slices out of the SuperNet and adds them to ``backbone.used_regions``. Gradients add
+   up over subnets, and over iterations under gradient accumulation.
+3. On several processes :class:`~mmscale.engine.SliceParallel` averages the gradients of the used
+   regions, when the optimizer is to step.
+4. The optimizer steps; :class:`~mmscale.models.SliceUpdate`, hooked into it, puts back all that
+   is not in a used region.
+5. ``update_step`` clears gradients and used regions.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +25,36 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 
 from mmscale.arch import Arch, SubnetDraw
+from mmscale.arch.checks import choice, integer
 from mmscale.cost import Cost, count_parts
-from mmscale.errors import UsageError
 from mmscale.models.backbones import SuperNet
 
 MODES = ('single', 'both_sides', 'sandwich')
 TEACHERS = ('scaling_stage', 'space')
 
 
+def halved(name: str, losses: dict) -> dict:
+    """Half of a subnet's losses, under names that begin with `name`; other values as they are."""
+
+    def half(value: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        return [part / 2 for part in value] if isinstance(value, list) else value / 2
+
+    return {
+        f'{name}.{key}': half(value) if 'loss' in key else value for key, value in losses.items()
+    }
+
+
 class SuperNetTraining(ABC):
-    """Mixed into a model whose ``backbone`` is a :class:`SuperNet`; a hook sets the draws."""
+    """Mixed into a model whose ``backbone`` is a :class:`SuperNet`; see the top of this file."""
 
     backbone: SuperNet
 
     def set_training(
-        self, mode: str, warmup_iters: int, warmup_scaling_stage: int, teacher: str
+        self,
+        mode: str,
+        warmup_iters: int = 0,
+        warmup_scaling_stage: int = 0,
+        teacher: str = 'scaling_stage',
     ) -> None:
         """Sets what an iteration trains; to be called once the model is built.
 
@@ -39,15 +69,10 @@ class SuperNetTraining(ABC):
             ValueError: A setting is not allowed.
             TypeError: The backbone is not a SuperNet.
         """
-        for key, value, allowed in (('mode', mode, MODES), ('teacher', teacher, TEACHERS)):
-            if value not in allowed:
-                raise UsageError(f'{key}={value!r:.60} is not one of {", ".join(allowed)}')
-        for key, value in (
-            ('warmup_iters', warmup_iters),
-            ('warmup_scaling_stage', warmup_scaling_stage),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise UsageError(f'{key}={value!r:.60} must be an integer of 0 or more')
+        choice('mode', mode, MODES)
+        choice('teacher', teacher, TEACHERS)
+        integer('warmup_iters', warmup_iters, 0)
+        integer('warmup_scaling_stage', warmup_scaling_stage, 0)
         if not isinstance(self.backbone, SuperNet):
             raise TypeError(f'backbone must be a SuperNet, got {type(self.backbone).__name__}')
         self.mode = mode
@@ -86,13 +111,34 @@ class SuperNetTraining(ABC):
         stage = self.draw.scaling_stage if self.teacher == 'scaling_stage' else -1
         return replace(self.backbone.space.largest(stage), resolution=self.draw.arch.resolution)
 
-    @abstractmethod
     def subnet_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
         """Losses of everything the mode trains on one batch (N, channels, H, W).
 
         Raises:
             RuntimeError: No subnet was drawn; the HierarchicalSamplerHook is missing.
         """
+        draw = self.draw
+        if self.mode == 'single':
+            return self.losses_of(draw.arch, draw.side, inputs, data_samples)
+        if self.mode == 'sandwich':
+            return self.sandwich_losses(inputs, data_samples)
+        losses = {}
+        for side in ('left', 'right'):
+            losses |= halved(side, self.losses_of(draw.arch, side, inputs, data_samples))
+        return losses
+
+    def losses_of(self, arch: Arch, side: str, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of one subnet on the labels."""
+        self.backbone.set_arch(arch, side)
+        return self.loss(inputs, data_samples)
+
+    @abstractmethod
+    def loss(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of the subnet that was chosen last, on the labels."""
+
+    @abstractmethod
+    def sandwich_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        """Losses of the largest subnet and, after the warm-up, of the drawn one."""
 
     @abstractmethod
     def extract(self, arch: Arch, side: str = 'left') -> BaseModel:

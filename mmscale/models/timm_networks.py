@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 # More than any network has: timm would dilate instead of striding on.
 _NO_LIMIT = 2**20
-_ACTS = {'relu': 'ReLU', 'relu6': 'ReLU6', 'hswish': 'Hardswish', 'silu': 'SiLU'}
-_GATES = {'sigmoid': 'Sigmoid', 'hsigmoid': 'Hardsigmoid'}
 
 
 def _timm() -> ModuleType:
@@ -51,6 +49,10 @@ def to_timm(
         ImportError: timm is not installed.
         ValueError: timm has no such network, and the message names what it lacks; or the
             weights are not the Arch's.
+
+    Example:
+        >>> type(to_timm('scalenet-s0')).__name__
+        'EfficientNet'
     """
     timm = _timm()
     with quiet_imports():
@@ -69,6 +71,22 @@ def to_timm(
         theirs = revert_state_dict(weights, arch, network.state_dict(), 'timm')
         network.load_state_dict(theirs)
     return network
+
+
+def create(name: str) -> nn.Module:
+    """One of timm's networks, with random weights.
+
+    Raises:
+        ImportError: timm is not installed.
+        UsageError: timm has no such network.
+    """
+    timm = _timm()
+    try:
+        return timm.create_model(name)
+    except RuntimeError as error:  # of an unknown name
+        near = timm.list_models(f'*{name}*')[:4]
+        hint = f'; near names are {", ".join(near)}' if near else ''
+        raise UsageError(f'timm:{name}: timm has no such network{hint}') from error
 
 
 def from_timm(
@@ -90,6 +108,11 @@ def from_timm(
     Raises:
         ImportError: timm is not installed.
         ValueError: No Arch is known to have these layers; the message names keys.
+
+    Example:
+        >>> arch, weights = from_timm('resnet18')
+        >>> arch.depths
+        (2, 2, 2, 2)
     """
     timm = _timm()
     with quiet_imports():
@@ -159,6 +182,13 @@ def _refuse(condition: bool, where: str, what: str) -> None:
         raise UsageError(f'timm cannot say the Arch: {where}: {what}')
 
 
+def _layer(name: str) -> type[nn.Module]:
+    """The layer of an activation or gate that an Arch names."""
+    from mmscale.models.backbones.blocks import LAYERS
+
+    return LAYERS[name][1]
+
+
 def _settings(arch: Arch) -> dict[str, Any]:
     """Arguments that timm's classes share."""
     from torch import nn
@@ -166,7 +196,7 @@ def _settings(arch: Arch) -> dict[str, Any]:
     return dict(
         num_classes=arch.head.num_classes,
         in_chans=arch.stem.in_channels,
-        act_layer=getattr(nn, _ACTS[arch.stem.act]),
+        act_layer=_layer(arch.stem.act),
         norm_layer=partial(nn.BatchNorm2d, eps=_common(arch, 'eps')),
     )
 
@@ -176,7 +206,6 @@ def _inverted(arch: Arch) -> nn.Module:
     from timm.models._efficientnet_blocks import SqueezeExcite
     from timm.models.efficientnet import EfficientNet
     from timm.models.mobilenetv3 import MobileNetV3
-    from torch import nn
 
     stem, head = arch.stem, arch.head
     _refuse(stem.stride != 2 or stem.max_pool, 'stem', 'timm has stride 2 and no max-pool')
@@ -195,9 +224,7 @@ def _inverted(arch: Arch) -> nn.Module:
         round_chs_fn=int,
     )
     for act, gate in squeezes:
-        layers = dict(
-            force_act_layer=getattr(nn, _ACTS[act]), gate_layer=getattr(nn, _GATES[gate])
-        )
+        layers = dict(force_act_layer=_layer(act), gate_layer=_layer(gate))
         settings['se_layer'] = partial(SqueezeExcite, **layers)
     if not head.hidden_channels:
         return EfficientNet(
@@ -216,8 +243,6 @@ def _inverted(arch: Arch) -> nn.Module:
 
 def _inverted_args(arch: Arch, i: int, j: int) -> dict[str, Any]:
     """How timm's builder is told of a block."""
-    from torch import nn
-
     block = arch.stages[i][j]
     where = f'stages[{i}][{j}]'
     hidden = block.hidden_channels
@@ -233,7 +258,7 @@ def _inverted_args(arch: Arch, i: int, j: int) -> dict[str, Any]:
         out_chs=block.out_channels,
         group_size=hidden // block.groups,
         noskip=can_skip and block.residual == 'none',
-        act_layer=getattr(nn, _ACTS[block.act]),
+        act_layer=_layer(block.act),
     )
     ratio = 1.0
     if block.kind == 'mbconv':

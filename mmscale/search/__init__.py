@@ -20,6 +20,7 @@ from mmscale.search.result import (
     FamilyMember,
     Generation,
     OnStep,
+    Result,
     Search,
     SearchResult,
 )
@@ -60,6 +61,7 @@ __all__ = [
     'ParetoSearch',
     'Progress',
     'RandomSearch',
+    'Result',
     'ScalingSearch',
     'Score',
     'Scorer',

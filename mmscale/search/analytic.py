@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from mmscale.arch import Arch, Genotype, Scaling
+from mmscale.arch.checks import integer
 from mmscale.errors import UsageError
 from mmscale.search.entry import Score
 from mmscale.search.feasibility import Feasibility, Strategy
-from mmscale.search.schedule import check_integer
 
 TOTAL = 1_000_000
 
@@ -63,7 +63,7 @@ class AnalyticEvaluator:
         base: Genotype | None = None,
         strategy: Strategy | None = None,
     ) -> None:
-        check_integer('seed', seed, 0)
+        integer('seed', seed, 0)
         rng = np.random.default_rng([_STREAM, seed])
         space = feasibility.space
         if base is None:

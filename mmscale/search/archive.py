@@ -9,12 +9,11 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, differences, flat
 from mmscale.files import sync_folder
 from mmscale.search.entry import (
     Entry,
@@ -27,10 +26,8 @@ from mmscale.search.entry import (
     unpacked,
 )
 
-# 1 has the Archs as plain JSON objects, and no failures; it is read.
 SCHEMA = 2
-_READABLE = (1, 2)
-# An Arch of the most blocks there may be takes 1.5 MB as the plain JSON of schema 1.
+# More than the Arch of the most blocks there may be takes.
 MOST_LINE_BYTES = 1 << 23
 
 
@@ -58,30 +55,6 @@ def _header_of(path: Path, line: bytes) -> dict[str, Any]:
         ) from None
 
 
-def _flat(data: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """A nested mapping with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f'{prefix}{key}.')
-        else:
-            flat[f'{prefix}{key}'] = value
-    return flat
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    flat_old, flat_new = _flat(old), _flat(new)
-
-    def shown(data: Mapping[str, Any], key: str) -> str:
-        return repr(data[key]) if key in data else 'absent'
-
-    return '; '.join(
-        f'{key}: {shown(flat_old, key)} in the archive, {shown(flat_new, key)} now'
-        for key in sorted(flat_old.keys() | flat_new.keys())
-        if shown(flat_old, key) != shown(flat_new, key)
-    )
-
-
 class Archive:
     """Outcomes by Arch, kept in a directory of JSON-lines files, one file per rank.
 
@@ -95,9 +68,6 @@ class Archive:
     line without a line break was cut off while it was written: it is dropped, and cut off the
     file before the next entry is appended. A damaged line in the middle is dropped with a warning
     that names it. What was dropped counts as not evaluated.
-
-    A file of an older schema is read and stays as it is; a file of the present schema is begun
-    beside it.
 
     Args:
         directory: Where the files lie; made when the first entry is appended.
@@ -130,7 +100,6 @@ class Archive:
         self.cut_off: list[Path] = []
         self._header = make_line('header', {'schema': SCHEMA, 'fingerprint': self.fingerprint})
         self._outcomes: dict[str, Outcome] = {}
-        self._old: set[Path] = set()
         self._descriptor: int | None = None
         # Bytes of the files as far as this process knows them.
         self._sizes: dict[Path, int] = {}
@@ -156,8 +125,7 @@ class Archive:
     @property
     def path(self) -> Path:
         """File of this process."""
-        path = self.directory / f'rank{self.rank:04d}.jsonl'
-        return path.with_suffix(f'.v{SCHEMA}.jsonl') if path in self._old else path
+        return self.directory / f'rank{self.rank:04d}.jsonl'
 
     @property
     def files(self) -> list[Path]:
@@ -242,19 +210,16 @@ class Archive:
         if not line.endswith(b'\n') and self._header.encode().startswith(line):
             return  # Cut off while it was made: there is no entry to lose.
         header = _header_of(path, line.rstrip(b'\n'))
-        if header.get('schema') not in _READABLE:
-            raise UsageError(
-                f'{path}: schema={header.get("schema")!r} is not supported, expected one of '
-                f'{", ".join(map(str, _READABLE))}'
-            )
+        schema = header.get('schema')
+        if schema != SCHEMA:
+            raise UsageError(f'{path}: schema={schema!r} is not supported, expected {SCHEMA}')
         if header.get('fingerprint') != self.fingerprint:
-            difference = _difference(header.get('fingerprint', {}), self.fingerprint)
+            settings = flat(header.get('fingerprint', {})), flat(self.fingerprint)
             raise UsageError(
-                f'{path}: its scores belong to another setting ({difference}); take another '
+                f'{path}: its scores belong to another setting '
+                f'({"; ".join(differences(*settings, "in the archive"))}); take another '
                 f'directory, or restore the setting'
             )
-        if header['schema'] != SCHEMA:
-            self._old.add(path)
 
     def _read(self, path: Path) -> None:
         self._check_header(path)
@@ -414,10 +379,5 @@ class Archive:
     def __enter__(self) -> Archive:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

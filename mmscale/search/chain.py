@@ -10,6 +10,7 @@ from mmscale.arch import Genotype
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.result import ChainStep, FamilyMember, OnStep, SearchResult
+from mmscale.search.scoring import Scorer
 
 _PHASES = ('initial strategy', 'base evolution', 'scaling search', 'random families')
 
@@ -20,17 +21,19 @@ class Chain:
     def __init__(
         self,
         family: FamilyFitness,
+        scorer: Scorer,
         seed: int | None,
         on_step: OnStep | None,
         most_evaluations: int,
     ) -> None:
         self.family = family
+        self.scorer = scorer
         self.seed = seed
         self.on_step = on_step
         self.steps: list[ChainStep] = []
         self.fitness: Fraction | None = None
-        family.scorer.best = None
-        family.scorer.most_evaluations = most_evaluations
+        scorer.best = None
+        scorer.most_evaluations = most_evaluations
 
     def rng(self, round_number: int, phase: str) -> np.random.Generator:
         """A generator of its own for every phase of every round."""
@@ -48,12 +51,12 @@ class Chain:
         fitness, cost = None, None
         if base is not None:
             row = np.array([base.genes], dtype=np.int64)
-            candidate = self.family.candidates(row, strategy)[0]
+            candidate = self.family.candidates(self.scorer, row, strategy)[0]
             fitness, cost = candidate.fitness, candidate.cost
             assert self.fitness is None or fitness >= self.fitness, 'the chain got worse'
             self.fitness = fitness
-            self.family.scorer.best = fitness
-        evaluations = self.family.scorer.evaluations
+            self.scorer.best = fitness
+        evaluations = self.scorer.evaluations
         step = ChainStep(kind, round_number, base, strategy, fitness, cost, evaluations, history)
         self.steps.append(step)
         if self.on_step is not None:
@@ -65,12 +68,12 @@ class Chain:
         Raises:
             RuntimeError: No base model was chosen yet.
         """
-        family, last = self.family, self.steps[-1]
+        family, scorer, last = self.family, self.scorer, self.steps[-1]
         if last.base is None or last.fitness is None:
             raise RuntimeError('the chain has no base model yet')
-        family.scorer.step = 'result'
+        scorer.step = 'result'
         archs = [family.space.decode(last.base, scaling) for scaling in last.strategy]
-        scores = family.scorer.score(archs)
+        scores = scorer.score(archs)
         table = family.feasibility.table
         return SearchResult(
             base=last.base,
@@ -82,9 +85,9 @@ class Chain:
             ),
             fitness=last.fitness,
             chain=tuple(self.steps),
-            evaluations=family.scorer.evaluations,
-            failed=len(family.scorer.failed),
+            evaluations=scorer.evaluations,
+            failed=len(scorer.failed),
             seed=self.seed,
             settings={**family.settings, **settings},
-            details={'dropped': len(family.scorer.dropped)} if settings.get('halving') else {},
+            details={'dropped': len(scorer.dropped)} if settings.get('halving') else {},
         )

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from mmscale.arch import Arch
+from mmscale.arch.checks import integer
 from mmscale.cost import Cost
 from mmscale.errors import UsageError
 
@@ -44,14 +45,8 @@ class Score:
     total: int
 
     def __post_init__(self) -> None:
-        for key in ('correct', 'total'):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise UsageError(f'score: {key}={value!r:.60} must be an integer')
-        if not 0 <= self.correct <= self.total or self.total < 1:
-            raise UsageError(
-                f'score: {self.correct} of {self.total} is not a fraction between 0 and 1'
-            )
+        integer('score: total', self.total)
+        integer('score: correct', self.correct, 0, self.total)
 
     @property
     def value(self) -> Fraction:
@@ -110,14 +105,12 @@ def _packed(arch: Arch) -> str:
     return b64encode(zlib.compress(text.encode())).decode()
 
 
-def unpacked(packed: str | dict[str, Any]) -> dict[str, Any]:
+def unpacked(packed: str) -> dict[str, Any]:
     """The Arch of a line as plain JSON data.
 
     Raises:
         ValueError: It is longer than any Arch, or not packed so.
     """
-    if isinstance(packed, dict):
-        return packed  # As schema 1 has it.
     decompressor = zlib.decompressobj()
     try:
         text = decompressor.decompress(b64decode(packed), _MOST_ARCH_BYTES)

@@ -7,13 +7,15 @@ from fractions import Fraction
 
 import numpy as np
 
+from mmscale.arch.checks import integer, number
 from mmscale.arch.space import Genes
 from mmscale.errors import UsageError
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.operators import crossover, mutate, take_new, tournament
 from mmscale.search.result import Generation, OnStep
-from mmscale.search.schedule import check_integer, check_mutations, checked_halving
+from mmscale.search.schedule import checked_halving
+from mmscale.search.scoring import Scorer
 
 _TOURNAMENT = 2
 _ATTEMPTS = 8
@@ -60,9 +62,9 @@ class BaseEvolution:
         mutations: float = 1.0,
         halving: bool = False,
     ) -> None:
-        check_integer('population', population, 2)
-        check_integer('generations', generations, 1)
-        check_mutations(mutations)
+        integer('population', population, 2)
+        integer('generations', generations, 1)
+        number('mutations', mutations, above=0)
         self.family = family
         self.population = population
         self.generations = generations
@@ -71,6 +73,7 @@ class BaseEvolution:
 
     def run(
         self,
+        scorer: Scorer,
         strategy: Strategy,
         rng: np.random.Generator,
         elites: Genes | None = None,
@@ -81,6 +84,7 @@ class BaseEvolution:
         """Evolves base models under a strategy.
 
         Args:
+            scorer: Scores Archs.
             strategy: One Scaling per scaling stage.
             rng: Source of randomness.
             elites: Genotypes of the first population, shape (n, genes), the best first; those
@@ -93,7 +97,6 @@ class BaseEvolution:
             ValueError: No base model was found that meets the budgets, or none can be scored.
         """
         feasibility, space = self.family.feasibility, self.family.space
-        scorer = self.family.scorer
         seen: set[bytes] = set()
         genes = np.empty((0, space.num_genes), dtype=np.int64)
         if elites is not None and len(elites):
@@ -115,7 +118,7 @@ class BaseEvolution:
             # An equal fitness may still survive by its cost or its genes.
             full = len(survivors) == self.population
             least = survivors[-1].fitness if self.halving and full else None
-            survivors += self.family.candidates(genes, strategy, least)
+            survivors += self.family.candidates(scorer, genes, strategy, least)
             survivors = sorted(survivors, key=lambda c: c.order)[: self.population]
             if not survivors:
                 raise UsageError(f'{scorer.step}: {scorer.explain_failures()}')

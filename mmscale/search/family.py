@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from mmscale.arch import Genotype
-from mmscale.arch.checks import is_number
+from mmscale.arch.checks import number
 from mmscale.arch.space import Genes
 from mmscale.errors import UsageError
 from mmscale.search.entry import Score
@@ -44,7 +44,6 @@ class FamilyFitness:
         weights: Weight of every scaling stage's score in the fitness; a scaling stage of weight
             0 is not evaluated. The default counts the scaled networks alone: 0 for scaling stage
             0 and 1 for the others.
-        scorer: Scores Archs; may be set later, before the search runs.
 
     Raises:
         ValueError: The weights are not one non-negative number per scaling stage of the space.
@@ -54,9 +53,7 @@ class FamilyFitness:
         self,
         feasibility: Feasibility,
         weights: Sequence[float] | None = None,
-        scorer: Scorer | None = None,
     ) -> None:
-        self._scorer = scorer
         self.feasibility = feasibility
         self.space = feasibility.space
         stages = len(self.space.scaling_stages)
@@ -64,28 +61,12 @@ class FamilyFitness:
             weights = (0, *[1] * (stages - 1)) if stages > 1 else (1,)
         if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != stages:
             raise UsageError(f'weights={weights!r:.60} must be a list of {stages} numbers')
-        for weight in weights:
-            if not is_number(weight) or not weight >= 0:
-                raise UsageError(f'weights: {weight!r:.60} must be a number of 0 or more')
+        for stage, weight in enumerate(weights):
+            number(f'weights[{stage}]', weight, 0)
         # A decimal of the config is meant as written: 0.1 is one tenth.
         self.weights = tuple(Fraction(str(weight)) for weight in weights)
         if not sum(self.weights):
             raise UsageError(f'weights={list(weights)!r:.60}: at least one must be above 0')
-
-    @property
-    def scorer(self) -> Scorer:
-        """Scores Archs.
-
-        Raises:
-            RuntimeError: There is none yet.
-        """
-        if self._scorer is None:
-            raise RuntimeError('the search has no scorer yet: set family.scorer before it runs')
-        return self._scorer
-
-    @scorer.setter
-    def scorer(self, scorer: Scorer) -> None:
-        self._scorer = scorer
 
     def alone(self, scaling_stage: int) -> FamilyFitness:
         """The fitness that counts one scaling stage, with the budgets of it and of the base."""
@@ -99,7 +80,7 @@ class FamilyFitness:
         )
         stages = len(self.space.scaling_stages)
         weights = [int(j == scaling_stage) for j in range(stages)]
-        return FamilyFitness(feasibility, weights, self._scorer)
+        return FamilyFitness(feasibility, weights)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -123,11 +104,12 @@ class FamilyFitness:
         return Fraction(total, sum(weights))
 
     def candidates(
-        self, genes: Genes, strategy: Strategy, least: Fraction | None = None
+        self, scorer: Scorer, genes: Genes, strategy: Strategy, least: Fraction | None = None
     ) -> list[Candidate]:
         """Scores base models under a strategy.
 
         Args:
+            scorer: Scores Archs.
             genes: Canonical genotypes, shape (n, genes).
             strategy: One Scaling per scaling stage of the space.
             least: Base models whose fitness is below it may be dropped, as soon as that is
@@ -143,10 +125,10 @@ class FamilyFitness:
         if not self.feasibility.feasible(genes, strategy).all():
             raise UsageError('a base model that does not meet the budgets must not be scored')
         if least is not None:
-            genes = self._without_losers(genes, strategy, least)
+            genes = self._without_losers(scorer, genes, strategy, least)
         stages = self.scored_stages
         archs = [self.space.decode(row, strategy[j]) for row in genes for j in stages]
-        scores = self.scorer.score(archs)
+        scores = scorer.score(archs)
         costs = self.feasibility.cost(genes)
         candidates = []
         for i, row in enumerate(genes):
@@ -156,7 +138,9 @@ class FamilyFitness:
                 candidates.append(Candidate(genotype, fitness, int(costs[i])))
         return candidates
 
-    def _without_losers(self, genes: Genes, strategy: Strategy, least: Fraction) -> Genes:
+    def _without_losers(
+        self, scorer: Scorer, genes: Genes, strategy: Strategy, least: Fraction
+    ) -> Genes:
         """Scores base models scaling stage by scaling stage; leaves out who cannot reach `least`.
 
         What the scaling stages behind may add at most bounds the fitness, so the last one, which
@@ -170,7 +154,7 @@ class FamilyFitness:
             open_weight -= weight
             archs = [self.space.decode(row, strategy[j]) for row in genes]
             needed = [(wanted - done - open_weight) / weight for done in sums]
-            scores = self.scorer.score_needed(archs, needed)
+            scores = scorer.score_needed(archs, needed)
             kept = [i for i, score in enumerate(scores) if score is not None]
             sums = [sums[i] + weight * scores[i].value for i in kept]
             genes = genes[kept]

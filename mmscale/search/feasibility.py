@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling, SearchSpace
-from mmscale.arch.checks import is_number
+from mmscale.arch.checks import choice, number
 from mmscale.arch.space import Genes
 from mmscale.cost import Costs, CostTable
 from mmscale.errors import UsageError
@@ -67,13 +67,9 @@ class Feasibility:
         tolerance: float = 0.05,
         scaled_stages: Iterable[int] | None = None,
     ) -> None:
-        if not isinstance(metric, str) or metric not in Costs._fields:
-            raise UsageError(f'metric={metric!r:.60} is not one of {", ".join(Costs._fields)}')
-        for key, value in (('budget', budget), ('tolerance', tolerance)):
-            if not is_number(value) or not value > 0:
-                raise UsageError(f'{key}={value!r:.60} must be a positive number')
-        if not tolerance < 1:
-            raise UsageError(f'tolerance={tolerance} must be below 1')
+        choice('metric', metric, Costs._fields)
+        number('budget', budget, above=0)
+        number('tolerance', tolerance, above=0, below=1)
         self.table = table
         self.space = table.space
         self.budget = budget

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -15,10 +15,8 @@ from mmscale.cost import Cost, count
 from mmscale.search.analytic import AnalyticEvaluator
 from mmscale.search.archive import Archive
 from mmscale.search.entry import Score
-from mmscale.search.family import FamilyFitness
 from mmscale.search.given_family import GivenFamily
 from mmscale.search.mcea import EvolutionSearch, ScalingSearch
-from mmscale.search.pareto import ParetoSearch
 from mmscale.search.result import Search
 from mmscale.search.scoring import Evaluator, Scorer, SingleProcess
 
@@ -26,7 +24,7 @@ _TOTAL = 1_000_000
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Expected:
     """An Arch that is expected to be evaluated, or one of its like."""
 
     arch: Arch
@@ -43,10 +41,10 @@ class Forecast:
         batches: What is evaluated together, batch after batch.
     """
 
-    batches: list[list[Candidate]] = field(default_factory=lambda: [[]])
+    batches: list[list[Expected]] = field(default_factory=lambda: [[]])
 
     @property
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[Expected]:
         """All candidates, in the order of evaluation."""
         return [candidate for batch in self.batches for candidate in batch]
 
@@ -72,12 +70,11 @@ class _LargerIsBetter:
         return Score(min(int(math.log2(count(arch).flops) * 15_000), _TOTAL), _TOTAL)
 
 
-def analytic_evaluator(search: Search, family: FamilyFitness, seed: int) -> AnalyticEvaluator:
+def analytic_evaluator(search: Search, seed: int) -> AnalyticEvaluator:
     """Hides a family that a search can find: what the search is given is a part of it.
 
     Args:
         search: A search for a family.
-        family: Its budgets.
         seed: Draws what the search is not given.
 
     Raises:
@@ -88,48 +85,34 @@ def analytic_evaluator(search: Search, family: FamilyFitness, seed: int) -> Anal
         given['base'] = search.base
     elif isinstance(search, EvolutionSearch):
         given['strategy'] = search.strategy
-    return AnalyticEvaluator(family.feasibility, seed, **given)
+    return AnalyticEvaluator(search.family.feasibility, seed, **given)
 
 
-def forecast(
-    search: Search | ParetoSearch,
-    family: FamilyFitness | None,
-    seed: int,
-    run: Callable[[Scorer], object],
-) -> Forecast:
+def forecast(search: Search, seed: int) -> Forecast:
     """Runs a search with scores by formula, in a temporary folder.
 
     Args:
-        search: The search; its events are not reported.
-        family: Its budgets, None for a search without.
+        search: The search.
         seed: Its seed.
-        run: Runs it with a scorer.
 
     Raises:
         ValueError: No network meets the budgets.
     """
     evaluator: Evaluator = _LargerIsBetter()
-    if family is not None and not isinstance(search, GivenFamily):
-        evaluator = analytic_evaluator(search, family, seed)
+    if search.family is not None and not isinstance(search, GivenFamily):
+        evaluator = analytic_evaluator(search, seed)
     found = Forecast()
 
     def note(arch: Arch, cost: Cost, _: float) -> None:
-        found.batches[-1].append(Candidate(arch, cost))
+        found.batches[-1].append(Expected(arch, cost))
 
-    on_step = getattr(search, 'on_step', None)
-    if on_step is not None:
-        search.on_step = None
-    try:
-        with (
-            tempfile.TemporaryDirectory() as directory,
-            Archive(directory, evaluator.fingerprint, durable=False) as archive,
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter('ignore')  # The search itself will say it.
-            run(Scorer(archive, evaluator, _Batches(found), on_evaluated=note))
-    finally:
-        if on_step is not None:
-            search.on_step = on_step
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Archive(directory, evaluator.fingerprint, durable=False) as archive,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter('ignore')  # The search itself will say it.
+        search.run(Scorer(archive, evaluator, _Batches(found), on_evaluated=note))
     if not found.batches[-1]:
         found.batches.pop()
     return found

@@ -3,13 +3,67 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mmscale.arch import SCALING_RULES, Genotype, Rounding, Scaling, apply_scaling
+import numpy as np
+
+from mmscale.arch import (
+    SCALING_RULES,
+    Arch,
+    Genotype,
+    Rounding,
+    Scaling,
+    SearchSpace,
+    apply_scaling,
+    get_arch,
+)
 from mmscale.cost import match_scaling
 from mmscale.errors import UsageError
 from mmscale.search.family import FamilyFitness
-from mmscale.search.result import FamilyMember, SearchResult
+from mmscale.search.feasibility import Strategy
+from mmscale.search.result import FamilyMember, OnStep, SearchResult
+from mmscale.search.scoring import Scorer
+
+GivenBase = Genotype | Arch | str | Mapping[str, Any] | Sequence[int]
+"""A base model: a Genotype, an Arch as :func:`mmscale.get_arch` finds it, or genes."""
+
+GivenStrategy = Sequence[Scaling | Mapping[str, float]]
+"""A Scaling, or its multipliers ``dict(depth=, width=, resolution=)``, per scaling stage."""
+
+
+def given_base(space: SearchSpace, base: GivenBase) -> Genotype:
+    """The canonical base model that is given to a search.
+
+    Raises:
+        UsageError: There is no such Arch, or it is not in the space.
+    """
+    try:
+        if isinstance(base, Genotype):
+            base = base.genes
+        if isinstance(base, (list, tuple)):
+            return space.genotype(np.array(base))
+        return space.encode(get_arch(base))
+    except ValueError as error:
+        raise UsageError(f'base: {error}') from None
+
+
+def given_strategy(space: SearchSpace, strategy: GivenStrategy) -> Strategy:
+    """The strategy that is given to a search.
+
+    Raises:
+        UsageError: It is not one scaling per scaling stage.
+    """
+    stages = len(space.scaling_stages)
+    if not isinstance(strategy, (list, tuple)) or len(strategy) != stages:
+        raise UsageError(
+            f'strategy={strategy!r:.60} must be a list of {stages} dict(depth=, width=, '
+            f'resolution=), one per scaling stage'
+        )
+    return tuple(
+        each if isinstance(each, Scaling) else Scaling.from_json(f'strategy[{j}]', each)
+        for j, each in enumerate(strategy)
+    )
 
 
 class GivenFamily:
@@ -19,10 +73,11 @@ class GivenFamily:
     than the tolerance, it is scored all the same, with a warning, and the result says by how much.
 
     Args:
-        family: Scores Archs; holds the budgets and the weights.
-        base: The base model.
-        strategy: One Scaling per scaling stage of the space; None for uniform compound scaling:
-            depth, width and resolution take equal shares of every budget.
+        family: Holds the budgets and the weights.
+        base: The base model, as for :class:`ScalingSearch`.
+        strategy: One Scaling per scaling stage of the space, or ``dict(depth=, width=,
+            resolution=)``; ``compound`` for uniform compound scaling: depth, width and resolution
+            take equal shares of every budget.
 
     Attributes:
         deviations: Relative deviation of every scaling stage from 2^j times the base model.
@@ -32,27 +87,24 @@ class GivenFamily:
     """
 
     def __init__(
-        self, family: FamilyFitness, base: Genotype, strategy: Sequence[Scaling] | None = None
+        self, family: FamilyFitness, base: GivenBase, strategy: str | GivenStrategy
     ) -> None:
         self.family = family
-        self.base = base
         space, metric = family.space, family.feasibility.metric
-        stages = len(space.scaling_stages)
-        arch = space.decode(base)
+        self.base = given_base(space, base)
+        arch = space.decode(self.base)
         rounding = space.rounding
-        if strategy is None:
+        if strategy == 'compound':
             # Rounding up would turn one block of a stage into two at any factor.
             rounding, dwr = Rounding('nearest'), SCALING_RULES['dwr'].scaling
             strategy = [
                 match_scaling(arch, dwr, 2.0**j, space.rule, metric, rounding)
-                for j in range(stages)
+                for j in range(len(space.scaling_stages))
             ]
-        if len(strategy) != stages:
-            raise UsageError(
-                f'strategy={list(strategy)!r:.60} must be {stages} scalings, one per scaling stage'
-            )
-        self.strategy = tuple(strategy)
-        self.archs = [apply_scaling(arch, scaling, space.rule, rounding) for scaling in strategy]
+        self.strategy = given_strategy(space, strategy)
+        self.archs = [
+            apply_scaling(arch, scaling, space.rule, rounding) for scaling in self.strategy
+        ]
         costs = [getattr(family.feasibility.table.cost(arch), metric) for arch in self.archs]
         self.deviations = [cost / (costs[0] * 2**j) - 1 for j, cost in enumerate(costs)]
 
@@ -61,12 +113,17 @@ class GivenFamily:
         """Distinct Archs that :meth:`run` evaluates."""
         return len(set(self.archs))
 
-    def run(self) -> SearchResult:
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
         """Scores the family.
+
+        Args:
+            scorer: Scores Archs.
+            on_step: Not called: there are no steps.
 
         Raises:
             ValueError: A network of it cannot be scored.
         """
+        del on_step
         family = self.family
         for j, deviation in enumerate(self.deviations):
             if abs(deviation) > family.feasibility.tolerance:
@@ -74,11 +131,11 @@ class GivenFamily:
                     f'scaling stage {j} of the given family misses its budget by {deviation:+.1%}',
                     stacklevel=2,
                 )
-        family.scorer.step = 'given family'
-        family.scorer.most_evaluations = self.most_evaluations
-        scores = family.scorer.score(self.archs)
+        scorer.step = 'given family'
+        scorer.most_evaluations = self.most_evaluations
+        scores = scorer.score(self.archs)
         if any(scores[j] is None for j in family.scored_stages):
-            raise UsageError(family.scorer.explain_failures())
+            raise UsageError(scorer.explain_failures())
         table = family.feasibility.table
         return SearchResult(
             base=self.base,
@@ -90,8 +147,8 @@ class GivenFamily:
             ),
             fitness=family.mean([scores[j] for j in family.scored_stages]),
             chain=(),
-            evaluations=family.scorer.evaluations,
-            failed=len(family.scorer.failed),
+            evaluations=scorer.evaluations,
+            failed=len(scorer.failed),
             seed=None,
             settings={
                 'strategy': [scaling.to_json() for scaling in self.strategy],

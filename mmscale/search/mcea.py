@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from mmscale.arch import Genotype, Scaling
+from mmscale.arch import Scaling
+from mmscale.arch.checks import integer
 from mmscale.errors import UsageError
 from mmscale.search.chain import Chain
 from mmscale.search.evolution import BaseEvolution
 from mmscale.search.family import FamilyFitness
+from mmscale.search.given_family import GivenBase, GivenStrategy, given_base, given_strategy
 from mmscale.search.result import OnStep, SearchResult
-from mmscale.search.schedule import check_integer, most_evaluations
+from mmscale.search.schedule import most_evaluations
+from mmscale.search.scoring import Scorer
 from mmscale.search.strategy import StrategySearch
 
 
@@ -34,7 +35,6 @@ class MCEA:
         halving: Whether to stop evaluating candidates that certainly lose; the outcome is the
             same, and the result says how many were dropped.
         seed: Seed of all randomness.
-        on_step: Called with every generation and every chain step.
 
     Raises:
         ValueError: A setting is not allowed.
@@ -50,14 +50,12 @@ class MCEA:
         mutations: float = 1.0,
         halving: bool = False,
         seed: int = 0,
-        on_step: OnStep | None = None,
     ) -> None:
-        check_integer('rounds', rounds, 1)
-        check_integer('seed', seed, 0)
+        integer('rounds', rounds, 1)
+        integer('seed', seed, 0)
         self.family = family
         self.rounds = rounds
         self.seed = seed
-        self.on_step = on_step
         self.evolution = BaseEvolution(family, population, generations, mutations, halving)
         self.strategy_search = StrategySearch(family, num_base_models, halving)
 
@@ -73,18 +71,22 @@ class MCEA:
             num_base_models=self.strategy_search.num_base_models,
         )
 
-    def run(self) -> SearchResult:
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
         """Searches from the start; what the archive knows is not evaluated again.
+
+        Args:
+            scorer: Scores Archs.
+            on_step: Called with every generation and every chain step.
 
         Raises:
             ValueError: The budgets leave no base model or no scaling; the message names the
                 scaling stage, the tolerance and the nearest costs within reach.
         """
-        evolution, scorer = self.evolution, self.family.scorer
-        chain = Chain(self.family, self.seed, self.on_step, self.most_evaluations)
+        evolution = self.evolution
+        chain = Chain(self.family, scorer, self.seed, on_step, self.most_evaluations)
         scorer.step = 'initial strategy'
         start = self.strategy_search.initial(
-            chain.rng(0, 'initial strategy'), evolution.population
+            scorer, chain.rng(0, 'initial strategy'), evolution.population
         )
         strategy, elites = start.strategy, start.base_models
         chain.record('initial strategy', 0, None, strategy)
@@ -92,13 +94,13 @@ class MCEA:
             title = f'round {number} of {self.rounds}'
             rng = chain.rng(number, 'base evolution')
             evolved = evolution.run(
-                strategy, rng, elites, f'{title}, base evolution', number, self.on_step
+                scorer, strategy, rng, elites, f'{title}, base evolution', number, on_step
             )
             elites = np.array([c.genotype.genes for c in evolved.population], dtype=np.int64)
             base = evolved.population[0].genotype
             chain.record('base evolution', number, base, strategy, evolved.history)
             scorer.step = f'{title}, scaling search'
-            strategy = self.strategy_search.given_base(elites[0], strategy)
+            strategy = self.strategy_search.given_base(scorer, elites[0], strategy)
             chain.record('scaling search', number, base, strategy)
         return chain.result(
             {
@@ -117,14 +119,14 @@ class EvolutionSearch:
 
     Args:
         family: As for :class:`MCEA`.
-        strategy: One Scaling per scaling stage of the space; the first must be (1, 1, 1). None
-            is plain evolution at one budget: scaling stage 0 alone counts, whatever the weights.
+        strategy: One Scaling per scaling stage of the space, or ``dict(depth=, width=,
+            resolution=)``; the first must be (1, 1, 1). None is plain evolution at one budget:
+            scaling stage 0 alone counts, whatever the weights.
         population: As for :class:`MCEA`.
         generations: As for :class:`MCEA`.
         mutations: As for :class:`MCEA`.
         halving: As for :class:`MCEA`.
         seed: As for :class:`MCEA`.
-        on_step: As for :class:`MCEA`.
 
     Raises:
         ValueError: A setting is not allowed.
@@ -133,51 +135,48 @@ class EvolutionSearch:
     def __init__(
         self,
         family: FamilyFitness,
-        strategy: Sequence[Scaling] | None = None,
+        strategy: GivenStrategy | None = None,
         population: int = 64,
         generations: int = 40,
         mutations: float = 1.0,
         halving: bool = False,
         seed: int = 0,
-        on_step: OnStep | None = None,
     ) -> None:
-        check_integer('seed', seed, 0)
-        stages = len(family.space.scaling_stages)
-        alone = strategy is None
-        if not alone and (len(strategy) != stages or strategy[0] != Scaling()):
-            raise UsageError(
-                f'strategy={list(strategy)!r:.60} must be {stages} scalings, one per scaling '
-                f'stage, and the first {Scaling()!r}'
-            )
-        self.family = family
-        self.strategy = (Scaling(),) if alone else tuple(strategy)
+        integer('seed', seed, 0)
+        self.strategy = (Scaling(),)
+        if strategy is not None:
+            self.strategy = given_strategy(family.space, strategy)
+            if self.strategy[0] != Scaling():
+                raise UsageError(f'strategy[0]={self.strategy[0]} must be {Scaling()}')
+        self.family = family.alone(0) if strategy is None else family
         self.seed = seed
-        self.on_step = on_step
-        scored = family.alone(0) if alone else family
-        self.evolution = BaseEvolution(scored, population, generations, mutations, halving)
+        self.evolution = BaseEvolution(self.family, population, generations, mutations, halving)
 
     @property
     def most_evaluations(self) -> int:
         """Upper bound of the distinct Archs that :meth:`run` evaluates."""
         return most_evaluations(
-            self.evolution.family.feasibility,
-            self.evolution.family.scored_stages,
+            self.family.feasibility,
+            self.family.scored_stages,
             population=self.evolution.population,
             generations=self.evolution.generations,
             scaling_searches=0,
         )
 
-    def run(self) -> SearchResult:
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
         """Evolves base models under the strategy.
+
+        Args:
+            scorer: Scores Archs.
+            on_step: Called with every generation and with the chain's only step.
 
         Raises:
             ValueError: No base model was found that meets the budgets.
         """
         evolution = self.evolution
-        evolution.family.scorer = self.family.scorer
-        chain = Chain(evolution.family, self.seed, self.on_step, self.most_evaluations)
+        chain = Chain(self.family, scorer, self.seed, on_step, self.most_evaluations)
         rng = chain.rng(1, 'base evolution')
-        evolved = evolution.run(self.strategy, rng, on_step=self.on_step)
+        evolved = evolution.run(scorer, self.strategy, rng, on_step=on_step)
         base = evolved.population[0].genotype
         chain.record('base evolution', 1, base, self.strategy, evolved.history)
         return chain.result(
@@ -195,9 +194,9 @@ class ScalingSearch:
 
     Args:
         family: As for :class:`MCEA`.
-        base: The base model.
+        base: The base model: a Genotype, its genes, or an Arch as :func:`mmscale.get_arch` finds
+            it.
         halving: As for :class:`MCEA`.
-        on_step: As for :class:`MCEA`.
 
     Raises:
         ValueError: The base model does not meet the base budget.
@@ -206,13 +205,11 @@ class ScalingSearch:
     def __init__(
         self,
         family: FamilyFitness,
-        base: Genotype,
+        base: GivenBase,
         halving: bool = False,
-        on_step: OnStep | None = None,
     ) -> None:
         self.family = family
-        self.base = family.space.genotype(np.array(base.genes, dtype=np.int64))
-        self.on_step = on_step
+        self.base = given_base(family.space, base)
         self.strategy_search = StrategySearch(family, halving=halving)
         row = np.array([self.base.genes], dtype=np.int64)
         feasibility = family.feasibility
@@ -227,15 +224,19 @@ class ScalingSearch:
         """Upper bound of the distinct Archs that :meth:`run` evaluates."""
         return most_evaluations(self.family.feasibility, self.family.scored_stages)
 
-    def run(self) -> SearchResult:
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
         """Scores the scalings of every scaling stage and takes the best of each.
+
+        Args:
+            scorer: Scores Archs.
+            on_step: Called with the chain's only step.
 
         Raises:
             ValueError: A scaling stage has no feasible scaling of the base model.
         """
-        chain = Chain(self.family, None, self.on_step, self.most_evaluations)
-        self.family.scorer.step = 'scaling search'
+        chain = Chain(self.family, scorer, None, on_step, self.most_evaluations)
+        scorer.step = 'scaling search'
         genes = np.array(self.base.genes, dtype=np.int64)
-        strategy = self.strategy_search.given_base(genes)
+        strategy = self.strategy_search.given_base(scorer, genes)
         chain.record('scaling search', 1, self.base, strategy)
         return chain.result({'halving': self.strategy_search.halving})

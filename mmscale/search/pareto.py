@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Genotype, Scaling
+from mmscale.arch.checks import integer, is_number, number
 from mmscale.arch.space import Genes
-from mmscale.cost import Cost, Costs, CostTable, LatencyModel
+from mmscale.cost import Cost, CostTable, LatencyModel
+from mmscale.cost.scaled import check_metric
 from mmscale.errors import UsageError
 from mmscale.search.dominance import (
     Point,
@@ -25,10 +29,7 @@ from mmscale.search.entry import Score
 from mmscale.search.feasibility import distinct_scalings
 from mmscale.search.operators import crossover, mutate, tournament
 from mmscale.search.result import SCHEMA, Generation, OnStep
-from mmscale.search.schedule import check_integer, check_mutations
 from mmscale.search.scoring import Scorer
-
-METRICS = (*Costs._fields, 'latency')
 
 _TOURNAMENT = 2
 _ATTEMPTS = 8
@@ -97,6 +98,16 @@ class ParetoResult:
     seed: int
     settings: dict[str, Any]
 
+    @property
+    def fitness(self) -> Fraction:
+        """The best score."""
+        return self.front[-1].score.value
+
+    @property
+    def networks(self) -> dict[str, Arch]:
+        """The networks of the front, by rising cost."""
+        return {f'front_{i}': member.arch for i, member in enumerate(self.front)}
+
     def to_json(self) -> dict[str, Any]:
         """Returns the result as plain JSON data, without times, hosts and paths."""
         return {
@@ -164,14 +175,18 @@ class ParetoSearch:
         population: Networks of a generation, at least 2.
         generations: Number of generations, the random first one included.
         mutations: Expected number of gene changes of a child whose genes mutate.
-        latency_model: Predicts latencies; never a measured time, so that replays are identical.
+        latency_model: Predicts latencies, or the JSON file of such a model; never a measured time,
+            so that replays are identical.
         seed: Seed of all randomness.
-        on_step: Called with every generation.
-        scorer: Scores Archs; may be set later, before the search runs.
+
+    Attributes:
+        family: None: there are no budgets.
 
     Raises:
         ValueError: A setting is not allowed, or the space has no network in the cost range.
     """
+
+    family = None
 
     def __init__(
         self,
@@ -181,20 +196,16 @@ class ParetoSearch:
         population: int = 64,
         generations: int = 40,
         mutations: float = 1.0,
-        latency_model: LatencyModel | None = None,
+        latency_model: LatencyModel | str | Path | None = None,
         seed: int = 0,
-        on_step: OnStep | None = None,
-        scorer: Scorer | None = None,
     ) -> None:
-        if metric not in METRICS:
-            raise UsageError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
-        if metric == 'latency' and latency_model is None:
-            raise UsageError('metric=latency needs a latency_model')
-        check_integer('population', population, 2)
-        check_integer('generations', generations, 1)
-        check_integer('seed', seed, 0)
-        check_mutations(mutations)
-        self.scorer = scorer
+        if latency_model is not None and not isinstance(latency_model, LatencyModel):
+            latency_model = _load(latency_model)
+        check_metric(metric, latency_model)
+        integer('population', population, 2)
+        integer('generations', generations, 1)
+        integer('seed', seed, 0)
+        number('mutations', mutations, above=0)
         self.table = table
         self.space = table.space
         self.metric = metric
@@ -203,7 +214,6 @@ class ParetoSearch:
         self.mutations = mutations
         self.latency_model = latency_model
         self.seed = seed
-        self.on_step = on_step
         self._options: list[tuple[int, Scaling]] = []
         self._limits(cost_range)
         self._seen: set[str] = set()
@@ -286,8 +296,10 @@ class ParetoSearch:
                 taken.append((genes[i], int(options[i]), arch, costs[i].item()))
         return taken
 
-    def _score(self, pairs: list[tuple[Genes, int, Arch, float]]) -> list[_Individual]:
-        scores = self.scorer.score([arch for _, _, arch, _ in pairs])
+    def _score(
+        self, scorer: Scorer, pairs: list[tuple[Genes, int, Arch, float]]
+    ) -> list[_Individual]:
+        scores = scorer.score([arch for _, _, arch, _ in pairs])
         individuals = [
             _Individual(tuple(genes.tolist()), option, arch.digest, cost, score)
             for (genes, option, arch, cost), score in zip(pairs, scores, strict=True)
@@ -358,16 +370,17 @@ class ParetoSearch:
                 order.append((rank, -distance, member.cost, member.digest, member))
         return [entry[-1] for entry in sorted(order)[: self.population]]
 
-    def run(self) -> ParetoResult:
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> ParetoResult:
         """Searches from the start; what the archive knows is not evaluated again.
+
+        Args:
+            scorer: Scores Archs.
+            on_step: Called with every generation.
 
         Raises:
             ValueError: No network was found in the cost range, or none can be scored.
         """
         self._seen, self._scored = set(), []
-        scorer = self.scorer
-        if scorer is None:
-            raise RuntimeError('the search has no scorer yet: set search.scorer before it runs')
         scorer.best, scorer.most_evaluations = None, self.most_evaluations
         survivors: list[_Individual] = []
         areas: list[float] = []
@@ -379,12 +392,14 @@ class ParetoSearch:
             if not pairs:
                 break
             scorer.step = f'generation {generation} of {self.generations}'
-            survivors = self._survivors(survivors + self._score(pairs))
+            survivors = self._survivors(survivors + self._score(scorer, pairs))
             if not survivors:
                 raise UsageError(f'{scorer.step}: {scorer.explain_failures()}')
             scorer.best = max(individual.score.value for individual in self._scored)
             areas.append(hypervolume([i.point for i in self._scored], self.cost_range))
-            self._report(generation, survivors)
+            if on_step is not None:
+                population = tuple((i.cost, i.score.value) for i in survivors)
+                on_step(Generation('pareto', 0, generation, scorer.evaluations, population))
         if not survivors:
             low, high = self.cost_range
             raise UsageError(f'no network of {low:,} to {high:,} {self.metric} was found')
@@ -404,12 +419,6 @@ class ParetoSearch:
             },
         )
 
-    def _report(self, generation: int, survivors: list[_Individual]) -> None:
-        if self.on_step is not None:
-            population = tuple((i.cost, i.score.value) for i in survivors)
-            evaluations = self.scorer.evaluations
-            self.on_step(Generation('pareto', 0, generation, evaluations, population))
-
     def _front(self) -> list[ParetoMember]:
         members = []
         for i in pareto_front([individual.point for individual in self._scored]):
@@ -425,12 +434,21 @@ class ParetoSearch:
         return members
 
 
+def _load(path: object) -> LatencyModel:
+    if not isinstance(path, (str, Path)):
+        raise UsageError(f'latency_model={path!r:.60} must be the path of a JSON file')
+    try:
+        return LatencyModel.load(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f'latency_model: {error}') from error
+
+
 def _checked_range(cost_range: object) -> tuple[float, float]:
     numbers = (
         isinstance(cost_range, Sequence)
         and len(cost_range) == 2
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in cost_range)
+        and all(map(is_number, cost_range))
     )
-    if not numbers or not 0 < cost_range[0] <= cost_range[1] < math.inf:
+    if not numbers or not 0 < cost_range[0] <= cost_range[1]:
         raise UsageError(f'cost_range={cost_range!r:.60} must be (low, high) with 0 < low <= high')
     return tuple(cost_range)

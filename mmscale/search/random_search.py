@@ -8,13 +8,14 @@ from itertools import islice
 import numpy as np
 
 from mmscale.arch import Scaling
+from mmscale.arch.checks import integer
 from mmscale.arch.space import Genes
 from mmscale.errors import UsageError
 from mmscale.search.chain import Chain
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.result import OnStep, SearchResult
-from mmscale.search.schedule import check_integer
+from mmscale.search.scoring import Scorer
 
 # Base models drawn at a time.
 _POOL = 512
@@ -32,7 +33,6 @@ class RandomSearch:
         evaluations: Distinct Archs to evaluate at most, besides those of scaling stages of
             weight 0 in the result.
         seed: Seed of all randomness.
-        on_step: Called with every family that is better than those before.
 
     Raises:
         ValueError: A setting is not allowed.
@@ -43,14 +43,12 @@ class RandomSearch:
         family: FamilyFitness,
         evaluations: int,
         seed: int = 0,
-        on_step: OnStep | None = None,
     ) -> None:
-        check_integer('seed', seed, 0)
-        check_integer('evaluations', evaluations, len(family.scored_stages))
+        integer('seed', seed, 0)
+        integer('evaluations', evaluations, len(family.scored_stages))
         self.family = family
         self.evaluations = evaluations
         self.seed = seed
-        self.on_step = on_step
 
     @property
     def most_evaluations(self) -> int:
@@ -81,26 +79,30 @@ class RandomSearch:
                     ]
                     yield genes, (Scaling(), *chosen)
 
-    def run(self) -> SearchResult:
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
         """Searches until the evaluations are used up or no new family is found.
+
+        Args:
+            scorer: Scores Archs.
+            on_step: Called with every family that is better than those before.
 
         Raises:
             ValueError: No family meets the budgets; the message names the scaling stage and the
                 nearest costs within reach.
         """
         family = self.family
-        chain = Chain(family, self.seed, self.on_step, self.most_evaluations)
-        family.scorer.step = 'random families'
+        chain = Chain(family, scorer, self.seed, on_step, self.most_evaluations)
+        scorer.step = 'random families'
         best: Candidate | None = None
         families = self._families(chain.rng(0, 'random families'))
         stages = family.scored_stages
         number = 0
-        while left := (self.evaluations - family.scorer.evaluations) // len(stages):
+        while left := (self.evaluations - scorer.evaluations) // len(stages):
             # Several at once, so that more than one process has something to do.
             batch = list(islice(families, min(left, _FAMILIES_AT_ONCE)))
             if not batch:
                 break
-            scores = family.scorer.score(
+            scores = scorer.score(
                 [
                     family.space.decode(genes, strategy[j])
                     for genes, strategy in batch
@@ -118,8 +120,8 @@ class RandomSearch:
                 if best is None or candidate.order < best.order:
                     best = candidate
                     chain.record('random family', number, candidate.genotype, strategy)
-        if best is None and family.scorer.failed:
-            raise UsageError(family.scorer.explain_failures())
+        if best is None and scorer.failed:
+            raise UsageError(scorer.explain_failures())
         if best is None:
             rng = chain.rng(0, 'random families')
             pool = family.feasibility.draw(rng, _POOL)

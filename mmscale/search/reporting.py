@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost
@@ -65,57 +65,23 @@ class ProgressLog:
         self._logger.info(line)
 
 
-class History:
-    """The events of a search as a JSON-lines file, a line as soon as there is an event.
-
-    The file is started anew with the first event, so that a search that is refused leaves the
-    one of an earlier search.
+class _JsonLines:
+    """A JSON-lines file that is opened with its first line, and has every line at once.
 
     Args:
         path: The file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: TextIO | None = None
-
-    def write(self, event: ChainStep | Generation) -> None:
-        """Appends an event."""
-        if self._file is None:
-            self._file = self._path.open('w', encoding='utf-8')
-        self._file.write(json.dumps(event.to_json()) + '\n')
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._file is not None:
-            self._file.close()
-
-
-class SecondsLog:
-    """How long each evaluation of a process took, as a JSON-lines file.
-
-    It is apart from the archive, which holds nothing that differs from run to run.
-
-    Args:
-        path: The file; lines are appended to it.
-    """
+    _mode = 'a'
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: TextIO | None = None
 
-    def __call__(self, arch: Arch, cost: Cost, seconds: float) -> None:
-        """Appends an evaluation."""
+    def _append(self, line: dict[str, Any]) -> None:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open('a', encoding='utf-8')
-        line = {
-            'digest': arch.digest,
-            'resolution': arch.resolution,
-            **asdict(cost),
-            'seconds': round(seconds, 4),
-        }
+            self._file = self._path.open(self._mode, encoding='utf-8')
         self._file.write(json.dumps(line) + '\n')
         self._file.flush()
 
@@ -123,6 +89,32 @@ class SecondsLog:
         """Closes the file."""
         if self._file is not None:
             self._file.close()
+
+
+class History(_JsonLines):
+    """The events of a search, a line as soon as there is an event.
+
+    The file is started anew with the first event, so that a search that is refused leaves the
+    one of an earlier search.
+    """
+
+    _mode = 'w'
+
+    def write(self, event: ChainStep | Generation) -> None:
+        """Appends an event."""
+        self._append(event.to_json())
+
+
+class SecondsLog(_JsonLines):
+    """How long each evaluation of a process took; lines are appended.
+
+    It is apart from the archive, which holds nothing that differs from run to run.
+    """
+
+    def __call__(self, arch: Arch, cost: Cost, seconds: float) -> None:
+        """Appends an evaluation."""
+        about = {'digest': arch.digest, 'resolution': arch.resolution, **asdict(cost)}
+        self._append({**about, 'seconds': round(seconds, 4)})
 
 
 def describe(step: ChainStep, resolution: int) -> str:

@@ -11,7 +11,9 @@ from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.arch.arch import aligned
 from mmscale.cost import Cost
 from mmscale.search.entry import Score
+from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
+from mmscale.search.scoring import Scorer
 
 SCHEMA = 1
 
@@ -142,6 +144,11 @@ class SearchResult:
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def networks(self) -> dict[str, Arch]:
+        """The networks of the family, by the names of their files."""
+        return {f'scaling_stage_{member.scaling_stage}': member.arch for member in self.family}
+
+    @property
     def strategy(self) -> Strategy:
         """One Scaling per scaling stage."""
         return tuple(member.scaling for member in self.family)
@@ -196,12 +203,46 @@ class SearchResult:
         return '\n'.join([*lines, aligned(rows)])
 
 
+class Result(Protocol):
+    """What a search finds; its :meth:`__str__` is for the log."""
+
+    @property
+    def fitness(self) -> Fraction:
+        """The number that stands for it."""
+
+    @property
+    def networks(self) -> dict[str, Arch]:
+        """The networks that get files, by the names of these."""
+
+    @property
+    def evaluations(self) -> int:
+        """Distinct Archs that were scored."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as plain JSON data: ``result.json``."""
+
+
 class Search(Protocol):
-    """A search, built and checked; `run` needs a scorer in the family it was built with."""
+    """A search, built and checked; nothing is evaluated before it runs.
+
+    Such a class, registered in ``mmscale.registry.SEARCHES``, is all that a new search needs.
+    What its constructor names of the following comes from the search's problem, all else from
+    the config: ``family`` (:class:`FamilyFitness`: budgets and weights), ``table``
+    (:class:`mmscale.cost.CostTable`: costs of the space) and ``seed``.
+    """
+
+    @property
+    def family(self) -> FamilyFitness | None:
+        """Budgets and weights of the family that it searches; None for a search without."""
 
     @property
     def most_evaluations(self) -> int:
         """Upper bound of the distinct Archs that :meth:`run` evaluates."""
 
-    def run(self) -> SearchResult:
-        """Searches from the start; what the archive knows is not evaluated again."""
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> Result:
+        """Searches from the start; what the archive knows is not evaluated again.
+
+        Args:
+            scorer: Scores Archs.
+            on_step: Called with every event of the search.
+        """

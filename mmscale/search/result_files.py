@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.arch import Arch, Scaling
-from mmscale.arch.checks import check_keys, is_number
+from mmscale.arch.checks import check_keys, check_schema, choice, integer, number
 from mmscale.arch.json_files import read_json
 from mmscale.cost import CONVENTIONS, Cost
 from mmscale.errors import UsageError
@@ -19,24 +19,9 @@ _METRICS = ('flops', 'params', 'acts', 'latency')
 _MOST = 2**53
 
 
-def _integer(owner: str, value: object, smallest: int = 0) -> None:
-    if type(value) is not int or not smallest <= value <= _MOST:
-        raise UsageError(f'{owner}={value!r:.40} must be an integer of {smallest} or more')
-
-
-def _number(owner: str, value: object, smallest: float = 0) -> None:
-    if not is_number(value) or value < smallest:
-        raise UsageError(f'{owner}={value!r:.40} must be a number of {smallest} or more')
-
-
 def _text(owner: str, value: object) -> None:
     if not isinstance(value, str):
         raise UsageError(f'{owner}={value!r:.40} must be a text')
-
-
-def _one_of(owner: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f'{owner}={value!r:.40} is not one of {", ".join(allowed)}')
 
 
 def _list(owner: str, value: object, fewest: int = 0) -> list:
@@ -49,7 +34,7 @@ def _list(owner: str, value: object, fewest: int = 0) -> list:
 
 def _numbers(owner: str, values: object, length: int | None = None) -> None:
     for i, value in enumerate(_list(owner, values)):
-        _number(f'{owner}[{i}]', value)
+        number(f'{owner}[{i}]', value, 0)
     if length not in (None, len(values)):
         raise UsageError(f'{owner}={values!r:.40} must be {length} numbers')
 
@@ -63,15 +48,15 @@ def _member(owner: str, value: object, needed: Collection[str]) -> None:
     """A network of a result."""
     member = check_keys(owner, value, None, needed)
     if 'scaling_stage' in member:
-        _integer(f'{owner}: scaling_stage', member['scaling_stage'])
+        integer(f'{owner}: scaling_stage', member['scaling_stage'], 0, _MOST)
     if 'scaling' in member:
         _scaling(f'{owner}: scaling', member['scaling'])
     if 'cost' in member:
         cost = check_keys(f'{owner}: cost', member['cost'], None, asdict(Cost()))
         for key in asdict(Cost()):
-            _integer(f'{owner}: cost.{key}', cost[key], 1)
+            integer(f'{owner}: cost.{key}', cost[key], 1, _MOST)
         if 'latency' in cost:
-            _number(f'{owner}: cost.latency', cost['latency'])
+            number(f'{owner}: cost.latency', cost['latency'], 0)
     if member.get('score') is not None:
         score = check_keys(f'{owner}: score', member['score'], (), ('correct', 'total'))
         try:
@@ -88,9 +73,9 @@ def _settings(owner: str, value: object) -> None:
     settings = check_keys(owner, value, None)
     for key in ('budget', 'tolerance'):
         if key in settings:
-            _number(f'{owner}.{key}', settings[key])
+            number(f'{owner}.{key}', settings[key], 0)
     if 'metric' in settings:
-        _one_of(f'{owner}.metric', settings['metric'], _METRICS)
+        choice(f'{owner}.metric', settings['metric'], _METRICS)
     if settings.get('cost_range') is not None:
         _numbers(f'{owner}.cost_range', settings['cost_range'], 2)
 
@@ -103,8 +88,8 @@ def check_event(owner: str, value: object) -> None:
     """
     event = check_keys(owner, value, None, ('kind', 'round', 'evaluations'))
     _text(f'{owner}.kind', event['kind'])
-    _integer(f'{owner}.round', event['round'])
-    _integer(f'{owner}.evaluations', event['evaluations'])
+    integer(f'{owner}.round', event['round'], 0, _MOST)
+    integer(f'{owner}.evaluations', event['evaluations'], 0, _MOST)
     if event['kind'] == 'generation':
         check_keys(owner, event, None, ('step', 'population'))
         _text(f'{owner}.step', event['step'])
@@ -113,7 +98,7 @@ def check_event(owner: str, value: object) -> None:
         return
     check_keys(owner, event, None, ('fitness', 'strategy', 'history'))
     if event['fitness'] is not None:
-        _number(f'{owner}.fitness', event['fitness'])
+        number(f'{owner}.fitness', event['fitness'], 0)
     for j, scaling in enumerate(_list(f'{owner}.strategy', event['strategy'])):
         _scaling(f'{owner}.strategy[{j}]', scaling)
     _numbers(f'{owner}.history', event['history'])
@@ -128,15 +113,13 @@ def check_structure(owner: str, value: object) -> None:
     integers = ('iteration', *asdict(Cost()))
     line = check_keys(owner, value, None, ('structure', 'metric', 'value', 'budget', *integers))
     for key in integers:
-        _integer(f'{owner}.{key}', line[key])
-    _one_of(f'{owner}.metric', line['metric'], _METRICS)
-    _number(f'{owner}.value', line['value'])
-    _number(f'{owner}.budget', line['budget'])
-    if not line['budget']:
-        raise UsageError(f'{owner}.budget={line["budget"]!r} must be above 0')
+        integer(f'{owner}.{key}', line[key], 0, _MOST)
+    choice(f'{owner}.metric', line['metric'], _METRICS)
+    number(f'{owner}.value', line['value'], 0)
+    number(f'{owner}.budget', line['budget'], above=0)
     for name, kept in check_keys(f'{owner}.structure', line['structure'], None).items():
         for one in kept if isinstance(kept, list) else [kept]:
-            _integer(f'{owner}.structure.{name!s:.60}', one)
+            integer(f'{owner}.structure.{name!s:.60}', one, 0, _MOST)
 
 
 def read_result(path: str | Path, needed: Collection[str]) -> dict[str, Any]:
@@ -154,10 +137,7 @@ def read_result(path: str | Path, needed: Collection[str]) -> dict[str, Any]:
     """
     owner = str(path)
     data = check_keys(owner, read_json(path), None, ('schema', 'settings'))
-    if type(data['schema']) is not int or data['schema'] != SCHEMA:
-        raise UsageError(
-            f'{owner}: schema={data["schema"]!r:.40} is not supported, expected {SCHEMA}'
-        )
+    check_schema(owner, data['schema'], SCHEMA)
     is_front = data.get('kind') == 'pareto'
     if not is_front and 'kind' in data:
         raise UsageError(f'{owner}: kind={data["kind"]!r:.40} is not pareto')
@@ -165,11 +145,11 @@ def read_result(path: str | Path, needed: Collection[str]) -> dict[str, Any]:
     check_keys(owner, data, None, (networks,))
     _settings(f'{owner}: settings', data['settings'])
     if 'convention' in data:
-        _one_of(f'{owner}: convention', data['convention'], CONVENTIONS)
+        choice(f'{owner}: convention', data['convention'], CONVENTIONS)
     if 'metric' in data:
-        _one_of(f'{owner}: metric', data['metric'], _METRICS)
+        choice(f'{owner}: metric', data['metric'], _METRICS)
     if 'fitness' in data:
-        _number(f'{owner}: fitness', data['fitness'])
+        number(f'{owner}: fitness', data['fitness'], 0)
     _numbers(f'{owner}: hypervolume', data.get('hypervolume', []))
     for i, step in enumerate(_list(f'{owner}: chain', data.get('chain', []))):
         check_event(f'{owner}: chain[{i}]', step)

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from mmscale.errors import UsageError
 from mmscale.search.feasibility import Feasibility
-
-
-def check_integer(key: str, value: object, smallest: int) -> None:
-    """Raises ValueError unless the setting `key` is an integer of at least `smallest`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-        raise UsageError(f'{key}={value!r:.60} must be an integer of {smallest} or more')
-
-
-def check_mutations(value: object) -> None:
-    """Raises ValueError unless the setting `mutations` is a finite number above 0."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
-        raise UsageError(f'mutations={value!r:.60} must be a number above 0')
 
 
 def checked_halving(value: object) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost, count
-from mmscale.errors import MMScaleError, UsageError
+from mmscale.errors import MMScaleError, UsageError, one_line
 from mmscale.search.archive import Archive
 from mmscale.search.entry import Entry, Failure, Outcome, Score
 
@@ -133,6 +133,7 @@ class Scorer:
         progress: Called after every evaluation and every batch.
         on_evaluated: Called with every Arch that this process has evaluated itself, its cost and
             the seconds that it took.
+        expected_evaluations: About how many evaluations the search comes to, for `progress`.
 
     Attributes:
         step: Name of the present step, for `progress`.
@@ -143,7 +144,6 @@ class Scorer:
         failed: Digests of the Archs that could not be scored.
         best: Best fitness so far, for `progress`.
         most_evaluations: Upper bound of the search's evaluations, for `progress`.
-        expected_evaluations: About how many they come to, for `progress`.
 
     Raises:
         ValueError: The archive belongs to another rank or to another evaluator.
@@ -156,6 +156,7 @@ class Scorer:
         communicator: Communicator | None = None,
         progress: Callable[[Progress], None] | None = None,
         on_evaluated: Callable[[Arch, Cost, float], None] | None = None,
+        expected_evaluations: int = 0,
     ) -> None:
         self.archive = archive
         self.evaluator = evaluator
@@ -165,7 +166,8 @@ class Scorer:
         self.step = ''
         self.title = ''
         self.best: Fraction | None = None
-        self.most_evaluations = self.expected_evaluations = 0
+        self.most_evaluations = 0
+        self.expected_evaluations = expected_evaluations
         self.fresh = 0
         self.requested: set[str] = set()
         self.dropped: set[str] = set()
@@ -277,7 +279,7 @@ class Scorer:
         try:
             return self.evaluator.evaluate(arch, *bound)
         except EvaluationError as error:
-            return Failure(f'{" ".join(str(error).split()):.{_MOST_REASON_CHARACTERS}}')
+            return Failure(f'{one_line(error):.{_MOST_REASON_CHARACTERS}}')
 
     def _count(self, archs: Sequence[Arch], least: Mapping[Arch, Fraction]) -> None:
         for arch in archs:

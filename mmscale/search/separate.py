@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from mmscale.arch.checks import integer
 from mmscale.search.family import FamilyFitness
 from mmscale.search.mcea import MCEA, EvolutionSearch
 from mmscale.search.result import ChainStep, Generation, OnStep, SearchResult
-from mmscale.search.schedule import check_integer
+from mmscale.search.scoring import Scorer
 
 
 class SeparateSearch:
@@ -29,7 +30,6 @@ class SeparateSearch:
         mutations: As for :class:`MCEA`.
         halving: As for :class:`MCEA`.
         seed: As for :class:`MCEA`; every run has randomness of its own, derived from it.
-        on_step: Called with every generation; the chains of the runs are in the result.
 
     Raises:
         ValueError: A setting is not allowed.
@@ -45,14 +45,12 @@ class SeparateSearch:
         mutations: float = 1.0,
         halving: bool = False,
         seed: int = 0,
-        on_step: OnStep | None = None,
     ) -> None:
-        check_integer('generations', generations, 1)
-        check_integer('rounds', rounds, 1)
-        check_integer('seed', seed, 0)
+        integer('generations', generations, 1)
+        integer('rounds', rounds, 1)
+        integer('seed', seed, 0)
         self.family = family
         self.seed = seed
-        self.on_step = on_step
         self.settings = {
             'population': population,
             'generations': generations,
@@ -61,8 +59,6 @@ class SeparateSearch:
             'mutations': mutations,
             'halving': halving,
         }
-        self._evaluated: set[str] = set()
-        self._failed: set[str] = set()
         stages = len(family.space.scaling_stages)
         seeds = [
             int(np.random.SeedSequence([seed, j]).generate_state(1)[0]) for j in range(stages)
@@ -76,12 +72,10 @@ class SeparateSearch:
                 mutations,
                 halving,
                 seed=seeds[0],
-                on_step=self._on_step,
             )
         ]
         self.runs += [
-            MCEA(family.alone(j), seed=seeds[j], on_step=self._on_step, **self.settings)
-            for j in range(1, stages)
+            MCEA(family.alone(j), seed=seeds[j], **self.settings) for j in range(1, stages)
         ]
 
     @property
@@ -89,31 +83,34 @@ class SeparateSearch:
         """Upper bound of the distinct Archs that :meth:`run` evaluates."""
         return sum(run.most_evaluations for run in self.runs)
 
-    def _on_step(self, step: ChainStep | Generation) -> None:
-        if self.on_step is not None and isinstance(step, Generation):
-            scorer = self.family.scorer
-            evaluations = len(self._evaluated | scorer.requested)
-            self.on_step(replace(step, step=scorer.title + step.step, evaluations=evaluations))
-
-    def run(self) -> SearchResult:
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
         """Searches scaling stage after scaling stage; what is archived is not evaluated again.
+
+        Args:
+            scorer: Scores Archs.
+            on_step: Called with every generation; the chains of the runs are in the result.
 
         Raises:
             ValueError: The budgets of a scaling stage leave no base model or no scaling.
         """
-        scorer = self.family.scorer
+        evaluated: set[str] = set()
+        failed: set[str] = set()
+
+        def on_generation(step: ChainStep | Generation) -> None:
+            if on_step is not None and isinstance(step, Generation):
+                evaluations = len(evaluated | scorer.requested)
+                on_step(replace(step, step=scorer.title + step.step, evaluations=evaluations))
+
         scorer.expected_evaluations = 0  # It is of all parts, what is counted is of one.
-        self._evaluated, self._failed = set(), set()
         results = []
         for j, run in enumerate(self.runs):
-            run.family.scorer = scorer
             scorer.title = f'scaling stage {j} of {len(self.runs) - 1}, '
             scorer.requested, scorer.dropped, scorer.failed = set(), set(), set()
-            results.append(run.run())
-            self._evaluated |= scorer.requested
-            self._failed |= scorer.failed
+            results.append(run.run(scorer, on_generation))
+            evaluated |= scorer.requested
+            failed |= scorer.failed
         scorer.title = ''
-        scorer.requested, scorer.failed = self._evaluated, self._failed
+        scorer.requested, scorer.failed = evaluated, failed
         members = tuple(result.family[j] for j, result in enumerate(results))
         return SearchResult(
             base=members[0].base,

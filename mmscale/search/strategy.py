@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling
+from mmscale.arch.checks import integer
 from mmscale.arch.space import Genes
 from mmscale.errors import UsageError
 from mmscale.search.entry import Score
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
-from mmscale.search.schedule import check_integer, checked_halving
+from mmscale.search.schedule import checked_halving
+from mmscale.search.scoring import Scorer
 
 _POOL = 4096
 # With halving: few, as each batch raises the bound of the next; several, as ranks share it.
@@ -62,14 +64,16 @@ class StrategySearch:
     def __init__(
         self, family: FamilyFitness, num_base_models: int = 20, halving: bool = False
     ) -> None:
-        check_integer('num_base_models', num_base_models, 1)
+        integer('num_base_models', num_base_models, 1)
         self.halving = checked_halving(halving)
         self.family = family
         self.num_base_models = num_base_models
 
     # ------------------------------------------------------------------ without a base
 
-    def initial(self, rng: np.random.Generator, population: int) -> InitialStrategy:
+    def initial(
+        self, scorer: Scorer, rng: np.random.Generator, population: int
+    ) -> InitialStrategy:
         """Chooses a strategy before there is a base model.
 
         All scaling stages are compared on one fixed set of base models, drawn from those that
@@ -82,6 +86,7 @@ class StrategySearch:
         so on down to 1.
 
         Args:
+            scorer: Scores Archs.
             rng: Source of randomness.
             population: Number of base models that the strategy should leave.
 
@@ -103,7 +108,8 @@ class StrategySearch:
             raise UsageError(feasibility.explain_unscalable(pool))
         pool = pool[scalable]
         options = [
-            self._options(j, pool, masks[:, scalable]) for j, masks in enumerate(admitted, start=1)
+            self._options(scorer, j, pool, masks[:, scalable])
+            for j, masks in enumerate(admitted, start=1)
         ]
         chosen = _best_combination(options, len(pool), population)
         feasible = np.ones(len(pool), dtype=bool)
@@ -113,7 +119,7 @@ class StrategySearch:
         return InitialStrategy(strategy, pool[feasible])
 
     def _options(
-        self, scaling_stage: int, pool: Genes, admitted: NDArray[np.bool_]
+        self, scorer: Scorer, scaling_stage: int, pool: Genes, admitted: NDArray[np.bool_]
     ) -> list[_Option]:
         """The scalings that the fixed set admits, by falling effect.
 
@@ -127,7 +133,6 @@ class StrategySearch:
         weight = self.family.weights[scaling_stage]
         if weight:
             archs = [self.family.space.decode(bases[b], scalings[s]) for s, b in pairs]
-            scorer = self.family.scorer
             scores = scorer.score(archs)
             known = zip(pairs, scores, strict=True)
             values = {pair: score.value for pair, score in known if score is not None}
@@ -144,7 +149,9 @@ class StrategySearch:
 
     # ------------------------------------------------------------------ given a base
 
-    def given_base(self, genes: Genes, present: Strategy | None = None) -> Strategy:
+    def given_base(
+        self, scorer: Scorer, genes: Genes, present: Strategy | None = None
+    ) -> Strategy:
         """Chooses, per scaling stage, the best feasible scaling of one base model.
 
         The present scaling takes part, so that the fitness cannot fall. Equal scores: the lower
@@ -152,6 +159,7 @@ class StrategySearch:
         0 keeps its present scaling.
 
         Args:
+            scorer: Scores Archs.
             genes: The base model, shape (genes,).
             present: The strategy so far.
 
@@ -165,10 +173,10 @@ class StrategySearch:
             current = present[j] if present is not None else None
             options = feasibility.scalings_of(genes, j, current)
             if family.weights[j]:
-                scores = self._scores([arch for _, arch in options])
+                scores = self._scores(scorer, [arch for _, arch in options])
                 row = np.atleast_2d(genes)
                 if not any(scores):
-                    raise UsageError(f'scaling stage {j}: {family.scorer.explain_failures()}')
+                    raise UsageError(f'scaling stage {j}: {scorer.explain_failures()}')
                 order = [
                     (-score.value, int(feasibility.cost(row, scaling)[0]), i)
                     for i, (score, (scaling, _)) in enumerate(zip(scores, options, strict=True))
@@ -179,9 +187,8 @@ class StrategySearch:
                 chosen.append(options[0][0])
         return tuple(chosen)
 
-    def _scores(self, archs: Sequence[Arch]) -> list[Score | None]:
+    def _scores(self, scorer: Scorer, archs: Sequence[Arch]) -> list[Score | None]:
         """Scores the options of a scaling stage, or drops those that cannot be the best."""
-        scorer = self.family.scorer
         if not self.halving:
             return scorer.score(archs)
         scores = scorer.score(archs[:1])

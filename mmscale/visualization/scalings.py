@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from mmscale.search.dominance import pareto_front
 from mmscale.visualization.style import GREY, VERMILION, cost_axis, new_figure, short, tidy
 from mmscale.visualization.style import stage_colours as ordered_colours
 
@@ -27,23 +28,6 @@ class ScalingPoint:
     flops: float
     acts: float
     milliseconds: float | None = None
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other one beats: more flops, and a lower second value.
-
-    Args:
-        points: Flops and what they are paid with.
-
-    Returns:
-        By rising flops.
-    """
-    front: list[int] = []
-    # From the largest on, each has to be cheaper than all larger ones.
-    for index in sorted(range(len(points)), key=lambda i: (-points[i][0], points[i][1])):
-        if not front or points[index][1] < points[front[-1]][1]:
-            front.append(index)
-    return front[::-1]
 
 
 def plot_scalings(

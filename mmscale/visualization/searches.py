@@ -62,12 +62,12 @@ class PopulationPoint:
     Attributes:
         part: What the generation belongs to, for example ``round 1``.
         fitness: Fitness of every survivor.
-        costs: Cost of every survivor; empty if it is not known.
+        costs: Cost of every survivor.
     """
 
     part: str
     fitness: tuple[float, ...]
-    costs: tuple[float, ...] = ()
+    costs: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -196,37 +196,28 @@ def plot_population(
     """
     if not generations:
         raise UsageError('there is no generation to draw')
-    with_costs = any(generation.costs for generation in generations)
-    figure = new_figure(9, 6 if with_costs else 3.6)
-    panels = figure.subplots(1 + with_costs, 1, sharex=True, squeeze=False)[:, 0]
+    figure = new_figure(9, 6)
+    above, below = panels = figure.subplots(2, 1, sharex=True)
     numbers = list(range(1, len(generations) + 1))
-    axes = panels[0]
-    survivors = any(len(generation.fitness) > 1 for generation in generations)
-    if survivors:
-        _dots(axes, [[100 * value for value in g.fitness] for g in generations], 'a survivor')
-        medians = [100 * median(g.fitness) for g in generations]
-        axes.plot(numbers, medians, color=ORANGE, marker='.', label='median')
-    best = [100 * max(g.fitness) for g in generations]
-    axes.plot(numbers, best, color=BLUE, marker='.', label='best')
-    tidy(axes, '' if with_costs else 'generation', 'fitness (%)', 'Fitness of the survivors')
-    if with_costs:
-        axes = panels[1]
-        costs = [list(g.costs) for g in generations]
-        _dots(axes, costs, 'a survivor')
-        medians = [median(values) if values else float('nan') for values in costs]
-        axes.plot(numbers, medians, color=ORANGE, marker='.', label='median')
-        flat = [value for values in costs for value in values]
-        if budget is not None:
-            axes.axhspan(*budget, color=GREEN, alpha=0.12, label='allowed cost', linewidth=0)
-        if max(flat) > 3 * min(flat):
-            cost_axis(axes, flat, 'y')
-        else:
-            axes.yaxis.set_major_formatter(lambda value, _: short(value))
-        tidy(axes, 'generation', cost_name, 'Cost of the survivors')
+    fitness = [[100 * value for value in g.fitness] for g in generations]
+    costs = [g.costs for g in generations]
+    for axes, columns in ((above, fitness), (below, costs)):
+        _dots(axes, columns, 'a survivor')
+        axes.plot(numbers, list(map(median, columns)), color=ORANGE, marker='.', label='median')
+    above.plot(numbers, list(map(max, fitness)), color=BLUE, marker='.', label='best')
+    tidy(above, '', 'fitness (%)', 'Fitness of the survivors')
+    flat = [value for values in costs for value in values]
+    if budget is not None:
+        below.axhspan(*budget, color=GREEN, alpha=0.12, label='allowed cost', linewidth=0)
+    if max(flat) > 3 * min(flat):
+        cost_axis(below, flat, 'y')
+    else:
+        below.yaxis.set_major_formatter(lambda value, _: short(value))
+    tidy(below, 'generation', cost_name, 'Cost of the survivors')
     for axes in panels:
         axes.set_xlim(0.5, len(generations) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        _parts(axes, [generation.part for generation in generations], named=axes is panels[0])
+        _parts(axes, [generation.part for generation in generations], named=axes is above)
     named = {
         label: handle
         for axes in panels

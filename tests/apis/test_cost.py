@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmscale.apis.cost import cost_report, fit_latency
+from mmscale.apis.cost import fit_latency, get_cost
 from mmscale.apis.networks import build_module, build_network, config_image_shape, image_shape
 from mmscale.arch import Arch, Block, Head, SqueezeExcite, Stem, get_arch
 from mmscale.cost import (
@@ -121,7 +121,7 @@ test_pipeline = [dict(type='Resize', scale=(90, 60), keep_ratio=True)]
 def test_config_of_a_detector_that_needs_real_weights(tmp_path):
     path = tmp_path / 'detector.py'
     path.write_text(DETECTOR, encoding='utf-8')
-    report = cost_report(str(path), batch=2)
+    report = get_cost(str(path), batch=2, compare=True).to_json()
     assert report['resolution'] == [64, 96]
     names = [part['name'] for part in report['parts']]
     assert names[0] == 'backbone.conv1'
@@ -132,10 +132,9 @@ def test_config_of_a_detector_that_needs_real_weights(tmp_path):
         report['mmengine']['flops']
         == report['flops'] + report['mmengine']['reasons']['batch_norm']
     )
-    assert (
-        cost_report(str(path), 64, options=['model.backbone.depth=34'])['params']
-        > report['params']
-    )
+    deeper = get_cost(str(path), 64, options=['model.backbone.depth=34'])
+    assert deeper.params > report['params']
+    assert deeper.shape == (64, 64)
 
 
 @pytest.mark.parametrize('name', ARCHS)
@@ -151,13 +150,13 @@ def test_what_mmengine_says_of_an_arch_needs_no_network(name):
 
 
 def test_memory_and_latency_of_a_preset():
-    report = cost_report('scalenet-s0', 32, memory=True, latency='cpu', batch=2)
+    report = get_cost('scalenet-s0', 32, memory=True, latency='cpu', batch=2).to_json()
     assert report['memory']['batch'] == report['latency']['setting']['batch'] == 2
     kept = report['memory']['activation_bytes_training']
     # Inputs of convolutions and norms are kept, four bytes each, and little else.
     assert 2 * 2 * 4 * report['acts'] < kept < 5 * 2 * 4 * report['acts']
     assert report['latency']['low_ms'] <= report['latency']['median_ms']
-    assert 'memory' not in cost_report('scalenet-s0', 32)
+    assert 'memory' not in get_cost('scalenet-s0', 32).to_json()
 
 
 @pytest.mark.parametrize(
@@ -210,7 +209,7 @@ def test_bad_configs_are_refused(text, message, tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(text, encoding='utf-8')
     with pytest.raises(ValueError, match=message) as error:
-        cost_report(str(path))
+        get_cost(str(path))
     assert '\n' not in str(error.value)
 
 

@@ -142,7 +142,7 @@ def result(arch, network, checkpoint, tmp_path):
     (folder / 'result.json').write_text(json.dumps(data))
     checkpoint.rename(folder / 'weights' / 'scaling_stage_1.pth')
     dataset = "dict(type='mmscale.ClutteredDigits', split='search', data_root='/home/me')"
-    (folder / 'search_digits.py').write_text(
+    (folder / 'search-mcea_digits.py').write_text(
         f'data_preprocessor = dict(mean=[52.7], std=[53.6], num_classes=7)\n'
         f'test_dataloader = dict(dataset={dataset})\n'
     )

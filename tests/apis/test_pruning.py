@@ -115,7 +115,7 @@ def make_search(tmp_path):
 
 def test_search_of_an_arch_net(make_search):
     config, search, out = make_search(ARCH_NET)
-    report = export_search(config, search.state_dict(), out)
+    report = export_search(config, search.state_dict(), out).to_json()
     assert sorted(path.name for path in out.iterdir()) == ['arch.json', 'weights.pth']
     arch = Arch.from_json(out / 'arch.json')
     assert report['widths'] == {'head.in_channels': arch.feature_channels}
@@ -137,7 +137,7 @@ def test_search_of_an_arch_net(make_search):
 
 def test_search_of_any_other_model(make_search):
     config, search, out = make_search(RESNET)
-    report = export_search(config, search.state_dict(), out)
+    report = export_search(config, search.state_dict(), out).to_json()
     assert sorted(path.name for path in out.iterdir()) == ['pruned.json', 'weights.pth']
     wrapper = dict(type='mmscale.PrunedModel', model=RESNET, pruned=str(out / 'pruned.json'))
     small = MODELS.build(wrapper).eval()
@@ -190,7 +190,7 @@ def test_retraining_needs_no_number(model, of, make_search, tmp_path):
         if of == 'pruned':
             model = dict(type='mmscale.PrunedModel', pruned='old.json', model=model)
         recipe = config_file(tmp_path / 'recipe.py', model=model, custom_hooks=HOOKS[:1])
-    report = export_search(config, search.state_dict(), out, recipe)
+    report = export_search(config, search.state_dict(), out, recipe).to_json()
     assert report['files'][-1] == str(out / 'retrain.py')
     # Of its parents only the place counts; the folder itself may move.
     moved = tmp_path / 'moved'

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmscale.apis.reports.report import make_report
+from mmscale.apis.reports.report import report as draw
 from mmscale.apis.reports.run_files import read_run
 from mmscale.arch import HierarchicalSampler, SearchSpace
 from mmscale.cost import CostTable, count
@@ -72,13 +72,13 @@ def write_run(work_dir, search):
 
 def mcea(scorer, on_step):
     feasibility = Feasibility(CostTable(SearchSpace(**SPACE)), BUDGET, tolerance=TOLERANCE)
-    family = FamilyFitness(feasibility, [1, 1], scorer)
-    return MCEA(family, 4, 3, rounds=2, num_base_models=2, on_step=on_step).run()
+    search = MCEA(FamilyFitness(feasibility, [1, 1]), 4, 3, rounds=2, num_base_models=2)
+    return search.run(scorer, on_step)
 
 
 def pareto(scorer, on_step):
     table = CostTable(SearchSpace(**SPACE))
-    return ParetoSearch(table, 'params', None, 6, 4, scorer=scorer, on_step=on_step).run()
+    return ParetoSearch(table, 'params', None, 6, 4).run(scorer, on_step)
 
 
 @pytest.fixture(scope='module')
@@ -121,7 +121,7 @@ def line_of(axes, label):
 
 def test_every_part_of_a_search_is_drawn(searched):
     work_dir, result = searched
-    report = make_report(str(work_dir))
+    report = draw(str(work_dir))
     family = [f'arch_scaling_stage_{m.scaling_stage}' for m in result.family]
     assert list(report.pictures) == [
         'chain', 'population', 'front', 'evaluated', 'archs', *family
@@ -132,7 +132,7 @@ def test_every_part_of_a_search_is_drawn(searched):
 
 def test_the_chain_is_the_results(searched):
     work_dir, result = searched
-    state = make_report(str(work_dir)).pictures['chain'].axes[0]
+    state = draw(str(work_dir)).pictures['chain'].axes[0]
     steps = [step for step in result.chain if step.kind == 'scaling search']
     x, y = line_of(state, 'after scaling search')
     assert x == [step.evaluations for step in steps]
@@ -141,7 +141,7 @@ def test_the_chain_is_the_results(searched):
 
 def test_the_population_is_the_historys(searched):
     work_dir, result = searched
-    fitness, cost = make_report(str(work_dir)).pictures['population'].axes
+    fitness, cost = draw(str(work_dir)).pictures['population'].axes
     generations = [f for step in result.chain for f in step.history]
     numbers, best = line_of(fitness, 'best')
     assert numbers == list(range(1, len(generations) + 1))
@@ -156,7 +156,7 @@ def test_the_population_is_the_historys(searched):
 
 def test_the_front_is_that_of_the_archive(searched):
     work_dir, result = searched
-    (axes,) = make_report(str(work_dir)).pictures['front'].axes
+    (axes,) = draw(str(work_dir)).pictures['front'].axes
     entries = list(Archive.open_existing(work_dir / 'archive').entries())
     points = axes.collections[0].get_offsets()
     assert len(points) == len(entries) == result.evaluations
@@ -169,7 +169,7 @@ def test_the_front_is_that_of_the_archive(searched):
 def test_what_was_evaluated_is_counted(searched):
     work_dir, result = searched
     entries = list(Archive.open_existing(work_dir / 'archive').entries())
-    size, depth, _, kernels, *binned = make_report(str(work_dir)).pictures['evaluated'].axes
+    size, depth, _, kernels, *binned = draw(str(work_dir)).pictures['evaluated'].axes
     counted = {
         label.get_text(): bar.get_height()
         for label, bar in zip(size.get_xticklabels(), size.patches, strict=True)
@@ -185,7 +185,7 @@ def test_what_was_evaluated_is_counted(searched):
 
 def test_a_pareto_search_has_its_front_and_hypervolume(tmp_path):
     result = write_run(tmp_path / 'pareto', pareto)
-    report = make_report(str(tmp_path / 'pareto'))
+    report = draw(str(tmp_path / 'pareto'))
     assert {'population', 'front', 'evaluated', 'archs'} <= set(report.pictures)
     assert 'chain' not in report.pictures
     axes, volume = report.pictures['front'].axes
@@ -208,7 +208,7 @@ def test_a_running_search_is_drawn_as_far_as_it_is(copied, cut):
         data = path.read_bytes()
         path.write_bytes(data[: int(len(data) * cut)])
     before = contents(copied)
-    report = make_report(str(copied))
+    report = draw(str(copied))
     assert 'result.json: the search has not finished' in report.missing
     whole = archive.read_bytes().count(b'\n') - 1
     assert ('networks evaluated', f'{whole}') in report.facts
@@ -226,7 +226,7 @@ def test_an_archive_that_is_just_begun_is_no_error(tmp_path, searched):
     (tmp_path / 'archive').mkdir()
     (tmp_path / 'archive' / 'rank0000.jsonl').write_bytes(header)
     shutil.copy(searched[0] / 'history.jsonl', tmp_path)
-    report = make_report(str(tmp_path))
+    report = draw(str(tmp_path))
     assert 'chain' in report.pictures and 'front' not in report.pictures
     assert any('no network was evaluated yet' in sentence for sentence in report.missing)
 
@@ -236,7 +236,7 @@ def test_a_search_that_has_nothing_yet_says_so(tmp_path, content):
     (tmp_path / 'archive').mkdir()
     if content is not None:
         (tmp_path / 'archive' / 'rank0000.jsonl').write_bytes(content)
-    report = make_report(str(tmp_path))
+    report = draw(str(tmp_path))
     assert not report.pictures and ('networks evaluated', '0') in report.facts
     assert len(report.missing) == 4  # result, chain, population, front
 
@@ -248,7 +248,7 @@ def test_damaged_lines_are_left_out_and_said(copied):
     lines = archive.read_bytes().splitlines(True)
     lines[3] = lines[3].replace(b'correct', b'corrupt')
     archive.write_bytes(b''.join(lines))
-    report = make_report(str(copied))
+    report = draw(str(copied))
     left_out = 'history.jsonl: 1 damaged lines are left out; line 2: expected an object'
     assert any(sentence.startswith(left_out) for sentence in report.missing)
     assert any('line 4: dropped' in sentence for sentence in report.missing)
@@ -270,7 +270,7 @@ def test_of_very_many_networks_a_sample_and_the_fronts_are_read(searched, monkey
         ]
         fronts[name] = {points[i] for i in pareto_front(points)}
     assert fronts['whole'] == fronts['sample']
-    report = make_report(str(work_dir))
+    report = draw(str(work_dir))
     assert ('networks evaluated', f'{result.evaluations}') in report.facts
     assert 'front' in report.pictures and 'evaluated' in report.pictures
     assert any('networks evaluated are drawn' in sentence for sentence in report.missing)
@@ -282,7 +282,7 @@ def test_an_arch_that_cannot_be_unpacked_is_one_line(copied):
     crafted = make_line('entry', {**entry, 'arch': 'AAAA'})
     (copied / 'archive' / 'rank0000.jsonl').write_text(f'{header}{crafted}\n')
     with pytest.raises(UsageError, match='cannot be unpacked'):
-        make_report(str(copied))
+        draw(str(copied))
 
 
 def test_what_could_not_be_scored_is_counted_and_left_out(copied):
@@ -296,20 +296,11 @@ def test_what_could_not_be_scored_is_counted_and_left_out(copied):
     result = json.loads((copied / 'result.json').read_text())
     result['scaling_stages'][0]['score'] = None
     (copied / 'result.json').write_text(json.dumps(result))
-    report = make_report(str(copied))
+    report = draw(str(copied))
     assert '2 networks could not be scored: out of memory' in report.missing
     assert '1 networks could not be scored: logits that are not finite' in report.missing
     (axes,) = report.pictures['front'].axes
     assert len(line_of(axes, 'the family found')[0]) == 1
-
-
-def test_without_a_history_the_chain_of_the_result_serves(copied, searched):
-    (copied / 'history.jsonl').unlink()
-    report = make_report(str(copied))
-    (fitness,) = report.pictures['population'].axes
-    generations = [f for step in searched[1].chain for f in step.history]
-    assert len(line_of(fitness, 'best')[0]) == len(generations)
-    assert any('only the best' in sentence for sentence in report.missing)
 
 
 # ------------------------------------------------------------------ a search by gradient
@@ -324,7 +315,7 @@ def structure_line(iteration, channels, flops):
 def test_widths_over_time(report_tool, tmp_path):
     lines = [structure_line(10, 8, 90), '{"iteration": 20', structure_line(30, 6, 54), '{"iter']
     (tmp_path / 'structure.jsonl').write_text('\n'.join(lines))
-    report = make_report(str(tmp_path))
+    report = draw(str(tmp_path))
     assert ('flops over the budget', '-10.00%') in report.facts
     assert len(report.missing) == 1
     assert report.missing[0].startswith('structure.jsonl: 1 damaged lines are left out; line 2')
@@ -338,7 +329,7 @@ def test_widths_over_time(report_tool, tmp_path):
 
 def test_one_line_of_widths_is_no_picture_yet(tmp_path):
     (tmp_path / 'structure.jsonl').write_text(structure_line(10, 8, 90) + '\n')
-    report = make_report(str(tmp_path))
+    report = draw(str(tmp_path))
     assert not report.pictures
     assert report.missing == ['structure: structure.jsonl has one line, two make a picture']
 
@@ -375,7 +366,7 @@ def supernet(tmp_path):
 
 
 def test_sampling_is_what_the_sampler_drew(supernet):
-    report = make_report(str(supernet))
+    report = draw(str(supernet))
     assert list(report.pictures) == ['sampling'] and report.missing == []
     sampler = HierarchicalSampler(
         SearchSpace(**SPACE), 5, 'inverse_budget', warmup_iters=30, warmup_scaling_stage=1
@@ -399,7 +390,7 @@ def test_a_config_is_read_and_never_executed(supernet, tmp_path):
     assert run.is_supernet and run.config['number'] == 3 and 'other' not in run.config
     assert run.config['model'] == Config.fromfile(_without_code(config)).model.to_dict()
     victim.unlink(missing_ok=True)
-    make_report(str(supernet))
+    draw(str(supernet))
     assert not victim.exists()
 
 
@@ -417,11 +408,11 @@ def test_a_training_without_a_seed_or_iteration_says_so(supernet):
     config = supernet / 'supernet_digits.py'
     whole = config.read_text()
     config.write_text(whole.replace('seed=5', 'deterministic=True'))
-    assert 'no seed' in make_report(str(supernet)).missing[-1]
+    assert 'no seed' in draw(str(supernet)).missing[-1]
     config.write_text(whole)
     shutil.rmtree(supernet / '20260101')
     (supernet / 'last_checkpoint').unlink()
-    report = make_report(str(supernet))
+    report = draw(str(supernet))
     assert 'no iteration was logged' in report.missing[-1] and not report.pictures
 
 
@@ -497,4 +488,4 @@ def test_a_folder_that_cannot_be_written_is_one_line(report_tool, tmp_path):
 def test_the_tools_environment_is_not_needed(searched, monkeypatch):
     # No GUI backend is asked for, whatever the environment says.
     monkeypatch.setitem(os.environ, 'MPLBACKEND', 'TkAgg')
-    assert make_report(str(searched[0])).pictures
+    assert draw(str(searched[0])).pictures

@@ -13,7 +13,8 @@ from mmscale.arch import Arch
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs' / 'scalenet'
 # Loops are registered with torch here; nothing else of a super-supernet may be made.
-SHORT = ['--cfg-options', 'test_cfg.population=4', 'test_cfg.generations=2', 'test_cfg.rounds=1']
+SHORT = ['--cfg-options']
+SHORT += [f'test_cfg.search.{key}' for key in ('population=4', 'generations=2', 'rounds=1')]
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def tool(monkeypatch, capfd, tmp_path):
 
 
 def test_a_profile_touches_nothing(tool, tmp_path):
-    code, out, err = tool('search_digits.py', '--profile', *SHORT)
+    code, out, err = tool('search-mcea_digits.py', '--profile', *SHORT)
     assert (code, err) == (0, '')
     assert list(tmp_path.iterdir()) == []
     assert '16,464 base models' in out
@@ -51,7 +52,7 @@ def test_a_profile_touches_nothing(tool, tmp_path):
 
 
 def test_a_profile_as_json(tool, tmp_path):
-    code, out, _ = tool('search_in1k.py', '--profile', '--json')
+    code, out, _ = tool('search-mcea_in1k.py', '--profile', '--json')
     data = json.loads(out)
     assert code == 0 and list(tmp_path.iterdir()) == []
     assert data['base_models'] == 223_948_800_000
@@ -61,14 +62,14 @@ def test_a_profile_as_json(tool, tmp_path):
 
 
 def test_a_profile_of_a_search_without_a_family(tool):
-    code, out, _ = tool('pareto_in1k.py', '--profile')
+    code, out, _ = tool('search-pareto_in1k.py', '--profile')
     assert code == 0 and 'the schedule evaluates at most 2,560 networks' in out
 
 
 def test_a_dry_run_leaves_what_a_search_leaves(tool, tmp_path):
-    code, out, err = tool('search_digits.py', '--dry-run', *SHORT)
+    code, out, err = tool('search-mcea_digits.py', '--dry-run', *SHORT)
     assert (code, err) == (0, '')
-    work_dir = tmp_path / 'work_dirs' / 'search_digits_dry_run'
+    work_dir = tmp_path / 'work_dirs' / 'search-mcea_digits_dry_run'
     result = json.loads((work_dir / 'result.json').read_text())
     random = json.loads((work_dir / 'random' / 'result.json').read_text())
     assert 0 < result['fitness'] <= 1
@@ -78,7 +79,7 @@ def test_a_dry_run_leaves_what_a_search_leaves(tool, tmp_path):
         assert arch == Arch.from_json(stage['arch'])
     history = (work_dir / 'history.jsonl').read_text().splitlines()
     assert json.loads(history[-1])['kind'] == 'scaling search'
-    assert Config.fromfile(work_dir / 'search_digits.py').test_cfg.population == 4
+    assert Config.fromfile(work_dir / 'search-mcea_digits.py').test_cfg.search.population == 4
     lines = (work_dir / 'archive' / 'rank0000.jsonl').read_text().splitlines()
     assert len(lines) == 1 + result['evaluations']
     log = (work_dir / 'dry_run.log').read_text()
@@ -87,11 +88,11 @@ def test_a_dry_run_leaves_what_a_search_leaves(tool, tmp_path):
 
     # What is archived is not evaluated again, and the rest is as if nothing had happened.
     before = (work_dir / 'result.json').read_bytes()
-    code, _, err = tool('search_digits.py', '--dry-run', *SHORT)
+    code, _, err = tool('search-mcea_digits.py', '--dry-run', *SHORT)
     assert code == 2 and 'holds the archive of an earlier search' in err and err.count('\n') == 1
     archive = work_dir / 'archive' / 'rank0000.jsonl'
     archive.write_text('\n'.join([*lines[:20], lines[20][:40]]))
-    code, out, _ = tool('search_digits.py', '--dry-run', '--resume', *SHORT)
+    code, out, _ = tool('search-mcea_digits.py', '--dry-run', '--resume', *SHORT)
     assert code == 0 and 'replaying 19 evaluations' in out
     assert (work_dir / 'result.json').read_bytes() == before
     assert archive.read_text().splitlines() == lines
@@ -102,8 +103,8 @@ def test_a_dry_run_of_a_given_strategy_has_the_optimum_within_reach(tool, tmp_pa
     strategy = [(1, 1, 24), (1, 1.1, 30), (1.3, 1.3, 30), (1.6, 1.4, 34), (2, 1.6, 44)]
     dicts = [dict(depth=d, width=w, resolution=r / 24) for d, w, r in strategy]
     config.write_text(
-        f'_base_ = {str(CONFIGS / "evolution_digits.py")!r}\n'
-        f'test_cfg = dict(strategy={dicts}, population=32, generations=12)\n'
+        f'_base_ = {str(CONFIGS / "search-evolution_digits.py")!r}\n'
+        f'test_cfg = dict(search=dict(strategy={dicts}, population=32, generations=12))\n'
     )
     code, _, err = tool(config, '--dry-run', '--work-dir', tmp_path / 'dry')
     assert (code, err) == (0, '')
@@ -115,30 +116,46 @@ def test_a_dry_run_of_a_given_strategy_has_the_optimum_within_reach(tool, tmp_pa
 @pytest.mark.parametrize(
     ('config', 'words', 'message'),
     [
-        ('retrain_digits.py', ['--profile'], 'has no search'),
+        ('arch-net_digits.py', ['--profile'], 'has no search'),
         (
-            'search_digits.py',
+            'search-mcea_digits.py',
             ['--profile', '--cfg-options', 'model.backbone.space=None'],
             'has no dict model.backbone.space',
         ),
-        ('search_digits.py', ['--profile', '--cfg-options', 'model.backbone=3'], 'has no dict'),
-        ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg=3'], 'has no search'),
-        ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg.type=3'], 'has no search'),
-        ('pareto_digits.py', ['--dry-run'], 'mmscale.ParetoLoop has no known optimum'),
-        ('search_digits.py', ['--profile', '--dry-run'], 'not allowed with argument'),
-        ('search_digits.py', ['--json'], '--json needs --profile'),
-        ('search_digits.py', ['--profile', '--resume'], '--profile and --plan touch nothing'),
-        ('search_digits.py', ['--dry-run', '--launcher', 'pytorch'], 'run in one process'),
-        ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg.budget=1'], 'out of reach'),
-        ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg.foo=1'], 'foo'),
-        ('search_digits.py', ['--dry-run', '--cfg-options', 'test_cfg.population=1'], '2 or more'),
-        ('search_digits.py', ['--profile', '--cfg-options', 'test_cfg.seed=a'], "seed='a'"),
         (
-            'search_digits.py',
+            'search-mcea_digits.py',
+            ['--profile', '--cfg-options', 'model.backbone=3'],
+            'has no dict',
+        ),
+        ('search-mcea_digits.py', ['--profile', '--cfg-options', 'test_cfg=3'], 'has no search'),
+        (
+            'search-mcea_digits.py',
+            ['--profile', '--cfg-options', 'test_cfg.type=3'],
+            'has no search',
+        ),
+        ('search-pareto_digits.py', ['--dry-run'], 'ParetoSearch has no known optimum'),
+        ('search-mcea_digits.py', ['--profile', '--dry-run'], 'not allowed with argument'),
+        ('search-mcea_digits.py', ['--json'], '--json needs --profile'),
+        ('search-mcea_digits.py', ['--profile', '--resume'], '--profile and --plan touch nothing'),
+        ('search-mcea_digits.py', ['--dry-run', '--launcher', 'pytorch'], 'run in one process'),
+        (
+            'search-mcea_digits.py',
+            ['--profile', '--cfg-options', 'test_cfg.budget=1'],
+            'out of reach',
+        ),
+        ('search-mcea_digits.py', ['--profile', '--cfg-options', 'test_cfg.foo=1'], 'foo'),
+        (
+            'search-mcea_digits.py',
+            ['--dry-run', '--cfg-options', 'test_cfg.search.population=1'],
+            '2 or more',
+        ),
+        ('search-mcea_digits.py', ['--profile', '--cfg-options', 'test_cfg.seed=a'], "seed='a'"),
+        (
+            'search-mcea_digits.py',
             ['--dry-run', '--cfg-options', 'test_cfg.tolerance=1e-9'],
             'no base model meets the budget',
         ),
-        ('search_digits.py', ['--dry-run', '--work-dir', '/dev/null/x'], '/dev/null'),
+        ('search-mcea_digits.py', ['--dry-run', '--work-dir', '/dev/null/x'], '/dev/null'),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(tool, tmp_path, config, words, message):

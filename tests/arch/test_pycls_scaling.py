@@ -145,15 +145,15 @@ def test_any_network_scales_to_a_valid_one(name, rule, factor, rounding):
         for block in many[len(few) :]:
             assert (block.stride, block.residual) == (1, 'identity')
     if rounding.strict:
-        assert all(block.out_channels % rounding.width_divisor == 0 for block in arch.blocks)
+        assert all(block.out_channels % rounding.channel_divisor == 0 for block in arch.blocks)
     if group_widths(base) is None:
-        assert all(width % rounding.width_divisor == 0 for width in arch.widths)
+        assert all(width % rounding.channel_divisor == 0 for width in arch.widths)
         assert all(block.depthwise for block in arch.blocks)
     else:
         for block, group_width in zip(
             (stage[-1] for stage in arch.stages), group_widths(arch), strict=True
         ):
-            assert block.groups * group_width == block.hidden_channels
+            assert block.groups * group_width == block.grouped_widths[0]
             # A multiple of 8, unless it is the whole bottleneck.
             assert group_width in (1, 2, 4) or group_width % 8 == 0 or block.groups == 1
 
@@ -284,5 +284,5 @@ def test_arithmetic_of_extremes():
     smallest = scale(get_arch('RegNetY-200MF'), 'dWr', 1e-6)
     assert smallest.widths == (8, 8, 8, 8)
     assert smallest.depths == (1, 1, 1, 2)
-    with pytest.raises(ValueError, match='must lie in'):
+    with pytest.raises(ValueError, match='must be an integer in'):
         scale(get_arch('EfficientNet-B7'), 'w', 1e5)

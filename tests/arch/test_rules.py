@@ -92,11 +92,14 @@ def test_bad_numbers(refuses):
 
 
 def test_factor_beyond_all_bounds():
-    with pytest.raises(ValueError, match=r'depth=1000000\.0 must be above 0 and below 1000'):
+    with pytest.raises(
+        ValueError, match=r'depth=1000000\.0 must be a number above 0 and below 1000'
+    ):
         SCALING_RULES['d'].scaling(1e6)
-    for rule, factor in ((SCALING_RULES['dWr'], 10**400), (ScalingRule('mine', 2, 0, 0), 1e300)):
-        with pytest.raises(ValueError, match=f'factor=.* by strategy {rule.name}: too large'):
-            rule.scaling(factor)
+    with pytest.raises(ValueError, match=r'factor=.* must be a number above 0'):
+        SCALING_RULES['dWr'].scaling(10**400)
+    with pytest.raises(ValueError, match=r'factor=.* by strategy mine: too large'):
+        ScalingRule('mine', 2, 0, 0).scaling(1e300)
 
 
 def test_unknown_rules():

@@ -36,8 +36,8 @@ def test_known_binary_errors_do_not_show():
 @given(st.integers(1, 4096), HUNDREDTHS, st.sampled_from([1, 2, 8, 16, 32]))
 def test_divisors(channels, hundredths, divisor):
     exact = Fraction(channels * hundredths, 100)
-    up = Rounding('ceil', width_divisor=divisor, resolution_divisor=divisor)
-    near = Rounding('nearest', width_divisor=divisor)
+    up = Rounding('ceil', channel_divisor=divisor, resolution_divisor=divisor)
+    near = Rounding('nearest', channel_divisor=divisor)
     width = up.width(channels, hundredths / 100)
     assert width % divisor == 0
     assert 0 <= width - exact < divisor
@@ -108,5 +108,5 @@ def test_whole_multipliers_are_stored_as_they_are_written():
 
 
 def test_bad_rounding_and_rule(refuses):
-    refuses(Rounding, mode=['floor'], width_divisor=[0, 1.5], resolution_divisor=[True])
+    refuses(Rounding, mode=['floor'], channel_divisor=[0, 1.5], resolution_divisor=[True])
     refuses(partial(apply_scaling, get_arch('scalenet-s0'), Scaling()), rule=['timm', None])

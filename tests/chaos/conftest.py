@@ -73,13 +73,14 @@ def train_config(data_root):
 @pytest.fixture(scope='session')
 def search_config(data_root):
     """A search of the small space; load_from has to be set."""
-    config = _tiny('search_digits.py', data_root)
+    config = _tiny('search-mcea_digits.py', data_root)
     config.test_cfg.update(
-        budget=22_000, tolerance=0.3, weights=[1, 1], population=4, generations=2, rounds=1,
-        num_base_models=2, subnet_evaluator=dict(calibration_images=16, max_images=40),
+        budget=22_000, tolerance=0.3, weights=[1, 1],
+        subnet_evaluator=dict(calibration_images=16, max_images=40),
     )  # fmt: skip
-    config.test_cfg.calibration_dataloader.batch_size = 8
-    config.test_cfg.calibration_dataloader.dataset.dataset.update(
+    config.test_cfg.search.update(population=4, generations=2, rounds=1, num_base_models=2)
+    config.calibration_dataloader.batch_size = 8
+    config.calibration_dataloader.dataset.dataset.update(
         num_images=48, data_root=data_root, serialize_data=False
     )
     return config

@@ -9,8 +9,8 @@ import pytest
 
 from mmscale.arch import Scaling, apply_scaling, get_arch, group_widths
 from mmscale.arch.adjust import Adjustment, adjust, repeated, single_adjustments, width_step
+from mmscale.arch.rounding import Rounding
 from mmscale.arch.rules import SCALING_RULES
-from mmscale.arch.scaling import Rounding
 from mmscale.cost import LatencyModel, LatencySetting, count
 from mmscale.cost.matching import Constraints, NotReachable, match
 
@@ -155,7 +155,8 @@ def test_constraints_are_kept():
         base,
         rule.scaling,
         target,
-        constraints=Constraints(channel_divisor=16, resolution_divisor=16, largest_resolution=280),
+        constraints=Constraints(largest_resolution=280),
+        rounding=Rounding('nearest', 16, 16, strict=True),
     )
     assert kept.arch.resolution == 272
     assert all(width % 16 == 0 for width in kept.arch.widths)
@@ -217,7 +218,7 @@ def test_what_cannot_be_reached_names_the_nearest_on_either_side():
     with pytest.raises(NotReachable) as caught:
         match(base, SCALING_RULES['r'].scaling, budget(base, 4, 'params'), 'params')
     assert caught.value.above is None
-    assert caught.value.below.factor == 1
+    assert caught.value.below.solved == 1
 
 
 def test_a_latency_budget_is_met_by_the_runtime_model():
@@ -242,4 +243,4 @@ def test_settings_are_checked(refuses):
         tolerance=[-0.1],
         convention=['mine'],
     )
-    refuses(Constraints, channel_divisor=[0], largest_resolution=[2.5], most_acts=['1'])
+    refuses(Constraints, largest_resolution=[2.5], most_acts=['1'], most_memory=[0])

@@ -57,7 +57,7 @@ def reachable(rule, metric, rounding):
     [
         ('search', 'flops', Rounding()),
         ('retraining', 'flops', Rounding('nearest')),
-        ('search', 'params', Rounding('nearest', width_divisor=8)),
+        ('search', 'params', Rounding('nearest', channel_divisor=8)),
         ('search', 'acts', Rounding('nearest')),
     ],
     ids=str,

@@ -281,8 +281,11 @@ def test_bad_input_is_refused():
         (dict(input_shape=(3, 8, 8), convention='timm'), "convention='timm' is not one of"),
         (dict(), 'exactly one of input_shape and inputs'),
         (dict(input_shape=(3, 8, 8), inputs=()), 'exactly one of input_shape and inputs'),
-        (dict(input_shape=(3, 0, 8)), r'input_shape=\(3, 0, 8\) must be integers of 1 or more'),
-        (dict(input_shape=(3, 8, 8), batch=0), 'batch=0 and'),
+        (
+            dict(input_shape=(3, 0, 8)),
+            r'input_shape=\(3, 0, 8\): size=0 must be an integer of 1 or more',
+        ),
+        (dict(input_shape=(3, 8, 8), batch=0), 'batch=0 must be an integer of 1 or more'),
         (dict(input_shape=(4, 8, 8)), r'Conv2d does not run on an input of shape \(1, 4, 8, 8\)'),
     ):
         with pytest.raises(ValueError, match=message):

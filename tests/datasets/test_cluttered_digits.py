@@ -41,7 +41,7 @@ def test_items_are_the_composed_images(tmp_path):
 
 def test_defaults_are_the_documented_counts(tmp_path):
     counts = [
-        ClutteredDigits(split, data_root=tmp_path, lazy_init=True).num_images
+        ClutteredDigits(split, data_root=tmp_path, lazy_init=True).source.num_images
         for split in ('train', 'search', 'test')
     ]
     assert counts == [20_000, 3_000, 4_000]

@@ -37,7 +37,7 @@ def few(dataset, data_root):
 
 
 def test_items_are_those_of_the_files(data_root):
-    config = load('retinanet_digits.py')
+    config = load('retinanet_digits-s2_fpn_digits.py')
     dataset = DATASETS.build(few(config.test_dataloader.dataset, data_root))
     assert isinstance(dataset, CocoDataset) and len(dataset) == 6
     assert dataset.metainfo['classes'] == tuple('0123456789')
@@ -55,7 +55,7 @@ def test_items_are_those_of_the_files(data_root):
 
 
 def test_boxes_go_with_the_drawn_resolution(data_root):
-    config = load('supernet_retinanet_digits.py')
+    config = load('retinanet_supernet_fpn_digits.py')
     dataset = DATASETS.build(few(config.train_dataloader.dataset, data_root))
     small, large = (dataset[Draw(2, resolution, 0)]['data_samples'] for resolution in (64, 128))
     assert small.img_shape == (64, 64) and large.img_shape == (128, 128)
@@ -66,7 +66,12 @@ def test_boxes_go_with_the_drawn_resolution(data_root):
 
 
 @pytest.mark.parametrize(
-    'name', ['retinanet_digits.py', 'supernet_retinanet_digits.py', 'dms_retinanet_digits.py']
+    'name',
+    [
+        'retinanet_digits-s2_fpn_digits.py',
+        'retinanet_supernet_fpn_digits.py',
+        'dms-retinanet_r18-w16_fpn_digits.py',
+    ],
 )
 def test_it_trains_and_is_tested(name, data_root, tmp_path):
     config = load(name)
@@ -90,7 +95,7 @@ def test_it_trains_and_is_tested(name, data_root, tmp_path):
 
 
 def test_channel_groups_reach_through_the_pyramid_and_the_head():
-    model = MODELS.build(load('dms_retinanet_digits.py').model)
+    model = MODELS.build(load('dms-retinanet_r18-w16_fpn_digits.py').model)
     members = {
         group.name: {member.module for member in group.members} for group in model.groups.widths
     }

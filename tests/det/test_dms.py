@@ -28,8 +28,8 @@ CONFIGS = Path(__file__).parents[2] / 'configs' / 'det'
 IMAGES = [torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))]
 # Configs of searches, and what is expected: width groups, their elements, blocks that can go.
 SEARCHES = {
-    'dms_retinanet_r50_fpn_1x_coco.py': (47, 14_016, [2, 3, 5, 2]),
-    'dms_rtmdet_s_8xb32-30e_coco.py': (49, 8_544, [1, 2, 2]),
+    'dms-retinanet_r50_fpn_8xb2-3e_coco.py': (47, 14_016, [2, 3, 5, 2]),
+    'dms-rtmdet_s-8gf_8xb32-30e_coco.py': (49, 8_544, [1, 2, 2]),
 }
 # ArchNets with a pyramid of their own, and with the model's. A pyramid and the head of RetinaNet
 # have 10 groups of 256 channels; S0 has 36, two of them not computed.
@@ -150,15 +150,17 @@ def test_a_step_of_the_search(name):
 
 def test_what_a_search_is_compared_with():
     whole, uniform = (
-        count_module(build(f'dms_retinanet_digits_{kind}.py'), (1, 96, 96), memory=False).flops
-        for kind in ('whole', 'uniform')
+        count_module(
+            build(f'retinanet_r18-{width}_fpn_digits.py'), (1, 96, 96), memory=False
+        ).flops
+        for width in ('w16', 'w11')
     )
-    search = Config.fromfile(CONFIGS / 'dms_retinanet_digits.py').model
+    search = Config.fromfile(CONFIGS / 'dms-retinanet_r18-w16_fpn_digits.py').model
     assert uniform == pytest.approx(search.target * whole, rel=0.01)
 
 
 def test_a_super_net_is_that_of_its_largest_subnet():
-    config = Config.fromfile(CONFIGS / 'supernet_retinanet_digits.py').model.detector
+    config = Config.fromfile(CONFIGS / 'retinanet_supernet_fpn_digits.py').model.detector
     config.backbone.init_cfg = None
     images = [image[:, :1] for image in IMAGES]
     with DefaultScope.overwrite_default_scope('mmdet'):
@@ -177,7 +179,7 @@ def test_a_super_net_is_that_of_its_largest_subnet():
 
 def test_what_a_search_around_an_arch_net_found_is_trained(tmp_path):
     """It gives what the hard-masked one gives, trains from there and resumes, all unaided."""
-    config = Config.fromfile(CONFIGS / 'dms_retinanet_digits_arch_net.py')
+    config = Config.fromfile(CONFIGS / 'dms-retinanet_digits-s2_fpn_digits.py')
     # These weights are of the whole network, and are not asked for again.
     start = dict(type='Pretrained', checkpoint='gone.pth', prefix='backbone.')
     config.model.model.backbone.init_cfg = start
@@ -187,7 +189,7 @@ def test_what_a_search_around_an_arch_net_found_is_trained(tmp_path):
     for number, gate in enumerate(search.gates.values()):
         gate.importance.copy_(torch.rand(gate.n))
         gate.pruning_ratio.data.fill_(0.1 + 0.6 * (number % 2))
-    report = export_search(config, search.state_dict(), tmp_path / 'out')
+    report = export_search(config, search.state_dict(), tmp_path / 'out').to_json()
     out = (tmp_path / 'out').rename(tmp_path / 'moved')
     assert {path.name for path in out.iterdir()} == {'pruned.json', 'weights.pth', 'retrain.py'}
     shrunk = [name for name, (kept, size) in report['kept'].items() if kept < 0.7 * size]

@@ -53,7 +53,7 @@ def shrink(loader, tmp_path):
 def model(tmp_path_factory):
     init_default_scope('mmdet')
     torch.manual_seed(0)
-    config = load('supernet_retinanet_digits.py', tmp_path_factory.mktemp('model'))
+    config = load('retinanet_supernet_fpn_digits.py', tmp_path_factory.mktemp('model'))
     made = MODELS.build(config.model)
     assert isinstance(made, SuperNetDetector)
     made.init_weights()
@@ -118,7 +118,7 @@ def test_the_table_counts_the_whole_detector(model, archs):
 
 
 def test_a_neck_keeps_what_a_step_did_not_use(tmp_path):
-    config = load('supernet_retinanet_digits.py', tmp_path)
+    config = load('retinanet_supernet_fpn_digits.py', tmp_path)
     shrink(config.train_dataloader, tmp_path)
     config.train_dataloader.sampler.batch_size = 4
     config.train_cfg.max_iters = 2
@@ -177,15 +177,13 @@ def test_losses_of_a_mode(model, mode):
 
 
 def search_config(tmp_path, name, **settings):
-    config = load('search_retinanet_digits.py', tmp_path)
+    config = load('search-mcea_retinanet_digits.py', tmp_path)
     config.work_dir = str(tmp_path / name)
     config.load_from = None
-    config.test_cfg.update(
-        budget=5.8e6, tolerance=0.2, weights=[1, 1], population=2, generations=1, rounds=1,
-        num_base_models=1, **settings,
-    )  # fmt: skip
+    config.test_cfg.update(budget=5.8e6, tolerance=0.2, weights=[1, 1], **settings)
+    config.test_cfg.search.update(population=2, generations=1, rounds=1, num_base_models=1)
     config.test_cfg.subnet_evaluator.update(calibration_images=4, max_images=None)
-    shrink(config.test_cfg.calibration_dataloader, tmp_path)
+    shrink(config.calibration_dataloader, tmp_path)
     shrink(config.test_dataloader, tmp_path)
     return config
 
@@ -257,7 +255,7 @@ def test_a_score_is_the_metric_of_the_shipped_detector(model, tmp_path):
 
 
 def test_what_cannot_be_searched_is_refused(model, tmp_path):
-    config = load('supernet_retinanet_digits.py', tmp_path)
+    config = load('retinanet_supernet_fpn_digits.py', tmp_path)
     detector = config.model.detector
     with pytest.raises(ValueError, match='last network stage'):
         backbone = {**detector.backbone, 'out_strides': (2, 4)}

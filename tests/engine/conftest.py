@@ -132,17 +132,14 @@ def search_config(supernet_config, loader, tmp_path):
         del config[key]
     config['custom_hooks'] = [dict(type='mmscale.StrictLoadHook')]
     config['test_cfg'] = dict(
-        type='mmscale.MCEALoop',
+        type='mmscale.SearchLoop',
+        search=dict(type='mmscale.MCEA', population=4, generations=2, rounds=1, num_base_models=2),
         budget=22_000,
         tolerance=0.3,
         weights=[1, 1],
-        population=4,
-        generations=2,
-        rounds=1,
-        num_base_models=2,
-        calibration_dataloader=loader('train', PLAIN, DEFAULT_SAMPLER),
         subnet_evaluator=dict(calibration_images=16, max_images=40),
     )
+    config['calibration_dataloader'] = loader('train', PLAIN, DEFAULT_SAMPLER)
     config['test_dataloader'] = loader('search', PLAIN, DEFAULT_SAMPLER)
     config['test_evaluator'] = []
     return config

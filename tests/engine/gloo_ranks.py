@@ -19,7 +19,7 @@ from torch import distributed
 from mmscale.quiet import quiet_imports
 
 with quiet_imports():
-    from mmscale.engine.scoring_loop import Ranks
+    from mmscale.engine.distributed import Ranks
 
 
 def work(work_dir, rank, size, store, kill):

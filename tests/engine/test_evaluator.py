@@ -27,7 +27,7 @@ def make_evaluator(search_config, supernet_config, trained):
         return SubnetEvaluator(
             model,
             search_config['test_dataloader'],
-            search_config['test_cfg']['calibration_dataloader'],
+            search_config['calibration_dataloader'],
             **{'calibration_images': 24, **settings},
         )
 

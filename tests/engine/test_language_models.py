@@ -48,7 +48,7 @@ def test_resumed_search_equals_uninterrupted(tmp_path):
         folder = tmp_path / name
         changes = {'work_dir': str(folder), 'val_cfg': None, 'custom_hooks.2.interval': 1}
         for resume in (False, True)[: 1 + (name == 'resumed')]:
-            search = short('dms/llama_stdlib.py', 'llama', tmp_path, **changes)
+            search = short('dms/dms-llama-mini_stdlib.py', 'llama', tmp_path, **changes)
             search.experiment_name = f'{folder}{resume}'
             search.val_dataloader = search.val_evaluator = None
             search.default_hooks.checkpoint.update(interval=3)
@@ -78,21 +78,21 @@ def train(config):
 @pytest.mark.parametrize('family', SMALL)
 def test_search_prune_and_retrain(family, tmp_path):
     np.save(tmp_path / 'text.npy', np.tile(np.arange(32, 127, dtype=np.uint8), 2))
-    whole = short(f'causal_lm/train_{family}_stdlib.py', family, tmp_path)
+    whole = short(f'causal_lm/{family}-mini_stdlib.py', family, tmp_path)
     assert 1 < train(whole) < 400
     search = short(
-        f'dms/{family}_stdlib.py',
+        f'dms/dms-{family}-mini_stdlib.py',
         family,
         tmp_path,
         **{'model.pipeline': 'p', 'model.pretrained': f'{whole.work_dir}/iter_6.pth'},
     )
     found = train(search)
     state = CheckpointLoader.load_checkpoint(f'{search.work_dir}/iter_6.pth', 'cpu')['state_dict']
-    report = export_search(search, state, tmp_path / 'pruned')
+    report = export_search(search, state, tmp_path / 'pruned').to_json()
     assert 0.45 < report['after']['params'] / report['before']['params'] <= 0.5
     pruned, weights, _ = report['files']
     retrain = short(
-        f'dms/retrain_{family}_stdlib.py',
+        f'dms/{family}-mini-pruned_stdlib.py',
         family,
         tmp_path,
         **{'model.pruned': pruned, 'load_from': weights, 'optim_wrapper.optimizer.lr': 0.0},

@@ -23,9 +23,11 @@ def pareto_config(search_config, supernet_config, data_root):
         config.experiment_name = uuid.uuid4().hex
         Runner.from_cfg(config).train()
         (Path(config.work_dir) / 'iter_8.pth').rename(checkpoint)
-    old = search_config['test_cfg']
-    kept = {key: old[key] for key in ('calibration_dataloader', 'subnet_evaluator')}
-    loop = dict(type='mmscale.ParetoLoop', population=4, generations=3, **kept)
+    loop = dict(
+        type='mmscale.SearchLoop',
+        search=dict(type='mmscale.ParetoSearch', population=4, generations=3),
+        subnet_evaluator=search_config['test_cfg']['subnet_evaluator'],
+    )
     return dict(search_config, load_from=str(checkpoint), test_cfg=loop)
 
 
@@ -75,7 +77,7 @@ def test_a_killed_search_ends_with_the_identical_files(
 def test_latency_comes_from_the_model_in_a_file(
     pareto_config, write_config, call_tool, tmp_path, latency_file
 ):
-    options = ['test_cfg.metric=latency', f'test_cfg.latency_model={latency_file}']
+    options = ['test_cfg.search.metric=latency', f'test_cfg.search.latency_model={latency_file}']
     config = write_config(pareto_config, 'pareto.py')
     code, errors = call_tool(
         'search.py', config, '--work-dir', tmp_path / 'run', '--cfg-options', *options
@@ -89,11 +91,12 @@ def test_latency_comes_from_the_model_in_a_file(
 @pytest.mark.parametrize(
     ('option', 'message'),
     [
-        ('test_cfg.metric=latency', 'latency_model'),
-        ('test_cfg.latency_model=absent.json', 'latency_model: [Errno 2] No such file'),
-        ('test_cfg.latency_model=[1]', 'latency_model=[1] must be the path'),
-        ('test_cfg.cost_range=[1e9,2e9]', 'out of reach'),
-        ('test_cfg.budget=1e6', 'budget'),
+        ('test_cfg.search.metric=latency', 'latency_model'),
+        ('test_cfg.search.latency_model=absent.json', 'latency_model: [Errno 2] No such file'),
+        ('test_cfg.search.latency_model=[1]', 'latency_model=[1] must be the path'),
+        ('test_cfg.search.cost_range=[1e9,2e9]', 'out of reach'),
+        ('test_cfg.budget=1e6', 'budget=1000000.0: mmscale.ParetoSearch has no budgets'),
+        ('test_cfg.metric=latency', "metric='latency': mmscale.ParetoSearch has no budgets"),
     ],
 )
 def test_mistakes_are_told_before_any_work(

@@ -6,7 +6,6 @@ import json
 import uuid
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -17,9 +16,10 @@ from small_setups import KILL_IN_EVALUATION, ROOT, SPACE
 from mmscale.arch import Arch, SearchSpace, get_arch
 from mmscale.cost import CostTable, count
 from mmscale.engine import SubnetEvaluator
+from mmscale.engine.search_loop import build_search
 from mmscale.models import ArchNet
-from mmscale.registry import LOOPS
-from mmscale.search import EvaluationError, FamilyFitness, Feasibility
+from mmscale.registry import SEARCHES
+from mmscale.search import EvaluationError
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_halving_finds_the_same_with_fewer_images(
 ):
     config = dict(search_config, load_from=trained)
     path = write_config(config)
-    code, errors = call_tool('search.py', path, '--cfg-options', 'test_cfg.halving=True')
+    code, errors = call_tool('search.py', path, '--cfg-options', 'test_cfg.search.halving=True')
     assert code == 0, errors
     work_dir = Path(config['work_dir'])
     assert contents(work_dir / 'archs') == contents(searched / 'archs')
@@ -289,16 +289,27 @@ def test_archive_of_another_checkpoint_is_refused(refused, supernet_config, trai
         ({'load_from': None}, 'load_from is not set'),
         ({'load_from': 'no/such.pth'}, 'is not a file; it must name a checkpoint'),
         ({'test_cfg': None}, 'has no search: test_cfg.type must be'),
-        ({'test_cfg.type': 'mmscale.MCEALop'}, 'test_cfg.type must be mmscale.MCEALoop'),
-        ({'test_cfg.type': 'mmscale.SearchLoop'}, 'SearchLoop'),
+        ({'test_cfg.type': 'mmscale.SearchLop'}, 'test_cfg.type must be mmscale.SearchLoop'),
+        ({'test_cfg.type': 'mmscale.MCEALoop'}, 'test_cfg.search needs type=mmscale.SearchLoop'),
+        (
+            {'test_cfg.search': 'MCEA'},
+            "search='MCEA' must be a dict with type",
+        ),
+        ({'test_cfg.search.type': 'mmscale.MCAE'}, "search.type='mmscale.MCAE' is not one of"),
+        ({'test_cfg.budget': None}, 'budget is not set: mmscale.MCEA searches a family'),
+        ({'calibration_dataloader': None}, 'calibration_dataloader is not set'),
         (
             {'test_cfg.budget': 9e9},
             'flops is out of reach: base models of this space have 6,208 to 21,984 flops',
         ),
         ({'test_cfg.tolerance': 2.0}, 'tolerance=2'),
         ({'test_cfg.metric': 'latency'}, "metric='latency'"),
-        ({'test_cfg.polulation': 4}, "unexpected keyword argument 'polulation'"),
-        ({'test_cfg.population': 1}, 'population=1'),
+        ({'test_cfg.search.polulation': 4}, "unexpected keyword argument 'polulation'"),
+        ({'test_cfg.search.population': 1}, 'population=1'),
+        (
+            {'test_cfg.population': 4},
+            'population; those of the search itself are in',
+        ),
         ({'test_cfg.weights': [1]}, 'weights'),
         ({'test_cfg.subnet_evaluator.image': 4}, "unexpected keyword argument 'image'"),
         ({'test_cfg.subnet_evaluator.max_images': 49}, 'max_images=49 must lie in 1..48'),
@@ -306,7 +317,7 @@ def test_archive_of_another_checkpoint_is_refused(refused, supernet_config, trai
         ({'test_cfg.subnet_evaluator.calibration_images': 0}, 'calibration_images=0 must lie'),
         ({'test_cfg.subnet_evaluator.side': 'top'}, "side='top' is not one of left, right, both"),
         ({'test_cfg.subnet_evaluator.bn': 'own'}, "bn='own' is not one of recalibrated, batch"),
-        ({'test_cfg.halving': 1}, 'halving=1 must be True or False'),
+        ({'test_cfg.search.halving': 1}, 'halving=1 must be True or False'),
         ({'test_cfg.subnet_evaluator.threads': 0}, 'threads=0 must be a positive integer'),
         ({'model.backbone.space.stem.width': 4}, 'space.stem: unknown key width'),
         ({'model.type': 'ImageClassifier', 'model.mode': None}, 'ImageClassifier'),
@@ -362,91 +373,98 @@ def test_foreign_checkpoint_is_refused_by_its_keys(
     assert 'foreign.pth' in refusal(call_tool, path, *options)
 
 
-# ------------------------------------------------------------------ other loops
+# ------------------------------------------------------------------ other searches
 
 
-OWN_SETTINGS = {
-    'MCEALoop': dict(population=3, generations=2, rounds=1, num_base_models=1),
-    'EvolutionLoop': dict(population=3),
-    'ScalingLoop': dict(base='the base'),
-    'SeparateSearchLoop': dict(population=3, rounds=1),
-    'RandomSearchLoop': dict(evaluations=8),
-    'FamilyLoop': dict(base='the base', strategy='compound'),
+@pytest.fixture(scope='session')
+def table():
+    return CostTable(SearchSpace(**SPACE))
+
+
+def test_a_new_search_is_one_class(table):
+    class FirstOfAll:
+        def __init__(self, table, size):
+            self.table, self.size = table, size
+
+    SEARCHES.register_module(module=FirstOfAll)
+    try:
+        search = build_search(table, 0, dict(type='FirstOfAll', size=3))
+        assert (search.table, search.size) == (table, 3)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'polulation'"):
+            build_search(table, 0, dict(type='FirstOfAll', size=3, polulation=3))
+    finally:
+        del SEARCHES.module_dict['FirstOfAll']
+
+
+@pytest.mark.parametrize('strategy', ['fibonacci', [[1, 2, 3]] * 2, [{}]])
+@pytest.mark.parametrize('name', ['GivenFamily', 'EvolutionSearch'])
+def test_a_strategy_that_is_none_is_refused(name, strategy, table):
+    settings = dict(base=[0] * 7) if name == 'GivenFamily' else {}
+    with pytest.raises(ValueError, match=r'strategy(=|\[0\])'):
+        search = dict(type=f'mmscale.{name}', strategy=strategy, **settings)
+        build_search(table, 0, search, budget=22_000, tolerance=0.3)
+
+
+def without_hash(work_dir):
+    """What a search has found, less the hash of the text of its config."""
+    result = json.loads((work_dir / 'result.json').read_text())
+    del result['config_hash']
+    return {**results_of(work_dir), 'result.json': result}
+
+
+# Flat settings of the loops that configs had before there was one for all searches.
+EVOLUTION = dict(population=3, generations=2)
+LOOPS = {
+    'MCEALoop': ('MCEA', dict(EVOLUTION, rounds=1, num_base_models=1)),
+    'EvolutionLoop': ('EvolutionSearch', dict(EVOLUTION, strategy='found')),
+    'PlainEvolutionLoop': ('EvolutionSearch', EVOLUTION),
+    'ScalingLoop': ('ScalingSearch', dict(base='found')),
+    'SeparateSearchLoop': ('SeparateSearch', dict(EVOLUTION, rounds=1, num_base_models=1)),
+    'RandomSearchLoop': ('RandomSearch', dict(evaluations=8)),
+    'FamilyLoop': ('GivenFamily', dict(base='found', strategy='found')),
+    'ParetoLoop': ('ParetoSearch', dict(EVOLUTION, metric='params')),
 }
 
 
-@pytest.fixture
-def make_search():
-    """A function that builds a loop's search from its settings alone; 'the base' is a base."""
-    feasibility = Feasibility(CostTable(SearchSpace(**SPACE)), 22_000, tolerance=0.3)
-    base = feasibility.draw(np.random.default_rng(0), 1)[0].tolist()
-
-    def make(loop, **settings):
-        given = {key: base if value == 'the base' else value for key, value in settings.items()}
-        return LOOPS.get(f'mmscale.{loop}').make_search(FamilyFitness(feasibility), 0, **given)
-
-    return make
-
-
-@pytest.mark.parametrize('loop', OWN_SETTINGS)
-def test_a_search_is_built_without_model_and_data(loop, make_search):
-    search = make_search(loop, **OWN_SETTINGS[loop])
-    assert search.most_evaluations > 0
-    with pytest.raises(RuntimeError, match='the search has no scorer yet'):
-        search.run()
-    with pytest.raises(TypeError, match="unexpected keyword argument 'polulation'"):
-        make_search(loop, **OWN_SETTINGS[loop], polulation=3)
-
-
-@pytest.mark.parametrize('strategy', ['fibonacci', [[1, 2, 3]], [{}]])
-def test_a_strategy_that_is_none_is_refused(strategy, make_search):
-    for loop in ('FamilyLoop', 'EvolutionLoop'):
-        with pytest.raises(ValueError, match=r'strategy(=|\[0\])'):
-            make_search(loop, **{**OWN_SETTINGS[loop], 'strategy': strategy})
-
-
-@pytest.mark.parametrize(
-    'loop',
-    [
-        'EvolutionLoop',
-        'PlainEvolutionLoop',
-        'ScalingLoop',
-        'SeparateSearchLoop',
-        'RandomSearchLoop',
-        'FamilyLoop',
-    ],
-)
-def test_other_loops_search_and_resume(
+@pytest.mark.parametrize('loop', LOOPS)
+def test_what_a_loop_of_its_own_began_the_one_loop_goes_on_with(
     loop, searched, search_config, trained, write_config, call_tool, read_result
 ):
     found = read_result(searched)
-    base = found['base']['genes']
-    strategy = [member['scaling'] for member in found['scaling_stages']]
-    settings = {
-        'EvolutionLoop': dict(strategy=strategy, population=3, generations=2),
-        'PlainEvolutionLoop': dict(type='mmscale.EvolutionLoop', population=3, generations=2),
-        'ScalingLoop': dict(base=base),
-        'SeparateSearchLoop': dict(population=3, generations=2, rounds=1, num_base_models=1),
-        'RandomSearchLoop': dict(evaluations=8),
-        'FamilyLoop': dict(base=base, strategy=strategy),
+    given = {
+        'base': found['base']['genes'],
+        'strategy': [member['scaling'] for member in found['scaling_stages']],
     }
-    search = search_config['test_cfg']
-    for key in ('population', 'generations', 'rounds', 'num_base_models'):
-        del search[key]
-    search.update({'type': f'mmscale.{loop}', **settings[loop]})
-    config = dict(search_config, load_from=trained)
+    search, settings = LOOPS[loop]
+    settings = {k: given[k] if value == 'found' else value for k, value in settings.items()}
+    nested = dict(search_config['test_cfg'], search=dict(type=f'mmscale.{search}', **settings))
+    if search == 'ParetoSearch':
+        for key in ('budget', 'tolerance', 'weights'):
+            del nested[key]
+    flat = {**nested, **settings, 'type': f'mmscale.{loop.removeprefix("Plain")}'}
+    del flat['search']
+    # Before, the loader of images for BN statistics stood in test_cfg.
+    flat['calibration_dataloader'] = search_config['calibration_dataloader']
+    config = dict(search_config, load_from=trained, test_cfg=flat)
+    del config['calibration_dataloader']
     work_dir = Path(search_config['work_dir'])
     code, errors = call_tool('search.py', write_config(config))
     assert code == 0, errors
+    before, lines = without_hash(work_dir), entries(work_dir)
     result = read_result(work_dir)
-    stages = [0] if loop == 'PlainEvolutionLoop' else [0, 1]
-    assert [m['scaling_stage'] for m in result['scaling_stages']] == stages
-    assert result['evaluations'] == len(entries(work_dir))
-    if loop in ('ScalingLoop', 'FamilyLoop'):
-        assert result['base']['genes'] == base
-    before = results_of(work_dir)
+    assert result['evaluations'] == len(lines)
+    if 'base' in settings:
+        assert result['base']['genes'] == given['base']
+    if search != 'ParetoSearch':
+        stages = [0] if loop == 'PlainEvolutionLoop' else [0, 1]
+        assert [m['scaling_stage'] for m in result['scaling_stages']] == stages
+    # The end of it is lost.
+    archive = work_dir / 'archive' / 'rank0000.jsonl'
+    text = archive.read_text().splitlines(keepends=True)
+    archive.write_text(''.join(text[:-2]) + text[-2][:50])
+    config = dict(search_config, load_from=trained, test_cfg=nested)
     config['experiment_name'] = uuid.uuid4().hex
     code, errors = call_tool('search.py', write_config(config), '--resume')
     assert code == 0, errors
-    assert results_of(work_dir) == before
-    assert result['evaluations'] == len(entries(work_dir))
+    assert without_hash(work_dir) == before
+    assert entries(work_dir) == lines

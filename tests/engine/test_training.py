@@ -198,7 +198,7 @@ def test_child_config_trains_under_mmpretrains_own_tool(run_tool, data_root, tmp
     arch.save(tmp_path / 'arch.json')
     (tmp_path / 'record_sizes.py').write_text(RECORD_SIZES)
     (tmp_path / 'child.py').write_text(
-        f"_base_ = '{ROOT}/configs/scalenet/retrain_digits.py'\n"
+        f"_base_ = '{ROOT}/configs/scalenet/arch-net_digits.py'\n"
         f"model = dict(backbone=dict(arch='arch.json', scaling=dict(resolution=1.4)),\n"
         f'             head=dict(in_channels=12))\n'
         "custom_imports = dict(imports=['mmscale.models', 'mmscale.datasets', 'mmscale.engine',\n"

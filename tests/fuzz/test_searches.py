@@ -17,7 +17,7 @@ from small_inputs import SPACE
 from mmscale.apis.compare.families import FAMILIES, collect
 from mmscale.apis.exports.source import find_source
 from mmscale.apis.networks import build_network
-from mmscale.apis.reports.report import make_report
+from mmscale.apis.reports.report import report as draw
 from mmscale.apis.scaling.searched import read_family
 from mmscale.apis.search import dry_run, plan_search, profile
 from mmscale.arch import Arch
@@ -37,6 +37,9 @@ SEARCHES = {
     'RandomSearchLoop': dict(BUDGETS, evaluations=6),
     'FamilyLoop': dict(BUDGETS, base=[1] * 6, strategy=STRATEGY),
     'ParetoLoop': dict(EVOLUTION, metric='flops', cost_range=[1_000, 200_000]),
+    'SearchLoop': dict(
+        BUDGETS, search=dict(EVOLUTION, type='mmscale.MCEA', rounds=1, num_base_models=2)
+    ),
 }
 for settings in SEARCHES.values():
     settings['seed'] = 0
@@ -119,7 +122,7 @@ def compare(inputs):
 
 READERS = {
     'family': (0.08, lambda inputs: read_family(inputs / 'result.json').rule()),
-    'report': (0.02, lambda inputs: make_report(str(inputs))),
+    'report': (0.02, lambda inputs: draw(str(inputs))),
     'export': (0.03, lambda inputs: find_source(inputs / 'result.json')),
     'scale': (0.02, scale),
     'compare': (0.02, compare),
@@ -158,6 +161,6 @@ def test_histories(fuzz, result, inputs, unchanged):
         text = ''.join(f'{json.dumps(line)}\n' for line in data)
         (inputs / 'history.jsonl').write_text(text)
         with unchanged(inputs):
-            make_report(str(inputs))
+            draw(str(inputs))
 
     fuzz(0.01, lines, use, name='history.jsonl')

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures('own_environment')
 def test_overrides_and_the_default_work_dir():
     config = load_config(
         arguments(
-            CONFIGS / 'retrain_digits.py',
+            CONFIGS / 'arch-net_digits.py',
             '--cfg-options',
             'train_cfg.max_iters=7',
             'model.head.topk=(1,2)',
@@ -31,7 +31,7 @@ def test_overrides_and_the_default_work_dir():
     assert config.train_cfg.max_iters == 7
     assert tuple(config.model.head.topk) == (1, 2)
     assert config.model.backbone.arch == 'scalenet-s0'
-    assert config.work_dir == 'work_dirs/retrain_digits'
+    assert config.work_dir == 'work_dirs/arch-net_digits'
     assert config.launcher == 'none'
 
 

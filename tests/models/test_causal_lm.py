@@ -146,7 +146,9 @@ def test_width_kinds():
 
 
 def test_the_7b_config_has_the_size_of_llama_7b():
-    model = Config.fromfile(CONFIGS / 'dms/llama_7b.py', import_custom_modules=False).model
+    model = Config.fromfile(
+        CONFIGS / 'dms/dms-llama-7b-5.47b_alpaca.py', import_custom_modules=False
+    ).model
     with torch.device('meta'):
         whole = CausalLM(model.model.config)
     # 32 x (4 x 4096^2 + 3 x 4096 x 11008) are in heads and MLPs, 2 x 32000 x 4096 in the ends.

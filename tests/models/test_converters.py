@@ -225,8 +225,11 @@ def test_weights_that_do_not_fit(resnet18):
         (lambda w: without(w, 'backbone.layer2.0.conv2.weight'), r'1 missing: .*layer2.0.conv2'),
         (lambda w: without(w, 'head.fc.bias'), '1 missing: head.fc.bias'),
         (lambda w: without(w, 'head.fc.weight'), '1 missing: head.fc.weight'),
-        (lambda w: {**w, 'backbone.new.weight': torch.ones(1)}, '1 not in the Arch: backbone.new'),
-        (lambda w: {**w, 'neck.scale': torch.ones(1)}, '1 not in the Arch: neck.scale'),
+        (
+            lambda w: {**w, 'backbone.new.weight': torch.ones(1)},
+            'not in the model: backbone.new',
+        ),
+        (lambda w: {**w, 'neck.scale': torch.ones(1)}, 'not in the model: neck.scale'),
         (
             lambda w: {**w, 'backbone.bn1.weight': torch.ones(3)},
             r'1 of another shape: backbone.bn1.weight \(3,\), expected \(64,\)',

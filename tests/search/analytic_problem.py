@@ -82,12 +82,15 @@ class AnalyticEvaluator:
         return analytic_score(arch)
 
 
-def make_family(directory, evaluator=None, communicator=None, weights=None, progress=None):
+def make_family(weights=None):
+    return FamilyFitness(small_feasibility(), weights)
+
+
+def make_scorer(directory, evaluator=None, communicator=None, progress=None):
     evaluator = evaluator or AnalyticEvaluator()
     rank = communicator.rank if communicator else 0
     archive = Archive(directory, evaluator.fingerprint, rank)
-    scorer = Scorer(archive, evaluator, communicator, progress)
-    return FamilyFitness(small_feasibility(), weights, scorer)
+    return Scorer(archive, evaluator, communicator, progress)
 
 
 @functools.cache
@@ -194,8 +197,8 @@ def search(work_dir, communicator=None, kill=None, seed=0):
     rank = communicator.rank if communicator else 0
     log = work_dir / f'evaluated{rank}.txt'
     evaluator = KillingEvaluator(log, number if moment == 'evaluation' else 0)
-    family = make_family(work_dir / 'archive', evaluator, communicator)
-    result = MCEA(family, 8, 5, rounds=2, num_base_models=4, seed=seed).run()
+    scorer = make_scorer(work_dir / 'archive', evaluator, communicator)
+    result = MCEA(make_family(), 8, 5, rounds=2, num_base_models=4, seed=seed).run(scorer)
     if rank == 0:
         (work_dir / 'result.json').write_text(json.dumps(result.to_json(), indent=1))
 

@@ -134,8 +134,8 @@ def test_bad_settings_are_one_clear_error():
 def run(directory, seed, make_search):
     evaluator = AnalyticEvaluator(paper_feasibility(), seed)
     with Archive(directory, evaluator.fingerprint, durable=False) as archive:
-        family = FamilyFitness(paper_feasibility(), scorer=Scorer(archive, evaluator))
-        return make_search(family, seed).run()
+        search = make_search(FamilyFitness(paper_feasibility()), seed)
+        return search.run(Scorer(archive, evaluator))
 
 
 @pytest.fixture(scope='module')

@@ -210,32 +210,8 @@ def test_another_schema_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(archive_module, 'SCHEMA', 3)
         fill(tmp_path, make_entries(1))
-    with pytest.raises(ValueError, match='schema=3 is not supported, expected one of 1, 2'):
+    with pytest.raises(ValueError, match='schema=3 is not supported, expected 2'):
         Archive(tmp_path, FINGERPRINT)
-
-
-def test_an_archive_of_schema_1_is_read_and_continued_beside(tmp_path):
-    entries = make_entries(4)
-    lines = [make_line('header', {'schema': 1, 'fingerprint': FINGERPRINT})]
-    for entry in entries[:2]:
-        data = json.loads(entry.to_line())['entry']
-        lines.append(make_line('entry', {**data, 'arch': entry.arch.to_json()}))
-    old = tmp_path / 'rank0000.jsonl'
-    old.write_text('\n'.join([*lines, lines[-1][:50]]))
-    before = old.read_bytes()
-    with Archive(tmp_path, FINGERPRINT) as archive:
-        assert archive.cut_off == [old]
-        assert list(archive.entries()) == entries[:2]
-        for entry in entries:
-            archive.append(entry)
-    assert old.read_bytes() == before
-    assert archive.path.name == 'rank0000.v2.jsonl'
-    assert archive.path.read_bytes().count(b'\n') == 3
-    for archive in (Archive(tmp_path, FINGERPRINT), Archive.open_existing(tmp_path)):
-        assert list(archive.entries()) == entries
-        assert [record['arch'] for record in archive.records()] == [
-            entry.arch.to_json() for entry in entries
-        ]
 
 
 def test_two_scores_for_one_arch_name_both_lines(tmp_path):

@@ -11,12 +11,19 @@ from analytic_problem import (
     all_genotypes,
     analytic_score,
     make_family,
+    make_scorer,
     small_feasibility,
     small_space,
 )
 
 from mmscale.arch import Genotype, Scaling
-from mmscale.search import BaseEvolution, Candidate, EvolutionSearch, StrategySearch
+from mmscale.search import (
+    BaseEvolution,
+    Candidate,
+    EvolutionSearch,
+    ScalingSearch,
+    StrategySearch,
+)
 
 # 193 base models meet the budgets under it.
 STRATEGY = (Scaling(), Scaling(1.2, 1.2, 1.0), Scaling(1.4, 1.1, 1.5))
@@ -59,9 +66,10 @@ def test_fitness_is_the_exact_weighted_mean(tmp_path):
     evaluator = CheckingEvaluator()
     genes = evaluator.feasible[:3]
     for weights in ([0.1, 1, 2], [0, 1, 0.2]):
-        family = make_family(tmp_path / str(weights), evaluator, weights=weights)
+        scorer = make_scorer(tmp_path / str(weights), evaluator)
+        candidates = make_family(weights).candidates(scorer, genes, STRATEGY)
         exact = [Fraction(str(w)) for w in weights]
-        for row, candidate in zip(genes, family.candidates(genes, STRATEGY), strict=True):
+        for row, candidate in zip(genes, candidates, strict=True):
             archs = [small_space().decode(row, s) for s in STRATEGY]
             total = sum(w * analytic_score(a).value for w, a in zip(exact, archs, strict=True))
             assert candidate.fitness == total / sum(exact)
@@ -70,28 +78,28 @@ def test_fitness_is_the_exact_weighted_mean(tmp_path):
 
 def test_a_scaling_stage_of_weight_0_is_not_evaluated(tmp_path):
     evaluator = CheckingEvaluator()
-    family = make_family(tmp_path, evaluator, weights=[0, 1, 0])
-    family.candidates(evaluator.feasible[:4], STRATEGY)
+    scorer = make_scorer(tmp_path, evaluator)
+    make_family([0, 1, 0]).candidates(scorer, evaluator.feasible[:4], STRATEGY)
     expected = [small_space().decode(row, STRATEGY[1]).digest for row in evaluator.feasible[:4]]
     assert sorted(evaluator.digests) == sorted(expected)
 
 
 def test_infeasible_base_models_cannot_be_scored(tmp_path):
-    family = make_family(tmp_path)
+    genes = all_genotypes(small_space())[:4]
     with pytest.raises(ValueError, match='must not be scored'):
-        family.candidates(all_genotypes(small_space())[:4], STRATEGY)
+        make_family().candidates(make_scorer(tmp_path), genes, STRATEGY)
 
 
 @pytest.mark.parametrize('weights', [[1, 1], [1, 1, -1], [0, 0, 0], [1, 1, float('inf')], 'abc'])
-def test_weights_are_checked(tmp_path, weights):
+def test_weights_are_checked(weights):
     with pytest.raises(ValueError, match='weights'):
-        make_family(tmp_path, weights=weights)
+        make_family(weights)
 
 
 def test_no_infeasible_or_repeated_candidate_is_scored_and_elites_survive(tmp_path):
     evaluator = CheckingEvaluator()
-    family = make_family(tmp_path, evaluator)
-    evolved = BaseEvolution(family, population=8, generations=6).run(STRATEGY, rng())
+    evolution = BaseEvolution(make_family(), population=8, generations=6)
+    evolved = evolution.run(make_scorer(tmp_path, evaluator), STRATEGY, rng())
     assert len({c.genotype for c in evolved.population}) == 8
     assert list(evolved.population) == sorted(evolved.population, key=lambda c: c.order)
     assert list(evolved.history) == sorted(evolved.history) and len(evolved.history) == 6
@@ -101,22 +109,24 @@ def test_no_infeasible_or_repeated_candidate_is_scored_and_elites_survive(tmp_pa
 def test_it_beats_random_draws_of_the_same_number(tmp_path):
     wins = 0
     for seed in range(8):
-        family = make_family(tmp_path / str(seed))
-        evolved = BaseEvolution(family, population=8, generations=5).run(STRATEGY, rng(seed))
+        family, scorer = make_family(), make_scorer(tmp_path / str(seed))
+        evolution = BaseEvolution(family, population=8, generations=5)
+        evolved = evolution.run(scorer, STRATEGY, rng(seed))
         drawn = small_feasibility().draw(rng(100 + seed), 40, STRATEGY)
-        random_best = min(family.candidates(drawn, STRATEGY), key=lambda c: c.order)
+        random_best = min(family.candidates(scorer, drawn, STRATEGY), key=lambda c: c.order)
         wins += evolved.population[0].fitness >= random_best.fitness
     assert wins >= 6
 
 
 def test_elites_are_in_the_first_population(tmp_path):
     evaluator = CheckingEvaluator()
-    family = make_family(tmp_path, evaluator)
-    best = max(evaluator.feasible, key=lambda g: family.candidates(g[None], STRATEGY)[0].fitness)
+    family, scorer = make_family(), make_scorer(tmp_path, evaluator)
+    candidates = family.candidates(scorer, evaluator.feasible, STRATEGY)
+    best = np.array(max(candidates, key=lambda c: c.fitness).genotype.genes)
     infeasible = all_genotypes(small_space())[0]
     before = len(evaluator.digests)
     evolution = BaseEvolution(family, population=4, generations=1)
-    evolved = evolution.run(STRATEGY, rng(), elites=np.stack([infeasible, best, best]))
+    evolved = evolution.run(scorer, STRATEGY, rng(), elites=np.stack([infeasible, best, best]))
     assert evolved.population[0].genotype.genes == tuple(best)
     assert len(evolved.population) == 4
     assert tuple(infeasible) not in {c.genotype.genes for c in evolved.population}
@@ -125,23 +135,23 @@ def test_elites_are_in_the_first_population(tmp_path):
 
 def test_an_exhausted_space_ends_the_evolution(tmp_path):
     evaluator = CheckingEvaluator()
-    family = make_family(tmp_path, evaluator)
     number = len(evaluator.feasible)
-    evolved = BaseEvolution(family, population=number + 5, generations=9).run(STRATEGY, rng())
+    evolution = BaseEvolution(make_family(), population=number + 5, generations=9)
+    evolved = evolution.run(make_scorer(tmp_path, evaluator), STRATEGY, rng())
     assert {c.genotype.genes for c in evolved.population} == set(map(tuple, evaluator.feasible))
     assert len(evolved.history) < 9
     assert len(evaluator.digests) == 2 * number
 
 
 def test_a_strategy_without_base_models_says_so(tmp_path):
-    evolution = BaseEvolution(make_family(tmp_path), population=4, generations=2)
+    evolution = BaseEvolution(make_family(), population=4, generations=2)
     with pytest.raises(ValueError, match=r'scaling stage 1: .*tolerance of 0\.1'):
-        evolution.run((Scaling(), Scaling(), Scaling()), rng())
+        evolution.run(make_scorer(tmp_path), (Scaling(), Scaling(), Scaling()), rng())
 
 
 def test_settings_are_checked(tmp_path, refuses):
     refuses(
-        partial(BaseEvolution, make_family(tmp_path)),
+        partial(BaseEvolution, make_family()),
         population=[1],
         generations=[0, 2.0],
         mutations=[0, math.inf, '1'],
@@ -149,21 +159,39 @@ def test_settings_are_checked(tmp_path, refuses):
 
 
 def test_evolution_search_keeps_the_strategy(tmp_path):
-    family = make_family(tmp_path, weights=[1, 1, 1])
+    family = make_family([1, 1, 1])
     search = EvolutionSearch(family, STRATEGY, population=8, generations=4, seed=3)
-    result = search.run()
+    result = search.run(make_scorer(tmp_path))
     assert result.strategy == STRATEGY
     assert [step.kind for step in result.chain] == ['base evolution']
     assert result.evaluations == 3 * 8 * 4 <= search.most_evaluations
     assert result.fitness == family.mean([member.score for member in result.family])
 
 
-@pytest.mark.parametrize('strategy', [STRATEGY[:2], STRATEGY[1:] + STRATEGY[:1]])
-def test_evolution_search_checks_the_strategy(tmp_path, strategy):
-    with pytest.raises(ValueError, match=r'strategy=.* must be 3 scalings'):
-        EvolutionSearch(make_family(tmp_path), strategy)
+@pytest.mark.parametrize(
+    ('strategy', 'message'),
+    [
+        (STRATEGY[:2], r'strategy=.* must be a list of 3'),
+        (STRATEGY[1:] + STRATEGY[:1], r'strategy\[0\]=.* must be Scaling'),
+        ('compound', 'must be a list of 3'),
+        ([[1, 2, 3]] * 3, r'strategy\[0\]'),
+    ],
+)
+def test_evolution_search_checks_the_strategy(strategy, message):
+    with pytest.raises(ValueError, match=message):
+        EvolutionSearch(make_family(), strategy)
 
 
-def test_strategy_search_settings_are_checked(tmp_path):
+def test_what_is_given_may_be_spelt_out():
+    family = make_family()
+    spelt = EvolutionSearch(family, [scaling.to_json() for scaling in STRATEGY])
+    assert spelt.strategy == STRATEGY
+    genes = small_feasibility().draw(rng(), 1)[0].tolist()
+    base = small_space().genotype(np.array(genes))
+    for form in (base, genes, small_space().decode(base), small_space().decode(base).to_json()):
+        assert ScalingSearch(family, form).base == base
+
+
+def test_strategy_search_settings_are_checked():
     with pytest.raises(ValueError, match='num_base_models=0'):
-        StrategySearch(make_family(tmp_path), num_base_models=0)
+        StrategySearch(make_family(), num_base_models=0)

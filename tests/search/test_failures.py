@@ -8,6 +8,7 @@ from analytic_problem import (
     AnalyticEvaluator,
     all_genotypes,
     analytic_score,
+    make_family,
     run_ranks,
     small_feasibility,
     small_space,
@@ -19,7 +20,6 @@ from mmscale.search import (
     MCEA,
     Archive,
     EvaluationError,
-    FamilyFitness,
     GivenFamily,
     ParetoSearch,
     RandomSearch,
@@ -46,13 +46,14 @@ class FailingEvaluator(AnalyticEvaluator):
         return score
 
 
+FAMILY = make_family([1, 1, 1])
+MCEA_SETTINGS = dict(population=6, generations=3, rounds=2, num_base_models=3, seed=1)
 SEARCHES = {
-    'mcea': lambda family: MCEA(family, 6, 3, rounds=2, num_base_models=3, seed=1),
-    'halving': lambda family: MCEA(
-        family, 6, 3, rounds=2, num_base_models=3, seed=1, halving=True
-    ),
-    'random': lambda family: RandomSearch(family, 60, seed=1),
-    'separate': lambda family: SeparateSearch(family, 4, 2, rounds=1, num_base_models=2, seed=1),
+    'mcea': lambda: MCEA(FAMILY, **MCEA_SETTINGS),
+    'halving': lambda: MCEA(FAMILY, **MCEA_SETTINGS, halving=True),
+    'random': lambda: RandomSearch(FAMILY, 60, seed=1),
+    'separate': lambda: SeparateSearch(FAMILY, 4, 2, rounds=1, num_base_models=2, seed=1),
+    'pareto': lambda: ParetoSearch(CostTable(small_space()), population=8, generations=4, seed=1),
 }
 
 
@@ -62,17 +63,10 @@ def run(directory, name, evaluator, communicator=None, retry=False):
         if retry:
             archive.forget_failures()
         scorer = Scorer(archive, evaluator, communicator)
-        family = FamilyFitness(small_feasibility(), [1, 1, 1], scorer)
-        if name == 'pareto':
-            search = ParetoSearch(
-                CostTable(small_space()), population=8, generations=4, seed=1, scorer=scorer
-            )
-        else:
-            search = SEARCHES[name](family)
-        return search.run().to_json()
+        return SEARCHES[name]().run(scorer).to_json()
 
 
-@pytest.mark.parametrize('name', [*SEARCHES, 'pareto'])
+@pytest.mark.parametrize('name', SEARCHES)
 def test_a_search_goes_on_without_what_fails(tmp_path, name):
     evaluator = FailingEvaluator(0.15)
     result = run(tmp_path, name, evaluator)
@@ -127,7 +121,7 @@ def test_a_search_ends_if_most_fail(tmp_path, ranks):
     assert 8 < len(archive.failures) < len(archive)
 
 
-@pytest.mark.parametrize('name', [*SEARCHES, 'pareto'])
+@pytest.mark.parametrize('name', SEARCHES)
 def test_a_search_without_a_single_score_says_why(tmp_path, name):
     with pytest.raises(ValueError, match=r'\d+ of \d+ networks could not be scored'):
         run(tmp_path, name, FailingEvaluator(1))
@@ -146,10 +140,9 @@ class ListedEvaluator(AnalyticEvaluator):
         return analytic_score(arch)
 
 
-def best_family(tmp_path, name, evaluator, make, weights=(0, 1, 1)):
-    with Archive(tmp_path / name, evaluator.fingerprint, durable=False) as archive:
-        family = FamilyFitness(small_feasibility(), weights, Scorer(archive, evaluator))
-        return make(family).run()
+def best_family(directory, search, evaluator):
+    with Archive(directory, evaluator.fingerprint, durable=False) as archive:
+        return search.run(Scorer(archive, evaluator))
 
 
 def test_the_best_scaling_is_not_chosen_if_it_fails(tmp_path):
@@ -159,26 +152,23 @@ def test_the_best_scaling_is_not_chosen_if_it_fails(tmp_path):
     for j in (1, 2):
         ok &= feasibility.admitted(genotypes, j).sum(axis=0) > 1
     base = space.genotype(genotypes[np.flatnonzero(ok)[0]])
-
-    def make(family):
-        return ScalingSearch(family, base)
-
-    first = best_family(tmp_path, 'first', AnalyticEvaluator(), make)
+    search = ScalingSearch(make_family([0, 1, 1]), base)
+    first = best_family(tmp_path / 'first', search, AnalyticEvaluator())
     evaluator = ListedEvaluator([first.family[1].arch])
-    second = best_family(tmp_path, 'second', evaluator, make)
+    second = best_family(tmp_path / 'second', search, evaluator)
     assert second.family[1].arch != first.family[1].arch
     assert second.family[2].arch == first.family[2].arch
     assert second.failed == 1
     # Scaling stage 0 does not count: the search ends well without its score.
     evaluator = ListedEvaluator([space.decode(base)])
-    third = best_family(tmp_path, 'third', evaluator, make)
+    third = best_family(tmp_path / 'third', search, evaluator)
     assert third.family[0].score is None
     assert third.to_json()['scaling_stages'][0]['score'] is None
     assert 'none' in str(third)
     assert third.fitness == first.fitness
     every = [arch for _, arch in feasibility.scalings_of(np.array(base.genes), 1)]
     with pytest.raises(ValueError, match=r'scaling stage 1: .* for: logits that are not finite'):
-        best_family(tmp_path, 'fourth', ListedEvaluator(every), make)
+        best_family(tmp_path / 'fourth', search, ListedEvaluator(every))
 
 
 def test_a_given_family_that_fails_is_an_error(tmp_path):
@@ -186,15 +176,12 @@ def test_a_given_family_that_fails_is_an_error(tmp_path):
     genotypes = all_genotypes(space)
     base = space.genotype(genotypes[small_feasibility().base_feasible(genotypes)][0])
     evaluator = ListedEvaluator([space.decode(base)])
-
-    def make(family):
-        return GivenFamily(family, base, [Scaling()] * 3)
-
+    search = GivenFamily(make_family([0, 1, 1]), base, [Scaling()] * 3)
     with (
         pytest.warns(UserWarning, match='misses its budget'),
         pytest.raises(ValueError, match='1 of 1 networks could not be scored'),
     ):
-        best_family(tmp_path, 'given', evaluator, make)
+        best_family(tmp_path, search, evaluator)
 
 
 def test_reasons_are_one_line_in_the_archive(tmp_path):

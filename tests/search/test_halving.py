@@ -9,6 +9,7 @@ from analytic_problem import (
     AnalyticEvaluator,
     all_genotypes,
     make_family,
+    make_scorer,
     run_ranks,
     small_feasibility,
     small_space,
@@ -80,6 +81,10 @@ def base():
     return small_space().genotype(small_feasibility().draw(np.random.default_rng(2), 1)[0])
 
 
+def mcea(**settings):
+    return MCEA(make_family(), **SCHEDULE, **settings)
+
+
 SEARCHES = {
     'mcea': lambda family, **kw: MCEA(family, **SCHEDULE, **kw),
     'evolution': lambda family, **kw: EvolutionSearch(family, STRATEGY, 6, 6, **kw),
@@ -92,10 +97,10 @@ SEARCHES = {
 @pytest.mark.parametrize('name', SEARCHES)
 def test_the_outcome_is_that_without_halving(tmp_path, name):
     whole, halving = ImageEvaluator(), ImageEvaluator()
-    weights = [1, 1, 0.5]
-    plain = SEARCHES[name](make_family(tmp_path / 'plain', whole, weights=weights)).run()
-    family = make_family(tmp_path / 'halving', halving, weights=weights)
-    result = SEARCHES[name](family, halving=True).run()
+    family = make_family([1, 1, 0.5])
+    plain = SEARCHES[name](family).run(make_scorer(tmp_path / 'plain', whole))
+    scorer = make_scorer(tmp_path / 'halving', halving)
+    result = SEARCHES[name](family, halving=True).run(scorer)
     assert outcome(result) == outcome(plain)
     assert result.settings['halving'] and not plain.settings['halving']
     assert halving.dropped and halving.seen < whole.seen
@@ -115,16 +120,17 @@ def test_the_outcome_is_the_same_for_any_scores_and_weights(tmp_path_factory, se
     results = []
     for halving in (False, True):
         directory = tmp_path_factory.mktemp('search')
-        family = make_family(directory, ImageEvaluator(seed), weights=weights)
+        scorer = make_scorer(directory, ImageEvaluator(seed))
+        family = make_family(weights)
         search = EvolutionSearch(family, STRATEGY, 4, 5, halving=halving, seed=seed)
-        results.append(outcome(search.run()))
+        results.append(outcome(search.run(scorer)))
     assert results[0] == results[1]
 
 
 def test_ranks_and_replays_drop_the_same(tmp_path):
     def run(communicator=None, directory=tmp_path / 'ranks'):
-        family = make_family(directory, ImageEvaluator(), communicator)
-        return json.dumps(MCEA(family, **SCHEDULE, halving=True).run().to_json())
+        scorer = make_scorer(directory, ImageEvaluator(), communicator)
+        return json.dumps(mcea(halving=True).run(scorer).to_json())
 
     alone = run(directory=tmp_path / 'alone')
     assert run_ranks(2, run) == [alone] * 2
@@ -133,7 +139,7 @@ def test_ranks_and_replays_drop_the_same(tmp_path):
     archive.write_bytes(b''.join(lines[: len(lines) // 2]) + b'{"che')
     assert run(directory=tmp_path / 'alone') == alone
     # An archive of a search without halving knows the scores of those that are dropped.
-    MCEA(make_family(tmp_path / 'plain', ImageEvaluator()), **SCHEDULE).run()
+    mcea().run(make_scorer(tmp_path / 'plain', ImageEvaluator()))
     assert run(directory=tmp_path / 'plain') == alone
 
 
@@ -170,16 +176,15 @@ def test_an_evaluator_may_ignore_what_is_needed(tmp_path):
         def evaluate(self, arch, needed=None):
             return super().evaluate(arch)
 
-    plain = MCEA(make_family(tmp_path / 'a', ImageEvaluator()), **SCHEDULE, halving=True).run()
-    result = MCEA(make_family(tmp_path / 'b', Stubborn()), **SCHEDULE, halving=True).run()
+    plain = mcea(halving=True).run(make_scorer(tmp_path / 'a', ImageEvaluator()))
+    result = mcea(halving=True).run(make_scorer(tmp_path / 'b', Stubborn()))
     assert result.to_json() == plain.to_json()
 
 
 def test_a_dry_run_knows_halving(tmp_path):
     evaluator = mmscale.search.analytic.AnalyticEvaluator(small_feasibility())
     plain, halving = (
-        MCEA(make_family(tmp_path / str(on), evaluator), **SCHEDULE, halving=on).run()
-        for on in (False, True)
+        mcea(halving=on).run(make_scorer(tmp_path / str(on), evaluator)) for on in (False, True)
     )
     assert outcome(halving) == outcome(plain)
     assert halving.details['dropped'] > 0

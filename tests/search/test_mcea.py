@@ -10,6 +10,7 @@ from analytic_problem import (
     AnalyticEvaluator,
     all_genotypes,
     make_family,
+    make_scorer,
     optimum,
     run_ranks,
     small_feasibility,
@@ -24,7 +25,8 @@ SCHEDULE = dict(population=8, generations=5, rounds=2, num_base_models=4)
 
 
 def run(directory, seed=0, **settings):
-    return MCEA(make_family(directory), **{**SCHEDULE, **settings}, seed=seed).run()
+    search = MCEA(make_family(), **{**SCHEDULE, **settings}, seed=seed)
+    return search.run(make_scorer(directory))
 
 
 def as_bytes(result):
@@ -55,9 +57,9 @@ def test_the_chain_alternates_and_never_gets_worse(result):
 
 
 def test_a_step_that_got_worse_would_be_noticed(tmp_path, monkeypatch):
-    def forgetful(self, genes, present=None):
+    def forgetful(self, scorer, genes, present=None):
         options = [self.family.feasibility.scalings_of(genes, j) for j in (1, 2)]
-        scores = [self.family.scorer.score([arch for _, arch in o]) for o in options]
+        scores = [scorer.score([arch for _, arch in o]) for o in options]
         worst = [min(range(len(s)), key=lambda i: s[i].value) for s in scores]
         return (present[0], *(o[i][0] for o, i in zip(options, worst, strict=True)))
 
@@ -101,8 +103,8 @@ def test_it_reaches_the_optimums_neighbourhood(tmp_path):
 
 def test_no_arch_is_evaluated_twice_and_the_bound_holds(tmp_path):
     evaluator = AnalyticEvaluator()
-    search = MCEA(make_family(tmp_path, evaluator), **SCHEDULE)
-    result = search.run()
+    search = MCEA(make_family(), **SCHEDULE)
+    result = search.run(make_scorer(tmp_path, evaluator))
     assert len(evaluator.digests) == len(set(evaluator.digests)) == result.evaluations
     assert result.evaluations <= search.most_evaluations
     assert search.most_evaluations == 4 * 80 + 2 * (8 * 5 * 2 + 80) + 3
@@ -123,8 +125,8 @@ def test_what_the_archive_knows_besides_changes_nothing(tmp_path, result):
 @pytest.mark.parametrize('size', [2, 3])
 def test_ranks_find_the_same_as_one_process(tmp_path, result, size):
     def work(communicator):
-        family = make_family(tmp_path, communicator=communicator)
-        return as_bytes(MCEA(family, **SCHEDULE).run())
+        scorer = make_scorer(tmp_path, communicator=communicator)
+        return as_bytes(MCEA(make_family(), **SCHEDULE).run(scorer))
 
     assert run_ranks(size, work) == [as_bytes(result)] * size
 
@@ -150,9 +152,9 @@ def test_only_feasible_candidates_are_scored(tmp_path, monkeypatch):
     asked = []
     original = FamilyFitness.candidates
 
-    def spying(self, genes, strategy, least=None):
+    def spying(self, scorer, genes, strategy, least=None):
         asked.append(small_feasibility().feasible(genes, strategy).all())
-        return original(self, genes, strategy, least)
+        return original(self, scorer, genes, strategy, least)
 
     monkeypatch.setattr(FamilyFitness, 'candidates', spying)
     space, feasibility = small_space(), small_feasibility()
@@ -164,14 +166,14 @@ def test_only_feasible_candidates_are_scored(tmp_path, monkeypatch):
             feasible = genotypes[feasibility.scaled_feasible(genotypes, j, scaling)]
             allowed |= {space.decode(genes, scaling).digest for genes in feasible}
     evaluator = AnalyticEvaluator()
-    MCEA(make_family(tmp_path, evaluator), **SCHEDULE).run()
+    MCEA(make_family(), **SCHEDULE).run(make_scorer(tmp_path, evaluator))
     assert asked and all(asked)
     assert set(evaluator.digests) <= allowed
 
 
 def test_settings_are_checked(tmp_path, refuses):
     refuses(
-        partial(MCEA, make_family(tmp_path)),
+        partial(MCEA, make_family()),
         rounds=[0],
         population=[1],
         num_base_models=[0],
@@ -182,8 +184,8 @@ def test_settings_are_checked(tmp_path, refuses):
 
 def test_steps_and_progress_are_reported(tmp_path):
     reports, steps = [], []
-    family = make_family(tmp_path, progress=reports.append)
-    result = MCEA(family, **SCHEDULE, on_step=steps.append).run()
+    scorer = make_scorer(tmp_path, progress=reports.append)
+    result = MCEA(make_family(), **SCHEDULE).run(scorer, steps.append)
     assert tuple(step for step in steps if isinstance(step, ChainStep)) == result.chain
     for before, after in itertools.pairwise(steps):
         assert after.evaluations >= before.evaluations

@@ -16,13 +16,13 @@ TABLE = CostTable(small_space())
 SMALL = dict(population=8, generations=5)
 
 
-def pareto(directory, evaluator=None, communicator=None, **settings):
+def pareto(directory, evaluator=None, communicator=None, on_step=None, **settings):
     evaluator = evaluator or AnalyticEvaluator()
     rank = communicator.rank if communicator else 0
     archive = Archive(directory, evaluator.fingerprint, rank, durable=False)
     scorer = Scorer(archive, evaluator, communicator)
     with archive:
-        return ParetoSearch(TABLE, scorer=scorer, **{**SMALL, **settings}).run()
+        return ParetoSearch(TABLE, **{**SMALL, **settings}).run(scorer, on_step)
 
 
 def as_bytes(result):

@@ -10,6 +10,7 @@ from analytic_problem import (
     AnalyticEvaluator,
     all_genotypes,
     make_family,
+    make_scorer,
     optimum,
     run_ranks,
     small_feasibility,
@@ -19,14 +20,14 @@ from mmengine.config import Config
 
 from mmscale.arch import SearchSpace
 from mmscale.cost import CostTable, count
-from mmscale.search import Archive, FamilyFitness, Feasibility, RandomSearch, Scorer
+from mmscale.search import FamilyFitness, Feasibility, RandomSearch
 
 PAPER_SPACE = Path(__file__).parents[2] / 'configs' / '_base_' / 'search_spaces' / 'scalenet.py'
 
 
-def run(directory, evaluations=60, seed=0, evaluator=None, **settings):
-    family = make_family(directory, evaluator, **settings)
-    return RandomSearch(family, evaluations, seed).run()
+def run(directory, evaluations=60, seed=0, evaluator=None, weights=None, **settings):
+    search = RandomSearch(make_family(weights), evaluations, seed)
+    return search.run(make_scorer(directory, evaluator, **settings))
 
 
 def as_bytes(result):
@@ -80,9 +81,7 @@ def test_the_result_is_the_best_family_it_saw(tmp_path):
             seen.append(super().mean(scores))
             return seen[-1]
 
-    family = make_family(tmp_path)
-    spy = Spy(family.feasibility, scorer=family.scorer)
-    result = RandomSearch(spy, 80).run()
+    result = RandomSearch(Spy(small_feasibility()), 80).run(make_scorer(tmp_path))
     assert len(seen) > 35
     assert result.fitness == max(seen) <= optimum()
     assert result.fitness > min(seen)
@@ -90,7 +89,7 @@ def test_the_result_is_the_best_family_it_saw(tmp_path):
 
 def test_the_chain_only_rises_and_ends_in_the_result(tmp_path):
     steps = []
-    result = RandomSearch(make_family(tmp_path), 200, seed=1, on_step=steps.append).run()
+    result = RandomSearch(make_family(), 200, seed=1).run(make_scorer(tmp_path), steps.append)
     assert tuple(steps) == result.chain and len(steps) > 2
     for before, after in itertools.pairwise(steps):
         better = after.fitness > before.fitness
@@ -170,8 +169,8 @@ def test_it_ends_when_every_base_model_was_drawn(tmp_path):
     tolerance = sizes.max() / budget - 0.999
     feasibility = Feasibility(CostTable(space), float(budget), tolerance=float(tolerance))
     evaluator = AnalyticEvaluator()
-    scorer = Scorer(Archive(tmp_path, evaluator.fingerprint), evaluator)
-    result = RandomSearch(FamilyFitness(feasibility, scorer=scorer), 1000).run()
+    search = RandomSearch(FamilyFitness(feasibility), 1000)
+    result = search.run(make_scorer(tmp_path, evaluator))
     assert result.evaluations == len(evaluator.digests) == space.size == 36
 
 
@@ -186,7 +185,7 @@ def test_it_draws_on_after_the_first_pool(tmp_path, monkeypatch):
 
 def test_settings_are_checked(tmp_path, refuses):
     refuses(
-        lambda **bad: RandomSearch(make_family(tmp_path), **{'evaluations': 10, **bad}),
+        lambda **bad: RandomSearch(make_family(), **{'evaluations': 10, **bad}),
         evaluations=[1, 2.5, True],
         seed=[-1],
     )
@@ -194,10 +193,9 @@ def test_settings_are_checked(tmp_path, refuses):
 
 def test_no_family_within_the_budgets_is_an_error_before_any_evaluation(tmp_path):
     evaluator = AnalyticEvaluator()
-    scorer = Scorer(Archive(tmp_path, evaluator.fingerprint), evaluator)
     feasibility = Feasibility(CostTable(small_space()), 600_000, tolerance=1e-6)
     with pytest.raises(ValueError, match='scaling stage 0: no base model meets the budget'):
-        RandomSearch(FamilyFitness(feasibility, scorer=scorer), 50).run()
+        RandomSearch(FamilyFitness(feasibility), 50).run(make_scorer(tmp_path, evaluator))
     assert evaluator.digests == []
 
 
@@ -205,10 +203,9 @@ def test_a_scaling_stage_out_of_reach_is_an_error_in_a_space_too_large_to_exhaus
     settings = Config.fromfile(PAPER_SPACE)['space'].to_dict()
     settings['scaling_stages'][3] = dict(depth=[1.0], width=[1.0], resolution=[224])
     evaluator = AnalyticEvaluator()
-    scorer = Scorer(Archive(tmp_path, evaluator.fingerprint), evaluator)
     feasibility = Feasibility(CostTable(SearchSpace(**settings)), 340e6)
     with pytest.raises(ValueError, match=r'scaling stage 3: .*wanted 8 x .*within reach 1$'):
-        RandomSearch(FamilyFitness(feasibility, scorer=scorer), 50).run()
+        RandomSearch(FamilyFitness(feasibility), 50).run(make_scorer(tmp_path, evaluator))
     assert evaluator.digests == []
 
 

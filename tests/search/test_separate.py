@@ -9,6 +9,7 @@ from analytic_problem import (
     all_genotypes,
     analytic_score,
     make_family,
+    make_scorer,
     run_ranks,
     small_feasibility,
     small_space,
@@ -25,7 +26,7 @@ def as_bytes(result):
 
 
 def run(directory, **kwargs):
-    return SeparateSearch(make_family(directory, **kwargs), **SCHEDULE).run()
+    return SeparateSearch(make_family(), **SCHEDULE).run(make_scorer(directory, **kwargs))
 
 
 @pytest.fixture(scope='module')
@@ -67,15 +68,15 @@ def test_every_scaling_stage_gets_a_network_of_its_own(result):
 
 
 def test_it_is_an_upper_reference_of_the_joint_search_at_more_evaluations(tmp_path, result):
-    joint = MCEA(make_family(tmp_path), **SCHEDULE).run()
+    joint = MCEA(make_family(), **SCHEDULE).run(make_scorer(tmp_path))
     assert result.fitness >= joint.fitness
     assert result.evaluations > joint.evaluations
 
 
 def test_distinct_evaluations_are_counted_per_run_and_in_all(tmp_path):
     evaluator = AnalyticEvaluator()
-    search = SeparateSearch(make_family(tmp_path, evaluator), **SCHEDULE)
-    result = search.run()
+    search = SeparateSearch(make_family(), **SCHEDULE)
+    result = search.run(make_scorer(tmp_path, evaluator))
     assert len(evaluator.digests) == len(set(evaluator.digests)) == result.evaluations
     runs = result.details['runs']
     assert [run['scaling_stage'] for run in runs] == [0, 1, 2]
@@ -94,8 +95,7 @@ def test_a_run_asks_for_nothing_of_the_other_scaling_stages(tmp_path):
             asked.append(arch.resolution)
             return super().evaluate(arch)
 
-    family = make_family(tmp_path, Spy()).alone(2)
-    result = MCEA(family, **SCHEDULE).run()
+    result = MCEA(make_family().alone(2), **SCHEDULE).run(make_scorer(tmp_path, Spy()))
     allowed = set(small_space().scaling_stages[2].resolution)
     assert set(asked[:-1]) <= allowed and asked[-1] == 32  # the base model, for the result
     assert result.strategy[1] == Scaling()
@@ -114,10 +114,10 @@ def test_budgets_of_other_scaling_stages_do_not_bind():
 
 def test_runs_have_seeds_of_their_own_and_ranks_agree(tmp_path, result):
     assert as_bytes(run(tmp_path / 'again')) == as_bytes(result)
-    other = SeparateSearch(make_family(tmp_path / 'b'), **SCHEDULE, seed=1).run()
+    other = SeparateSearch(make_family(), **SCHEDULE, seed=1).run(make_scorer(tmp_path / 'b'))
     for mine, theirs in zip(result.details['runs'], other.details['runs'], strict=True):
         assert mine['chain'] != theirs['chain']
-    seeds = [run.seed for run in SeparateSearch(make_family(tmp_path / 'c'), **SCHEDULE).runs]
+    seeds = [run.seed for run in SeparateSearch(make_family(), **SCHEDULE).runs]
     assert len(set(seeds)) == 3
 
     def work(communicator):
@@ -136,8 +136,8 @@ def test_a_cut_archive_is_replayed_to_the_identical_result(tmp_path, result):
 
 def test_generations_say_what_they_are_part_of(tmp_path):
     steps, reports = [], []
-    family = make_family(tmp_path, progress=reports.append)
-    result = SeparateSearch(family, **SCHEDULE, on_step=steps.append).run()
+    scorer = make_scorer(tmp_path, progress=reports.append)
+    result = SeparateSearch(make_family(), **SCHEDULE).run(scorer, steps.append)
     assert all(isinstance(step, Generation) for step in steps)
     evaluations = [step.evaluations for step in steps]
     assert evaluations == sorted(evaluations) and evaluations[-1] <= result.evaluations
@@ -145,21 +145,20 @@ def test_generations_say_what_they_are_part_of(tmp_path):
     assert steps[-1].step == 'scaling stage 2 of 2, round 2 of 2, base evolution'
     assert len(steps) == 8 * 3
     assert 'scaling stage 1 of 2, initial strategy' in {report.step for report in reports}
-    assert family.scorer.evaluations == result.evaluations
+    assert scorer.evaluations == result.evaluations
 
 
 def test_settings_are_checked(tmp_path, refuses):
     refuses(
-        lambda **bad: SeparateSearch(make_family(tmp_path), **{**SCHEDULE, **bad}),
+        lambda **bad: SeparateSearch(make_family(), **{**SCHEDULE, **bad}),
         **{key: [0] for key in ('population', 'generations', 'rounds', 'num_base_models')},
     )
 
 
 def test_plain_evolution_knows_one_budget(tmp_path):
     evaluator = AnalyticEvaluator()
-    family = make_family(tmp_path, evaluator, weights=[0, 1, 1])
-    search = EvolutionSearch(family, population=8, generations=6)
-    result = search.run()
+    search = EvolutionSearch(make_family([0, 1, 1]), population=8, generations=6)
+    result = search.run(make_scorer(tmp_path, evaluator))
     (member,) = result.family
     assert member.score.value == result.fitness == result.chain[0].fitness
     assert member.score.value >= best_of_one_stage(0) * 98 / 100

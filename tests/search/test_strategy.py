@@ -10,6 +10,7 @@ from analytic_problem import (
     all_genotypes,
     analytic_score,
     make_family,
+    make_scorer,
     small_feasibility,
     small_space,
 )
@@ -18,15 +19,7 @@ from hypothesis import strategies as st
 
 from mmscale.arch import Scaling
 from mmscale.cost import CostTable
-from mmscale.search import (
-    Archive,
-    FamilyFitness,
-    Feasibility,
-    ScalingSearch,
-    Score,
-    Scorer,
-    StrategySearch,
-)
+from mmscale.search import FamilyFitness, Feasibility, ScalingSearch, Score, StrategySearch
 from mmscale.search.strategy import _best_combination, _Option
 
 
@@ -43,8 +36,9 @@ def test_initial_strategy_leaves_a_population_and_uses_one_set_of_bases(tmp_path
             return super().evaluate(arch)
 
     asked = []
-    family = make_family(tmp_path, BaseEvaluator())
-    initial = StrategySearch(family, num_base_models=5).initial(rng(), population=20)
+    scorer = make_scorer(tmp_path, BaseEvaluator())
+    search = StrategySearch(make_family(), num_base_models=5)
+    initial = search.initial(scorer, rng(), population=20)
     assert initial.strategy[0] == Scaling()
     assert len(initial.base_models) >= 20
     assert feasibility.feasible(initial.base_models, initial.strategy).all()
@@ -72,7 +66,7 @@ def test_an_effect_is_relative_to_the_other_scalings_of_the_same_base(tmp_path):
             return Score(quality[arch], 100)
 
     space = small_space()
-    family = make_family(tmp_path, TableEvaluator())
+    family = make_family()
     scalings = family.feasibility.distinct_scalings(1)
     good, poor = family.feasibility.draw(rng(), 2)
     admitted = np.zeros((len(scalings), 2), dtype=bool)
@@ -81,7 +75,8 @@ def test_an_effect_is_relative_to_the_other_scalings_of_the_same_base(tmp_path):
     for genes, values in ((good, {0: 90, 1: 92}), (poor, {1: 12, 2: 8})):
         quality |= {space.decode(genes, scalings[s]): value for s, value in values.items()}
     search = StrategySearch(family, num_base_models=2)
-    options = search._options(1, np.stack([good, poor]), admitted)
+    scorer = make_scorer(tmp_path, TableEvaluator())
+    options = search._options(scorer, 1, np.stack([good, poor]), admitted)
     # Of base means 91 and 10: -1, then +1 and +2, then -2, each divided by two base models.
     assert [(o.scaling, o.effect) for o in options] == [
         (scalings[1], Fraction(3, 200)),
@@ -128,9 +123,9 @@ def test_the_best_combination_equals_brute_force(data):
 
 def test_scaling_search_is_exhaustive_per_scaling_stage(tmp_path):
     space, feasibility = small_space(), small_feasibility()
-    family = make_family(tmp_path)
+    family = make_family()
     base = space.genotype(feasibility.draw(rng(2), 1)[0])
-    result = ScalingSearch(family, base).run()
+    result = ScalingSearch(family, base).run(make_scorer(tmp_path))
     genes = np.array([base.genes])
     for j in (1, 2):
         options = [s for s in space.scalings(j) if feasibility.scaled_feasible(genes, j, s)[0]]
@@ -147,7 +142,8 @@ def test_equal_scores_go_to_the_lower_cost(tmp_path):
 
     feasibility = small_feasibility()
     base = feasibility.draw(rng(2), 1)
-    strategy = StrategySearch(make_family(tmp_path, FlatEvaluator())).given_base(base[0])
+    scorer = make_scorer(tmp_path, FlatEvaluator())
+    strategy = StrategySearch(make_family()).given_base(scorer, base[0])
     for j in (1, 2):
         costs = [feasibility.cost(base, s)[0] for s, _ in feasibility.scalings_of(base[0], j)]
         assert feasibility.cost(base, strategy[j])[0] == min(costs)
@@ -156,38 +152,37 @@ def test_equal_scores_go_to_the_lower_cost(tmp_path):
 def test_a_scaling_stage_of_weight_0_keeps_its_scaling_unevaluated(tmp_path):
     feasibility = small_feasibility()
     evaluator = AnalyticEvaluator()
-    family = make_family(tmp_path, evaluator, weights=[0, 0, 1])
     base = feasibility.draw(rng(2), 1)[0]
     present = feasibility.scalings_of(base, 1)[-1][0]
-    strategy = StrategySearch(family).given_base(base, (Scaling(), present, Scaling()))
+    search = StrategySearch(make_family([0, 0, 1]))
+    scorer = make_scorer(tmp_path, evaluator)
+    strategy = search.given_base(scorer, base, (Scaling(), present, Scaling()))
     assert strategy[1] == present
     assert len(evaluator.digests) == len(feasibility.scalings_of(base, 2))
 
 
-def test_scaling_search_checks_the_base(tmp_path):
+def test_scaling_search_checks_the_base():
     smallest = small_space().genotype(all_genotypes(small_space())[0])
     with pytest.raises(ValueError, match=f'base has .* flops, not {BUDGET:,}'):
-        ScalingSearch(make_family(tmp_path), smallest)
+        ScalingSearch(make_family(), smallest)
 
 
-def narrow_family(directory, tolerance):
-    evaluator = AnalyticEvaluator()
-    feasibility = Feasibility(CostTable(small_space()), BUDGET, tolerance=tolerance)
-    scorer = Scorer(Archive(directory, evaluator.fingerprint), evaluator)
-    return FamilyFitness(feasibility, scorer=scorer)
+def narrow_family(tolerance):
+    return FamilyFitness(Feasibility(CostTable(small_space()), BUDGET, tolerance=tolerance))
 
 
 def test_a_scaling_stage_out_of_reach_is_named(tmp_path):
-    family = narrow_family(tmp_path, 2e-3)
+    family = narrow_family(2e-3)
     with pytest.raises(ValueError) as error:
-        StrategySearch(family).initial(rng(), population=8)
+        StrategySearch(family).initial(make_scorer(tmp_path), rng(), population=8)
     message = str(error.value)
     assert 'scaling stage' in message and 'tolerance of 0.002' in message
     assert not list(tmp_path.iterdir())
 
 
 def test_initial_falls_back_to_few_base_models(tmp_path):
-    family = narrow_family(tmp_path, 0.02)
-    initial = StrategySearch(family, num_base_models=3).initial(rng(), population=64)
+    family = narrow_family(0.02)
+    search = StrategySearch(family, num_base_models=3)
+    initial = search.initial(make_scorer(tmp_path), rng(), population=64)
     assert 1 <= len(initial.base_models) < 64
     assert family.feasibility.feasible(initial.base_models, initial.strategy).all()

@@ -112,7 +112,7 @@ def test_mistakes(name, out, message, convert, checkpoint, tmp_path):
 
 
 def test_what_cannot_be_written_is_told_in_a_line(convert, checkpoint, tmp_path):
-    (tmp_path / 'ours.partial').mkdir()
+    (tmp_path / '.ours.pth.partial').mkdir()
     with pytest.raises(UsageError, match=r'--out .*ours.pth: .+') as caught:
         convert(checkpoint, 'resnet18', '--source', 'mmpretrain', '--out', tmp_path / 'ours.pth')
     assert '\n' not in str(caught.value)

@@ -35,6 +35,7 @@ def test_json_of_a_preset(run):
         'params': 7_432_166,
         'acts': count(get_arch('scalenet-s1')).acts,
         'convention': 'mmscale',
+        'shape': [256, 256],
     }
     for key in ('flops', 'params', 'acts'):
         assert sum(part[key] for part in parts) == report[key]

@@ -41,7 +41,7 @@ def checkpoint(tmp_path):
 @pytest.mark.slow
 def test_the_exported_config_is_tested(run, run_tool, checkpoint, tmp_path):
     out = tmp_path / 'exported'
-    config = ROOT / 'configs/scalenet/retrain_digits.py'
+    config = ROOT / 'configs/scalenet/arch-net_digits.py'
     settings = ('--checkpoint', checkpoint, '--config', config, '--formats', 'mmpretrain')
     report = json.loads(run(ARCH, '--out', out, *settings, '--json'))
     assert sorted(report['files']) == ['arch.json', 'mmpretrain_config.py', 'weights.pth']

@@ -89,7 +89,7 @@ def test_configs(call, folder):
     arch.save(folder / 'digits ä.json')
     test = folder / 'test größe.py'
     test.write_text(
-        f'_base_ = {str(TOOLS.parent / "configs/scalenet/retrain_digits.py")!r}\n'
+        f'_base_ = {str(TOOLS.parent / "configs/scalenet/arch-net_digits.py")!r}\n'
         f'model = dict(backbone=dict(arch={str(folder / "digits ä.json")!r}))\n'
         f'dataset = dict(num_images=20, data_root={str(folder / "data ä")!r})\n'
         'test_dataloader = dict(dataset=dataset)\n'

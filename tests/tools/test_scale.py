@@ -152,14 +152,14 @@ def test_errors_are_one_line(tmp_path, run, monkeypatch):
     for arguments, message in (
         (['RegNetY-400M', '--factor', '2'], 'near names are RegNetY-400MF'),
         (['RegNetY-400MF', '--budget', 'flops=1'], 'strategy=dWr: flops=1 within 0.01 is not'),
-        (['RegNetY-400MF', '--budget', 'flops=nan'], '--budget flops=nan must be above 0'),
+        (['RegNetY-400MF', '--budget', 'flops=nan'], 'budget=nan must be a number above 0'),
         (['RegNetY-400MF', '--budget', 'flops=1e9', '--factor', '2'], 'give one of them'),
         (['--fit-latency', '--latency-model', 'file/x.json'], 'file'),
         (['RegNetY-400MF'], 'give --factor, as --factor 4, or --budget'),
         (['--factor', '4'], 'name a network, or --from-search'),
         (
             ['RegNetY-400MF', '--factor', '2', '--most-acts', '5e6'],
-            '--most-acts: needs --mode matched',
+            'needs mode=matched: reference mode rounds as the paper',
         ),
         (['RegNetY-400MF', '--budget', 'latency=5'], 'latency needs --latency-model'),
         (

@@ -82,13 +82,6 @@ def test_population_shows_every_survivor():
     assert cost.get_ylabel() == 'flops'
 
 
-def test_population_without_costs_has_one_panel():
-    figure = plot_population([PopulationPoint('round 1', (0.5,))] * 3, 'title')
-    (axes,) = figure.axes
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ['best'] and not axes.texts
-
-
 def test_front_shows_points_front_and_family():
     evaluated = [FrontPoint(10.0 * i, i / 10) for i in range(1, 6)]
     front = [FrontPoint(10, 0.2, 0), FrontPoint(40, 0.5, 2)]

@@ -1,20 +1,9 @@
-# RetinaNet with 64 channels for gray images of digits, around a searched network of their space.
+# mmdet's RetinaNet for gray images of digits, with 64 channels; children set backbone and neck.
 _base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
 
 model = dict(
     # As for the classification data, so that its weights see what they know.
-    data_preprocessor=dict(
-        _delete_=True, type='DetDataPreprocessor', mean=[52.7], std=[53.6], pad_size_divisor=1
-    ),
-    backbone=dict(
-        _delete_=True,
-        type='mmscale.ArchNet',
-        arch='{{ fileDirname }}/../../scalenet/archs/digits-s2.json',
-        out_strides=(4, 8),
-        channels_last=True,
-        neck=dict(type='FPN', out_channels=64, num_outs=3, add_extra_convs='on_output'),
-    ),
-    neck=None,
+    data_preprocessor=dict(mean=[52.7], std=[53.6], bgr_to_rgb=False, pad_size_divisor=1),
     bbox_head=dict(
         num_classes=10,
         in_channels=64,

@@ -27,10 +27,7 @@ def standard_error(percent: float, images: int) -> float:
 
 
 def _read_family(path: Path) -> dict[str, Any]:
-    try:
-        result = read_result(path, ('scaling_stage', 'scaling', 'cost', 'score', 'arch'))
-    except (OSError, ValueError) as error:
-        raise UsageError(' '.join(str(error).split())) from error
+    result = read_result(path, ('scaling_stage', 'scaling', 'cost', 'score', 'arch'))
     for key in ('scaling_stages', 'convention'):
         if key not in result:
             raise UsageError(f'{path} has no {key}: it is not the result of a search for a family')
@@ -45,7 +42,8 @@ def collect(work_dir: Path, tested: Mapping[str, Mapping]) -> list[dict]:
         tested: ``accuracy`` in percent and number of ``images`` by ``<family> S<stage>``.
 
     Raises:
-        UsageError: A result is missing, damaged or of another kind.
+        FileNotFoundError: A result is missing.
+        UsageError: One is damaged or of another kind.
     """
     rows = []
     for family in FAMILIES:
@@ -75,16 +73,8 @@ def collect(work_dir: Path, tested: Mapping[str, Mapping]) -> list[dict]:
 
 
 _COLUMNS = (
-    'S',
-    'px',
-    'depth',
-    'width',
-    'blocks',
-    'Mflop',
-    'kparam',
-    'kact',
-    'supernet',
-    'test',
+    *('S', 'px', 'depth', 'width', 'blocks', 'Mflop', 'kparam', 'kact'),
+    *('supernet', 'test'),
 )
 
 
@@ -132,12 +122,10 @@ def table(rows: Sequence[Mapping]) -> Table:
 
 def plot(rows: Sequence[Mapping], path: Path) -> None:
     """Draws test accuracy and super-supernet score against flops, a line per family."""
-    import matplotlib
+    from mmscale.visualization.style import new_figure, tidy
 
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2))
+    figure = new_figure(10, 4.2)
+    axes = figure.subplots(1, 2)
     for axis, kind, title in (
         (axes[0], 'test', 'trained from random weights: test accuracy'),
         (axes[1], 'supernet', 'in the super-supernet: score of the search'),
@@ -156,11 +144,6 @@ def plot(rows: Sequence[Mapping], path: Path) -> None:
             )
         axis.set_xscale('log', base=2)
         axis.xaxis.set_major_formatter('{x:g}')
-        axis.set_xlabel('million multiply-adds')
-        axis.set_ylabel('percent')
-        axis.set_title(title, fontsize=10)
-        axis.grid(alpha=0.3)
+        tidy(axis, 'million multiply-adds', 'percent', title)
     axes[0].legend(fontsize=8)
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from mmscale.apis.reports.run_files import json_lines
 from mmscale.files import write_json
 from mmscale.launch.command_line import set_environment
 
@@ -173,16 +174,8 @@ def run_jobs(
     return results
 
 
-def _scalars(work_dir: str) -> Iterator[dict]:
-    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
-    if files:
-        for line in files[-1].read_text(encoding='utf-8').splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return  # The line is being written.
-
-
 def iterations_done(work_dir: str) -> int:
     """Training iterations that the newest log in a work dir tells of."""
-    return max((line['iter'] for line in _scalars(work_dir) if 'loss' in line), default=0)
+    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
+    lines = json_lines(files[-1]) if files else ()
+    return max((line['iter'] for line in lines if line and 'loss' in line), default=0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Mapping
-from importlib import import_module
 from importlib.util import find_spec
 
 from mmscale.apis.exports.source import Source
@@ -12,8 +12,8 @@ from mmscale.cost import Cost
 from mmscale.version import __version__
 
 _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'onnx', 'onnxruntime')
-
-_WHAT = {
+# All that an export may consist of, besides its card.
+CONTENT = {
     'arch.json': 'the Arch: the network as data',
     'pruned.json': 'which channels and blocks of the model are left',
     'weights.pth': 'the weights: tensors, numbers and strings, the Arch inside',
@@ -30,16 +30,11 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _versions() -> str:
-    found = {name: import_module(name).__version__ for name in _PACKAGES if _is_loaded(name)}
+    # Importing mmdet only to ask for its version would take seconds.
+    loaded = [name for name in _PACKAGES if name in sys.modules and find_spec(name) is not None]
+    found = {name: sys.modules[name].__version__ for name in loaded}
     versions = {'mmscale': __version__, 'Python': platform.python_version(), **found}
     return ', '.join(f'{name} {version}' for name, version in versions.items())
-
-
-def _is_loaded(name: str) -> bool:
-    # Importing mmdet only to ask for its version would take seconds.
-    import sys
-
-    return name in sys.modules and find_spec(name) is not None
 
 
 def _loading(source: Source, files: Mapping[str, str], outputs: list[str]) -> list[str]:
@@ -64,7 +59,8 @@ def _loading(source: Source, files: Mapping[str, str], outputs: list[str]) -> li
             'Python, without a config; `weights.pth` loads with `weights_only=True`:',
             '```python',
             'import json, torch',
-            'from mmscale.apis.cost import build_networkfrom mmscale.arch import Arch',
+            'from mmscale.apis.networks import build_network',
+            'from mmscale.arch import Arch',
             '',
             "exported = torch.load('weights.pth', weights_only=True)",
             "network = build_network(Arch.from_json(json.loads(exported['arch']))).eval()",
@@ -166,7 +162,7 @@ def model_card(
     about = {**source.provenance, 'exported with': _versions()}
     parts += ['', '## Where it comes from', '']
     parts += [_table(('what', ''), list(about.items())), '', '## Files', '']
-    named = [(f'`{name}`', _WHAT[name], f'`{digest}`') for name, digest in files.items()]
+    named = [(f'`{name}`', CONTENT[name], f'`{digest}`') for name, digest in files.items()]
     parts += [_table(('file', 'what', 'SHA-256'), named), '']
     parts += _loading(source, files, outputs)
     return '\n'.join(parts).rstrip() + '\n'

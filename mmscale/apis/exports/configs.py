@@ -7,6 +7,7 @@ from typing import Any
 
 from mmscale.apis.exports.source import Source
 from mmscale.arch import Arch
+from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
 
 # The config's own folder, so that an export can be moved.
@@ -190,9 +191,7 @@ def find_detector(name: str, arch: Arch) -> Detector:
     Raises:
         ValueError: There is no such detector, or the Arch lacks feature maps that it needs.
     """
-    if name not in DETECTORS:
-        raise UsageError(f'detector={name!r} is not one of {", ".join(DETECTORS)}')
-    found = DETECTORS[name]
+    found = DETECTORS[choice('detector', name, DETECTORS)]
     if arch.stem.in_channels not in (1, 3):
         raise UsageError(
             f'detector={name}: images in COCO have 3 channels, or 1 if made gray, and the Arch '

@@ -10,33 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.exports.card import CONTENT, model_card
 from mmscale.apis.exports.source import Source, find_source, sha256
 from mmscale.arch import Arch
+from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
 from mmscale.quiet import quiet_imports
+from mmscale.tables import Printed
 
 if TYPE_CHECKING:
     from mmscale.cost import Cost
 
 FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2')
 CARD = 'model_card.md'
-# All that an export may consist of.
-_FILES = (
-    'arch.json',
-    'pruned.json',
-    'weights.pth',
-    'mmpretrain_config.py',
-    'mmdet_config.py',
-    'model.onnx',
-    'model.pt2',
-    CARD,
-)
 _CONVENTION = 'mmscale'
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What an export wrote.
+class Exported(Printed):
+    """What an export wrote; prints it.
 
     Attributes:
         folder: Where it lies.
@@ -65,6 +57,13 @@ class Exported:
             'differences': self.differences,
             'notes': self.notes,
         }
+
+    def renderables(self) -> list[str]:
+        """What was decided, what was compared, and the files."""
+        compared = [
+            f'{what}: largest difference {value:.3g}' for what, value in self.differences.items()
+        ]
+        return [*self.notes, *compared, f'Wrote {self.folder}: {", ".join(self.files)}, {CARD}']
 
 
 def export(
@@ -108,6 +107,10 @@ def export(
         UsageError: A file cannot be read.
         ValueError: A setting is not allowed, the weights are not the network's, a package is
             missing, or an exported program computes something else.
+
+    Example:
+        >>> weights = 'work_dirs/digits-s1/iter_600.pth'
+        >>> print(export('configs/scalenet/digits-s1.py', 'out', weights))  # doctest: +SKIP
     """
     folder = Path(out)
     if folder.is_symlink():
@@ -127,8 +130,7 @@ def export(
             own_config,
         )
 
-    if detector not in DETECTORS:
-        raise UsageError(f'detector={detector!r} is not one of {", ".join(DETECTORS)}')
+    choice('detector', detector, DETECTORS)
     if 'onnx' in formats and (missing := programs.missing_packages()):
         raise UsageError(
             f'onnx needs {", ".join(missing)}: pip install {" ".join(missing)}, or leave it out '
@@ -171,7 +173,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise UsageError(f'{folder} is a file, not a folder')
-    others = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)
+    others = sorted(path.name for path in folder.iterdir() if path.name not in {*CONTENT, CARD})
     if others:
         raise UsageError(f'{folder} holds {others[0]}, which is of no export: name another folder')
     if any(folder.iterdir()) and not overwrite:
@@ -180,8 +182,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 def _check_formats(formats: Sequence[str], fuse: bool) -> None:
     for one in formats:
-        if one not in FORMATS:
-            raise UsageError(f'formats: {one!r} is not one of {", ".join(FORMATS)}')
+        choice('formats', one, FORMATS)
     if fuse and not {'onnx', 'pt2'} & set(formats):
         raise UsageError('fuse is about onnx and pt2, and formats has none of them')
 
@@ -193,7 +194,6 @@ def _write(
     import torch
 
     from mmscale.apis.exports import programs
-    from mmscale.apis.exports.card import model_card
     from mmscale.cost import count_module
     from mmscale.version import __version__
 
@@ -222,7 +222,7 @@ def _write(
             if one in formats:
                 path = folder / f'model.{one}'
                 differences[f'{path.name}'] = save(captured, shipped, images, path)
-    files = {name: sha256(folder / name) for name in _FILES if (folder / name).is_file()}
+    files = {name: sha256(folder / name) for name in CONTENT if (folder / name).is_file()}
     card = model_card(source, cost, _CONVENTION, files, differences, program.outputs)
     (folder / CARD).write_text(card, encoding='utf-8')
     return Exported(destination, files, cost, _CONVENTION, differences, source.notes)

@@ -14,8 +14,9 @@ import numpy as np
 from mmscale.apis.reports.run_files import RunFiles, read_run
 from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace, get_arch
 from mmscale.cost import count
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.search import pareto_front
+from mmscale.tables import Printed, make_table
 from mmscale.visualization import (
     ChainPoint,
     FrontPoint,
@@ -48,20 +49,22 @@ _BINS = 8
 
 
 @dataclass
-class Report:
-    """Pictures of something, and what else there is to say of it.
+class Report(Printed):
+    """Pictures of something, and what else there is to say of it; prints what it has.
 
     Attributes:
         title: What it is.
         facts: Names and values.
         pictures: Figures by the name of their files.
         missing: What could not be drawn or was left out, a sentence each.
+        folder: Where the pictures were written.
     """
 
     title: str
     facts: list[tuple[str, str]] = field(default_factory=list)
     pictures: dict[str, Figure] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    folder: Path | None = None
 
     def save(self, folder: Path) -> list[Path]:
         """Writes every picture as PNG and as SVG; equal pictures give equal files.
@@ -71,6 +74,7 @@ class Report:
         """
         from matplotlib import rc_context
 
+        self.folder = folder
         paths = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -85,32 +89,43 @@ class Report:
             raise UsageError(f'{folder}: {error.strerror}') from error
         return paths
 
-    def summary(self, folder: Path) -> Table:
-        """What to print on a terminal."""
-        from rich import box
-        from rich.table import Table
-
-        facts = Table(
-            title=self.title, title_justify='left', box=box.SIMPLE_HEAD, show_header=False
-        )
-        facts.add_column(no_wrap=True)
-        facts.add_column(overflow='fold')
-        for name, value in self.facts:
-            facts.add_row(name, value)
+    def renderables(self) -> list[Table]:
+        """The facts, the names of the pictures, and what is missing."""
+        table = make_table(self.title, ('', ''), self.facts)
+        table.columns[0].no_wrap, table.columns[1].justify = True, 'left'
         if self.pictures:
-            facts.add_row('pictures', ', '.join(self.pictures), style='green')
-            facts.add_row('as .png and .svg in', str(folder), style='green')
+            table.add_row('pictures', ', '.join(self.pictures), style='green')
+        if self.folder is not None:
+            table.add_row('as .png and .svg in', str(self.folder), style='green')
         for sentence in self.missing:
-            facts.add_row('missing', sentence, style='yellow')
-        return facts
+            table.add_row('missing', sentence, style='yellow')
+        return [table]
 
 
-def make_report(target: str) -> Report:
-    """Draws what there is of a work dir, an Arch's file or a preset.
+def report(target: str | Path | Arch, out: str | Path | None = None) -> Report:
+    """Draws what there is of a work dir, or a network.
+
+    Args:
+        target: The folder of a search, finished or running, by evolution or by gradient, or of
+            the training of a super-supernet; an Arch, its JSON file, or a preset's name.
+        out: Folder to write the pictures to; by default nothing is written.
 
     Raises:
         UsageError: There is no such thing, nothing to report, or a file is damaged.
+
+    Example:
+        >>> list(report('scalenet-s0').pictures)
+        ['arch']
     """
+    made = _report(target)
+    if out is not None:
+        made.save(Path(out))
+    return made
+
+
+def _report(target: str | Path | Arch) -> Report:
+    if isinstance(target, Arch):
+        return _report_arch(target, 'arch')
     path = Path(target)
     if path.is_dir():
         return _report_run(read_run(path))
@@ -118,8 +133,11 @@ def make_report(target: str) -> Report:
         arch = get_arch(target)
     except (OSError, ValueError) as error:
         nowhere = '' if path.exists() else f'{target} is no folder; '
-        raise UsageError(nowhere + ' '.join(str(error).split())) from None
-    name = path.stem if path.exists() else target.lower()
+        raise UsageError(nowhere + one_line(error)) from None
+    return _report_arch(arch, path.stem if path.exists() else str(target).lower())
+
+
+def _report_arch(arch: Arch, name: str) -> Report:
     return Report(
         f'Network {name}',
         [
@@ -157,24 +175,24 @@ def _report_run(run: RunFiles) -> Report:
 def _add(report: Report, run: RunFiles, part: Callable[[RunFiles, Report], None]) -> None:
     try:
         part(run, report)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        message = ' '.join(str(error).split())
+    except FOREIGN_ERRORS as error:
         raise UsageError(
-            f'{run.work_dir}: a file is damaged or of another version '
-            f'({type(error).__name__}: {message:.200})'
+            f'{run.work_dir}: a file is damaged or of another version ({one_line(error):.200})'
         ) from error
 
 
 def _is_pareto(run: RunFiles) -> bool:
     if run.result is not None:
         return run.result.get('kind') == 'pareto'
-    return _setting(run, 'type') == 'mmscale.ParetoLoop'
+    return _setting(run, 'type') in ('mmscale.ParetoSearch', 'mmscale.ParetoLoop')
 
 
 def _setting(run: RunFiles, key: str) -> Any:
     """A setting of the search: of its result, or of its config before there is one."""
     config = run.config.get('test_cfg')
     settings = {**(config if isinstance(config, dict) else {})}
+    if isinstance(settings.get('search'), dict):
+        settings |= settings['search']
     if run.result is not None:
         settings |= {**run.result.get('settings', {})}
         settings |= {k: run.result[k] for k in ('metric',) if k in run.result}
@@ -208,15 +226,8 @@ def _score(data: dict[str, int]) -> Fraction:
 # ---------------------------------------------------------------------- a search
 
 
-def _chain_steps(run: RunFiles) -> list[dict[str, Any]]:
-    steps = [event for event in run.events if event['kind'] != 'generation']
-    if not steps and run.result is not None:
-        steps = run.result.get('chain', [])
-    return steps
-
-
 def _chain(run: RunFiles, report: Report) -> None:
-    steps = _chain_steps(run)
+    steps = [event for event in run.events if event['kind'] != 'generation']
     if not steps:
         if not _is_pareto(run):
             report.missing.append(
@@ -236,25 +247,15 @@ def _chain(run: RunFiles, report: Report) -> None:
 
 
 def _population(run: RunFiles, report: Report) -> None:
-    events = [event for event in run.events if event['kind'] == 'generation']
     generations = [
         PopulationPoint(
             event['step'].replace(', base evolution', ''),
             tuple(fitness for _, fitness in event['population']),
             tuple(cost for cost, _ in event['population']),
         )
-        for event in events
-        if event['population']
+        for event in run.events
+        if event['kind'] == 'generation' and event['population']
     ]
-    if not events:
-        # Searches of before there was a history: the best of every generation is in the chain.
-        generations = [
-            PopulationPoint(f'round {step["round"]}', (fitness,))
-            for step in _chain_steps(run)
-            for fitness in step['history']
-        ]
-        if generations:
-            report.missing.append('history.jsonl: of the populations only the best are known')
     if not generations:
         report.missing.append('population: this search has no generation yet, or is without any')
         return
@@ -275,26 +276,21 @@ def _front(run: RunFiles, report: Report) -> None:
         report.missing.append('front: no network was evaluated yet')
         return
     metric = _metric(run)
-    front: list[FrontPoint] = []
+    known = _archived_metric(run)
+    evaluated = [_point(record, known) for record in run.records]
     family: list[FrontPoint] = []
     if _is_pareto(run) and run.result is not None:
-        front = [_member_point(member, metric) for member in run.result['front']]
-    elif metric == 'latency':
-        report.missing.append('front: predicted latencies come with result.json; flops until then')
-    # An archive knows no latencies.
-    known = 'flops' if metric == 'latency' else metric
-    evaluated = [
-        FrontPoint(record['cost'][known], float(_score(record['score']))) for record in run.records
-    ]
-    if metric == 'latency' and front:
-        evaluated = front
-    elif not front:
+        front = [_point(member, metric) for member in run.result['front']]
+        evaluated = evaluated if metric == known else front
+    else:
+        if metric != known:
+            report.missing.append(
+                'front: predicted latencies come with result.json; flops until then'
+            )
         metric = known
-        points = [(_score(record['score']), record['cost'][known]) for record in run.records]
-        front = [evaluated[i] for i in pareto_front(points)]
-    if not _is_pareto(run) and run.result is not None:
-        scored = [m for m in run.result['scaling_stages'] if m['score'] is not None]
-        family = [_member_point(member, metric) for member in scored]
+        front = [_point(record, metric) for record in _best_records(run)]
+        members = run.result['scaling_stages'] if run.result is not None else []
+        family = [_point(member, metric) for member in members if member['score'] is not None]
     report.pictures['front'] = plot_front(
         evaluated,
         front,
@@ -305,9 +301,22 @@ def _front(run: RunFiles, report: Report) -> None:
     )
 
 
-def _member_point(member: dict[str, Any], metric: str) -> FrontPoint:
-    score = float(_score(member['score']))
-    return FrontPoint(member['cost'][metric], score, member['scaling_stage'])
+def _archived_metric(run: RunFiles) -> str:
+    """The metric of the search, or flops: an archive knows no latencies."""
+    return 'flops' if _metric(run) == 'latency' else _metric(run)
+
+
+def _best_records(run: RunFiles) -> list[dict[str, Any]]:
+    """What was evaluated and is not dominated, by rising cost."""
+    metric = _archived_metric(run)
+    points = [(_score(record['score']), record['cost'][metric]) for record in run.records]
+    return [run.records[i] for i in pareto_front(points)]
+
+
+def _point(network: dict[str, Any], metric: str) -> FrontPoint:
+    """A network of a result or of an archive, which knows of no scaling stages."""
+    score = float(_score(network['score']))
+    return FrontPoint(network['cost'][metric], score, network.get('scaling_stage'))
 
 
 def _evaluated(run: RunFiles, report: Report) -> None:
@@ -366,12 +375,7 @@ def _archs(run: RunFiles, report: Report) -> None:
             for member in run.result['scaling_stages']
         }
     else:
-        if run.result is not None:
-            members = run.result['front']
-        else:
-            metric = 'flops' if _metric(run) == 'latency' else _metric(run)
-            points = [(_score(record['score']), record['cost'][metric]) for record in run.records]
-            members = [run.records[i] for i in pareto_front(points)]
+        members = _best_records(run) if run.result is None else run.result['front']
         if not members:
             return
         chosen = np.unique(np.linspace(0, len(members) - 1, _MOST_ARCHS).round().astype(int))

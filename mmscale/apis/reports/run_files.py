@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from mmscale.errors import UsageError
 from mmscale.launch.config_text import read_config_text
 from mmscale.search import Archive
 from mmscale.search.archive import MOST_LINE_BYTES
@@ -79,7 +78,7 @@ def read_run(work_dir: Path) -> RunFiles:
     run = RunFiles(work_dir)
     result = work_dir / 'result.json'
     if result.is_file():
-        run.result = _read_result(result)
+        run.result = read_result(result, ('scaling_stage', 'cost', 'score', 'arch'))
     run.events = _read_lines(run, 'history.jsonl', check_event)
     run.structures = _read_lines(run, 'structure.jsonl', check_structure)
     _read_archive(run)
@@ -90,14 +89,7 @@ def read_run(work_dir: Path) -> RunFiles:
     return run
 
 
-def _read_result(path: Path) -> dict[str, Any]:
-    try:
-        return read_result(path, ('scaling_stage', 'cost', 'score', 'arch'))
-    except (OSError, ValueError) as error:
-        raise UsageError(' '.join(str(error).split())) from error
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
+def json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
     """Objects of a JSON-lines file; None for a damaged line, nothing for one not yet whole."""
     for line in path.read_bytes().splitlines(keepends=True):
         if not line.endswith(b'\n'):
@@ -117,7 +109,7 @@ def _read_lines(
     if not path.is_file():
         return []
     whole, problems = [], []
-    for number, line in enumerate(_json_lines(path), start=1):
+    for number, line in enumerate(json_lines(path), start=1):
         try:
             check(f'line {number}', line)
         except ValueError as error:
@@ -141,14 +133,11 @@ def _read_archive(run: RunFiles) -> None:
     directory = run.work_dir / 'archive'
     if not any(_has_whole_line(path) for path in directory.glob('rank*.jsonl')):
         return  # Not even a header is whole yet.
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always')
-            archive = Archive.open_existing(directory)
-        run.evaluated = len(archive) - len(archive.failures)
-        run.records = list(archive.records(_kept(archive, run.evaluated)))
-    except (OSError, ValueError) as error:
-        raise UsageError(' '.join(str(error).split())) from error
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        archive = Archive.open_existing(directory)
+    run.evaluated = len(archive) - len(archive.failures)
+    run.records = list(archive.records(_kept(archive, run.evaluated)))
     run.missing += [str(warning.message) for warning in caught]
     if len(run.records) < run.evaluated:
         run.missing.append(
@@ -195,6 +184,6 @@ def _iterations_done(work_dir: Path) -> int:
         found = re.search(r'iter_(\d+)\.pth', last.read_text(encoding='utf-8', errors='replace'))
         steps += [int(found.group(1))] if found else []
     for path in work_dir.glob('*/vis_data/scalars.json'):
-        lines = [line['step'] for line in _json_lines(path) if line and 'step' in line]
+        lines = [line['step'] for line in json_lines(path) if line and 'step' in line]
         steps += [step for step in lines if isinstance(step, int)]
     return max(steps)

@@ -12,11 +12,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.networks import build_module
 from mmscale.arch import PYCLS_ROUNDING, Rounding, Scaling
-from mmscale.arch.scaling import compatible_widths, scaled_group_width
+from mmscale.arch.checks import integer
+from mmscale.arch.pycls import compatible_widths, scaled_group_width
 from mmscale.cost import Cost, count_module
 from mmscale.errors import UsageError
 
@@ -294,10 +296,8 @@ class ScalableConfig:
     """
 
     def __init__(self, config: Mapping[str, Any], resolution: int) -> None:
-        if type(resolution) is not int or resolution < 1:
-            raise UsageError(f'resolution={resolution!r} must be an integer of 1 or more')
+        self.resolution = integer('resolution', resolution)
         self.config = copy.deepcopy(dict(config))
-        self.resolution = resolution
         self.whole = isinstance(config.get('backbone'), Mapping)
         self.backbone = dict(self.config['backbone']) if self.whole else self.config
         find_adapter(self.backbone)
@@ -358,6 +358,66 @@ class ScalableConfig:
         return config
 
 
+@dataclass(frozen=True)
+class ScaledModel:
+    """A config scaled through its adapter.
+
+    Attributes:
+        model: ``dict(type='ResNet', ...)``, or the ``model`` of a config.
+        resolution: Side of its input.
+    """
+
+    model: dict[str, Any]
+    resolution: int
+
+    @property
+    def backbone(self) -> Mapping[str, Any]:
+        """The backbone, which the model may be itself."""
+        return self.model.get('backbone', self.model)
+
+    def _numbers(self, *paths: str) -> list[int | float]:
+        """Settings of the backbone, those of a base model that does not say them left out."""
+        numbers: list[int | float] = []
+        for path in paths:
+            value: Any = self.backbone
+            for key in path.split('.'):
+                value = value.get(key) if isinstance(value, Mapping) else None
+            if value is not None:
+                numbers += value if isinstance(value, (list, tuple)) else [value]
+        return numbers
+
+    @property
+    def depths(self) -> list[int]:
+        """The depth settings of the backbone."""
+        return self._numbers(*find_adapter(self.backbone).depth)
+
+    @property
+    def widths(self) -> list[int | float]:
+        """The width settings of the backbone."""
+        return self._numbers(*find_adapter(self.backbone).width)
+
+    @property
+    def group_widths(self) -> list[int] | None:
+        """The group widths of the backbone, or None where it has none."""
+        path = find_adapter(self.backbone).group_width
+        return self._numbers(path) if path else None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of the image that it is made for."""
+        return (self.backbone.get('in_channels', 3), self.resolution, self.resolution)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Its cost, counted from the module built of it, in the convention ``mmscale``.
+
+        Raises:
+            ValueError: It cannot be built, or does not run at this resolution.
+        """
+        module = build_module(self.model, meta=True)
+        return count_module(module, self.image_shape, memory=False).cost
+
+
 def config_cost(config: Mapping[str, Any], resolution: int = 224) -> Cost:
     """Cost of a config, counted from the module built of it; see count_module.
 
@@ -368,9 +428,7 @@ def config_cost(config: Mapping[str, Any], resolution: int = 224) -> Cost:
     Raises:
         ValueError: It cannot be built, or does not run at this resolution.
     """
-    backbone = config['backbone'] if isinstance(config.get('backbone'), Mapping) else config
-    shape = (backbone.get('in_channels', 3), resolution, resolution)
-    return count_module(build_module(config, meta=True), shape, memory=False).cost
+    return ScaledModel(dict(config), resolution).cost
 
 
 def scale_config(

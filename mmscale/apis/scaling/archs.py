@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.networks import build_network, find_arch, image_shape
-from mmscale.apis.scaling.common import MODES, backbone_of, label_of
+from mmscale.apis.scaling.common import MODES, backbone_of
 from mmscale.apis.scaling.searched import FoundFamily, read_family
 from mmscale.arch import (
     PYCLS_ROUNDING,
     Arch,
+    Rounding,
     Scaling,
     ScalingRule,
     apply_scaling,
+    fast_rule,
     get_arch,
-    group_widths,
     preset_name,
     scaling_rule,
 )
-from mmscale.cost import Cost, LatencyModel, count
-from mmscale.cost.matching import Constraints, Matched, NotReachable, check_metric, match
+from mmscale.arch.checks import choice, number
+from mmscale.cost import Constraints, LatencyModel, NotReachable, Scaled, count, match
+from mmscale.cost.scaled import label_of, value_of
 from mmscale.errors import UsageError
 from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
@@ -32,89 +33,15 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
-    from mmscale.apis.scaling.backbones import ScaledConfig
+    from mmscale.apis.scaling.backbones import BaseConfig
 
 # Networks that a runtime model is fitted on: acts, flops and params grow in different proportions.
 _TIMED_BASES = ('RegNetY-200MF', 'MobileNetV2', 'ResNet-18')
 _TIMED_RULES = ('d', 'w', 'r')
 
-
-@dataclass(frozen=True)
-class ScaledNetwork:
-    """A network, the way it was made, and its cost.
-
-    Attributes:
-        name: Name of the base model.
-        strategy: Name of the rule.
-        factor: Multiple of the base model's cost that was asked for.
-        arch: The network.
-        cost: Its cost.
-        metric: The cost that the factor is a multiple of.
-        target: That multiple.
-        achieved: The true cost in that metric.
-        matched: How the budget was met; None in reference mode.
-    """
-
-    name: str
-    strategy: str
-    factor: float
-    arch: Arch
-    cost: Cost
-    metric: str
-    target: float
-    achieved: float
-    matched: Matched | None = None
-
-    @property
-    def label(self) -> str:
-        """Name for files."""
-        return label_of(self.name, self.strategy, self.factor)
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """Blocks of every network stage."""
-        return self.arch.depths
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Output channels of every network stage."""
-        return self.arch.widths
-
-    @property
-    def group_widths(self) -> tuple[int, ...] | None:
-        """Channels per group of every network stage, or None where there are no groups."""
-        return group_widths(self.arch)
-
-    @property
-    def resolution(self) -> int:
-        """Side of the input, in pixels."""
-        return self.arch.resolution
-
-    @property
-    def default_cost(self) -> Cost:
-        """The cost in the default convention, which runtime models are fitted on."""
-        return count(self.arch)
-
-    def build(self) -> tuple[nn.Module, tuple[int, int, int]]:
-        """Builds the network; returns it with the shape of its images."""
-        return build_network(self.arch), image_shape(self.arch)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the network as plain JSON data; target and achieved in matched mode alone."""
-        widths = self.group_widths
-        data = {
-            'name': self.name,
-            'strategy': self.strategy,
-            'factor': self.factor,
-            'depths': list(self.depths),
-            'widths': list(self.widths),
-            'group_widths': None if widths is None else list(widths),
-            'resolution': self.resolution,
-            **asdict(self.cost),
-        }
-        if self.matched is not None:
-            data.update(target=self.target, achieved=self.achieved)
-        return data
+# What is sketched around the networks asked for.
+_SWEEP_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_SWEEP_FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 def find_rules(
@@ -162,223 +89,357 @@ def arch_of(config: Config) -> Arch | None:
     return scaled_arch(backbone.get('arch'), backbone.get('scaling'))
 
 
-def cost_of(
-    arch: Arch, metric: str, convention: str, latency_model: LatencyModel | None = None
-) -> float:
-    """One of a network's costs.
+@dataclass(frozen=True)
+class BaseArch:
+    """An Arch to scale.
 
-    Args:
-        arch: The network.
-        metric: ``flops``, ``params``, ``acts`` or ``latency`` (predicted milliseconds).
-        convention: See :func:`mmscale.cost.count`.
-        latency_model: Predicts the latency; needed for that alone.
-
-    Raises:
-        ValueError: There is no such metric, or no model for the latency.
+    Attributes:
+        name: Its name.
+        arch: The base model.
+        convention: How costs are counted, see :func:`mmscale.cost.count`.
+        divisors: ``channel_divisor`` and ``resolution_divisor`` of matched mode, those that are
+            not the defaults.
+        recipe: The config that it is from, if it is from one.
     """
-    check_metric(metric, latency_model)
-    if metric != 'latency':
-        return getattr(count(arch, convention), metric)
-    # The runtime model is fitted on costs of the default convention.
-    return latency_model.predict(count(arch))
+
+    name: str
+    arch: Arch
+    convention: str = 'pycls'
+    divisors: dict[str, int] = field(default_factory=dict)
+    recipe: str | None = None
+
+    def present(self, metric: str, latency_model: LatencyModel | None = None) -> float:
+        """The base model's own cost in a metric; the latency is predicted by a model.
+
+        Raises:
+            ValueError: There is no such metric, or no model for the latency.
+        """
+        # The runtime model is fitted on costs of the default convention.
+        convention = 'mmscale' if metric == 'latency' else self.convention
+        return value_of(count(self.arch, convention), metric, latency_model)
+
+    def unscaled(self) -> Scaled:
+        """The base model itself."""
+        cost = count(self.arch, self.convention)
+        return Scaled(
+            self.arch, Scaling(), 1.0, cost, 'flops', cost.flops, cost.flops,
+            name=self.name, strategy='base',
+        )  # fmt: skip
+
+    def reference(self, rule: ScalingRule, factor: float) -> Scaled:
+        """Scales the base model as the paper does, rounding once."""
+        scaling = rule.scaling(factor)
+        arch = apply_scaling(self.arch, scaling, 'pycls', PYCLS_ROUNDING)
+        cost, target = count(arch, self.convention), factor * self.present('flops')
+        return Scaled(
+            arch, scaling, factor, cost, 'flops', target, cost.flops,
+            name=self.name, strategy=rule.name, factor=factor,
+        )  # fmt: skip
+
+    def matched(
+        self,
+        rule: ScalingRule,
+        factor: float,
+        target: float,
+        metric: str,
+        tolerance: float,
+        constraints: Constraints,
+        latency_model: LatencyModel | None,
+    ) -> Scaled:
+        """Scales the base model so that its true cost meets a target.
+
+        Raises:
+            NotReachable: The target cannot be met.
+            ValueError: A setting is not allowed.
+        """
+        divisors = {'channel_divisor': 8, 'resolution_divisor': self.arch.strides[-1]}
+        rounding = Rounding('nearest', strict=True, **{**divisors, **self.divisors})
+        return match(
+            self.arch, rule.scaling, target, metric, tolerance, constraints, self.convention,
+            rounding=rounding, latency_model=latency_model,
+        )  # fmt: skip
 
 
-def _targets(
-    rules: Sequence[ScalingRule], factors: Sequence[float], budget: float | None, present: float
-) -> list[tuple[float, float]]:
-    """Factors and the costs that they stand for; a budget is a factor that comes out of it."""
-    for rule in rules:
-        for factor in factors:
-            rule.scaling(factor)  # refuses a bad one
-    if budget is not None:
-        number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
-        if not number or not 0 < budget < math.inf:
-            raise UsageError(f'budget={budget!r:.60} must be a number above 0')
-        if factors:
-            raise UsageError(f'budget={budget:g} and factor={factors[0]:g}: give one of them')
-        return [(budget / present, budget)]
-    if not factors:
-        raise UsageError('neither a factor nor a budget is given')
-    return [(factor, factor * present) for factor in factors]
+@dataclass(frozen=True)
+class BaseOfFamily(BaseArch):
+    """The base model of a searched family, to scale the family on.
+
+    Depth and width are what the fitted rule gives at the factor, rounded as the search rounded;
+    the resolution is solved for, so that the true cost meets the budget, with the adjustments of
+    :func:`mmscale.cost.matching.match`. Where that is not possible, all three are solved for
+    along the rule, as in matched mode.
+    """
+
+    family: FoundFamily | None = None
+
+    def matched(
+        self,
+        rule: ScalingRule,
+        factor: float,
+        target: float,
+        metric: str,
+        tolerance: float,
+        constraints: Constraints,
+        latency_model: LatencyModel | None,
+    ) -> Scaled:
+        """See :meth:`BaseArch.matched`."""
+        fitted = rule.scaling(factor)
+        rounding = replace(self.family.rounding, **self.divisors)
+
+        def with_resolution(solved: float) -> Scaling:
+            return Scaling(fitted.depth, fitted.width, solved**0.5)
+
+        def solve(scaling_of: Callable[[float], Scaling]) -> Scaled:
+            return match(
+                self.arch, scaling_of, target, metric, tolerance, constraints, self.convention,
+                self.family.width_rule, rounding, latency_model,
+            )  # fmt: skip
+
+        try:
+            return solve(with_resolution)
+        except NotReachable:
+            return solve(rule.scaling)
 
 
-def scale(
-    base: str | Path | dict | Arch,
-    strategies: str | ScalingRule | Sequence[str | ScalingRule] = 'dWr',
+def _base_of(
+    source: str | Path | dict | Arch | FoundFamily,
+    name: str | None,
+    convention: str | None,
+    divisors: dict[str, int],
+) -> BaseArch | BaseConfig:
+    """Finds the base model that a user named."""
+    if isinstance(source, FoundFamily):
+        if convention is not None:
+            raise UsageError(f'convention={convention}: a family keeps that of its search')
+        return BaseOfFamily(
+            name or source.name, source.base, source.convention, divisors, family=source
+        )
+    named = None if isinstance(source, (Arch, dict)) else str(source)
+    if name is None:
+        name = 'arch' if named is None else preset_name(named) or Path(named).stem
+    recipe = None
+    if named is not None and named.endswith('.py'):
+        config = read_config(named)
+        recipe, source = named, arch_of(config)
+        if source is None:
+            from mmscale.apis.scaling.backbones import BaseConfig
+
+            if divisors:
+                raise UsageError(f'{named}: {", ".join(divisors)}: constraints are for Archs')
+            if convention not in (None, 'mmscale'):
+                raise UsageError(
+                    f'{named}: convention={convention}: backbones with an adapter are counted by '
+                    'mmscale'
+                )
+            return BaseConfig(named, config, name)
+    return BaseArch(name, get_arch(source), convention or 'pycls', divisors, recipe)
+
+
+@dataclass(frozen=True)
+class ScalingPlan:
+    """What is to be scaled, and how; nothing is yet.
+
+    Attributes:
+        base: The base model.
+        rules: The strategies.
+        targets: Factors and the costs that they stand for.
+        mode: ``reference`` or ``matched``.
+        metric: What the targets are about.
+        tolerance: Largest relative deviation from a target.
+        constraints: Caps.
+        latency_model: Predicts the latency.
+    """
+
+    base: BaseArch | BaseConfig
+    rules: list[ScalingRule]
+    targets: list[tuple[float, float]]
+    mode: str
+    metric: str
+    tolerance: float
+    constraints: Constraints
+    latency_model: LatencyModel | None
+
+    @property
+    def labels(self) -> list[str]:
+        """Names for the files of the networks."""
+        return [
+            label_of(self.base.name, rule.name, factor)
+            for rule in self.rules
+            for factor, _ in self.targets
+        ]
+
+    def run(
+        self, on_unreachable: Callable[[str, NotReachable], None] | None = None
+    ) -> list[Scaled]:
+        """Scales by every strategy to every target.
+
+        Args:
+            on_unreachable: Is told of a strategy that cannot meet a budget, which is then left
+                out; by default that is an error.
+
+        Raises:
+            NotReachable: A strategy cannot meet a budget.
+        """
+        networks = []
+        for rule in self.rules:
+            for factor, target in self.targets:
+                try:
+                    networks.append(self._make(rule, factor, target))
+                except NotReachable as error:
+                    if on_unreachable is None:
+                        raise
+                    on_unreachable(rule.name, error)
+        return networks
+
+    def _make(self, rule: ScalingRule, factor: float, target: float) -> Scaled:
+        if self.mode == 'reference':
+            return self.base.reference(rule, factor)
+        made = self.base.matched(
+            rule, factor, target, self.metric, self.tolerance, self.constraints,
+            self.latency_model,
+        )  # fmt: skip
+        return replace(made, name=self.base.name, strategy=rule.name, factor=factor)
+
+    def sweep(self) -> list[Scaled]:
+        """The base model under fast scaling of several alphas, in reference mode."""
+        return [
+            self.base.reference(fast_rule(alpha), factor)
+            for alpha in _SWEEP_ALPHAS
+            for factor in _SWEEP_FACTORS
+        ]
+
+
+def plan_scaling(
+    base: str | Path | dict | Arch | FoundFamily,
+    strategies: str | ScalingRule | Sequence[str | ScalingRule] | None = None,
     factors: float | Sequence[float] = (),
     alphas: float | Sequence[float] = (),
-    mode: str = 'reference',
-    metric: str = 'flops',
+    mode: str | None = None,
+    metric: str | None = None,
     budget: float | None = None,
     tolerance: float = 0.01,
     constraints: Constraints = Constraints(),  # noqa: B008 - immutable
-    convention: str = 'pycls',
+    convention: str | None = None,
     latency_model: LatencyModel | None = None,
     name: str | None = None,
-) -> list[ScaledNetwork] | list[ScaledConfig]:
+    channel_divisor: int | None = None,
+    resolution_divisor: int | None = None,
+) -> ScalingPlan:
+    """Checks what :func:`scale` is asked for, without scaling.
+
+    Args:
+        base: The base model, as :func:`mmscale.arch.get_arch` finds it; a config (``.py``) of an
+            ArchNet or of a backbone with an adapter; or a searched family, see
+            :func:`mmscale.apis.scaling.searched.read_family`, which is scaled on by its own
+            strategy, see :class:`BaseOfFamily`.
+        strategies: One or several, see :func:`find_rules`; by default ``dWr``.
+        factors: Wanted multiples of the base model's cost, one or several.
+        alphas: One or several, see :func:`find_rules`.
+        mode: ``reference`` or ``matched``; by default ``reference``, for a family ``matched``.
+        metric: What is to be multiplied: ``flops``, ``params``, ``acts`` or ``latency``; the
+            rules of reference mode are about flops. By default ``flops``, for a family what its
+            search's budgets were about.
+        budget: Wanted cost, in the place of factors; matched mode alone.
+        tolerance: Largest relative deviation from a budget, in matched mode.
+        constraints: Caps that a network has to keep to, in matched mode.
+        convention: See :func:`mmscale.cost.count`; by default ``pycls``. Backbones with an
+            adapter are counted by ``mmscale``, a family as its search did.
+        latency_model: Predicts the latency; needed where the metric is that.
+        name: Name of the base model; by default its published or its file's name.
+        channel_divisor: Channels become multiples of it, in matched mode; by default 8, for a
+            family what its search rounded to.
+        resolution_divisor: The resolution becomes a multiple of it, in matched mode; by default
+            the network's total stride, for a family what its search rounded to.
+
+    Raises:
+        UsageError: A setting is not allowed, or the base model is not found.
+    """
+    family = base if isinstance(base, FoundFamily) else None
+    mode = choice('mode', mode or ('matched' if family else 'reference'), MODES)
+    metric = metric or (family.metric if family else 'flops')
+    divisors = {'channel_divisor': channel_divisor, 'resolution_divisor': resolution_divisor}
+    divisors = {key: value for key, value in divisors.items() if value is not None}
+    if mode == 'reference':
+        if metric != 'flops' or budget is not None:
+            given = f'metric={metric}' if budget is None else f'budget={budget:g}'
+            raise UsageError(
+                f'{given} needs mode=matched: reference mode does not solve for a cost'
+            )
+        if divisors or constraints != Constraints():
+            raise UsageError(
+                f'{divisors or constraints} needs mode=matched: reference mode rounds as the paper'
+            )
+    if family is not None and (strategies is not None or alphas or mode == 'reference'):
+        raise UsageError(f"{family.name}: a family's own strategy is scaled on, in matched mode")
+    Rounding(**divisors)  # checks them
+    alphas = [alphas] if isinstance(alphas, (int, float)) else alphas
+    if family is not None:
+        rules = [family.rule()]
+    elif isinstance(strategies, (str, ScalingRule)):
+        rules = find_rules([strategies], alphas)
+    else:
+        rules = find_rules(['dWr'] if strategies is None else strategies, alphas)
+    factors = [factors] if isinstance(factors, (int, float)) else factors
+    found = _base_of(base, name, convention, divisors)
+    if not isinstance(found, BaseArch) and constraints != Constraints():
+        raise UsageError(f'{found.recipe}: constraints are for Archs')
+    for rule in rules:
+        for factor in factors:
+            rule.scaling(factor)  # refuses a bad one
+    present = found.present(metric, latency_model)
+    if budget is not None:
+        number('budget', budget, above=0)
+        if factors:
+            raise UsageError(f'budget={budget:g} and factor={factors[0]:g}: give one of them')
+        targets = [(budget / present, budget)]
+    elif factors:
+        targets = [(factor, factor * present) for factor in factors]
+    else:
+        raise UsageError('neither a factor nor a budget is given')
+    return ScalingPlan(found, rules, targets, mode, metric, tolerance, constraints, latency_model)
+
+
+def scale(
+    base: str | Path | dict | Arch | FoundFamily,
+    strategies: str | ScalingRule | Sequence[str | ScalingRule] | None = None,
+    factors: float | Sequence[float] = (),
+    **settings: Any,
+) -> list[Scaled]:
     """Scales a network by every strategy to every factor.
 
     ``reference`` mode is the paper's: shapes are rounded once, the true cost is what comes out.
     ``matched`` mode solves for it, see :func:`mmscale.cost.matching.match`.
 
     Args:
-        base: The base model, as :func:`mmscale.arch.get_arch` finds it; or a config (``.py``) of
-            an ArchNet or of a backbone with an adapter.
-        strategies: One or several, see :func:`find_rules`.
+        base: See :func:`plan_scaling`, as the other arguments.
+        strategies: One or several; by default ``dWr``.
         factors: Wanted multiples of the base model's cost, one or several.
-        alphas: One or several, see :func:`find_rules`.
-        mode: ``reference`` or ``matched``.
-        metric: What is to be multiplied: ``flops``, ``params``, ``acts`` or ``latency``; the
-            rules of reference mode are about flops.
-        budget: Wanted cost, in the place of factors; matched mode alone.
-        tolerance: Largest relative deviation from a budget, in matched mode.
-        constraints: What a network has to keep to, in matched mode.
-        convention: See :func:`mmscale.cost.count`; backbones with an adapter are counted by
-            ``mmscale``.
-        latency_model: Predicts the latency; needed where the metric is that.
-        name: Name of the base model; by default its published or its file's name.
+        **settings: ``alphas``, ``mode``, ``metric``, ``budget``, ``tolerance``, ``constraints``,
+            ``convention``, ``latency_model``, ``name``, ``channel_divisor`` and
+            ``resolution_divisor``.
 
     Returns:
         Strategy by strategy, factor by factor.
 
     Raises:
         NotReachable: A strategy cannot meet a budget; the message names the nearest costs.
-        UsageError: The config cannot be read.
-        ValueError: A setting is not allowed.
+        UsageError: The config cannot be read, or a setting is not allowed.
+
+    Example:
+        >>> (network,) = scale('RegNetY-400MF', 'dWr', 4)
+        >>> network.arch.depths, network.resolution
+        ((1, 3, 7, 7), 240)
     """
-    if mode not in MODES:
-        raise UsageError(f'mode={mode!r:.60} is not one of {", ".join(MODES)}')
-    if mode == 'reference' and (metric != 'flops' or budget is not None):
-        given = f'metric={metric}' if budget is None else f'budget={budget:g}'
-        raise UsageError(f'{given} needs mode=matched: reference mode does not solve for a cost')
-    if mode == 'reference' and constraints != Constraints():
-        raise UsageError(f'{constraints} needs mode=matched: reference mode rounds as the paper')
-    alphas = [alphas] if isinstance(alphas, (int, float)) else alphas
-    rules = find_rules(
-        [strategies] if isinstance(strategies, (str, ScalingRule)) else strategies, alphas
-    )
-    factors = [factors] if isinstance(factors, (int, float)) else factors
-    named = None if isinstance(base, (Arch, dict)) else str(base)
-    if name is None:
-        name = 'arch' if named is None else preset_name(named) or Path(named).stem
-    if named is not None and named.endswith('.py'):
-        from mmscale.apis.scaling.backbones import BaseConfig
-
-        config = read_config(named)
-        base = arch_of(config)
-        if base is None:
-            if constraints != Constraints():
-                raise UsageError(f'{named}: constraints are for Archs')
-            model = BaseConfig(named, config, name)
-            targets = _targets(rules, factors, budget, model.present(metric, latency_model))
-            return [
-                model.scale(rule, factor, mode, metric, tolerance, latency_model)
-                for rule in rules
-                for factor, _ in targets
-            ]
-    arch = get_arch(base)
-    present = cost_of(arch, metric, convention, latency_model)
-    targets = _targets(rules, factors, budget, present)
-    networks = []
-    for rule in rules:
-        for factor, target in targets:
-            if mode == 'matched':
-                matched = match(
-                    arch,
-                    rule.scaling,
-                    target,
-                    metric,
-                    tolerance,
-                    constraints,
-                    convention,
-                    latency_model=latency_model,
-                )
-                networks.append(_matched_network(name, rule.name, factor, matched))
-            else:
-                scaled = apply_scaling(arch, rule.scaling(factor), 'pycls', PYCLS_ROUNDING)
-                cost = count(scaled, convention)
-                networks.append(
-                    ScaledNetwork(
-                        name, rule.name, factor, scaled, cost, metric, target, cost.flops
-                    )
-                )
-    return networks
+    return plan_scaling(base, strategies, factors, **settings).run()
 
 
-def _matched_network(name: str, strategy: str, factor: float, matched: Matched) -> ScaledNetwork:
-    return ScaledNetwork(
-        name,
-        strategy,
-        factor,
-        matched.arch,
-        matched.cost,
-        matched.metric,
-        matched.target,
-        matched.achieved,
-        matched,
-    )
+def build(made: Scaled) -> tuple[nn.Module, tuple[int, int, int]]:
+    """Builds a scaled network; returns it with the shape of its images."""
+    if made.arch is not None:
+        return build_network(made.arch), image_shape(made.arch)
+    from mmscale.apis.networks import build_module
 
-
-def scale_family(
-    family: FoundFamily,
-    factors: Sequence[float] = (),
-    metric: str | None = None,
-    budget: float | None = None,
-    tolerance: float = 0.01,
-    constraints: Constraints | None = None,
-    latency_model: LatencyModel | None = None,
-) -> list[ScaledNetwork]:
-    """Scales a searched family on: its strategy fitted by a rule, and extrapolated.
-
-    Depth and width are what the rule gives at the factor, rounded as the search rounded; the
-    resolution is solved for, so that the true cost meets the budget, with the adjustments of
-    :func:`mmscale.cost.matching.match`. Where that is not possible, all three are solved for
-    along the rule, as in matched mode.
-
-    Args:
-        family: The family, see :func:`mmscale.apis.scaling.searched.read_family`.
-        factors: Wanted multiples of the base model's cost.
-        metric: What is to be multiplied; by default what the search's budgets were about.
-        budget: Wanted cost, in the place of factors.
-        tolerance: Largest relative deviation from the budget.
-        constraints: What a network has to keep to; by default the family's own divisors.
-        latency_model: Predicts the latency; needed where the metric is that.
-
-    Raises:
-        NotReachable: A budget cannot be met; the message names the nearest costs.
-        ValueError: A setting is not allowed.
-    """
-    metric = metric or family.metric
-    constraints = constraints or family.constraints
-    rule = family.rule()
-    present = cost_of(family.base, metric, family.convention, latency_model)
-    networks = []
-    for factor, target in _targets([rule], factors, budget, present):
-        fitted = rule.scaling(factor)
-
-        def with_resolution(solved: float, fitted: Scaling = fitted) -> Scaling:
-            return Scaling(fitted.depth, fitted.width, solved**0.5)
-
-        def solve(scaling_of: Callable[[float], Scaling], target: float = target) -> Matched:
-            return match(
-                family.base,
-                scaling_of,
-                target,
-                metric,
-                tolerance,
-                constraints,
-                family.convention,
-                family.width_rule,
-                family.rounding.mode,
-                latency_model,
-            )
-
-        try:
-            matched = solve(with_resolution)
-        except NotReachable:
-            matched = solve(rule.scaling)
-        networks.append(_matched_network(family.name, rule.name, factor, matched))
-    return networks
+    return build_module(made.network.model), made.network.image_shape
 
 
 def networks_to_time(base: str | None = None) -> dict[str, Arch]:

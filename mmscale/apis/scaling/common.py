@@ -11,11 +11,6 @@ if TYPE_CHECKING:
 MODES = ('reference', 'matched')
 
 
-def label_of(name: str, strategy: str, factor: float) -> str:
-    """Name for the files of a network: base model, strategy and factor."""
-    return f'{name.lower()}_{strategy}_x{factor:g}'
-
-
 def backbone_of(config: Config) -> Mapping | None:
     """The backbone of a config's model, or None if it has none."""
     model = config.get('model')

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.scaling.archs import ScaledNetwork
+import mmscale
 from mmscale.arch import Arch
+from mmscale.cost import Scaled
 from mmscale.errors import UsageError
 from mmscale.files import write_text
 from mmscale.quiet import quiet_imports
@@ -18,7 +19,7 @@ from mmscale.quiet import quiet_imports
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from mmscale.apis.scaling.backbones import ScaledConfig
+    from mmscale.apis.scaling.archs import ScalingPlan
 
 # By the beginning of a base model's name. mmpretrain has no recipes for RegNetY and RegNetZ:
 # theirs is RegNetX's.
@@ -31,8 +32,8 @@ _RECIPES = {
     'resnext': 'mmpretrain::resnext/resnext50-32x4d_8xb32_in1k.py',
     'scalenet': 'scalenet/scalenet-s0_8xb128_in1k.py',
 }
-_DIGITS = 'scalenet/retrain_digits.py'
-_CONFIGS = (Path(__file__).resolve().parents[1] / '.mim' / 'configs').resolve()
+_DIGITS = 'scalenet/arch-net_digits.py'
+_CONFIGS = (Path(mmscale.__file__).parent / '.mim' / 'configs').resolve()
 
 # Where mmpretrain's own configs are, wherever it is installed.
 _STOCK = '/mmpretrain/.mim/configs/'
@@ -125,11 +126,11 @@ def _resized(pipeline: list, resolution: int) -> list:
     return pipeline
 
 
-def _model_overrides(recipe: Config, network: ScaledNetwork | ScaledConfig) -> dict[str, Any]:
+def _model_overrides(recipe: Config, network: Scaled) -> dict[str, Any]:
     """What a child config of a recipe has to say of the model."""
-    if not isinstance(network, ScaledNetwork):
-        return dict(_delete_=True, **network.model)
     arch = network.arch
+    if arch is None:
+        return dict(_delete_=True, **network.network.model)
     arch_file = '{{ fileDirname }}/archs/' + f'{network.label}.json'
     backbone: dict[str, Any] = dict(type='mmscale.ArchNet', arch=arch_file)
     if recipe.model.backbone.type == backbone['type']:
@@ -142,7 +143,7 @@ def _model_overrides(recipe: Config, network: ScaledNetwork | ScaledConfig) -> d
     return dict(backbone=backbone, head=head)
 
 
-def _overrides(recipe: Config, network: ScaledNetwork | ScaledConfig) -> dict[str, Any]:
+def _overrides(recipe: Config, network: Scaled) -> dict[str, Any]:
     """What a child config of a recipe has to say to train a network."""
     overrides: dict[str, Any] = {}
     imports = list((recipe.get('custom_imports') or {}).get('imports') or ())
@@ -166,7 +167,7 @@ def _overrides(recipe: Config, network: ScaledNetwork | ScaledConfig) -> dict[st
     return overrides
 
 
-def config_text(network: ScaledNetwork | ScaledConfig, recipe: str, folder: Path) -> str:
+def config_text(network: Scaled, recipe: str, folder: Path) -> str:
     """The config that trains a network: a child of a recipe, in a folder.
 
     Args:
@@ -193,13 +194,14 @@ def config_text(network: ScaledNetwork | ScaledConfig, recipe: str, folder: Path
 
 
 def output_files(labels: Sequence[str], folder: Path) -> list[Path]:
-    """The files that :func:`write_networks` makes for networks of these labels."""
+    """The files that :func:`write_scaling` makes for networks of these labels."""
     configs = [folder / f'{label}.py' for label in labels]
     archs = [folder / 'archs' / f'{label}.json' for label in labels]
-    return [*configs, *archs, folder / 'networks.json']
+    sweep = [folder / f'sweep.{kind}' for kind in ('png', 'svg')]
+    return [*configs, *archs, folder / 'networks.json', *sweep]
 
 
-def check_output(labels: Sequence[str], folder: Path, extra: Sequence[str] = ()) -> None:
+def check_output(labels: Sequence[str], folder: Path) -> None:
     """Refuses to write over files.
 
     Raises:
@@ -207,14 +209,12 @@ def check_output(labels: Sequence[str], folder: Path, extra: Sequence[str] = ())
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f'{folder} is a file, not a folder')
-    for path in (*output_files(labels, folder), *(folder / name for name in extra)):
+    for path in output_files(labels, folder):
         if path.exists():
             raise UsageError(f'{path} exists: name another folder, or give --overwrite')
 
 
-def write_networks(
-    networks: Sequence[ScaledNetwork | ScaledConfig], recipe: str, folder: Path
-) -> None:
+def write_networks(networks: Sequence[Scaled], recipe: str, folder: Path) -> None:
     """Writes a config per network, the Archs, and ``networks.json`` with all of them.
 
     Args:
@@ -224,10 +224,37 @@ def write_networks(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for network in networks:
-        if isinstance(network, ScaledNetwork):
+        if network.arch is not None:
             (folder / 'archs').mkdir(exist_ok=True)
             network.arch.save(folder / 'archs' / f'{network.label}.json')
         text = config_text(network, recipe, folder)
         write_text(folder / f'{network.label}.py', text)
     rows = json.dumps([network.to_json() for network in networks], indent=1)
     write_text(folder / 'networks.json', rows + '\n')
+
+
+def write_scaling(plan: ScalingPlan, networks: Sequence[Scaled], folder: Path) -> None:
+    """Writes networks, see :func:`write_networks`, and a picture of them beside fast scaling.
+
+    Args:
+        plan: What the networks came of.
+        networks: The networks.
+        folder: Gets ``sweep.png`` and ``sweep.svg`` too.
+    """
+    from mmscale.visualization.scalings import ScalingPoint, plot_scalings
+
+    base, model = plan.base.unscaled(), plan.latency_model
+    write_networks(networks, plan.base.recipe or recipe_of(base.name, base.arch), folder)
+    origin, *points = (
+        ScalingPoint(
+            made.strategy,
+            made.cost.flops,
+            made.cost.acts,
+            None if model is None else model.predict(made.default_cost),
+        )
+        for made in (base, *plan.sweep(), *networks)
+    )
+    title = f'{base.name} under fast scaling of several alphas'
+    figure = plot_scalings(origin, points, title, '' if model is None else str(model.setting))
+    for kind in ('png', 'svg'):
+        figure.savefig(folder / f'sweep.{kind}', dpi=120)

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.arch import WIDTH_RULES, Arch, Rounding, Scaling, apply_scaling
-from mmscale.arch.checks import check_choice
+from mmscale.arch.checks import choice
 from mmscale.arch.generalise import fit_rule
 from mmscale.arch.rules import ScalingRule
 from mmscale.cost import count
-from mmscale.cost.matching import Constraints
 from mmscale.errors import UsageError
 from mmscale.search.result_files import read_result
 
 _METRICS = ('flops', 'params', 'acts')
-_WIDTH_DIVISORS = (1, 2, 4, 8, 16, 32)
+_CHANNEL_DIVISORS = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,6 @@ class FoundFamily:
         costs = [getattr(count(arch, self.convention), self.metric) for arch in self.archs]
         return tuple(cost / costs[0] for cost in costs)
 
-    @property
-    def constraints(self) -> Constraints:
-        """The divisors that all networks of the family keep to."""
-        return Constraints(self.rounding.width_divisor, self.rounding.resolution_divisor)
-
     def rule(self) -> ScalingRule:
         """The power rule fitted to the strategy, see :func:`mmscale.arch.generalise.fit_rule`."""
         return fit_rule(self.strategy, self.cost_ratios, f'fitted-{self.name}')
@@ -77,7 +71,7 @@ def _member(owner: str, member: dict[str, Any], convention: str) -> tuple[Scalin
 
 def _making(strategy: tuple[Scaling, ...], archs: tuple[Arch, ...]) -> tuple[str, Rounding] | None:
     """The width rule and the rounding by which a strategy makes networks of the first one."""
-    for rule, mode, divisor in product(WIDTH_RULES, ('ceil', 'nearest'), _WIDTH_DIVISORS):
+    for rule, mode, divisor in product(WIDTH_RULES, ('ceil', 'nearest'), _CHANNEL_DIVISORS):
         rounding = Rounding(mode, divisor)
         scaled = (apply_scaling(archs[0], scaling, rule, rounding) for scaling in strategy)
         if all(made == arch for made, arch in zip(scaled, archs, strict=True)):
@@ -101,11 +95,9 @@ def read_family(path: str | Path) -> FoundFamily:
         raise UsageError(f'{path} is not a file; it must be the result.json of a search')
     data = read_result(path, ('scaling', 'cost', 'arch'))
     if data.get('kind') == 'pareto':
-        raise UsageError(f'{path}: a Pareto front is no family; search one with mmscale.MCEALoop')
+        raise UsageError(f'{path}: a Pareto front is no family; search one with mmscale.MCEA')
     convention = data.get('convention', 'mmscale')
-    metric = check_choice(
-        str(path), 'settings.metric', data['settings'].get('metric', 'flops'), _METRICS
-    )
+    metric = choice(f'{path}: settings.metric', data['settings'].get('metric', 'flops'), _METRICS)
     stages = data['scaling_stages']
     if len(stages) < 2:
         raise UsageError(f'{path}: scaling_stages must be a list of 2 or more networks')
@@ -120,6 +112,6 @@ def read_family(path: str | Path) -> FoundFamily:
     if making is None:
         raise UsageError(
             f'{path}: the scalings do not make the networks of scaling_stages of one base model; '
-            f'those of mmscale.SeparateSearchLoop have one each'
+            f'those of mmscale.SeparateSearch have one each'
         )
     return FoundFamily(path.resolve().parent.name, strategy, archs, metric, convention, *making)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -11,6 +10,8 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 
+from mmscale.arch.checks import integer, number
+from mmscale.engine.hooks.finite_loss_hook import check_loss
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError
 from mmscale.models import DMSModel
@@ -46,12 +47,8 @@ class DMSHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, falling: float = 0.8, interval: int = 10) -> None:
-        if not 0 < falling <= 1:
-            raise UsageError(f'falling={falling!r:.60} must lie in 0..1, above 0')
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise UsageError(f'interval={interval!r:.60} must be an integer of 1 or more')
-        self.falling = falling
-        self.interval = interval
+        self.falling = number('falling', falling, above=0, most=1)
+        self.interval = integer('interval', interval)
 
     def _find_model(self, runner: Runner) -> DMSModel:
         model = unwrapped_model(runner)
@@ -113,9 +110,7 @@ class DMSHook(Hook):
         share = min(1.0, progress / self.falling)
         return self._full * (self._model.goal / self._full) ** share
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
         """Sets the budget of this iteration, and freezes the blocks when their time is over."""
         progress = runner.iter / runner.max_iters
         self._model.set_budget(self.budget_at(progress))
@@ -126,11 +121,7 @@ class DMSHook(Hook):
             self._loss_scale = runner.optim_wrapper.loss_scaler.get_scale()
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
+        self, runner: Runner, *_: object, outputs: dict | None = None, **__: object
     ) -> None:
         """Steps the structure once the optimizer has stepped; at the end projects it.
 
@@ -141,7 +132,7 @@ class DMSHook(Hook):
         is_last = iteration == runner.max_iters
         is_due = iteration % self.interval == 0 or is_last
         if is_due:
-            self._check_loss(iteration, outputs)
+            check_loss(runner, outputs)
         if runner.optim_wrapper.should_update():
             self._model.step_structure(self._loss_scale)
         if is_last:
@@ -158,14 +149,6 @@ class DMSHook(Hook):
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
                 hook.ema_model.module.gates.load_state_dict(self._model.gates.state_dict())
-
-    def _check_loss(self, iteration: int, outputs: dict) -> None:
-        loss = outputs['loss'].item()
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f'loss={loss} at iteration {iteration}: the search cannot go on; lower the '
-                'learning rate, or start from the last checkpoint before it'
-            )
 
     def _record(self, runner: Runner, iteration: int) -> None:
         cost = self._model.current_cost()

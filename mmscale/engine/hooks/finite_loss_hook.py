@@ -6,8 +6,22 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import isfinite
 
-from mmscale.errors import UsageError
+from mmscale.arch.checks import integer
 from mmscale.registry import HOOKS
+
+
+def check_loss(runner: Runner, outputs: dict | None) -> None:
+    """Checks the loss of the present iteration, if it has one.
+
+    Raises:
+        FloatingPointError: It is not finite.
+    """
+    loss = (outputs or {}).get('loss')
+    if loss is not None and not isfinite(loss):
+        raise FloatingPointError(
+            f'loss={loss.item()} at iteration {runner.iter + 1}: lower the '
+            'learning rate and resume from the last checkpoint'
+        )
 
 
 @HOOKS.register_module()
@@ -22,27 +36,11 @@ class FiniteLossHook(Hook):
     """
 
     def __init__(self, interval: int = 50) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise UsageError(f'interval={interval!r:.60} must be an integer of 1 or more')
-        self.interval = interval
+        self.interval = integer('interval', interval)
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
+        self, runner: Runner, *_: object, outputs: dict | None = None, **__: object
     ) -> None:
-        """Checks the loss.
-
-        Raises:
-            FloatingPointError: It is not finite.
-        """
-        loss = (outputs or {}).get('loss')
-        if loss is None or not self.every_n_train_iters(runner, self.interval):
-            return
-        if not isfinite(loss):
-            raise FloatingPointError(
-                f'loss={loss.item()} at iteration {runner.iter + 1}: lower the '
-                'learning rate and resume from the last checkpoint'
-            )
+        """Checks the loss, see :func:`check_loss`."""
+        if self.every_n_train_iters(runner, self.interval):
+            check_loss(runner, outputs)

@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import distributed
 
-from mmscale.errors import UsageError
+from mmscale.arch.checks import integer
 from mmscale.registry import HOOKS
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
@@ -41,9 +41,7 @@ class PreemptionHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self, interval: int = 1) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise UsageError(f'interval={interval!r:.60} must be an integer of 1 or more')
-        self.interval = interval
+        self.interval = integer('interval', interval)
         self._signal = 0
         self._leaving = False
         self._group: distributed.ProcessGroup | None = None
@@ -64,13 +62,7 @@ class PreemptionHook(Hook):
         distributed.all_reduce(highest, distributed.ReduceOp.MAX, group=self._group)
         return int(highest)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
         """Writes a checkpoint and stops, if any process got a signal."""
         iteration = runner.iter + 1
         wrapper = runner.optim_wrapper

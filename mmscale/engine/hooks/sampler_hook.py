@@ -74,8 +74,6 @@ class HierarchicalSamplerHook(Hook):
         data_sampler.resolution_schedule = self._sampler.resolution
         SliceUpdate(runner.optim_wrapper.optimizer, model.backbone)
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
         """Draws the subnet of this iteration."""
         self._model.set_draw(self._sampler.draw(runner.iter), runner.iter)

@@ -20,9 +20,7 @@ class IterationSeedHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
         """Seeds the iteration."""
         sequence = SeedSequence([runner.seed, runner.iter, runner.rank])
         set_random_seed(int(sequence.generate_state(1)[0]))

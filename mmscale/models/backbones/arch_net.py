@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscale.arch import Arch, Block, Head, Scaling, Stem, apply_scaling, get_arch
-from mmscale.arch.checks import check_keys, is_number
+from mmscale.arch.checks import check_keys, integer, number
 from mmscale.errors import UsageError
 from mmscale.models.backbones.blocks import ArchBlock, conv_norm_act, freeze
 from mmscale.models.checkpoints import read_part
@@ -87,6 +87,7 @@ class ArchNet(BaseBackbone):
         init_cfg: MMEngine's initialisation config; by default Kaiming for convolutions.
             ``dict(type='Pretrained', checkpoint=, prefix='backbone.')`` loads the weights of a
             classifier; all keys must fit, but for those of a neck.
+        make_block: Makes the layers of a block, given ``norm_cfg`` and its drop path rate too.
 
     Attributes:
         arch: The Arch, with the scaling applied.
@@ -110,6 +111,7 @@ class ArchNet(BaseBackbone):
         drop_path_rate: float = 0.0,
         channels_last: bool = False,
         init_cfg: dict | list | None = None,
+        make_block: Callable[[Block, dict, float], nn.Module] = ArchBlock,
     ) -> None:
         if init_cfg is None:
             init_cfg = [
@@ -131,21 +133,18 @@ class ArchNet(BaseBackbone):
         self.out_indices = self._checked_indices(out_indices)
         self.out_channels = self._channels_of(self.arch)
         outputs = len(self.arch.stages) + 1
-        if not is_number(frozen_stages) or not -1 <= frozen_stages <= outputs:
-            raise UsageError(f'frozen_stages={frozen_stages!r:.60} must lie in -1..{outputs}')
-        self.frozen_stages = frozen_stages
-        if not is_number(drop_path_rate) or not 0 <= drop_path_rate < 1:
-            raise UsageError(f'drop_path_rate={drop_path_rate!r:.60} must lie in 0..1, below 1')
+        self.frozen_stages = integer('frozen_stages', frozen_stages, -1, outputs)
+        number('drop_path_rate', drop_path_rate, least=0, below=1)
 
         self.stem = self._make_stem(self.arch.stem)
         self.max_pool = nn.MaxPool2d(3, 2, 1) if self.arch.stem.max_pool else None
         last = max(1, len(self.arch.blocks) - 1)
         position = 0
         self.stages = nn.ModuleList()
-        for index, stage in enumerate(self.arch.stages):
+        for stage in self.arch.stages:
             blocks = nn.ModuleList()
             for block in stage:
-                blocks.append(self._make_block(index, block, drop_path_rate * position / last))
+                blocks.append(make_block(block, self.norm_cfg, drop_path_rate * position / last))
                 position += 1
             self.stages.append(blocks)
         self.conv_head = None
@@ -170,10 +169,6 @@ class ArchNet(BaseBackbone):
 
     def _make_conv_head(self, in_channels: int, head: Head) -> nn.Module:
         return conv_norm_act(in_channels, head.channels, 1, self.norm_cfg, head.eps, head.act)
-
-    def _make_block(self, stage: int, block: Block, drop_path_rate: float) -> nn.Module:
-        del stage  # a super-supernet's slots depend on it
-        return ArchBlock(block, self.norm_cfg, drop_path_rate)
 
     def _make_neck(self, channels: tuple[int, ...]) -> nn.Module:
         if 'in_channels' in self.neck_cfg:

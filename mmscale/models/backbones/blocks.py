@@ -11,19 +11,20 @@ from torch import nn
 
 from mmscale.arch import Block
 
-_LAYERS = {
-    'relu': 'ReLU',
-    'relu6': 'ReLU6',
-    'hswish': 'HSwish',
-    'silu': 'SiLU',
-    'sigmoid': 'Sigmoid',
-    'hsigmoid': 'HSigmoid',
+# Names of activations and gates: mmcv's of them, and torch's layers, which timm builds.
+LAYERS = {
+    'relu': ('ReLU', nn.ReLU),
+    'relu6': ('ReLU6', nn.ReLU6),
+    'hswish': ('HSwish', nn.Hardswish),
+    'silu': ('SiLU', nn.SiLU),
+    'sigmoid': ('Sigmoid', nn.Sigmoid),
+    'hsigmoid': ('HSigmoid', nn.Hardsigmoid),
 }
 
 
 def activation_cfg(name: str | None) -> dict | None:
     """The mmcv config of an activation that an Arch names."""
-    return None if name is None else dict(type=_LAYERS[name])
+    return None if name is None else dict(type=LAYERS[name][0])
 
 
 def conv_norm_act(

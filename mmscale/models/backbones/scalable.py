@@ -7,15 +7,14 @@ from typing import Any
 
 from mmpretrain.models.backbones import MobileNetV2, RegNet, ResNet
 
+from mmscale.arch.checks import integer
 from mmscale.errors import UsageError
 from mmscale.registry import MODELS
 
 
 def _checked(name: str, values: Sequence[int], length: int | None = None) -> tuple[int, ...]:
-    values = tuple(values)
-    if not values or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in values):
-        raise UsageError(f'{name}={values!r:.60} must be integers of 1 or more')
-    if length not in (None, len(values)):
+    values = tuple(integer(f'{name}[{i}]', value) for i, value in enumerate(values))
+    if not values or length not in (None, len(values)):
         raise UsageError(f'{name}={values!r:.60} must have {length} entries, one a network stage')
     return values
 

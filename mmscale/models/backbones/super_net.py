@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from mmscale.arch import Arch, Block, Head, SearchSpace, Stem
+from mmscale.arch.checks import check_keys, choice
 from mmscale.arch.sampling import SIDES
 from mmscale.errors import UsageError
 from mmscale.models.backbones.arch_net import ArchNet, Layer
@@ -17,6 +19,11 @@ from mmscale.models.backbones.blocks import ArchBlock
 from mmscale.registry import MODELS
 
 KERNEL_SHARING = ('shared', 'separate')
+# What of an ArchNet's settings a SuperNet has too.
+_SETTINGS = (
+    *('out_indices', 'out_strides', 'neck', 'frozen_stages', 'norm_eval', 'norm_cfg'),
+    *('channels_last', 'init_cfg'),
+)
 
 # One slice per dimension of a tensor, as hashable (start, stop) pairs.
 Region = tuple[tuple[int, int], ...]
@@ -79,6 +86,19 @@ def _fits(block: Block, slot: Block) -> bool:
     )
 
 
+def _separate_kernels(space: SearchSpace) -> Callable[[Block, dict, float], nn.ModuleDict]:
+    """Makes the slots of a space in their order, each with a block for every kernel size."""
+    slots = zip(space.stages, space.allocation.stages, strict=True)
+    choices = iter([stage.kernels for stage, blocks in slots for _ in blocks])
+
+    def make_block(block: Block, norm_cfg: dict, _: float) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {f'kernel{k}': ArchBlock(replace(block, kernel=k), norm_cfg) for k in next(choices)}
+        )
+
+    return make_block
+
+
 @MODELS.register_module()
 class SuperNet(ArchNet):
     """Holds one set of weights for all Archs of a space; a forward pass uses one subnet of them.
@@ -93,69 +113,40 @@ class SuperNet(ArchNet):
         space: Config of the :class:`SearchSpace`, or the space.
         kernels: ``shared``: a small kernel is the centre of the large one; ``separate``: every
             kernel size has a whole block of its own (the paper's).
-        out_indices: As in :class:`ArchNet`.
-        out_strides: As in :class:`ArchNet`.
-        neck: As in :class:`ArchNet`; a subnet uses the part of its weights that fits its widths.
-        frozen_stages: As in :class:`ArchNet`.
-        norm_eval: As in :class:`ArchNet`.
-        norm_cfg: As in :class:`ArchNet`; ``dict(type='SyncBN')`` computes the statistics of a
-            step over all processes (GPUs only). Extracted networks have plain BN.
-        channels_last: As in :class:`ArchNet`.
-        init_cfg: As in :class:`ArchNet`.
+        **settings: As for :class:`ArchNet`: ``out_indices``, ``out_strides``, ``neck`` (a subnet
+            uses the part of its weights that fits its widths), ``frozen_stages``, ``norm_eval``,
+            ``norm_cfg`` (``dict(type='SyncBN')`` computes the statistics of a step over all
+            processes, GPUs only; extracted networks have plain BN), ``channels_last`` and
+            ``init_cfg``.
 
     Attributes:
         used_regions: Parameter name to the regions that forward passes in training mode have
             used since :meth:`forget_used_regions`; what was not used must not be updated.
+
+    Raises:
+        ValueError: A setting is unknown or not allowed.
     """
 
     def __init__(
         self,
         space: dict | SearchSpace,
         kernels: str = 'shared',
-        out_indices: int | Sequence[int] = -1,
-        out_strides: Sequence[int] | None = None,
-        neck: dict | None = None,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        norm_cfg: dict | None = None,
-        channels_last: bool = False,
-        init_cfg: dict | list | None = None,
+        **settings: Any,
     ) -> None:
-        if kernels not in KERNEL_SHARING:
-            raise UsageError(f'kernels={kernels!r:.60} is not one of {", ".join(KERNEL_SHARING)}')
+        choice('kernels', kernels, KERNEL_SHARING)
+        check_keys('SuperNet', settings, _SETTINGS)
         space = space if isinstance(space, SearchSpace) else SearchSpace(**space)
-        # The base class makes the blocks, for which it needs to know the space.
+        make_block = ArchBlock if kernels == 'shared' else _separate_kernels(space)
+        super().__init__(space.allocation, make_block=make_block, **settings)
         self.space = space
         self.kernels = kernels
-        super().__init__(
-            space.allocation,
-            out_indices=out_indices,
-            out_strides=out_strides,
-            neck=neck,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            norm_cfg=norm_cfg,
-            channels_last=channels_last,
-            init_cfg=init_cfg,
-        )
         self.used_regions: dict[str, set[Region]] = {}
         self._templates: dict[Part, nn.Module] = {}
         self.set_arch(space.largest())
 
-    def _make_block(self, stage: int, block: Block, drop_path_rate: float) -> nn.Module:
-        if self.kernels == 'shared':
-            return super()._make_block(stage, block, drop_path_rate)
-        return nn.ModuleDict(
-            {
-                f'kernel{kernel}': ArchBlock(replace(block, kernel=kernel), self.norm_cfg)
-                for kernel in self.space.stages[stage].kernels
-            }
-        )
-
     def _check(self, arch: Arch, side: str) -> None:
         """Raises ValueError if the Arch is no subnet of this super-supernet."""
-        if side not in SIDES:
-            raise UsageError(f'side={side!r:.60} is not one of {", ".join(SIDES)}')
+        choice('side', side, SIDES)
         whole = self.arch
         problem = None
         if len(arch.stages) != len(whole.stages):

@@ -6,7 +6,7 @@ import torch
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.models.checkpoints import load_checkpoint
 from mmscale.registry import MODELS
 
@@ -68,8 +68,9 @@ class DISTClassifier(ImageClassifier):
         try:
             teacher.load_state_dict(found.get('state_dict', found))
         except RuntimeError as error:
-            message = ' '.join(str(error).split())
-            raise UsageError(f'teacher_checkpoint={teacher_checkpoint}: {message:.300}') from None
+            raise UsageError(
+                f'teacher_checkpoint={teacher_checkpoint}: {one_line(error):.300}'
+            ) from None
         # In a tuple, where nn.Module does not find it.
         self._teacher = (teacher.eval().requires_grad_(False),)
         self.distill_weight = distill_weight

@@ -50,7 +50,14 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
         inputs: Positional arguments of one forward pass.
 
     Raises:
-        ValueError: The model cannot be traced.
+        UsageError: The model cannot be traced.
+
+    Example:
+        >>> import torchvision
+        >>> network = torchvision.models.resnet18()
+        >>> groups = channel_groups(network, (torch.zeros(1, 3, 64, 64),))
+        >>> len(groups), groups.elements
+        (12, 2880)
     """
     for name, module in model.named_modules():
         prefix = f'{name}.' if name else ''

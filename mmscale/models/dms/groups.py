@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
 
 ROLES = ('out', 'in', 'through', 'norm')
@@ -46,8 +47,7 @@ class Member:
     masks_output: bool = False
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise UsageError(f'{self.module}: role={self.role!r} is not one of {", ".join(ROLES)}')
+        choice(f'{self.module}: role', self.role, ROLES)
         indices = np.array(self.indices, dtype=np.int64)
         if indices.ndim != 2 or indices.size != np.unique(indices).size:
             raise UsageError(
@@ -78,10 +78,7 @@ class ChannelGroup:
     counts: tuple[tuple[str, str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in GROUP_KINDS:
-            raise UsageError(
-                f'group {self.name}: kind={self.kind!r} is not one of {", ".join(GROUP_KINDS)}'
-            )
+        choice(f'group {self.name}: kind', self.kind, GROUP_KINDS)
         for member in self.members:
             if len(member.indices) != self.size:
                 raise UsageError(

@@ -11,9 +11,9 @@ from mmengine.model import BaseModel
 from mmengine.registry import OPTIMIZERS
 from torch import distributed, nn
 
-from mmscale.arch.checks import check_keys, is_number
+from mmscale.arch.checks import check_keys, choice, number
 from mmscale.cost import Cost, LatencyModel
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.models.checkpoints import load_checkpoint
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.find import channel_groups
@@ -167,8 +167,7 @@ class DMSModel(BaseModel):
         try:
             self.latency = None if latency_model is None else LatencyModel.load(latency_model)
         except (OSError, ValueError) as error:
-            reason = getattr(error, 'strerror', None) or error
-            raise UsageError(f'latency_model={str(latency_model)!r:.200}: {reason}') from error
+            raise UsageError(f'latency_model: {one_line(error)}') from error
         self.metric, self.goal = self._resolved(target, metric)
         if pipeline == 'p-':
             model.requires_grad_(False)
@@ -195,15 +194,13 @@ class DMSModel(BaseModel):
             raise UsageError(f'search={search!r:.60} must hold {" or ".join(SEARCHES)}, or both')
         if not width_kinds or not _is_part(width_kinds, GROUP_KINDS):
             raise UsageError(f'width_kinds={width_kinds!r:.60} must hold some of {GROUP_KINDS}')
-        if pipeline not in PIPELINES:
-            raise UsageError(f'pipeline={pipeline!r:.60} is not one of {", ".join(PIPELINES)}')
+        choice('pipeline', pipeline, PIPELINES)
         if (pipeline == 'np') != (pretrained is None):
             raise UsageError(
                 f'pipeline={pipeline!r:.60} with pretrained={pretrained!r:.200}: np starts from '
                 'random weights, p and p- need a checkpoint'
             )
-        if not is_number(weight) or not weight > 0:
-            raise UsageError(f'weight={weight!r:.60} must be more than 0')
+        number('weight', weight, above=0)
 
     @staticmethod
     def _searched(
@@ -231,15 +228,13 @@ class DMSModel(BaseModel):
             if len(target) != 1:
                 raise UsageError(f'target={target!r:.60} must have exactly one metric')
             ((metric, target),) = check_keys('target', target, METRICS).items()
-        if metric not in METRICS:
-            raise UsageError(f'metric={metric!r:.60} is not one of {", ".join(METRICS)}')
+        choice('metric', metric, METRICS)
         if (metric == 'latency') != (self.latency is not None):
             raise UsageError(
                 'latency_model is needed for the metric latency, and for no other; '
                 f'metric={metric!r:.60}'
             )
-        if not is_number(target):
-            raise UsageError(f'target={target!r:.60} must be a number')
+        number('target', target)
         self.metric = metric
         full = self.value(self.cost.full)
         goal = target * full if relative else target
@@ -292,8 +287,7 @@ class DMSModel(BaseModel):
         try:
             self.model.load_state_dict(found.get('state_dict', found))
         except RuntimeError as error:
-            message = ' '.join(str(error).split())
-            raise UsageError(f'pretrained={self.pretrained}: {message:.300}') from None
+            raise UsageError(f'pretrained={self.pretrained}: {one_line(error):.300}') from None
 
     def set_budget(self, budget: float) -> None:
         """Sets what the cost is to fall to at this moment."""
@@ -441,8 +435,8 @@ class DMSModel(BaseModel):
             float(gate.pruning_ratio - ratio) for gate, ratio in zip(gates, next_ones, strict=True)
         ]
         before = self.current_cost()
-        for number in sorted(range(len(gates)), key=distances.__getitem__):
-            gate = gates[number]
+        for nearest in sorted(range(len(gates)), key=distances.__getitem__):
+            gate = gates[nearest]
             ratio = gate.pruning_ratio.clone()
             gate.pruning_ratio.copy_(next_ones[number])
             if self.value(self.current_cost()) > self.goal:

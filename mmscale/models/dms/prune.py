@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from mmscale.arch.checks import check_keys
+from mmscale.arch.checks import check_keys, check_schema, integer
 from mmscale.arch.json_files import read_json
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError
 from mmscale.files import write_json
 from mmscale.models.dms.groups import ChannelGroups
 from mmscale.models.dms.layers import input_dimension, output_dimension
@@ -88,9 +88,7 @@ class Pruning:
             owner, source = str(source), read_json(source)
         names = tuple(cls.__dataclass_fields__)
         data = check_keys(owner, source, (), ('schema', *names))
-        schema = data.pop('schema')
-        if type(schema) is not int or schema != SCHEMA:
-            raise UsageError(f'{owner}: schema={schema!r:.60} is not supported, expected {SCHEMA}')
+        check_schema(owner, data.pop('schema'), SCHEMA)
         removed = data['removed']
         if not isinstance(removed, list) or not all(isinstance(name, str) for name in removed):
             raise UsageError(f'{owner}: removed={removed!r:.60} must be a list of names')
@@ -103,10 +101,8 @@ class Pruning:
                     if part == 'slices':
                         _check_indices(f'{where}.{key!s:.60}', value)
                         _check_place(where, key)
-                    elif type(value) is not int or not 0 < value <= _MOST:
-                        raise UsageError(
-                            f'{where}.{key!s:.60}={value!r:.60} must be an integer in 1..{_MOST}'
-                        )
+                    else:
+                        integer(f'{where}.{key!s:.60}', value, 1, _MOST)
         return cls(**data)
 
     def save(self, path: str | Path) -> None:
@@ -200,7 +196,7 @@ def apply_pruning(model: nn.Module, pruning: Pruning) -> nn.Module:
         for name, counts in pruning.counts.items():
             place = f'counts.{name}'
             set_counts(model.get_submodule(name), counts)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, ValueError) as error:
+    except FOREIGN_ERRORS as error:
         raise UsageError(
             f'{type(model).__name__} does not fit its pruning: {place:.80}: {error!s:.200}'
         ) from error

@@ -51,7 +51,7 @@ def depth_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[Dept
             ),
         ]
     with torch.no_grad():
-        twin(*(_random(tensor, generator) for tensor in inputs))
+        twin(*(random_like(tensor, generator) for tensor in inputs))
     for handle in handles:
         handle.remove()
     stages: dict[tuple[str, torch.Size], list[tuple[str, str]]] = defaultdict(list)
@@ -82,7 +82,8 @@ def _are_tensors(*values: Any) -> bool:
     return all(isinstance(value, torch.Tensor) for value in values)
 
 
-def _random(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def random_like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Normal numbers in the place of a tensor's; integers stay what they are."""
     if not tensor.is_floating_point():
         return tensor
     return torch.randn(tensor.shape, generator=generator).to(tensor)
@@ -93,7 +94,7 @@ def _is_residual(
     block: nn.Module, end: nn.Module, x: torch.Tensor, generator: torch.Generator
 ) -> bool:
     """Whether a block is the identity where one of its layers gives zero."""
-    probe = _random(x, generator)
+    probe = random_like(x, generator)
     if x.min() >= 0:
         probe = probe.abs()
     weights = [tensor for tensor in (end.weight, getattr(end, 'bias', None)) if tensor is not None]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from mmscale.errors import UsageError
+from mmscale.arch.checks import choice, integer, number
 
 IMPORTANCES = ('taylor', 'index', 'l1', 'snip', 'fisher')
 NORMALISATIONS = ('rank', 'minmax', 'none')
@@ -58,26 +58,14 @@ class DifferentiableTopK(nn.Module):
         normalise: str = 'rank',
     ) -> None:
         super().__init__()
-        for key, value, smallest in (
-            ('n', n, 1),
-            ('minimum', minimum, 0),
-            ('divisor', divisor, 1),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-                raise UsageError(f'{key}={value!r:.60} must be an integer of {smallest} or more')
-        if minimum > n:
-            raise UsageError(f'minimum={minimum} must not be more than n={n}')
-        if importance not in IMPORTANCES:
-            raise UsageError(
-                f'importance={importance!r:.60} is not one of {", ".join(IMPORTANCES)}'
-            )
-        if normalise not in NORMALISATIONS:
-            allowed = ', '.join(NORMALISATIONS)
-            raise UsageError(f'normalise={normalise!r:.60} is not one of {allowed}')
-        if not 0 <= decay < 1:
-            raise UsageError(f'decay={decay!r:.60} must lie in 0..1, below 1')
-        if hardness is not None and not hardness > 0:
-            raise UsageError(f'hardness={hardness!r:.60} must be more than 0')
+        integer('n', n)
+        integer('minimum', minimum, 0, n)
+        integer('divisor', divisor)
+        choice('importance', importance, IMPORTANCES)
+        choice('normalise', normalise, NORMALISATIONS)
+        number('decay', decay, least=0, below=1)
+        if hardness is not None:
+            number('hardness', hardness, above=0)
         self.n = n
         self.elements = -(-n // divisor)
         self.hardness = float(self.elements if hardness is None else hardness)

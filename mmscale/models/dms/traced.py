@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_leaves
 
-from mmscale.errors import FOREIGN_ERRORS, UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, Member
 from mmscale.models.dms.residual import depth_groups
 from mmscale.models.dms.trial import sound_groups
@@ -67,10 +67,8 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
             graph.build_dependency(twin, list(inputs), forward_fn=forward, verbose=False)
             found = list(graph.get_all_groups())
     except FOREIGN_ERRORS as error:
-        reason = ' '.join(str(error).split())
         raise UsageError(
-            f'{type(model).__name__} cannot be traced ({type(error).__name__}: {reason:.200}); '
-            f'{_DECLARE}'
+            f'{type(model).__name__} cannot be traced ({one_line(error):.200}); {_DECLARE}'
         ) from error
     unseen = [
         name

@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mmscale.errors import UsageError
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member, runs
+from mmscale.models.dms.layers import input_dimension
 
 Consumers = tuple[str, ...] | None
 
@@ -84,9 +85,7 @@ def _fused_attention(name: str, attention: nn.Module, size: int) -> list[Channel
 
 def _hidden(model: nn.Module, name: str, makers: Iterable[str], consumer: str) -> ChannelGroup:
     """Hidden width of an MLP, whose consumer is a linear layer."""
-    weight = model.get_submodule(f'{name}.{consumer}').weight
-    transposed = type(model.get_submodule(f'{name}.{consumer}')).__name__ == 'Conv1D'
-    size = weight.shape[0 if transposed else 1]
+    size = input_dimension(model.get_submodule(f'{name}.{consumer}'))[1]
     members = [Member(f'{name}.{maker}', 'out', runs(size)) for maker in makers]
     return ChannelGroup(name, size, (*members, Member(f'{name}.{consumer}', 'in', runs(size))))
 

@@ -15,6 +15,7 @@ from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup
 from mmscale.models.dms.masking import Masks
 from mmscale.models.dms.prune import apply_pruning, plan_pruning
+from mmscale.models.dms.residual import random_like
 from mmscale.models.dms.topk import DifferentiableTopK
 
 
@@ -37,7 +38,7 @@ def sound_groups(
     if any(isinstance(getattr(hook, '__self__', None), Masks) for hook in hooks):
         return groups  # Tried before it got masks.
     twin = _with_random_weights(model)
-    inputs = [_random(tensor) for tensor in inputs]
+    inputs = [random_like(tensor, torch.Generator().manual_seed(1)) for tensor in inputs]
     try:
         # Rounding is far from an error in double precision, which not every model runs in.
         exact = copy.deepcopy(twin).double()
@@ -77,13 +78,6 @@ def _with_random_weights(model: nn.Module) -> nn.Module:
             values = 0.3 * (values - 1)
         tensor.copy_(values)
     return twin
-
-
-def _random(tensor: torch.Tensor) -> torch.Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(tensor.shape, generator=generator).to(tensor)
 
 
 @torch.no_grad()

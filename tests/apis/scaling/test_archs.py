@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmscale.apis.scaling.archs import arch_of, find_rules, networks_to_time, scale, scale_family
+from mmscale.apis.scaling.archs import arch_of, find_rules, networks_to_time, scale
 from mmscale.apis.scaling.searched import read_family
 from mmscale.arch import SCALING_RULES, Rounding, Scaling, apply_scaling, get_arch
 from mmscale.arch.presets import SCALENET_STRATEGY
@@ -132,7 +132,7 @@ def test_a_family_is_read_with_the_way_it_was_made(tmp_path):
     assert family.strategy == SCALENET_STRATEGY[:4]
     assert family.rounding == Rounding('ceil', 1, 2)
     assert [f'{ratio:.2f}' for ratio in family.cost_ratios] == ['1.00', '2.25', '4.57', '8.56']
-    nearest = Rounding('nearest', width_divisor=4)
+    nearest = Rounding('nearest', channel_divisor=4)
     dwr = SCALING_RULES['dwr']
     strategy = [Scaling(), dwr.scaling(3), dwr.scaling(9)]
     data = result_of(strategy, 'scalenet-s0', 'retraining', nearest)
@@ -143,22 +143,22 @@ def test_a_family_is_read_with_the_way_it_was_made(tmp_path):
 def test_a_searched_family_is_scaled_on_to_the_true_cost(tmp_path):
     family = read_family(written(tmp_path, result_of(SCALENET_STRATEGY[:4])))
     rule = family.rule()
-    for network in scale_family(family, [16, 32]):
+    for network in scale(family, factors=[16, 32]):
         assert network.achieved == count(network.arch).flops
         assert network.achieved == pytest.approx(
             network.factor * count(family.base).flops, rel=0.01
         )
-        solved, fitted = network.matched.scaling, rule.scaling(network.factor)
+        solved, fitted = network.scaling, rule.scaling(network.factor)
         assert (solved.depth, solved.width) == (fitted.depth, fitted.width)
         assert network.arch.resolution % 2 == 0
         assert network.strategy == rule.name == f'fitted-{tmp_path.name}'
-    (capped,) = scale_family(family, [16], constraints=Constraints(1, 2, largest_resolution=320))
+    (capped,) = scale(family, factors=16, constraints=Constraints(largest_resolution=320))
     assert capped.arch.resolution <= 320
     # The resolution alone does not do it any more: the factor of the whole rule does.
-    assert capped.matched.scaling.width > rule.scaling(16).width
+    assert capped.scaling.width > rule.scaling(16).width
     assert capped.achieved == pytest.approx(capped.target, rel=0.01)
     with pytest.raises(NotReachable):
-        scale_family(family, budget=1e3)
+        scale(family, budget=1e3)
 
 
 def test_a_found_strategy_is_one_more_rule(tmp_path):
@@ -268,7 +268,7 @@ def test_a_base_may_be_a_config(tmp_path):
     )
     shallow, deep = scale(path, 'd', [1, 2], name='r18')
     assert deep.label == 'r18_d_x2'
-    assert (shallow.depths, deep.depths) == ([2, 2, 2, 2], [4, 4, 4, 4])
+    assert (shallow.network.depths, deep.network.depths) == ([2, 2, 2, 2], [4, 4, 4, 4])
     assert shallow.cost.flops < 0.6 * deep.cost.flops
     (matched,) = scale(path, 'w', mode='matched', budget=4e9, tolerance=0.1)
     assert matched.achieved == pytest.approx(4e9, rel=0.1)

@@ -24,7 +24,6 @@ from mmscale.arch import (
     ScalingRule,
     apply_scaling,
     get_arch,
-    scaling_rule,
 )
 from mmscale.models import ArchNet
 
@@ -118,7 +117,7 @@ def test_a_config_trains_its_network_for_a_step(name, images, tmp_path):
 def test_a_digit_network_trains_by_the_digits_recipe(images, tmp_path):
     networks = scale(DIGITS, ['dwr'], [1], name='digits-s0')
     recipe = recipe_of('digits-s0', networks[0].arch)
-    assert Path(recipe).name == 'retrain_digits.py'
+    assert Path(recipe).name == 'arch-net_digits.py'
     write_networks(networks, recipe, tmp_path)
     path = tmp_path / f'{networks[0].label}.py'
     model, sizes = train_one_step(path, images, tmp_path / 'work')
@@ -133,13 +132,13 @@ def test_a_config_of_another_backbone_trains_for_a_step(images, tmp_path):
     folder = Path(mmpretrain.__file__).parent / '.mim/configs'
     stock = folder / 'mobilenet_v2/mobilenet-v2_8xb32_in1k.py'
     base = BaseConfig(str(stock), Config.fromfile(stock))
-    assert (base.resolution, base.name) == (224, 'mobilenet-v2_8xb32_in1k')
-    assert base.as_scaled().cost == base.cost
+    assert (base.network.resolution, base.name) == (224, 'mobilenet-v2_8xb32_in1k')
+    assert base.unscaled().cost == base.cost
     rule = ScalingRule('mine', depth=0.4, width=0.2, resolution=0.9)
-    network = base.scale(rule, 0.25)
+    network = base.reference(rule, 0.25)
     assert network.resolution == 64
     assert network.to_json()['depths'] == [1, 1, 2, 2, 2, 2, 1]
-    matched = base.scale(scaling_rule('dWr'), 2.0, 'matched', 'flops', 0.1)
+    matched = scale(stock, 'dWr', 2, mode='matched', tolerance=0.1)[0]
     assert matched.achieved == pytest.approx(2 * base.cost.flops, rel=0.1)
     write_networks([network], str(stock), tmp_path)
     path = tmp_path / f'{network.label}.py'
@@ -183,7 +182,7 @@ def test_sizes_before_the_crop_keep_their_ratio():
 def test_networks_without_a_name_have_a_recipe_too():
     assert 'efficientnet' in recipe_of('mine', get_arch('EfficientNet-B0'))
     assert 'resnet' in recipe_of('mine', get_arch('RegNetX-200MF'))
-    assert recipe_of('mine', get_arch(DIGITS)).endswith('configs/scalenet/retrain_digits.py')
+    assert recipe_of('mine', get_arch(DIGITS)).endswith('configs/scalenet/arch-net_digits.py')
 
 
 def test_files_are_not_written_over(tmp_path):

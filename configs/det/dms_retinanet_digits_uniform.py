@@ -1,9 +1,0 @@
-# The detector of dms_retinanet_digits_whole.py with all widths shrunk alike, to half of the
-# multiply-adds.
-_base_ = './dms_retinanet_digits_whole.py'
-
-model = dict(
-    backbone=dict(stem_channels=11, base_channels=11),
-    neck=dict(in_channels=[11, 22, 44], out_channels=44),
-    bbox_head=dict(in_channels=44, feat_channels=44),
-)

@@ -1,0 +1,21 @@
+# Learns heads, their size, MLP, embedding and depth of a small DeiT: half its multiply-adds are
+# left.
+_base_ = './deit-mini_digits.py'
+
+model = dict(
+    _delete_=True,
+    type='mmscale.DMSModel',
+    target=0.5,
+    input_shape=(1, 24, 24),
+    structure_optimizer=dict(type='SGD', lr=0.05),
+    model={{_base_.model}},
+)
+custom_hooks = [
+    dict(type='mmscale.IterationSeedHook'),
+    dict(type='mmscale.StrictLoadHook'),
+    dict(type='mmscale.DMSHook'),
+]
+
+# The learning rate stays: it falls when the network that was found is trained.
+param_scheduler = [dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=60)]
+train_cfg = dict(max_iters=300, val_interval=300)

@@ -1,0 +1,33 @@
+# DMS-MobileNetV2: half as wide again and twice as deep, back to 0.3 G multiply-adds in 30 epochs.
+_base_ = ['../_base_/datasets/imagenet.py', '../_base_/dms_runtime.py']
+
+model = dict(
+    type='mmscale.DMSModel',
+    target=dict(flops=0.3e9),
+    input_shape=(3, 224, 224),
+    model=dict(
+        type='ImageClassifier',
+        backbone=dict(
+            type='mmscale.ArchNet', arch='mobilenetv2', scaling=dict(width=1.5, depth=2)
+        ),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=1000,
+            in_channels=1280,
+            loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
+            topk=(1, 5),
+        ),
+    ),
+)
+train_dataloader = dict(batch_size=32)
+
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.045, momentum=0.9, weight_decay=4e-5))
+# 30 epochs of 1,281,167 images in batches of 256.
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=5004),
+    dict(type='CosineAnnealingLR', eta_min=1e-4, by_epoch=False, begin=5004, end=150120),
+]
+train_cfg = dict(by_epoch=False, max_iters=150120, val_interval=5004)
+default_hooks = dict(checkpoint=dict(interval=5004, save_best='auto'))
+auto_scale_lr = dict(enable=False, base_batch_size=256)

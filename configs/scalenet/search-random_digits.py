@@ -1,0 +1,5 @@
+# Random search on the digit data, at as many evaluations as search-mcea_digits.py took with
+# seed 0.
+_base_ = './search-mcea_digits.py'
+
+test_cfg = dict(search=dict(_delete_=True, type='mmscale.RandomSearch', evaluations=211))

@@ -1,0 +1,86 @@
+"""Blocks between other widths: the algebra that scaling and single adjustments share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+
+from mmscale.arch.arch import Block
+
+
+def expanded(inner: int, before: int, after: int) -> int:
+    """An inner width of a block as one of its outer widths changes, rounded up."""
+    return max(1, math.ceil(inner * Fraction(after, before)))
+
+
+def nearest(numerator: int, denominator: int, divisor: int = 1) -> int:
+    """The multiple of `divisor` nearest to a fraction, at least one."""
+    return max(1, round(numerator / (denominator * divisor))) * divisor
+
+
+def chosen_without_residual(block: Block) -> bool:
+    """Whether a block could have a residual connection and has none: a choice of the network."""
+    return (
+        block.residual == 'none' and block.stride == 1 and block.in_channels == block.out_channels
+    )
+
+
+def residual_between(block: Block, stride: int, in_channels: int, out_channels: int) -> str:
+    """The residual that a block has between other widths, if it has one."""
+    if stride == 1 and in_channels == out_channels:
+        return 'identity'
+    if block.residual == 'projection' or block.kind in ('bottleneck', 'basic'):
+        return 'projection'
+    return 'none'
+
+
+def follows_output(block: Block) -> bool:
+    """Whether hidden channels belong to the output (ResNet, RegNet), not to the input."""
+    return block.kind in ('bottleneck', 'basic') or (
+        block.kind == 'mbconv' and block.groups != 1 and not block.depthwise
+    )
+
+
+# Most blocks of a deep network stage are equal.
+@lru_cache(maxsize=4096)
+def rewired(block: Block, in_channels: int, out_channels: int) -> Block:
+    """The block between other widths: equal expansion, equal channels per group."""
+    if (in_channels, out_channels) == (block.in_channels, block.out_channels):
+        return block
+    change = (block.in_channels, in_channels)
+    if follows_output(block):
+        change = (block.out_channels, out_channels)
+    hidden = expanded(block.hidden_channels, *change)
+    grouped = block.grouped_channels and expanded(block.grouped_channels, *change)
+    groups = block.groups
+    if block.depthwise:
+        groups = hidden
+    elif groups != 1:
+        groups = hidden // (block.hidden_channels // groups)
+    se = block.se
+    if se is not None:
+        squeezed = round(se.channels * Fraction(in_channels, block.in_channels))
+        se = replace(se, channels=max(1, squeezed))
+    return replace(
+        block,
+        in_channels=in_channels,
+        hidden_channels=hidden,
+        out_channels=out_channels,
+        groups=groups,
+        se=se,
+        residual='none'
+        if chosen_without_residual(block)
+        else residual_between(block, block.stride, in_channels, out_channels),
+        grouped_channels=grouped,
+    )
+
+
+@lru_cache(maxsize=2**12)
+def repeated(block: Block) -> Block:
+    """The block that may follow `block` in its network stage: equal kernel and expansion."""
+    if block.residual == 'identity':
+        return block
+    following = rewired(replace(block, stride=1), block.out_channels, block.out_channels)
+    return replace(following, residual='identity')

@@ -1,0 +1,350 @@
+"""The search of a config: MMEngine's ``test_cfg`` of every search."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+import socket
+import time
+from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import get_dist_info
+from mmengine.runner import Runner, save_checkpoint
+from mmengine.runner.base_loop import BaseLoop
+
+from mmscale.arch.checks import integer
+from mmscale.arch.json_files import read_json
+from mmscale.cost import CostTable
+from mmscale.engine.distributed import Ranks
+from mmscale.engine.evaluator import SubnetEvaluator, content_of
+from mmscale.engine.wrappers import unwrapped_model
+from mmscale.errors import UsageError
+from mmscale.files import write_json
+from mmscale.models import SuperNetTraining
+from mmscale.registry import LOOPS, SEARCHES, TASK_UTILS
+from mmscale.search import (
+    MCEA,
+    Archive,
+    ChainStep,
+    EvolutionSearch,
+    FamilyFitness,
+    Feasibility,
+    Generation,
+    GivenFamily,
+    ParetoSearch,
+    RandomSearch,
+    Result,
+    ScalingSearch,
+    Scorer,
+    Search,
+    SeparateSearch,
+)
+from mmscale.search.forecast import Forecast, forecast
+from mmscale.search.reporting import History, ProgressLog, SecondsLog, describe
+from mmscale.version import __version__
+
+# The searches themselves know nothing of registries.
+for _search in (
+    MCEA, EvolutionSearch, ScalingSearch, SeparateSearch, RandomSearch, GivenFamily, ParetoSearch,
+):  # fmt: skip
+    SEARCHES.register_module(module=_search)
+
+# Settings that say how to go on, not what to search.
+_OTHER_KEYS = ('resume', 'retry_failed')
+# Settings of the loop itself, not of the search or of its budgets.
+LOOP_KEYS = ('calibration_dataloader', 'subnet_evaluator', 'seed', *_OTHER_KEYS)
+
+# What scores depend on, besides mmscale.
+_PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'numpy', 'cv2')
+
+
+def build_search(
+    table: CostTable,
+    seed: int,
+    search: dict[str, Any],
+    budget: float | None = None,
+    metric: str | None = None,
+    tolerance: float | None = None,
+    weights: Sequence[float] | None = None,
+    **unknown: object,
+) -> Search:
+    """Builds the search of a config; nothing is evaluated, no model or data is needed.
+
+    Args:
+        table: Costs of the space.
+        seed: Seed of the search.
+        search: ``type``, registered in ``SEARCHES``, and the settings of its own.
+        budget: Budget of the base model, in units of `metric`.
+        metric: ``flops`` (the default), ``params`` or ``acts``.
+        tolerance: Largest relative deviation from any budget, by default 0.05.
+        weights: Weight of every scaling stage in the fitness.
+        **unknown: Nothing else is known.
+
+    Raises:
+        TypeError: A setting of the search is unknown or missing.
+        ValueError: A setting is not allowed, or no network meets the budgets.
+    """
+    if unknown:
+        raise UsageError(
+            f'test_cfg has no setting {", ".join(unknown)}; those of the search itself are in '
+            f'test_cfg.search'
+        )
+    if not isinstance(search, dict):
+        raise UsageError(f'search={search!r:.60} must be a dict with type')
+    settings = dict(search)
+    name = str(settings.pop('type', None))
+    search_class = SEARCHES.module_dict.get(name.removeprefix('mmscale.'))
+    if search_class is None:
+        known = ', '.join(f'mmscale.{known}' for known in SEARCHES.module_dict)
+        raise UsageError(f'search.type={name!r:.60} is not one of {known}')
+    problem: dict[str, Any] = {'table': table, 'seed': seed}
+    budgets = dict(budget=budget, metric=metric, tolerance=tolerance, weights=weights)
+    budgets = {key: value for key, value in budgets.items() if value is not None}
+    wanted = inspect.signature(search_class).parameters
+    if 'family' in wanted:
+        if budget is None:
+            raise UsageError(f'budget is not set: {name} searches a family of networks within it')
+        weights = budgets.pop('weights', None)
+        problem['family'] = FamilyFitness(Feasibility(table, **budgets), weights)
+    elif budgets:
+        given = ', '.join(f'{key}={value!r:.30}' for key, value in budgets.items())
+        raise UsageError(f'{given}: {name} has no budgets, set them to None')
+    return search_class(
+        **{key: value for key, value in problem.items() if key in wanted}, **settings
+    )
+
+
+def _version_of(package: str) -> str:
+    return import_module(package).__version__
+
+
+def _runs_in(timing: Path) -> list[Any]:
+    """Times of earlier runs; a damaged file of them ends no search that has its result."""
+    try:
+        runs = read_json(timing)
+    except (OSError, ValueError):
+        return []
+    return runs if isinstance(runs, list) else []
+
+
+def _remove_others(folder: Path, suffix: str, names: Collection[str]) -> None:
+    """Removes networks that only an earlier result in the same work dir had."""
+    for path in folder.glob(f'*{suffix}'):
+        if re.fullmatch(r'(front|scaling_stage)_\d+', path.stem) and path.stem not in names:
+            path.unlink()
+
+
+@LOOPS.register_module()
+class SearchLoop(BaseLoop):
+    """Runs a search with the scores of a super-supernet's networks, and writes what it finds.
+
+    The loop writes into the runner's work dir: ``archive/`` and ``history.jsonl`` (the events of
+    the search, for a report on the way) while it searches, and ``result.json`` and
+    ``archs/<network>.json`` at the end; these depend on config, seed and weights alone. Beside
+    them lie ``weights/<network>.pth`` with the weights each network was scored with, to start
+    training from or to ship, ``timing.json`` with times and hosts, and ``seconds/`` with those
+    of every evaluation. Resuming replays the search from the archive.
+
+    Args:
+        runner: The runner; its model is a SuperNetClassifier, or a SuperNetDetector, whose cost
+            is that of backbone, neck and head.
+        dataloader: Config of the loader of scoring images.
+        evaluator: Ignored: a candidate's score is counted by `subnet_evaluator`.
+        search: The search: its ``type``, registered in ``SEARCHES``, and its settings.
+        calibration_dataloader: Config of the loader of training images for BN statistics; by
+            default ``calibration_dataloader`` of the config, beside its ``test_dataloader``.
+        seed: Seed of the search; by default the runner's.
+        resume: Whether to continue the archive in the work dir.
+        retry_failed: Whether to evaluate anew what the archive has as failed.
+        subnet_evaluator: Further settings of :class:`SubnetEvaluator`, or with ``type`` of
+            another: :class:`DetectionEvaluator` for a detector.
+        **budgets: ``budget``, ``metric``, ``tolerance`` and ``weights``, see
+            :func:`build_search`.
+
+    Raises:
+        TypeError: The model is of another kind, or a setting is unknown.
+        ValueError: A setting is not allowed or no network meets the budgets.
+
+    Example:
+        >>> test_cfg = dict(
+        ...     type='mmscale.SearchLoop',
+        ...     search=dict(type='mmscale.MCEA', population=64, generations=40, rounds=8),
+        ...     budget=340e6,
+        ...     weights=[0, 1, 1, 1],
+        ... )
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: dict[str, Any],
+        evaluator: object,
+        search: dict[str, Any],
+        calibration_dataloader: dict[str, Any] | None = None,
+        seed: int | None = None,
+        resume: bool = False,
+        retry_failed: bool = False,
+        subnet_evaluator: dict[str, Any] | None = None,
+        **budgets: Any,
+    ) -> None:
+        self._runner = runner
+        model = unwrapped_model(runner)
+        if not isinstance(model, SuperNetTraining):
+            raise TypeError(
+                f'{type(self).__name__} needs model.type=mmscale.SuperNetClassifier or '
+                f'mmscale.SuperNetDetector, got {type(model).__name__}'
+            )
+        self.seed = runner.seed if seed is None else seed
+        integer('seed', self.seed, 0)
+        self.resume = resume
+        self.retry_failed = retry_failed
+        self.archive_dir = Path(runner.work_dir) / 'archive'
+        if not resume and any(self.archive_dir.glob('*.jsonl')):
+            raise UsageError(
+                f'work_dir={runner.work_dir} holds the archive of an earlier search: continue it '
+                f'with --resume, or take another work dir'
+            )
+        self.table = CostTable(model.backbone.space, behind_stages=model.cost_behind_stages)
+        # Built and checked before any data is read.
+        self.search = build_search(self.table, self.seed, search, **budgets)
+        calibration = calibration_dataloader or runner.cfg.get('calibration_dataloader')
+        if not calibration:
+            raise UsageError('calibration_dataloader is not set: it reads images of training')
+        self.history = History(Path(runner.work_dir) / 'history.jsonl')
+        self.evaluator: SubnetEvaluator = TASK_UTILS.build(
+            {'type': SubnetEvaluator, **(subnet_evaluator or {})},
+            default_args=dict(
+                model=model, dataloader=dataloader, calibration_dataloader=calibration
+            ),
+        )
+
+    @classmethod
+    def nested(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a ``test_cfg``, with those of the search itself under ``search``."""
+        return dict(settings)
+
+    def forecast(self) -> Forecast:
+        """What the search is expected to evaluate.
+
+        Raises:
+            ValueError: No network meets the budgets.
+        """
+        return forecast(self.search, self.seed)
+
+    def on_step(self, step: ChainStep | Generation) -> None:
+        """Logs a step of the chain, and writes every event to the history."""
+        if get_dist_info()[0] == 0:
+            self.history.write(step)
+        if isinstance(step, ChainStep):
+            self._runner.logger.info(describe(step, self.table.space.resolution))
+
+    def run(self) -> dict[str, float]:
+        """Searches and writes the result.
+
+        Returns:
+            The best fitness, for the runner's log.
+        """
+        start = time.monotonic()
+        ranks = Ranks()
+        fingerprint = self.evaluator.fingerprint
+        archive = self._open_archive(fingerprint, ranks.rank)
+        seconds = Path(self._runner.work_dir) / 'seconds' / f'rank{ranks.rank:04d}.jsonl'
+        on_evaluated = SecondsLog(seconds)
+        try:
+            progress = ProgressLog(self._runner.logger, ranks.world_size)
+            # Of rank 0 alone are the log lines.
+            expected = self._expected_evaluations() if ranks.rank == 0 else 0
+            scorer = Scorer(archive, self.evaluator, ranks, progress, on_evaluated, expected)
+            result = self.search.run(scorer, self.on_step)
+            if ranks.rank == 0:
+                self._write(result, fingerprint, scorer.fresh, time.monotonic() - start)
+        finally:
+            archive.close()
+            on_evaluated.close()
+            self.history.close()
+        self._runner.logger.info(str(result))
+        return {'fitness': float(result.fitness)}
+
+    def _open_archive(self, fingerprint: dict[str, Any], rank: int) -> Archive:
+        """Opens the archive and says what is in it."""
+        logger = self._runner.logger
+        archive = Archive(self.archive_dir, fingerprint, rank)
+        for path in archive.cut_off:
+            logger.info(f'{path}: its last line was cut off while it was written, and is dropped')
+        failed = len(archive.failures)
+        if self.retry_failed:
+            archive.forget_failures()
+        if len(archive):
+            logger.info(f'replaying {len(archive)} evaluations of {self.archive_dir}')
+        if failed:
+            what = 'are evaluated anew' if self.retry_failed else 'count as failed'
+            logger.info(f'{failed} of them could not be scored before and {what}')
+        return archive
+
+    def _expected_evaluations(self) -> int:
+        try:
+            return len(self.forecast().candidates)
+        except ValueError:
+            return 0  # The search itself will say what is wrong.
+
+    def _config_hash(self, fingerprint: dict) -> str:
+        """SHA-256 of what the config says of network, data and search, and of the evaluator."""
+        config = self._runner.cfg
+        search = {key: value for key, value in config.test_cfg.items() if key not in _OTHER_KEYS}
+        parts: dict[str, Any] = {
+            'model': config.model,
+            'data_preprocessor': config.get('data_preprocessor'),
+            'test_dataloader': config.test_dataloader,
+            'search': search,
+            'evaluator': fingerprint,
+            'seed': self.seed,
+        }
+        if 'calibration_dataloader' in config:
+            parts['calibration_dataloader'] = config.calibration_dataloader
+        text = json.dumps(content_of(parts), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _write(self, result: Result, fingerprint: dict, evaluated: int, seconds: float) -> None:
+        work_dir = Path(self._runner.work_dir)
+        (work_dir / 'archs').mkdir(exist_ok=True)
+        (work_dir / 'weights').mkdir(exist_ok=True)
+        for name, arch in result.networks.items():
+            write_json(work_dir / 'archs' / f'{name}.json', arch.to_json())
+            net = self.evaluator.extract(arch)
+            weights = work_dir / 'weights' / f'{name}.pth'
+            state = {'state_dict': net.state_dict()}
+            save_checkpoint(state, str(weights), backend_args={'backend': 'atomic'})
+        # Last of what others build on: where it lies, the search is complete.
+        write_json(
+            work_dir / 'result.json',
+            {
+                **result.to_json(),
+                'convention': self.table.convention,
+                'config_hash': self._config_hash(fingerprint),
+                'versions': {
+                    'mmscale': __version__,
+                    **{name: _version_of(name) for name in _PACKAGES},
+                },
+            },
+        )
+        _remove_others(work_dir / 'archs', '.json', result.networks)
+        _remove_others(work_dir / 'weights', '.pth', result.networks)
+        timing = work_dir / 'timing.json'
+        runs = _runs_in(timing) if self.resume else []
+        runs.append(
+            {
+                'seconds': round(seconds, 1),
+                'evaluations': result.evaluations,
+                'evaluations_of_rank_0': evaluated,
+                'images_of_rank_0': self.evaluator.images_seen,
+                'images_saved_of_rank_0': self.evaluator.images_saved,
+                'processes': get_dist_info()[1],
+                'host': socket.gethostname(),
+            }
+        )
+        write_json(timing, runs)

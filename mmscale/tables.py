@@ -1,0 +1,74 @@
+"""Tables for terminals, notebooks and logs: what objects print themselves with."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+# Columns of a text that goes to no terminal.
+_WIDTH = 100
+
+
+def make_table(
+    title: str | None,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    total: Sequence[object] | None = None,
+) -> Table:
+    """A table whose first column is text and whose other columns are numbers.
+
+    Args:
+        title: What stands above it.
+        columns: Names of the columns; a table whose names are all empty has no header.
+        rows: Cells by row; None is an empty cell.
+        total: A last row, set apart.
+    """
+    from rich import box
+    from rich.table import Table
+
+    # Without vertical lines, 14 digits fit into the 80 columns of a pipe.
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left',
+        show_header=any(columns),
+    )  # fmt: skip
+    for i, column in enumerate(columns):
+        table.add_column(column, justify='right' if i else 'left', overflow='fold')
+    for row in rows:
+        table.add_row(*('' if cell is None else str(cell) for cell in row))
+    if total is not None:
+        table.add_section()
+        table.add_row(*('' if cell is None else str(cell) for cell in total), style='bold')
+    return table
+
+
+class Printed:
+    """Prints itself as tables and lines: on a terminal, in a notebook and as text."""
+
+    def renderables(self) -> Sequence[RenderableType]:
+        """Tables and lines of text, from top to bottom."""
+        raise NotImplementedError
+
+    def __rich_console__(self, console: Console, _: object) -> Iterator[RenderableType]:
+        from rich.text import Text
+
+        for part in self.renderables():
+            yield Text(part) if isinstance(part, str) else part
+
+    def __str__(self) -> str:
+        return '\n'.join(line.rstrip() for line in self._recorded().export_text().splitlines())
+
+    def _repr_html_(self) -> str:
+        return self._recorded().export_html(inline_styles=True, code_format='<pre>{code}</pre>')
+
+    def _recorded(self) -> Console:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=_WIDTH, record=True)
+        # A line is not broken: it may hold a path that is to be copied.
+        console.print(self, soft_wrap=True)
+        return console

@@ -1,0 +1,121 @@
+"""The names of the front door: there, light, each with an example that runs."""
+
+import doctest
+import subprocess
+import sys
+
+import pytest
+from mmengine.config import Config
+from torch import nn
+
+import mmscale
+from mmscale.apis.networks import find_network
+from mmscale.arch import get_arch
+
+NAMES = {
+    'Arch', 'MMScaleError', 'Scaling', 'SearchSpace', 'build', 'channel_groups', 'export',
+    'from_timm', 'get_arch', 'get_cost', 'list_archs', 'load_result', 'prune', 'report',
+    'run_search', 'scale', 'to_timm',
+}  # fmt: skip
+
+
+def test_every_promised_name_is_there():
+    assert set(dir(mmscale)) >= NAMES
+    for name in NAMES:
+        assert getattr(mmscale, name) is getattr(mmscale.apis, name)
+        assert not isinstance(getattr(mmscale, name), type(sys)), f'{name} is a module'
+    with pytest.raises(AttributeError):
+        _ = mmscale.no_such_name
+
+
+def test_submodules_that_are_imported_hide_no_name():
+    program = (
+        'import mmscale, pkgutil, importlib\n'
+        'for module in pkgutil.walk_packages(mmscale.__path__, "mmscale."):\n'
+        '    if ".mim" not in module.name: importlib.import_module(module.name)\n'
+        f'print(sorted(n for n in {sorted(NAMES)} if type(getattr(mmscale, n)) is type(pkgutil)))'
+    )
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == '[]', done.stderr
+
+
+@pytest.mark.parametrize('name', sorted(NAMES - {'MMScaleError'}))
+def test_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    thing = getattr(mmscale, name)
+    module = sys.modules[thing.__module__]
+    tests = doctest.DocTestFinder(recurse=False).find(thing, name, module)
+    assert tests and tests[0].examples, f'{name} has no example'
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    said = []
+    runner.run(tests[0], out=said.append)
+    assert runner.summarize(verbose=False).failed == 0, ''.join(said)
+
+
+CONFIG = """
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='mmscale.ArchNet', arch='scalenet-s1'),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=1000, in_channels=1280))
+"""
+
+
+def test_one_network_by_every_name_has_one_cost(tmp_path):
+    arch = get_arch('scalenet-s1')
+    arch.save(tmp_path / 'mine.json')
+    (tmp_path / 'config.py').write_text(CONFIG)
+    named = [
+        'ScaleNet-S1', arch, arch.to_json(), tmp_path / 'mine.json', str(tmp_path / 'config.py'),
+        Config.fromfile(tmp_path / 'config.py'), find_network('scalenet-s1'),
+    ]  # fmt: skip
+    costs = {mmscale.get_cost(source).cost for source in named}
+    assert len(costs) == 1
+    module = mmscale.build(arch)
+    assert mmscale.get_cost(module, arch.resolution).cost in costs
+
+
+def test_networks_of_other_packages():
+    pytest.importorskip('timm')
+    counted = mmscale.get_cost('timm:resnet18')
+    # As timm publishes them: 11.69 M params, 1.82 G multiply-adds.
+    assert counted.params == 11_689_512 and round(counted.flops / 1e9, 2) == 1.81
+    assert mmscale.get_cost('mmpretrain::resnet/resnet18_8xb32_in1k').cost == counted.cost
+
+
+def test_a_module_whose_input_nothing_says_is_counted_at_a_size_that_is_said():
+    counted = mmscale.get_cost(nn.Conv2d(3, 4, 1))
+    assert counted.flops == 12 * 224 * 224
+    assert 'Nothing says the size of the images: 224 px are assumed.' in str(counted)
+    assert mmscale.get_cost(nn.Conv2d(3, 4, 1), shape=(10, 20)).flops == 12 * 200
+
+
+def test_a_rectangle_of_an_arch_is_what_its_module_counts():
+    arch = get_arch('scalenet-s0')
+    wide = mmscale.get_cost(arch, shape=(64, 128))
+    module = mmscale.get_cost(mmscale.build(arch), shape=(64, 128))
+    assert (wide.shape, wide.cost) == ((64, 128), module.cost)
+
+
+@pytest.mark.parametrize(
+    ('source', 'message'),
+    [
+        ('scalenet-s9', 'near names are'),
+        ('timm:resnet1', 'timm has no such network'),
+        ('mmpretrain::no/such', 'mmpretrain::no/such: '),
+        ('gone.py', 'gone.py is not a file'),
+        (17, '17 is no name, file, Arch, config or module'),
+        ({'stages': []}, 'missing key'),
+        (Config(dict(lr=1)), 'the config has no model'),
+    ],
+)
+def test_what_is_no_network_is_one_line_of_one_family(source, message):
+    with pytest.raises(mmscale.MMScaleError, match=message) as caught:
+        mmscale.get_cost(source)
+    assert '\n' not in str(caught.value)
+
+
+def test_results_print_themselves_in_notebooks_too():
+    counted = mmscale.get_cost('resnet-18')
+    for thing in (counted, counted.cost):
+        assert '1,814,073,344' in str(thing) and '1,814,073,344' in thing._repr_html_()
