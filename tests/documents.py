@@ -233,7 +233,7 @@ class Workplace:
 
 def is_config(text):
     """Whether a Python block is a config, or a part of one."""
-    return re.match(r'(_base_|custom_imports|model) = ', text) is not None
+    return re.match(r'(_base_|custom_imports|model|test_cfg) = ', text) is not None
 
 
 def run_document(document, workplace):
