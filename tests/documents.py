@@ -311,6 +311,10 @@ def is_registered(name):
     import mmengine.registry
     from mmengine.registry import Registry
 
+    from mmscale.registry import SEARCHES
+
+    if SEARCHES.get(name) is not None:  # which MMEngine does not know
+        return True
     for registry in vars(mmengine.registry).values():
         if isinstance(registry, Registry):
             with registry.switch_scope_and_registry(None) as found:

@@ -135,8 +135,8 @@ def test_elites_are_carried_over(tmp_path, monkeypatch):
     handed = []
     original = BaseEvolution.run
 
-    def spying(self, strategy, rng, elites, *args):
-        evolved = original(self, strategy, rng, elites, *args)
+    def spying(self, scorer, strategy, rng, elites, *args):
+        evolved = original(self, scorer, strategy, rng, elites, *args)
         handed.append((elites, evolved))
         return evolved
 
