@@ -142,6 +142,8 @@ def small_settings(config):
         for key, value in pairs:
             if key in SMALL and isinstance(value, int):
                 yield f'{path}{key}', min(value, SMALL[key])
+            elif isinstance(value, str) and value != changed(value):
+                yield f'{path}{key}', changed(value)  # a checkpoint of another training
             elif isinstance(value, (dict, list, tuple)):
                 yield from walk(value, f'{path}{key}.')
 
@@ -206,9 +208,11 @@ class Workplace:
 
         config = Config.fromfile(words[0], import_custom_modules=False)
         options = {'experiment_name': uuid.uuid4().hex, **small_settings(config)}
-        if tool != 'benchmarks/dry_run.py' and config.get('load_from'):
-            options['load_from'] = changed(config.load_from)
-            self._make(options['load_from'])
+        for key, value in list(options.items()):
+            if tool == 'benchmarks/dry_run.py' and key == 'load_from':
+                del options[key]  # it reads none
+            elif isinstance(value, str):
+                self._make(value)
         if tool == 'tools/train.py' and 'StandardLibrary' in str(config.get('val_dataloader')):
             words = [words[0], '--no-validate', *words[1:]]
         if '--cfg-options' not in words:
