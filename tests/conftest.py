@@ -76,6 +76,29 @@ def randomise():
 
 
 @pytest.fixture
+def refuses():
+    """Checks that bad values of a setting are refused, in a line that names it and the value.
+
+    For what depends on one value alone; the fuzz tests cover any.
+    """
+
+    def check(call, **bad):
+        for key, values in bad.items():
+            for value in values:
+                try:
+                    call(**{key: value})
+                except ValueError as error:
+                    message = str(error)
+                else:
+                    pytest.fail(f'{key}={value!r} is accepted')
+                parts = value if isinstance(value, (list, tuple)) and value else [value]
+                assert key in message and '\n' not in message, message
+                assert any(f'{shown!r:.20}' in message for shown in (value, *parts)), message
+
+    return check
+
+
+@pytest.fixture
 def tool(monkeypatch, capfd):
     """Runs a tool in this process; returns its exit code and what it wrote to stderr."""
 

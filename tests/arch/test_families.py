@@ -48,18 +48,17 @@ PARAMS = {
 LITE_PARAMS = ('4.7', '5.4', '6.1', '8.2', '13.0')
 
 
-@pytest.mark.parametrize('name', REGNETS)
-def test_regnets_cost_what_was_published(name):
-    cost = count(get_arch(name))
-    assert (f'{cost.params / 1e6:.1f}', f'{cost.acts / 1e6:.1f}') == REGNETS[name]
-    published = name.partition('-')[2]
-    flops = float(published[:-2]) * (1e6 if published.endswith('MF') else 1e9)
-    assert cost.flops == pytest.approx(flops, rel=0.02)
+def test_regnets_cost_what_was_published():
+    for name, published in REGNETS.items():
+        cost = count(get_arch(name))
+        assert (f'{cost.params / 1e6:.1f}', f'{cost.acts / 1e6:.1f}') == published
+        size = name.partition('-')[2]
+        flops = float(size[:-2]) * (1e6 if size.endswith('MF') else 1e9)
+        assert cost.flops == pytest.approx(flops, rel=0.02)
 
 
-@pytest.mark.parametrize('name', PARAMS)
-def test_params_are_those_of_torchvision(name):
-    assert count(get_arch(name)).params == PARAMS[name]
+def test_params_are_those_of_torchvision():
+    assert {name: count(get_arch(name)).params for name in PARAMS} == PARAMS
 
 
 def test_lite_params_and_unscaled_ends():
@@ -134,39 +133,30 @@ def test_eps_and_padding_reach_every_layer():
         assert {part.eps for part in (made.stem, made.head, *made.blocks)} == {1e-3}
 
 
-@pytest.mark.parametrize(
-    ('spelling', 'name'),
-    [
-        ('regnety-400mf', 'RegNetY-400MF'),
-        ('RegNetY-4GF', 'RegNetY-4.0GF'),
-        ('regnetx_8.0gf', 'RegNetX-8.0GF'),
-        ('REGNETZ-4.0GF', 'RegNetZ-4GF'),
-        ('efficientnet-b0', 'EfficientNet-B0'),
-        ('resnext-152', 'ResNeXt-152-32x4d'),
-        ('SCALENET-S1-SEARCH', 'scalenet-s1-search'),
-    ],
-)
-def test_spellings(spelling, name):
-    assert preset_name(spelling) == name
-    assert name in preset_names()
-    assert get_arch(spelling) is get_arch(name)
+def test_spellings():
+    for spelling, name in {
+        'regnety-400mf': 'RegNetY-400MF',
+        'RegNetY-4GF': 'RegNetY-4.0GF',
+        'regnetx_8.0gf': 'RegNetX-8.0GF',
+        'REGNETZ-4.0GF': 'RegNetZ-4GF',
+        'resnext-152': 'ResNeXt-152-32x4d',
+        'SCALENET-S1-SEARCH': 'scalenet-s1-search',
+    }.items():
+        assert preset_name(spelling) == name
+        assert name in preset_names()
+        assert get_arch(spelling) is get_arch(name)
 
 
-@pytest.mark.parametrize(
-    ('name', 'near'),
-    [
-        ('RegNetY-5GF', 'RegNetY-'),
-        ('EfficientNet-B9', 'EfficientNet-B'),
-        ('mobilenet', 'MobileNetV2'),
-        ('resnet50', 'ResNet-50'),
-        ('xyz', 'presets are scalenet-s0'),
-    ],
-)
-def test_unknown_names_offer_the_nearest(name, near):
-    with pytest.raises(
-        ValueError, match=f"arch='{name}' is neither a file nor a preset; .*{near}"
-    ):
-        get_arch(name)
+def test_unknown_names_offer_the_nearest():
+    for name, near in {
+        'RegNetY-5GF': 'RegNetY-',
+        'mobilenet': 'MobileNetV2',
+        'resnet50': 'ResNet-50',
+        'xyz': 'presets are scalenet-s0',
+    }.items():
+        expected = f"arch='{name}' is neither a file nor a preset; .*{near}"
+        with pytest.raises(ValueError, match=expected):
+            get_arch(name)
 
 
 def test_a_missing_file_is_told_as_such():
@@ -174,43 +164,30 @@ def test_a_missing_file_is_told_as_such():
         get_arch('archs/s0.json')
 
 
-@pytest.mark.parametrize(
-    ('make', 'message'),
-    [
-        (lambda: regnet('w', 13, 24, 36, 2.5, 8), "kind='w' is not one of x, y, z"),
-        (lambda: regnet(['x'], 13, 24, 36, 2.5, 8), r"kind=\['x'\] is not one of x, y, z"),
-        (
-            lambda: regnet('x', 13, 24, 36, 2.5, 8, bottleneck_ratio=1e-9),
-            'bottleneck_ratio=1e-09 must be 1/64 or more',
-        ),
-        (lambda: regnet('x', 13, 20, 36, 2.5, 8), 'w0=20 must be a multiple of 8'),
-        (lambda: regnet('x', 0, 24, 36, 2.5, 8), 'depth=0 must be an integer'),
-        (lambda: regnet('x', 13, 24, -1, 2.5, 8), 'wa=-1 must be a number above 0'),
-        (lambda: regnet('x', 13, 24, 36, 1, 8), 'wm=1 must be above 1'),
-        (lambda: regnet('x', 13, 24, 36, 2.5, 0), 'group_width=0 must be an integer'),
-        (lambda: regnet('x', 13, 24, 36, 2.5, 8, bottleneck_ratio='4'), "bottleneck_ratio='4'"),
-        (lambda: regnet('x', 13, 24, 36, 2.5, 8, se_ratio=-0.5), 'se_ratio=-0.5 must be a number'),
-        (lambda: efficientnet(width=0), 'width=0 must be a number above 0'),
-        (lambda: efficientnet(padding='valid'), "padding='valid' is not one of"),
-        (lambda: mobilenet_v2(width=None), 'width=None must be a number above 0'),
-        (lambda: mobilenet_v3('medium'), "size='medium' is not one of large, small"),
-        (lambda: resnet(42), 'depth=42 is not one of 18, 34'),
-        (lambda: resnet(18, groups=32, base_width=4), 'depth=18 has basic blocks'),
-        (lambda: get_arch({'family': ['resnet']}), r"family=\['resnet'\] is not one of"),
-        (lambda: get_arch({'family': 'vit'}), "family='vit' is not one of efficientnet"),
-        (
-            lambda: get_arch({'family': 'resnet', 'depth': 50, 'bot_mul': 1}),
-            'arch: resnet: unknown key bot_mul; allowed are depth, groups, base_width',
-        ),
-        (
-            lambda: get_arch({'family': 'regnet', 'kind': 'z', 'depth': 21, 'w0': 16}),
-            'arch: regnet: missing key wa, wm, group_width',
-        ),
-    ],
-)
-def test_bad_parameters(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+def test_bad_parameters(refuses):
+    good = dict(kind='x', depth=13, w0=24, wa=36, wm=2.5, group_width=8)
+    refuses(
+        lambda **bad: regnet(**{**good, **bad}),
+        kind=['w', ['x']],
+        depth=[0],
+        w0=[20],  # no multiple of 8
+        wa=[-1],
+        wm=[1],
+        group_width=[0],
+        bottleneck_ratio=[1e-9, '4'],
+        se_ratio=[-0.5],
+    )
+    refuses(efficientnet, width=[0, None], padding=['valid'])
+    refuses(mobilenet_v3, size=['medium'])
+    refuses(resnet, depth=[42])
+    for bad, message in (
+        (dict(family=['resnet']), r"family=\['resnet'\] is not one of"),
+        (dict(family='resnet', depth=18, groups=32, base_width=4), 'depth=18 has basic blocks'),
+        (dict(family='resnet', depth=50, bot_mul=1), 'arch: resnet: unknown key bot_mul; allowed'),
+        (dict(family='regnet', kind='z', depth=21, w0=16), 'missing key wa, wm, group_width'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            get_arch(bad)
 
 
 def test_make_divisible_never_takes_a_tenth_away():

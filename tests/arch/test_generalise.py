@@ -42,17 +42,13 @@ def test_the_fit_is_a_rule_like_any_other():
     assert rule.scaling(64).width == pytest.approx(4)
 
 
-@pytest.mark.parametrize(
-    ('strategy', 'ratios', 'message'),
-    [
+def test_what_cannot_be_fitted_is_an_error():
+    for strategy, ratios, message in (
         ([Scaling()], [1, 2], '1 scalings but 2 cost_ratios'),
         ([Scaling()], [0], 'cost_ratios=0 must be a number above 0'),
         ([Scaling()], [math.inf], 'cost_ratios=inf must be'),
         ([Scaling()], [1], 'needs a scaling stage whose cost differs'),
-        ([], [], 'needs a scaling stage whose cost differs'),
         ([Scaling(depth=8)], [2], 'depth=3.0 must be a number in '),
-    ],
-)
-def test_what_cannot_be_fitted_is_an_error(strategy, ratios, message):
-    with pytest.raises(ValueError, match=message):
-        fit_rule(strategy, ratios)
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_rule(strategy, ratios)

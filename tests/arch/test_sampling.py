@@ -6,6 +6,7 @@ distribution is below 1e-4.
 
 import random
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -152,18 +153,11 @@ def test_seeds_differ(draws, paper_space):
     assert equal == 0
 
 
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        ({'distribution': 'budget'}, "distribution='budget' is not one of choices, uniform, inve"),
-        ({'sides': []}, r'sides=\[\] must be a non-empty part of left, right'),
-        ({'sides': ['top']}, r"sides=\['top'\] must be a non-empty part of left, right"),
-        ({'sides': 'left'}, r"sides='left' must be a non-empty part of left, right"),
-        ({'seed': -1}, r'seed=-1 must be an integer of 0 or more'),
-        ({'seed': True}, r'seed=True must be an integer of 0 or more'),
-        ({'seed': None}, r'seed=None must be an integer of 0 or more'),
-    ],
-)
-def test_bad_options(paper_space, options, message):
-    with pytest.raises(ValueError, match=message):
-        HierarchicalSampler(paper_space, **options)
+def test_bad_options(paper_space, refuses):
+    refuses(
+        partial(HierarchicalSampler, paper_space),
+        distribution=['budget'],
+        sides=[[], ['top'], 'left'],
+        seed=[-1, True, None],
+        warmup_scaling_stage=[4],
+    )

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -86,20 +87,16 @@ def test_half_precision_inference_computes_in_it():
     assert net.calls[0][1] == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ('kwargs', 'message'),
-    [
-        (dict(device='tpu'), "device='tpu' is not one of cpu, cuda"),
-        (dict(dtype='int8'), "dtype='int8' is not one of float32"),
-        (dict(batch=0), 'batch=0 must be an integer of 1 or more'),
-        (dict(repeats=0), 'repeats=0 must be an integer of 1 or more'),
-        (dict(warmup=-1), 'warmup=-1 must be an integer of 0 or more'),
-    ],
-)
-def test_bad_settings_are_refused_before_anything_runs(kwargs, message):
+def test_bad_settings_are_refused_before_anything_runs(refuses):
     net = Recorder()
-    with pytest.raises(ValueError, match=message):
-        measure_latency(net, (3, 4, 4), **kwargs)
+    refuses(
+        partial(measure_latency, net, (3, 4, 4)),
+        device=['tpu'],
+        dtype=['int8'],
+        batch=[0],
+        repeats=[0, 1.5],
+        warmup=[-1],
+    )
     assert net.calls == []
 
 
@@ -177,50 +174,33 @@ def test_saved_model_is_read_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['model.json']
 
 
-@pytest.mark.parametrize(
-    ('costs', 'times', 'message'),
-    [
+def test_unusable_measurements_are_refused():
+    for costs, times, message in (
         (NETWORKS[:2], [1, 2], '2 networks are measured, a fit needs 3'),
         (NETWORKS, [1, 2], '5 costs, 2 times and 5 names must be equally many'),
         (NETWORKS, [1, 2, 0, 4, 5], '2: ms=0.0 must be a number above 0'),
         (NETWORKS, [1, 2, float('nan'), 4, 5], '2: ms=nan must be a number above 0'),
         ([NETWORKS[0]] * 5, [1, 2, 3, 4, 5], 'needs 3 networks that differ in flops or acts'),
-    ],
-)
-def test_unusable_measurements_are_refused(costs, times, message):
-    with pytest.raises(ValueError, match=message):
-        LatencyModel.fit(costs, times, SETTING)
+    ):
+        with pytest.raises(ValueError, match=message):
+            LatencyModel.fit(costs, times, SETTING)
 
 
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
+def test_bad_files_are_refused(tmp_path):
+    """What is wrong by itself is left to the fuzz tests."""
+    path = tmp_path / 'model.json'
+    LatencyModel.fit(NETWORKS, [1.25, 2.5, 5.0, 4.0, 9.5], SETTING).save(path)
+    good = json.loads(path.read_text())
+    for change, message in (
         ({'schema': 2}, 'schema=2 is not supported, expected 1'),
-        ({'schema': True}, 'schema=True is not supported'),
         ({'d': 1}, 'unknown key d; allowed are a, b, c'),
         ({'c': 1.0}, 'its checksum does not match'),
-        ({'c': 'much'}, "c='much' must be a number of 0 or more"),
         ({'a': -1.0}, 'a=-1.0 must be a number of 0 or more'),
-        ({'networks': {}}, r'networks=\{\} must be a list'),
-        ({'networks': [{'name': 'one'}]}, r'networks\[0\]: missing key flops, params, acts, ms'),
         ({'networks': []}, 'its checksum does not match'),
         ({'pearson': {}}, 'pearson: missing key flops, params, acts'),
         ({'setting': {'device': 'tpu'}}, "setting: latency: device='tpu'"),
-        ({'setting': 5}, 'setting: expected an object, got int'),
-    ],
-)
-def test_bad_files_are_refused(change, message, tmp_path):
-    path = tmp_path / 'model.json'
-    LatencyModel.fit(NETWORKS, [1.25, 2.5, 5.0, 4.0, 9.5], SETTING).save(path)
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(ValueError, match=message) as error:
-        LatencyModel.load(path)
-    assert str(error.value).startswith(str(path))
-
-
-@pytest.mark.parametrize('text', ['', '[]', '{"schema": 1', '3'])
-def test_files_that_are_no_model_are_refused(text, tmp_path):
-    path = tmp_path / 'model.json'
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r'model\.json: '):
-        LatencyModel.load(path)
+    ):
+        path.write_text(json.dumps({**good, **change}))
+        with pytest.raises(ValueError, match=message) as error:
+            LatencyModel.load(path)
+        assert str(error.value).startswith(str(path))

@@ -32,7 +32,7 @@ STRATEGIES = [name for name in SCALING_RULES if name != 'g']
 
 
 def cases():
-    """200 of (base, strategy, factor, cost), the same on every machine."""
+    """100 of (base, strategy, factor, cost), the same on every machine."""
     rng = random.Random(0)
     return [
         (
@@ -41,7 +41,7 @@ def cases():
             0.5 * 64 ** rng.random(),
             rng.choice(('flops', 'params', 'acts')),
         )
-        for _ in range(200)
+        for _ in range(100)
     ]
 
 
@@ -79,7 +79,7 @@ def networks(base, rule, target, metric):
 
 
 @pytest.mark.slow
-def test_two_hundred_random_budgets():
+def test_a_hundred_random_budgets():
     met, asked = Counter(), Counter()
     for name, strategy, factor, metric in cases():
         base, rule = get_arch(name), SCALING_RULES[strategy]
@@ -102,7 +102,7 @@ def test_two_hundred_random_budgets():
         assert all(width % 8 == 0 for width in found.arch.widths)
         assert len(found.adjustments) <= 2
     print(f'width: {met[True]} of {asked[True]}, others: {met[False]} of {asked[False]}')
-    assert asked[True] >= 100
+    assert asked[True] >= 50
     assert met[True] >= 0.95 * asked[True]
 
 
@@ -234,29 +234,13 @@ def test_a_latency_budget_is_met_by_the_runtime_model():
         match(base, SCALING_RULES['dWr'].scaling, target, 'latency')
 
 
-@pytest.mark.parametrize(
-    ('settings', 'message'),
-    [
-        ({'metric': 'speed'}, "metric='speed' is not one of flops, params, acts, latency"),
-        ({'target': 0}, 'target=0 must be a number above 0'),
-        ({'target': math.nan}, 'target=nan must be a number above 0'),
-        ({'target': '4e9'}, "target='4e9' must be a number"),
-        ({'tolerance': -0.1}, 'tolerance=-0.1 must be a number above 0'),
-        ({'convention': 'mine'}, "convention='mine'"),
-    ],
-)
-def test_settings_are_checked(settings, message):
-    base = get_arch('RegNetY-400MF')
-    with pytest.raises(ValueError, match=message):
-        match(base, SCALING_RULES['d'].scaling, **{'target': 1e9, **settings})
-
-
-@pytest.mark.parametrize(
-    'settings', [{'largest_resolution': 2.5}, {'most_acts': '1'}, {'most_memory': 0}], ids=str
-)
-def test_constraints_are_checked(settings):
-    key, value = next(iter(settings.items()))
-    with pytest.raises(
-        ValueError, match=f'constraints: {key}={value!r} must be an? .* of 1 or more'
-    ):
-        Constraints(**settings)
+def test_settings_are_checked(refuses):
+    base, scaling = get_arch('RegNetY-400MF'), SCALING_RULES['d'].scaling
+    refuses(
+        lambda **bad: match(base, scaling, **{'target': 1e9, **bad}),
+        metric=['speed'],
+        target=[0, math.nan, '4e9'],
+        tolerance=[-0.1],
+        convention=['mine'],
+    )
+    refuses(Constraints, largest_resolution=[2.5], most_acts=['1'], most_memory=[0])

@@ -104,16 +104,13 @@ def test_damaged_files_are_made_anew_and_whole_ones_are_kept(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == [files.folder.name]
 
 
-@pytest.mark.parametrize(
-    ('wrong', 'message'),
-    [
+def test_wrong_settings_are_refused(tmp_path):
+    for wrong, message in (
         (dict(split='val'), "split='val' is unknown"),
         (dict(num_images=0), 'num_images=0'),
         (dict(seed=-1), 'seed=-1'),
         (dict(composition=dict(digits=(2, 1))), 'digits'),
-    ],
-)
-def test_wrong_settings_are_refused(tmp_path, wrong, message):
-    with pytest.raises(ValueError, match=message):
-        make(tmp_path, **wrong)
-    assert not list(tmp_path.iterdir())
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(tmp_path, **wrong)
+        assert not list(tmp_path.iterdir())

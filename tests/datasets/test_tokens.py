@@ -47,18 +47,15 @@ def test_a_python_without_source(monkeypatch, tmp_path):
         StandardLibrary('train', 64)
 
 
-@pytest.mark.parametrize(
-    ('split', 'length', 'message'),
-    [
+def test_wrong_settings():
+    for split, length, message in (
         ('test', 64, "split='test' is not one of train, val"),
         ('val', 1, 'length=1 must be an integer of 2 or more'),
         ('val', 2.5, r'length=2\.5 must be an integer'),
         ('val', 10**9, r'length=1000000000: the text has \d+ tokens'),
-    ],
-)
-def test_wrong_settings(split, length, message):
-    with pytest.raises(ValueError, match=message):
-        StandardLibrary(split, length)
+    ):
+        with pytest.raises(ValueError, match=message):
+            StandardLibrary(split, length)
 
 
 @pytest.mark.parametrize('array', [np.zeros((3, 3), dtype=int), np.zeros(9)])

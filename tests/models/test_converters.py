@@ -111,9 +111,8 @@ def test_timm(name, prepared, images):
     assert_equal_logits(logits(arch, weights, images), source(images))
 
 
-@pytest.mark.parametrize(
-    ('name', 'config'),
-    [
+def test_mmpretrain_networks_have_the_layers_of_their_archs():
+    for name, config in (
         *((f'efficientnet-b{k}', dict(type='EfficientNet', arch=f'b{k}')) for k in (3, 4, 7)),
         *((name.replace('_', '-'), dict(type='RegNet', arch=name)) for name in REGNETS),
         *((f'resnet{depth}', dict(type='ResNet', depth=depth)) for depth in (34, 101, 152)),
@@ -121,17 +120,14 @@ def test_timm(name, prepared, images):
             'resnext101-32x8d',
             dict(type='ResNeXt', depth=101, groups=32, width_per_group=8),
         ),
-    ],
-)
-def test_mmpretrain_networks_have_the_layers_of_their_archs(name, config):
-    source = build_module(config, meta=True)
-    _, weights = convert_state_dict(source.state_dict(), name, 'mmpretrain')
-    assert len(weights) == len(source.state_dict())
+    ):
+        source = build_module(config, meta=True)
+        _, weights = convert_state_dict(source.state_dict(), name, 'mmpretrain')
+        assert len(weights) == len(source.state_dict())
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
+def test_timm_networks_have_the_layers_of_their_archs():
+    for name in (
         'tf_efficientnet_b4',
         'efficientnet_b7',
         'tf_efficientnet_lite4',
@@ -141,17 +137,15 @@ def test_mmpretrain_networks_have_the_layers_of_their_archs(name, config):
         'regnetz_040_h',
         'resnet34',
         'resnext101_32x8d',
-    ],
-)
-def test_timm_networks_have_the_layers_of_their_archs(name):
-    timm = pytest.importorskip('timm')
-    with torch.device('meta'):
-        source = timm.create_model(name)
-    arch, weights = convert_state_dict(source.state_dict(), name, 'timm')
-    assert len(weights) == len(source.state_dict())
-    norms = [it for it in source.modules() if isinstance(it, torch.nn.BatchNorm2d)]
-    eps = {arch.stem.eps, arch.head.eps, *(block.eps for block in arch.blocks)}
-    assert {norm.eps for norm in norms} == eps
+    ):
+        timm = pytest.importorskip('timm')
+        with torch.device('meta'):
+            source = timm.create_model(name)
+        arch, weights = convert_state_dict(source.state_dict(), name, 'timm')
+        assert len(weights) == len(source.state_dict())
+        norms = [it for it in source.modules() if isinstance(it, torch.nn.BatchNorm2d)]
+        eps = {arch.stem.eps, arch.head.eps, *(block.eps for block in arch.blocks)}
+        assert {norm.eps for norm in norms} == eps
 
 
 def test_timm_has_every_network_that_is_known_of_it():
@@ -184,9 +178,8 @@ def test_a_backbone_alone(prepared, images):
         assert_equal_logits(found, source(images)[0])
 
 
-@pytest.mark.parametrize(
-    ('name', 'source', 'same', 'eps'),
-    [
+def test_padding_and_eps_are_the_sources():
+    for name, source, same, eps in (
         ('EfficientNet-B2', 'mmpretrain', True, 1e-3),
         ('efficientnet-b2_3rdparty-ra-noisystudent_in1k', 'mmpretrain', True, 1e-3),
         ('EfficientNet-B2', 'timm', False, 1e-5),
@@ -195,18 +188,15 @@ def test_a_backbone_alone(prepared, images):
         ('tf_mobilenetv3_small_100', 'timm', True, 1e-3),
         ('regnetx-4.0gf_8xb64_in1k', 'mmpretrain', False, 1e-5),
         ('regnetz_040_h.ra3_in1k', 'timm', False, 1e-5),
-    ],
-)
-def test_padding_and_eps_are_the_sources(name, source, same, eps):
-    arch = matching_arch(name, source)
-    padding = 'same' if same else 'half'
-    assert {arch.stem.padding, *(block.padding for block in arch.blocks)} == {padding}
-    assert {arch.stem.eps, arch.head.eps, *(block.eps for block in arch.blocks)} == {eps}
+    ):
+        arch = matching_arch(name, source)
+        padding = 'same' if same else 'half'
+        assert {arch.stem.padding, *(block.padding for block in arch.blocks)} == {padding}
+        assert {arch.stem.eps, arch.head.eps, *(block.eps for block in arch.blocks)} == {eps}
 
 
-@pytest.mark.parametrize(
-    ('name', 'source', 'message'),
-    [
+def test_unknown_names():
+    for name, source, message in (
         ('resnet50', 'torchvision', "source='torchvision' is not one of mmpretrain, timm"),
         ('resnet5', 'timm', "'resnet5': no Arch matches .* of timm; near names are .*resnet50"),
         ('RegNetY-400MF', 'mmpretrain', 'no Arch matches such a network of mmpretrain'),
@@ -214,11 +204,9 @@ def test_padding_and_eps_are_the_sources(name, source, same, eps):
         ('scalenet-s0', 'timm', 'no Arch matches such a network of timm'),
         ('resnet50d.ra2_in1k', 'timm', 'no Arch matches such a network of timm'),
         ('', 'timm', 'known are efficientnet_b0'),
-    ],
-)
-def test_unknown_names(name, source, message):
-    with pytest.raises(ValueError, match=message):
-        matching_arch(name, source)
+    ):
+        with pytest.raises(ValueError, match=message):
+            matching_arch(name, source)
 
 
 @pytest.fixture(scope='module')
@@ -232,9 +220,8 @@ def without(weights, *keys):
     return {key: value for key, value in weights.items() if key not in keys}
 
 
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
+def test_weights_that_do_not_fit(resnet18):
+    for change, message in (
         (lambda w: without(w, 'backbone.layer2.0.conv2.weight'), r'1 missing: .*layer2.0.conv2'),
         (lambda w: without(w, 'head.fc.bias'), '1 missing: head.fc.bias'),
         (lambda w: without(w, 'head.fc.weight'), '1 missing: head.fc.weight'),
@@ -253,11 +240,9 @@ def without(weights, *keys):
         ),
         (lambda w: {}, 'the weights have none, but no keys'),
         (lambda w: {f'module.{key}': value for key, value in w.items()}, 'module.backbone'),
-    ],
-)
-def test_weights_that_do_not_fit(change, message, resnet18):
-    with pytest.raises(ValueError, match=message):
-        convert_state_dict(change(resnet18), 'resnet18', 'mmpretrain')
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert_state_dict(change(resnet18), 'resnet18', 'mmpretrain')
 
 
 def test_weights_of_another_network(resnet18):

@@ -1,7 +1,5 @@
 """SliceUpdate: an optimizer step leaves every element that was not used bit-equal."""
 
-import itertools
-
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
@@ -54,9 +52,9 @@ def masks(model, regions):
 @pytest.mark.parametrize('accumulative_counts', [1, 2])
 @pytest.mark.parametrize(
     ('optimizer_name', 'kernels'),
-    [*itertools.product(('SGD', 'AdamW'), ('shared', 'separate')), ('nesterov', 'shared')],
+    [('SGD', 'shared'), ('AdamW', 'separate'), ('nesterov', 'shared')],
 )
-def test_50_steps_change_only_what_they_use(
+def test_20_steps_change_only_what_they_use(
     make_classifier, make_batch, tiny_space, optimizer_name, kernels, accumulative_counts
 ):
     model = make_classifier(kernels)
@@ -71,7 +69,7 @@ def test_50_steps_change_only_what_they_use(
     used = {}
     steps = changed = kept_after_use = 0
     model.train()
-    for iteration in range(50 * accumulative_counts):
+    for iteration in range(20 * accumulative_counts):
         draw = sampler.draw(iteration)
         model.set_draw(draw, iteration)
         model.backward_step(make_batch(draw, iteration), wrapper)
@@ -93,7 +91,7 @@ def test_50_steps_change_only_what_they_use(
             ever[name] |= mask
         before, used = after, {}
         assert not model.backbone.used_regions
-    assert steps == 50
+    assert steps == 20
     # The test would be empty if all, or nothing, had been used.
     assert changed > 10_000
     assert kept_after_use > 10_000

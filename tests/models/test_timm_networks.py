@@ -93,9 +93,8 @@ def test_by_name_with_classes_and_gray_images(randomise):
     assert to_timm(arch).stem.conv.in_channels == 1
 
 
-@pytest.mark.parametrize(
-    ('arch', 'message'),
-    [
+def test_what_timm_cannot_say_is_named():
+    for arch, message in (
         (with_classes(get_arch('scalenet-s0'), residual='projection'), r'stages\[1\]\[0\]: resid'),
         (with_classes(get_arch('scalenet-s0'), eps=1e-3), r'stages\[1\]\[0\] has eps=0.001'),
         (with_classes(get_arch('scalenet-s0'), padding='same'), r'stages\[1\]\[0\] has padding'),
@@ -103,18 +102,20 @@ def test_by_name_with_classes_and_gray_images(randomise):
             with_classes(get_arch('scalenet-s0'), hidden_channels=90, groups=90),
             r'stages\[1\]\[0\]: hidden_channels=90',
         ),
-        (get_arch(dict(family='regnet', kind='x', depth=8, w0=24, wa=24.0, wm=2.5, group_width=8)),
-         'RegNets are known to timm by'),
+        (
+            get_arch(
+                dict(family='regnet', kind='x', depth=8, w0=24, wa=24.0, wm=2.5, group_width=8)
+            ),
+            'RegNets are known to timm by',
+        ),
         (with_classes(get_arch('ResNet-18'), hidden_channels=100), r'hidden_channels=100, its'),
         (get_arch('ResNet-18').to_json(), None),
-    ],
-)  # fmt: skip
-def test_what_timm_cannot_say_is_named(arch, message):
-    if message is None:
-        to_timm(arch)
-    else:
-        with pytest.raises(ValueError, match=message):
+    ):
+        if message is None:
             to_timm(arch)
+        else:
+            with pytest.raises(ValueError, match=message):
+                to_timm(arch)
 
 
 def test_weights_of_another_network_are_refused():

@@ -31,15 +31,16 @@ def paper_feasibility():
 
 
 @pytest.mark.parametrize('feasibility', [small_feasibility, paper_feasibility])
-@pytest.mark.parametrize('seed', range(5))
-def test_the_hidden_family_meets_all_budgets_and_scores_1(feasibility, seed):
-    evaluator = AnalyticEvaluator(feasibility(), seed)
+def test_the_hidden_family_meets_all_budgets_and_scores_1(feasibility):
     space = feasibility().space
-    assert feasibility().feasible(np.array([evaluator.base.genes]), evaluator.strategy).all()
-    assert len(evaluator.archs) == len(space.scaling_stages)
-    for arch, scaling in zip(evaluator.archs, evaluator.strategy, strict=True):
-        assert arch == space.decode(evaluator.base, scaling)
-        assert evaluator.evaluate(arch) == Score(TOTAL, TOTAL)
+    for seed in range(3):
+        evaluator = AnalyticEvaluator(feasibility(), seed)
+        base = np.array([evaluator.base.genes])
+        assert feasibility().feasible(base, evaluator.strategy).all()
+        assert len(evaluator.archs) == len(space.scaling_stages)
+        for arch, scaling in zip(evaluator.archs, evaluator.strategy, strict=True):
+            assert arch == space.decode(evaluator.base, scaling)
+            assert evaluator.evaluate(arch) == Score(TOTAL, TOTAL)
 
 
 def test_no_other_network_of_a_small_space_scores_1():
@@ -66,9 +67,10 @@ def network(kernels, channels=10, resolution=20):
     return Arch(resolution, Stem(4), tuple(stages), Head(num_classes=2))
 
 
-@pytest.mark.parametrize(
-    ('other', 'expected'),
-    [
+def test_the_score_is_that_of_the_formula():
+    evaluator = AnalyticEvaluator(small_feasibility())
+    evaluator.archs = (network([[3], [3, 5]]),)
+    for other, expected in (
         # Agreements 1 1 1; one block, two pairs: (1 + 1 + 1 + 2 (1 + 1)) / 7.
         ({}, 1),
         # 0 1 1: pairs 0 and 1.
@@ -84,13 +86,9 @@ def network(kernels, channels=10, resolution=20):
         ({'channels': 11}, 1 / (1 + 5 * 0.1)),
         ({'resolution': 25}, 1 / (1 + 5 * 0.25)),
         ({'resolution': 16}, 1 / (1 + 5 * 0.25)),
-    ],
-)
-def test_the_score_is_that_of_the_formula(other, expected):
-    evaluator = AnalyticEvaluator(small_feasibility())
-    evaluator.archs = (network([[3], [3, 5]]),)
-    score = evaluator.evaluate(network(**{'kernels': [[3], [3, 5]], **other}))
-    assert float(score.value) == pytest.approx(expected, abs=1.5 / TOTAL)
+    ):
+        score = evaluator.evaluate(network(**{'kernels': [[3], [3, 5]], **other}))
+        assert float(score.value) == pytest.approx(expected, abs=1.5 / TOTAL)
 
 
 def test_a_single_right_kernel_may_lower_the_score():
@@ -145,7 +143,7 @@ def comparison(tmp_path_factory):
     """MCEA with a tenth of the published population and generations, and random search."""
     directory = tmp_path_factory.mktemp('searches')
     pairs = []
-    for seed in range(10):
+    for seed in range(4):
         found = run(
             directory / f'mcea{seed}',
             seed,
@@ -165,11 +163,11 @@ def test_mcea_beats_random_search_at_equal_evaluations(comparison):
     for found, random in comparison:
         # Less than one family of three networks is left over.
         assert found.evaluations - 3 < random.evaluations <= found.evaluations + 1
-    assert sum(found.fitness > random.fitness for found, random in comparison) >= 8
+    assert sum(found.fitness > random.fitness for found, random in comparison) >= 3
 
 
 @pytest.mark.slow
 def test_mcea_reaches_the_neighbourhood_of_the_optimum(comparison):
     """0.95 or more of the optimum: about one kernel of a network is off by one size."""
     assert all(found.fitness <= 1 for found, _ in comparison)
-    assert sum(found.fitness >= 0.95 for found, _ in comparison) >= 8
+    assert sum(found.fitness >= 0.95 for found, _ in comparison) >= 3

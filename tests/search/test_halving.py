@@ -188,9 +188,3 @@ def test_a_dry_run_knows_halving(tmp_path):
     )
     assert outcome(halving) == outcome(plain)
     assert halving.details['dropped'] > 0
-
-
-@pytest.mark.parametrize('name', SEARCHES)
-def test_the_setting_is_checked(tmp_path, name):
-    with pytest.raises(ValueError, match='halving=1 must be True or False'):
-        SEARCHES[name](make_family(), halving=1)

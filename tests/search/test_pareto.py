@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(tmp_path, searched):
     assert as_bytes(pareto(tmp_path / 'b', seed=1)) != as_bytes(searched[0])
 
 
-@pytest.mark.parametrize('kept', [0, 1, 17, 39])
+@pytest.mark.parametrize('kept', [0, 17, 39])
 def test_a_cut_archive_is_replayed_to_the_identical_result(tmp_path, searched, kept):
     result, directory = searched
     lines = (directory / 'rank0000.jsonl').read_bytes().splitlines(keepends=True)
@@ -167,27 +168,21 @@ def test_latency_is_predicted_and_never_measured(tmp_path, latency_model):
     assert all(m.latency for m in told.front)
 
 
-@pytest.mark.parametrize(
-    ('settings', 'message'),
-    [
-        (dict(metric='accuracy'), 'metric='),
-        (dict(metric='latency'), 'latency_model'),
-        (dict(population=1), 'population=1'),
-        (dict(generations=0), 'generations=0'),
-        (dict(mutations=0), 'mutations=0'),
-        (dict(mutations=True), 'mutations=True'),
-        (dict(mutations=float('inf')), 'mutations=inf'),
-        (dict(seed=-1), 'seed=-1'),
-        (dict(cost_range=5), 'cost_range=5'),
-        (dict(cost_range=(2e6, 1e6)), 'cost_range='),
-        (dict(cost_range=(0, 1e6)), 'cost_range='),
-        (dict(cost_range=(1e9, 2e9)), 'out of reach: networks of this space have'),
-        (dict(cost_range=(1, 2)), 'out of reach'),
-    ],
-)
-def test_bad_settings_are_refused_before_any_work(settings, message):
-    with pytest.raises(ValueError, match=message):
-        ParetoSearch(TABLE, **settings)
+def test_bad_settings_are_refused_before_any_work(refuses):
+    refuses(
+        partial(ParetoSearch, TABLE),
+        metric=['accuracy'],
+        population=[1],
+        generations=[0],
+        mutations=[0, True, float('inf')],
+        seed=[-1],
+        cost_range=[5, (2e6, 1e6), (0, 1e6)],
+    )
+    with pytest.raises(ValueError, match='metric=latency needs a latency_model'):
+        ParetoSearch(TABLE, metric='latency')
+    for cost_range in ((1e9, 2e9), (1, 2)):
+        with pytest.raises(ValueError, match='out of reach: networks of this space have'):
+            ParetoSearch(TABLE, cost_range=cost_range)
 
 
 def test_a_gap_in_the_costs_is_said(tmp_path):

@@ -39,7 +39,7 @@ def result(tmp_path_factory):
     return run(tmp_path_factory.mktemp('search'))
 
 
-@pytest.mark.parametrize('evaluations', [3, 4, 31, 60])
+@pytest.mark.parametrize('evaluations', [3, 31])
 def test_it_spends_what_it_may_and_no_more(tmp_path, evaluations):
     evaluator = AnalyticEvaluator()
     result = run(tmp_path, evaluations, evaluator=evaluator, weights=[1, 1, 1])
@@ -126,7 +126,7 @@ def test_more_evaluations_never_end_worse(tmp_path):
     assert fitness == sorted(fitness) and fitness[0] < fitness[-1]
 
 
-@pytest.mark.parametrize('kept', [0, 1, 17, 59])
+@pytest.mark.parametrize('kept', [0, 17, 59])
 def test_a_cut_archive_is_replayed_to_the_identical_result(tmp_path, result, kept):
     run(tmp_path)
     archive = tmp_path / 'rank0000.jsonl'
@@ -183,19 +183,12 @@ def test_it_draws_on_after_the_first_pool(tmp_path, monkeypatch):
     assert len(evaluator.digests) == len(set(evaluator.digests))
 
 
-@pytest.mark.parametrize(
-    ('settings', 'message'),
-    [
-        ({'evaluations': 1}, 'evaluations=1 must be an integer of 2 or more'),
-        ({'evaluations': 0}, 'evaluations=0'),
-        ({'evaluations': 2.5}, 'evaluations=2.5'),
-        ({'evaluations': True}, 'evaluations=True'),
-        ({'evaluations': 10, 'seed': -1}, 'seed=-1 must be an integer of 0 or more'),
-    ],
-)
-def test_settings_are_checked(settings, message):
-    with pytest.raises(ValueError, match=message):
-        RandomSearch(make_family(), **settings)
+def test_settings_are_checked(tmp_path, refuses):
+    refuses(
+        lambda **bad: RandomSearch(make_family(), **{'evaluations': 10, **bad}),
+        evaluations=[1, 2.5, True],
+        seed=[-1],
+    )
 
 
 def test_no_family_within_the_budgets_is_an_error_before_any_evaluation(tmp_path):

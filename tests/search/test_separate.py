@@ -148,10 +148,11 @@ def test_generations_say_what_they_are_part_of(tmp_path):
     assert scorer.evaluations == result.evaluations
 
 
-@pytest.mark.parametrize('key', ['population', 'generations', 'rounds', 'num_base_models'])
-def test_settings_are_checked(key):
-    with pytest.raises(ValueError, match=f'{key}=0'):
-        SeparateSearch(make_family(), **{**SCHEDULE, key: 0})
+def test_settings_are_checked(tmp_path, refuses):
+    refuses(
+        lambda **bad: SeparateSearch(make_family(), **{**SCHEDULE, **bad}),
+        **{key: [0] for key in ('population', 'generations', 'rounds', 'num_base_models')},
+    )
 
 
 def test_plain_evolution_knows_one_budget(tmp_path):

@@ -56,9 +56,12 @@ def checkpoint(backbone, tmp_path):
     return path
 
 
-def test_what_is_written_loads_into_classifier_and_backbone(backbone, checkpoint, tmp_path):
+def test_what_is_written_loads_into_classifier_and_backbone(
+    backbone, checkpoint, tmp_path, run_tool
+):
     out = tmp_path / 'ours.pth'
-    result = run(checkpoint, 'resnet18_8xb16_cifar10', '--source', 'mmpretrain', '--out', out)
+    words = ('resnet18_8xb16_cifar10', '--source', 'mmpretrain', '--out', out)
+    result = run_tool('convert.py', checkpoint, *words)
     assert result.returncode == 0, result.stderr
     assert 'with classifier' in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == [

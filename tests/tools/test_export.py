@@ -1,9 +1,7 @@
 """tools/export.py as a user runs it, and what it writes under tools/test.py."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,14 +19,14 @@ ARCH = ROOT / 'configs/scalenet/archs/digits-s0.json'
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(monkeypatch, capfd):
     """A function that runs the tool in this process, as torch is dear to load; its output."""
     main = runpy.run_path(str(ROOT / 'tools/export.py'))['main']
 
     def call(*arguments):
         monkeypatch.setattr(sys, 'argv', ['export.py', *map(str, arguments)])
         main()
-        return capsys.readouterr().out
+        return capfd.readouterr().out
 
     return call
 
@@ -41,7 +39,7 @@ def checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_exported_config_is_tested(run, checkpoint, tmp_path):
+def test_the_exported_config_is_tested(run, run_tool, checkpoint, tmp_path):
     out = tmp_path / 'exported'
     config = ROOT / 'configs/scalenet/arch-net_digits.py'
     settings = ('--checkpoint', checkpoint, '--config', config, '--formats', 'mmpretrain')
@@ -49,14 +47,8 @@ def test_the_exported_config_is_tested(run, checkpoint, tmp_path):
     assert sorted(report['files']) == ['arch.json', 'mmpretrain_config.py', 'weights.pth']
     data = [f'test_dataloader.dataset.{one}' for one in ('num_images=40', f'data_root={tmp_path}')]
     files = (out / 'mmpretrain_config.py', out / 'weights.pth')
-    command = [ROOT / 'tools/test.py', *files, '--work-dir', tmp_path / 'work', '--cfg-options']
-    tested = subprocess.run(
-        [sys.executable, *map(str, command), *data],
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = (*files, '--work-dir', tmp_path / 'work', '--cfg-options', *data)
+    tested = run_tool('test.py', *words)
     assert tested.returncode == 0, tested.stderr
     (metrics,) = (tmp_path / 'work').glob('*/*.json')
     assert 0 <= json.loads(metrics.read_text())['accuracy/top1'] <= 100
@@ -76,9 +68,9 @@ def test_a_mistake_is_one_line(run, checkpoint, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['iter_600.pth']
 
 
-def test_help_lists_the_detectors_and_formats(run, capsys):
+def test_help_lists_the_detectors_and_formats(run, capfd):
     with pytest.raises(SystemExit):
         run('--help')
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     for name in (*DETECTORS, *FORMATS):
         assert name in text

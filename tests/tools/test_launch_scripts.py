@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 PRINT_ARGUMENTS = '#!/bin/sh\nprintf "%s\\n" "$@" "OMP=$OMP_NUM_THREADS/$OMP_WAIT_POLICY"\n'
@@ -35,36 +36,34 @@ def launch(tmp_path):
     return run
 
 
-@pytest.mark.parametrize(
-    ('script', 'tool', 'positional'),
-    [
-        ('dist_train.sh', 'train.py', ['config.py']),
-        ('dist_search.sh', 'search.py', ['config.py']),
-        ('dist_test.sh', 'test.py', ['config.py', 'epoch_1.pth']),
-    ],
-)
-def test_torchrun_gets_the_processes_and_the_tool_its_arguments(launch, script, tool, positional):
-    result = launch(script, *positional, '2', '--cfg-options', 'name=two words')
+def torchrun(lines):
+    """What torchrun's own parser makes of its arguments, those of the tool apart."""
+    assert lines[:2] == ['-m', 'torch.distributed.run']
+    return get_args_parser().parse_args(lines[2:-1])
+
+
+@pytest.mark.parametrize('tool', ['train', 'search', 'test'])
+def test_torchrun_gets_the_processes_and_the_tool_its_arguments(launch, tool):
+    positional = ['config.py', 'epoch_1.pth'] if tool == 'test' else ['config.py']
+    options = ['--cfg-options', 'name=two words']
+    result = launch(f'dist_{tool}.sh', *positional, '2', *options)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[:4] == ['-m', 'torch.distributed.run', '--nnodes=1', '--nproc-per-node=2']
+    found = torchrun(lines)
+    assert (found.nnodes, found.nproc_per_node) == ('1', '2')
     # A port of 0 is a free one.
-    assert '--rdzv-endpoint=127.0.0.1:0' in lines
-    tool_arguments = [*positional, '--launcher', 'pytorch', '--cfg-options', 'name=two words']
-    assert lines[lines.index(str(TOOLS / tool)) + 1 : -1] == tool_arguments
+    assert found.rdzv_endpoint == '127.0.0.1:0'
+    assert found.training_script == str(TOOLS / f'{tool}.py')
+    assert found.training_script_args == [*positional, '--launcher', 'pytorch', *options]
     assert lines[-1] == 'OMP=1/PASSIVE'
 
 
 def test_environment_places_several_machines(launch):
     variables = {'NNODES': '2', 'NODE_RANK': '1', 'MASTER_ADDR': 'first', 'PORT': '29600'}
     lines = launch('dist_train.sh', 'config.py', '4', **variables).stdout.splitlines()
-    assert lines[2:7] == [
-        '--nnodes=2',
-        '--nproc-per-node=4',
-        '--node-rank=1',
-        '--master-addr=first',
-        '--master-port=29600',
-    ]
+    found = torchrun(lines)
+    assert (found.nnodes, found.nproc_per_node, found.node_rank) == ('2', '4', 1)
+    assert (found.master_addr, found.master_port) == ('first', 29600)
 
 
 def test_elastic_arguments_reach_torchrun(launch):
@@ -72,16 +71,10 @@ def test_elastic_arguments_reach_torchrun(launch):
         'dist_train.sh', 'config.py', '4', '--resume', NNODES='1:4', MASTER_ADDR='first',
         TORCHRUN_ARGS='--max-restarts=3 --rdzv-id=mine',
     ).stdout.splitlines()  # fmt: skip
-    assert lines[2:9] == [
-        '--nnodes=1:4',
-        '--nproc-per-node=4',
-        '--rdzv-backend=c10d',
-        '--rdzv-endpoint=first:29500',
-        '--rdzv-id=mmscale',
-        '--max-restarts=3',
-        '--rdzv-id=mine',
-    ]
-    assert lines[-2] == '--resume'
+    found = torchrun(lines)
+    assert (found.nnodes, found.rdzv_backend, found.max_restarts) == ('1:4', 'c10d', 3)
+    assert (found.rdzv_endpoint, found.rdzv_id) == ('first:29500', 'mine')
+    assert found.training_script_args[-1] == '--resume'
 
 
 @pytest.mark.parametrize('script', ['slurm_train.sh', 'slurm_search.sh'])
@@ -190,9 +183,8 @@ def test_without_a_batch_job_there_is_nothing_to_requeue(batch):
     assert 'the same command goes on' in errors
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
+def test_bad_usage_is_refused_with_the_usage(launch):
+    for arguments, message in (
         (['dist_train.sh'], 'expected CONFIG N, got 0 of 2'),
         (['dist_search.sh', 'config.py'], 'expected CONFIG N, got 1 of 2'),
         (['dist_test.sh', 'config.py', '2'], 'expected CONFIG CHECKPOINT N, got 2 of 3'),
@@ -201,14 +193,12 @@ def test_without_a_batch_job_there_is_nothing_to_requeue(batch):
         (['dist_train.sh', 'config.py', '--resume'], "whole number from 1, got '--resume'"),
         (['slurm_train.sh', 'gpu', 'job', 'config.py'], 'got 3 of 4'),
         (['slurm_search.sh', 'gpu', 'job', 'missing.py', 'out'], "'missing.py' is not a file"),
-    ],
-)
-def test_bad_usage_is_refused_with_the_usage(launch, arguments, message):
-    result = launch(*arguments)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert f'Usage: tools/{arguments[0]}' in result.stderr
-    assert result.stdout == ''
+    ):
+        result = launch(*arguments)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert f'Usage: tools/{arguments[0]}' in result.stderr
+        assert result.stdout == ''
 
 
 @pytest.mark.parametrize('script', sorted(path.name for path in TOOLS.glob('*_train.sh')))

@@ -1,18 +1,14 @@
 """tools/prune.py as a user runs it."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
 
 from mmscale.apis.networks import build_module
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
 default_scope = 'mmpretrain'
 model = dict(
@@ -29,14 +25,9 @@ model = dict(
 """
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / 'tools/prune.py'), *map(str, arguments)],
-        env={**os.environ, 'PYTHONPATH': str(ROOT), 'COLUMNS': '80'},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def run(run_tool):
+    return partial(run_tool, 'prune.py')
 
 
 @pytest.fixture
@@ -54,7 +45,7 @@ def search(tmp_path):
     return config, checkpoint, tmp_path / 'pruned'
 
 
-def test_table(search):
+def test_table(search, run):
     config, checkpoint, out = search
     found = run(config, checkpoint, '--out', out)
     assert found.returncode == 0, found.stderr
@@ -81,14 +72,14 @@ def test_table(search):
     assert not report['budget']['ended']
 
 
-def test_out_is_a_file(search):
+def test_out_is_a_file(search, run):
     config, checkpoint, _ = search
     found = run(config, checkpoint, '--out', checkpoint)
     assert found.returncode == 2
     assert found.stderr == f'error: out={checkpoint} is a file, not a folder\n'
 
 
-def test_damaged_checkpoint(search):
+def test_damaged_checkpoint(search, run):
     config, checkpoint, out = search
     checkpoint.write_bytes(b'no checkpoint')
     found = run(config, checkpoint, '--out', out)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,9 @@ from mmscale.cost import LatencyModel, LatencySetting, count
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments, folder=None):
-    return subprocess.run(
-        [sys.executable, str(ROOT / 'tools/scale.py'), *map(str, arguments)],
-        env={**os.environ, 'PYTHONPATH': str(ROOT), 'COLUMNS': '80'},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def run(run_tool):
+    return partial(run_tool, 'scale.py')
 
 
 @pytest.fixture
@@ -53,7 +48,7 @@ def latency_model(tmp_path):
     return path
 
 
-def test_json_of_several_strategies():
+def test_json_of_several_strategies(run):
     found = run(
         *('regnety-400mf', '--strategy', 'd', '--strategy', 'dWr', '--factor', 4, '--json')
     )
@@ -75,7 +70,7 @@ def test_json_of_several_strategies():
     assert (first['strategy'], first['depths']) == ('d', [4, 12, 24, 24])
 
 
-def test_a_table_has_a_row_per_strategy_and_the_base():
+def test_a_table_has_a_row_per_strategy_and_the_base(run):
     found = run('EfficientNet-B0', '--alpha', 0.6, '--alpha', 0.8, '--factor', 2, '--factor', 4)
     assert found.returncode == 0, found.stderr
     assert 'EfficientNet-B0, reference, convention pycls' in found.stdout
@@ -84,7 +79,7 @@ def test_a_table_has_a_row_per_strategy_and_the_base():
     assert max(map(len, found.stdout.splitlines())) <= 80
 
 
-def test_a_budget_is_met_and_what_cannot_be_is_left_out():
+def test_a_budget_is_met_and_what_cannot_be_is_left_out(run):
     found = run(
         *('RegNetY-400MF', '--budget', 'params=1.5e7', '--strategy', 'w', '--strategy', 'r'),
         '--json',
@@ -96,7 +91,7 @@ def test_a_budget_is_met_and_what_cannot_be_is_left_out():
     assert 'left out: strategy=r: params=1.5e+07 within 0.01 is not reachable' in found.stderr
 
 
-def test_times_are_predicted_and_solved_for(latency_model):
+def test_times_are_predicted_and_solved_for(latency_model, run):
     found = run(
         *('RegNetX-200MF', '--budget', 'latency=30', '--latency-model', latency_model, '--json')
     )
@@ -112,7 +107,7 @@ def test_times_are_predicted_and_solved_for(latency_model):
     assert 'measured: milliseconds, forward, batch 2, float32' in table
 
 
-def test_a_searched_family_is_scaled_on(result, tmp_path):
+def test_a_searched_family_is_scaled_on(result, tmp_path, run):
     out = tmp_path / 'out'
     found = run('--from-search', result, '--factor', 16, '--json', '--out', out)
     assert found.returncode == 0, found.stderr
@@ -150,52 +145,35 @@ def test_help_imports_no_torch():
     assert not imported & {'torch', 'mmengine', 'mmpretrain', 'matplotlib'}
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
+def test_errors_are_one_line(tmp_path, run, monkeypatch):
+    """Mistakes of the command line; those of values are told as the library does."""
+    monkeypatch.chdir(tmp_path)
+    Path('file').touch()
+    for arguments, message in (
         (['RegNetY-400M', '--factor', '2'], 'near names are RegNetY-400MF'),
-        (['RegNetY-400MF', '--factor', '0'], 'factor=0.0 must be a number above 0'),
-        (['RegNetY-400MF', '--factor', '2', '--factor', '-3'], 'factor=-3.0 must be'),
-        (['RegNetY-400MF', '--factor', '2', '--strategy', 'dWR'], "strategy='dWR' is not known"),
         (['RegNetY-400MF', '--budget', 'flops=1'], 'strategy=dWr: flops=1 within 0.01 is not'),
-        (['RegNetY-400MF', '--budget', 'flop=1e9'], '--budget flop=1e9: expected one of flops'),
-        (['RegNetY-400MF', '--budget', 'flops=many'], "'many' is not a number"),
         (['RegNetY-400MF', '--budget', 'flops=nan'], 'budget=nan must be a number above 0'),
-        (['RegNetY-400MF', '--budget', 'flops=-1'], 'budget=-1.0 must be a number above 0'),
         (['RegNetY-400MF', '--budget', 'flops=1e9', '--factor', '2'], 'give one of them'),
-        (['RegNetY-400MF', '--budget', 'flops=1e20'], 'flops=1e+20 within 0.01 is not reachable'),
-        (['--fit-latency', '--latency-model', 'groups.json/x.json'], 'groups.json'),
+        (['--fit-latency', '--latency-model', 'file/x.json'], 'file'),
         (['RegNetY-400MF'], 'give --factor, as --factor 4, or --budget'),
         (['--factor', '4'], 'name a network, or --from-search'),
-        (['groups.json', '--factor', '4'], 'groups=7 does not divide width 48'),
         (
             ['RegNetY-400MF', '--factor', '2', '--most-acts', '5e6'],
             'needs mode=matched: reference mode rounds as the paper',
-        ),
-        (
-            ['RegNetY-400MF', '--factor', '2', '--mode', 'matched', '--channel-divisor', '0'],
-            'rounding: channel_divisor=0 must be an integer of 1 or more',
         ),
         (['RegNetY-400MF', '--budget', 'latency=5'], 'latency needs --latency-model'),
         (
             ['RegNetY-400MF', '--factor', '2', '--latency-model', 'no.json'],
             'no.json is not a file',
         ),
-        (['--from-search', 'groups.json', '--factor', '4'], 'missing key'),
         (['--from-search', 'no.json', '--factor', '4'], 'no.json is not a file'),
-        (['no.py', '--factor', '4'], 'config=no.py is not a file'),
         (['--fit-latency', '--factor', '2'], '--factor: --fit-latency makes the runtime model'),
         (['--fit-latency', '--repeats', '0'], '--repeats 0 must be 1 or more'),
         (['RegNetY-400MF', '--factor', '2', '--tolerance', '0.1'], '--tolerance: needs --mode'),
         (['RegNetY-400MF', '--factor', '2', '--dtype', 'float16'], '--dtype: nothing is timed'),
         (['RegNetY-400MF', '--factor', '2', '--device', 'cpu'], '--device: --fit-latency alone'),
-    ],
-)
-def test_errors_are_one_line(arguments, message, tmp_path):
-    arch = get_arch('RegNetY-400MF').to_json()
-    arch['stages'][0][0]['groups'] = 7
-    (tmp_path / 'groups.json').write_text(json.dumps(arch), encoding='utf-8')
-    found = run(*arguments, folder=tmp_path)
-    assert (found.returncode, found.stdout) == (2, '')
-    assert message in found.stderr
-    assert len(found.stderr.strip().splitlines()) == 1
+    ):
+        found = run(*arguments)
+        assert (found.returncode, found.stdout) == (2, ''), arguments
+        assert message in found.stderr
+        assert len(found.stderr.strip().splitlines()) == 1

@@ -102,19 +102,16 @@ def test_metrics_and_pictures(test_tool):
     ]
 
 
-@pytest.mark.parametrize(
-    ('words', 'message'),
-    [
+def test_bad_options_are_one_line(test_tool):
+    for words, message in (
         (['--out-item', 'pred'], '--out-item needs --out'),
         (['--out', 'a.json'], '--out a.json: must end with .pkl'),
         (['--out', 'a.txt', '--out-item', 'metrics'], 'must end with .json'),
         (['--interval', '0'], '--interval 0: must be at least 1'),
         (['--tta', '--show-dir', 'shown'], '--show-dir cannot draw'),
-    ],
-)
-def test_bad_options_are_one_line(words, message, test_tool):
-    code, error = test_tool(*words)
-    assert code == 2 and message in error
+    ):
+        code, error = test_tool(*words)
+        assert code == 2 and message in error
 
 
 def test_what_a_config_must_have(config, test_tool):

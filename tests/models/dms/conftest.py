@@ -50,10 +50,6 @@ def swin():
     )
 
 
-def swin_tiny():
-    return classifier(type='SwinTransformer', arch='tiny', img_size=64, window_size=2, width=768)
-
-
 def conv_next():
     arch = dict(depths=[2, 1, 3, 2], channels=[16, 24, 32, 40])
     return classifier(type='ConvNeXt', arch=arch, width=40, pooling=False)
@@ -112,22 +108,6 @@ NETWORKS = {
         (10, 48 + 3 * (4 + 12 + 64), 1, 3),
     ),
     'Swin': (swin, (21, 168 + 2 * (2 + 12 + 96 + 3 + 16 + 192 + 4 + 24 + 384), 3, 6)),
-    'ConvNeXt-tiny': (
-        lambda: classifier(type='ConvNeXt', arch='tiny', width=768, pooling=False),
-        (22, 27936, 4, 18),
-    ),
-    'DeiT-tiny': (
-        lambda: classifier(
-            'VisionTransformerClsHead',
-            pooling=False,
-            width=192,
-            type='VisionTransformer',
-            arch='deit-tiny',
-            img_size=64,
-        ),
-        (37, 192 + 12 * (3 + 64 + 768), 1, 12),
-    ),
-    'Swin-tiny': (swin_tiny, (40, 19626, 4, 12)),
     # The embedding and the size of heads, and of each layer heads and the hidden width.
     'LLaMA': (llama, (6, 48 + 6 + 2 * (4 + 40), 1, 2)),
     'GPT-2': (gpt2, (5, 48 + 2 * (4 + 192), 1, 2)),

@@ -61,26 +61,15 @@ def test_traced_groups_are_the_declared_ones(name):
 
 
 def test_groups_explain_themselves():
-    arch = Arch(
-        32,
-        Stem(8),
-        ((Block('mbconv', 3, 1, 8, 16, 8, 16, residual='identity'),) * 2,),
-        Head(),
-    )
-    assert str(arch_groups(arch)).splitlines() == [
-        '3 groups of 40 elements, 1 depths of 1 blocks',
-        '  stem: 8 width: stem.conv (out), stem.bn (through), stages.0.0.expand.conv (in), '
-        'stages.0.0.project.conv (out), stages.0.0.project.bn (through), '
-        'stages.0.1.expand.conv (in), stages.0.1.project.conv (out), '
-        'stages.0.1.project.bn (through)',
-        *(
-            f'  stages.0.{j}.expand: 16 width: stages.0.{j}.expand.conv (out), '
-            f'stages.0.{j}.expand.bn (through), stages.0.{j}.spatial.conv (through), '
-            f'stages.0.{j}.spatial.bn (through), stages.0.{j}.project.conv (in)'
-            for j in (0, 1)
-        ),
-        '  stages.0: 1 blocks: stages.0.1',
-    ]
+    block = Block('mbconv', 3, 1, 8, 16, 8, 16, residual='identity')
+    groups = arch_groups(Arch(32, Stem(8), ((block,) * 2,), Head()))
+    title, *lines = str(groups).splitlines()
+    assert title == '3 groups of 40 elements, 1 depths of 1 blocks'
+    for group, line in zip(groups.all, lines, strict=True):
+        assert line.startswith(f'  {group.name}: {group.size} ')
+    for group, line in zip(groups.widths, lines, strict=False):
+        assert all(f'{member.module} ({member.role})' in line for member in group.members)
+    assert lines[-1].endswith(': stages.0.1')
 
 
 @pytest.mark.parametrize(

@@ -200,15 +200,12 @@ def test_a_pruning_of_another_network():
         pruned_model(config, {'schema': 1, 'keep': {}})
 
 
-@pytest.mark.parametrize(
-    ('keep', 'message'),
-    [
+def test_bad_choice():
+    for keep, message in (
         ({'nothing': [0]}, 'there is no group nothing'),
         ({'stem': [64]}, r'stem has elements 0..63, not \[64\]'),
         ({'stem': []}, 'nothing of stem would stay'),
-    ],
-)
-def test_bad_choice(keep, message):
-    arch = get_arch('ResNet-18')
-    with pytest.raises(ValueError, match=message):
-        plan_pruning(ArchNet(arch), arch_groups(arch), keep)
+    ):
+        arch = get_arch('ResNet-18')
+        with pytest.raises(ValueError, match=message):
+            plan_pruning(ArchNet(arch), arch_groups(arch), keep)
