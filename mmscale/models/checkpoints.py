@@ -99,7 +99,7 @@ def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
             words = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(f'no safetensors file: {error}') from None
     return {'state_dict': weights, **{key: words[key] for key in _WORDS if key in words}}
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from mmengine.config import Config
+from safetensors.torch import load_file
 
 from mmscale.apis.cost import build_module, build_network, image_shape
 from mmscale.apis.export import export, programs
@@ -406,3 +407,16 @@ def test_onnx_missing(arch, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, 'ONNX_PACKAGES', ('onnx_of_tomorrow',))
     with pytest.raises(ValueError, match='pip install onnx_of_tomorrow, or leave it out with'):
         export(arch, tmp_path / 'out', checkpoint)
+
+
+def test_safetensors_hold_the_same_weights(result, tmp_path):
+    formats = ['safetensors', 'mmpretrain']
+    found = export(result, tmp_path / 'out', scaling_stage=1, formats=formats)
+    assert 'weights.safetensors' in found.files
+    weights = load_file(tmp_path / 'out' / 'weights.safetensors')
+    expected = torch.load(tmp_path / 'out' / 'weights.pth', weights_only=True)['state_dict']
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], tensor) for key, tensor in expected.items())
+    again = export(tmp_path / 'out' / 'weights.safetensors', tmp_path / 'again', formats=formats)
+    digests = [one.files['weights.safetensors'] for one in (found, again)]
+    assert again.cost == found.cost and len(digests) == 2
