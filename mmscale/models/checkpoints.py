@@ -21,9 +21,10 @@ from typing import Any, BinaryIO
 import torch
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from mmscale.errors import UsageError
+from mmscale.files import atomic_write
 from mmscale.models import unpickling
 from mmscale.untrusted import NO, UntrustedFileError, open_regular
 
@@ -102,7 +103,7 @@ def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
             words = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(f'no safetensors file: {error}') from None
     return {'state_dict': weights, **{key: words[key] for key in _WORDS if key in words}}
 
 
@@ -120,10 +121,8 @@ def write_safetensors(
         OSError: The file cannot be written.
     """
     copies = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in weights.items()}
-    try:
-        save_file(copies, path, metadata={'format': 'pt', **words})
-    except SafetensorError as error:
-        raise OSError(f'{path} cannot be written: {error}') from error
+    with atomic_write(path) as file:
+        file.write(save(copies, metadata={'format': 'pt', **words}))
 
 
 def _load(

@@ -90,7 +90,8 @@ def find_source(
 
     Args:
         source: ``result.json`` of a search; an Arch (a name, its JSON file, its content); a
-            config (``.py``) with a model; or ``weights.pth`` of an earlier export.
+            config (``.py``) with a model; or ``weights.pth`` or ``weights.safetensors`` of an
+            earlier export.
         checkpoint: The weights, of a classifier or a backbone; by default those that a search
             scored the network with.
         scaling_stage: Scaling stage of the network in a ``result.json``, or its place in a
@@ -113,7 +114,7 @@ def find_source(
         raise UsageError(f'--cfg-options {" ".join(options)}: there is no config')
     found: dict[str, Any] = {}
     score = None
-    if path is not None and path.suffix == '.pth':
+    if path is not None and path.suffix in ('.pth', '.safetensors'):
         if checkpoint is not None:
             raise UsageError(f'{path} and checkpoint={checkpoint}: give one of them')
         name, arch, checkpoint = path.resolve().parent.name, None, path
