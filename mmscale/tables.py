@@ -17,7 +17,7 @@ _WIDTH = 100
 def make_table(
     title: str | None,
     columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
+    rows: Iterable[Sequence[object] | None],
     total: Sequence[object] | None = None,
 ) -> Table:
     """A table whose first column is text and whose other columns are numbers.
@@ -25,7 +25,7 @@ def make_table(
     Args:
         title: What stands above it.
         columns: Names of the columns; a table whose names are all empty has no header.
-        rows: Cells by row; None is an empty cell.
+        rows: Cells by row, None is an empty cell; None for a row is a gap.
         total: A last row, set apart.
     """
     from rich import box
@@ -39,7 +39,10 @@ def make_table(
     for i, column in enumerate(columns):
         table.add_column(column, justify='right' if i else 'left', overflow='fold')
     for row in rows:
-        table.add_row(*('' if cell is None else str(cell) for cell in row))
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*('' if cell is None else str(cell) for cell in row))
     if total is not None:
         table.add_section()
         table.add_row(*('' if cell is None else str(cell) for cell in total), style='bold')
