@@ -1,4 +1,4 @@
-"""What a search will take: a few of its candidates are timed, and the others foretold."""
+"""What a search will take: a few of its candidates are timed, and the others predicted."""
 
 from __future__ import annotations
 

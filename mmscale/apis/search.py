@@ -126,8 +126,8 @@ def plan_search(config: Config) -> PlannedSearch:
         raise UsageError(f'config={config.filename} has no dict {name} to search in')
     try:
         integer('seed', seed, 0)
-        behind = _detector(config).cost_behind_stages if is_detector else None
-        table = CostTable(SearchSpace(**space), behind_stages=behind)
+        after = _detector(config).cost_after_stages if is_detector else None
+        table = CostTable(SearchSpace(**space), after_stages=after)
         search = build_search(table, seed, **settings)
     except TypeError as error:  # of keys that are missing or unknown
         raise UsageError(f'model.backbone.space or test_cfg: {one_line(error):.400}') from error

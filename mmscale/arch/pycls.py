@@ -124,7 +124,7 @@ def _pycls_block(
     rounding: Rounding,
     kin: _Kinship,
 ) -> Block:
-    """Scales a block; an `extra` one repeats it behind its network stage."""
+    """Scales a block; an `extra` one repeats it after its network stage."""
     out_channels = rounding.width(block.out_channels, scaling.width)
     hidden, groups = in_channels, math.gcd(block.groups, in_channels)
     if block.kind == 'basic':

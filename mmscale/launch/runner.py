@@ -194,7 +194,7 @@ def _check_pretrained(runner: Runner) -> None:
 
 
 def _make_durable(config: Config) -> None:
-    """Adds to a training what lets it survive kills, preemption and numbers that are none.
+    """Adds to a training what lets it survive kills, preemption and losses that are not finite.
 
     Raises:
         UsageError: Its hooks are no hooks.

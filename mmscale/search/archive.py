@@ -230,7 +230,7 @@ class Archive:
     def _entries(
         self, path: Path, report: bool = False
     ) -> Iterator[tuple[int, bytes, str, Outcome]]:
-        """Whole lines behind the header: their numbers, themselves, digests and outcomes.
+        """Whole lines after the header: their numbers, themselves, digests and outcomes.
 
         Args:
             path: The file.

@@ -146,7 +146,7 @@ def test_two_processes_build_at_once(tmp_path):
     assert files == [alone.cache_file.name]
 
 
-def test_an_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_nothing_after(tmp_path, monkeypatch):
     def interrupted(file, **arrays):
         file.write(b'part')
         raise KeyboardInterrupt

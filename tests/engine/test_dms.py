@@ -63,7 +63,7 @@ def flat(value, prefix=''):
 
 
 class StopAfter(Hook):
-    """Interrupts training, one iteration behind the last checkpoint."""
+    """Interrupts training, one iteration after the last checkpoint."""
 
     priority = 'VERY_LOW'
 
@@ -177,7 +177,7 @@ def test_resumed_search_equals_uninterrupted(stop, dms_config, tmp_path):
     runner.register_hook(StopAfter(stop))
     with pytest.raises(KeyboardInterrupt):
         runner.train()
-    # A kill may come in the middle of a line, or behind the checkpoint that is resumed.
+    # A kill may come in the middle of a line, or after the checkpoint that is resumed.
     with (Path(resumed) / 'structure.jsonl').open('a') as file:
         file.write(json.dumps({'iteration': stop}) + '\n{"iterat')
     runner_of(dms_config, work_dir=resumed, resume=True).train()

@@ -1,4 +1,4 @@
-"""tools/convert.py as a user runs it, most mistakes in this process: torch is dear to load."""
+"""tools/convert.py as a user runs it, most mistakes in this process: torch is slow to load."""
 
 import os
 import runpy
