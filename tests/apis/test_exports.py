@@ -411,7 +411,5 @@ def test_onnx_missing(arch, checkpoint, tmp_path, monkeypatch):
 
 def test_onnx_with_a_torch_that_is_too_old(arch, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, 'ONNX_TORCH', (97, 1))
-    with pytest.raises(
-        ValueError, match=r'needs torch 97\.1 or newer, found .*, or leave it'
-    ):
+    with pytest.raises(ValueError, match=r'needs torch 97\.1 or newer, found .*, or leave it'):
         export(arch, tmp_path / 'out', checkpoint)
