@@ -34,8 +34,16 @@ setup(
     ],
     python_requires='>=3.10',
     packages=find_packages(include=['mmscale', 'mmscale.*']),
-    # In the repository .mim holds links to configs/ and tools/, in a wheel these files.
-    package_data={'mmscale': ['py.typed', '.mim/*/**/*.py', '.mim/*/**/*.json', '.mim/*/*.sh']},
+    # In the repository .mim holds links to configs/, tools/ and model-index.yml, in a wheel these
+    # files: it is where mim and mmengine look for them.
+    package_data={
+        'mmscale': [
+            'py.typed',
+            '.mim/model-index.yml',
+            *(f'.mim/configs/**/*.{kind}' for kind in ('py', 'json', 'yml', 'md')),
+            *(f'.mim/tools/*.{kind}' for kind in ('py', 'sh')),
+        ]
+    },
     install_requires=read_requirements('runtime'),
     extras_require={name: read_requirements(name) for name in ('detection', 'tests', 'optional')},
     zip_safe=False,

@@ -1,7 +1,6 @@
 """Holds the arrows between the packages of mmscale: a lower one never imports a higher one."""
 
 import ast
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -187,13 +186,3 @@ def test_tools_load_without_frameworks():
     assert tools
     statements = '\n'.join(f'runpy.run_path({tool!r})' for tool in tools)
     assert frameworks_loaded_by(f'import runpy\n{statements}') == '[]'
-
-
-def test_a_wheel_has_configs_and_tools():
-    """It follows the links in .mim, and takes the kinds of files that setup.py names."""
-    patterns = re.findall(r"'\.mim/[^']*(\.\w+)'", (ROOT / 'setup.py').read_text(encoding='utf-8'))
-    for folder in ('configs', 'tools'):
-        assert (PACKAGE / '.mim' / folder).resolve() == ROOT / folder
-        files = [path for path in (ROOT / folder).rglob('*') if path.is_file()]
-        kinds = {path.suffix for path in files if '__pycache__' not in path.parts}
-        assert {'.py'} <= kinds <= set(patterns)
