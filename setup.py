@@ -39,6 +39,7 @@ setup(
     package_data={
         'mmscale': [
             'py.typed',
+            '__init__.pyi',
             '.mim/model-index.yml',
             *(f'.mim/configs/**/*.{kind}' for kind in ('py', 'json', 'yml', 'md')),
             *(f'.mim/tools/*.{kind}' for kind in ('py', 'sh')),
