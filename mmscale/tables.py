@@ -30,10 +30,15 @@ def make_table(
     """
     from rich import box
     from rich.table import Table
+    from rich.text import Text
+
+    def text(cell: object) -> Text:
+        # Names of files and of networks are no markup, whatever brackets they have.
+        return Text('' if cell is None else str(cell))
 
     # Without vertical lines, 14 digits fit into the 80 columns of a pipe.
     table = Table(
-        title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left',
+        title=title and text(title), box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left',
         show_header=any(columns),
     )  # fmt: skip
     for i, column in enumerate(columns):
@@ -42,10 +47,10 @@ def make_table(
         if row is None:
             table.add_section()
         else:
-            table.add_row(*('' if cell is None else str(cell) for cell in row))
+            table.add_row(*map(text, row))
     if total is not None:
         table.add_section()
-        table.add_row(*('' if cell is None else str(cell) for cell in total), style='bold')
+        table.add_row(*map(text, total), style='bold')
     return table
 
 

@@ -94,14 +94,14 @@ class Report(Printed):
 
     def renderables(self) -> list[Table]:
         """The facts, the names of the pictures, and what is missing."""
-        table = make_table(self.title, ('', ''), self.facts)
-        table.columns[0].no_wrap, table.columns[1].justify = True, 'left'
+        rows = list(self.facts)
         if self.pictures:
-            table.add_row('pictures', ', '.join(self.pictures), style='green')
+            rows.append(('pictures', ', '.join(self.pictures)))
         if self.folder is not None:
-            table.add_row('as .png and .svg in', str(self.folder), style='green')
-        for sentence in self.missing:
-            table.add_row('missing', sentence, style='yellow')
+            rows.append(('as .png and .svg in', self.folder))
+        rows += [('missing', sentence) for sentence in self.missing]
+        table = make_table(self.title, ('', ''), rows)
+        table.columns[0].no_wrap, table.columns[1].justify = True, 'left'
         return [table]
 
 
