@@ -97,11 +97,10 @@ def test_code_in_settings_is_refused(kind, tmp_path, monkeypatch):
     assert not Path('mark').exists()
 
 
-@pytest.mark.parametrize('kind', ['a key that closes the quotes', 'a template of the environment'])
-def test_what_is_refused_would_run(kind, tmp_path, monkeypatch):
-    """MMEngine writes both as Python, and runs them when the config is read."""
+def test_what_is_refused_would_run(tmp_path, monkeypatch):
+    """MMEngine writes it as Python, and runs it when the config is read."""
     monkeypatch.chdir(tmp_path)
-    text = f'x = {Config(ATTACKS[kind], format_python_code=False).pretty_text}'
+    text = f'x = {Config(ATTACKS["a key that closes the quotes"], format_python_code=False).pretty_text}'
     Path('written.py').write_text(text.removeprefix('x = '))
     Config.fromfile('written.py')
     assert Path('mark').exists()

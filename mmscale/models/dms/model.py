@@ -438,7 +438,7 @@ class DMSModel(BaseModel):
         for nearest in sorted(range(len(gates)), key=distances.__getitem__):
             gate = gates[nearest]
             ratio = gate.pruning_ratio.clone()
-            gate.pruning_ratio.copy_(next_ones[number])
+            gate.pruning_ratio.copy_(next_ones[nearest])
             if self.value(self.current_cost()) > self.goal:
                 gate.pruning_ratio.copy_(ratio)
         return self.current_cost() != before
