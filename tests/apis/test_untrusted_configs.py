@@ -100,8 +100,8 @@ def test_code_in_settings_is_refused(kind, tmp_path, monkeypatch):
 def test_what_is_refused_would_run(tmp_path, monkeypatch):
     """MMEngine writes it as Python, and runs it when the config is read."""
     monkeypatch.chdir(tmp_path)
-    text = f'x = {Config(ATTACKS["a key that closes the quotes"], format_python_code=False).pretty_text}'
-    Path('written.py').write_text(text.removeprefix('x = '))
+    attack = Config(ATTACKS['a key that closes the quotes'], format_python_code=False)
+    Path('written.py').write_text(attack.pretty_text)
     Config.fromfile('written.py')
     assert Path('mark').exists()
 
