@@ -170,7 +170,7 @@ def test_help_imports_no_torch():
         (['groups.json', '--factor', '4'], 'groups=7 does not divide width 48'),
         (
             ['RegNetY-400MF', '--factor', '2', '--most-acts', '5e6'],
-            'needs mode=matched: reference mode rounds as the paper',
+            '--most-acts: needs --mode matched',
         ),
         (
             ['RegNetY-400MF', '--factor', '2', '--mode', 'matched', '--channel-divisor', '0'],
