@@ -43,6 +43,8 @@ from mmscale.models.plain_values import (
 _LEAVES = (
     *(*PLAIN_KEYS, complex, bytearray, np.ndarray, HistoryBuffer),
     *(torch.Tensor, torch.nn.Parameter, torch.dtype, torch.device),
+    # What torch reads alone where a tensor is pickled by itself, as between processes.
+    *(torch.storage.TypedStorage, torch.UntypedStorage),
 )
 _CONTAINERS = (Counter, OrderedDict, dict, list, set, torch.Size, tuple)
 # Values of a checkpoint, those in several places counted in each.

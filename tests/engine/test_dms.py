@@ -258,7 +258,7 @@ def test_hook_refuses_another_model(retrain_config):
 
 
 def test_settings_of_the_hook():
-    with pytest.raises(ValueError, match=r'falling=0 must lie in 0..1, above 0'):
+    with pytest.raises(ValueError, match=r'falling=0 must be a number above 0 and up to 1'):
         DMSHook(falling=0)
     with pytest.raises(ValueError, match='interval=0 must be an integer of 1 or more'):
         DMSHook(interval=0)

@@ -17,6 +17,7 @@ from mmengine.runner.checkpoint import get_torch_safe_globals
 from torch import _weights_only_unpickler as torchs
 
 from mmscale.models import unpickling
+from mmscale.models.checkpoints import restrict_torch_load
 from mmscale.models.plain_values import ALLOWED
 
 # What Python tells of itself while a pickle runs code; reading from memory tells nothing.
@@ -357,3 +358,11 @@ def test_tensors_stay_inside_their_storage(new_format, old, new, message):
     )
     with pytest.raises(pickle.UnpicklingError, match=message):
         machine.load()
+
+
+def test_tensors_that_processes_hand_on_are_read():
+    """Pickled alone, a tensor brings its storage as a file of torch's inside."""
+    restrict_torch_load()
+    tensor = torch.arange(6).reshape(2, 3)
+    read = pickle.loads(pickle.dumps({'score': tensor}))  # noqa: S301 - our own bytes
+    assert torch.equal(read['score'], tensor)
