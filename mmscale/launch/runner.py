@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from mmscale.errors import FOREIGN_ERRORS, MMScaleError, UsageError, one_line
 from mmscale.launch.command_line import set_environment
 from mmscale.launch.installed import installed_twice
 from mmscale.quiet import quiet_imports
+from mmscale.settings import flat
 from mmscale.untrusted import check_work_dir
 
 if TYPE_CHECKING:
@@ -47,16 +49,30 @@ _STARTERS = {
 _PATIENCE = 10
 
 
+def _part_named(config: Config, error: BaseException) -> str:
+    """The part of a config whose class an error names, as ``custom_hooks.1``; or nothing."""
+    words = set(re.findall(r'\w+', str(error)))
+    for key, value in flat(config.to_dict()).items():
+        part, _, last = key.rpartition('.')
+        if last == 'type' and str(value).rpartition('.')[2] in words:
+            return part
+    return ''
+
+
 @contextmanager
-def _one_line_of(setting: str = '') -> Iterator[None]:
+def _one_line_of(setting: str | Config) -> Iterator[None]:
     """Makes one line of what a part of a config raises.
 
     Args:
-        setting: What the line begins with, where the error does not say it.
+        setting: What the line begins with, where the error does not say it; or the whole config,
+            in which the part is looked for that a foreign error is about.
     """
     try:
         yield
     except FOREIGN_ERRORS as error:
+        if not isinstance(setting, str):
+            is_ours = isinstance(error, MMScaleError)
+            setting = '' if is_ours else _part_named(setting, error)
         prefix = f'{setting}: ' if setting else ''
         raise UsageError(f'{prefix}{one_line(error):.400}') from error
 
@@ -269,8 +285,8 @@ def build_runner(config: Config, phase: str) -> Runner:
         _complete_dataloaders(config)
     if phase == 'train':
         _make_durable(config)
-    with _one_line_of():
-        if config.launcher != 'none':
+    with _one_line_of(config):
+        if config.get('launcher', 'none') != 'none':
             _join_processes(config.launcher, config.get('env_cfg', {}).get('dist_cfg', {}))
             hooks = config.setdefault('default_hooks', {})
             logger_hook = hooks.get('logger', {'type': 'LoggerHook'})
