@@ -254,6 +254,9 @@ def _formulas() -> dict[str, Callable[[tuple, Any], tuple[int, int]]]:
 
     def convolution(args: tuple, output: Any) -> tuple[int, int]:
         images, weight, transposed = args[0], args[1], bool(args[6])
+        if images.numel() and not output.numel():
+            # Torch 2.4 lets this pass on the meta device alone.
+            raise RuntimeError('the kernel is larger than the image')
         # Torch counts a multiplication and an addition as two.
         flops = conv_flop_count(images.shape, weight.shape, output.shape, transposed) // 2
         return flops, output.numel()
