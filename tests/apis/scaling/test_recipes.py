@@ -126,6 +126,17 @@ def test_a_digit_network_trains_by_the_digits_recipe(images, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    'name', ['efficientnet-b0-fast-2x_8xb32_in1k', 'regnety-400mf-fast-4x_8xb128_in1k']
+)
+def test_the_written_out_configs_train_at_the_size_of_their_network(name, images, tmp_path):
+    path = ROOT / 'configs' / 'fast_scaling' / f'{name}.py'
+    model, sizes = train_one_step(path, images, tmp_path / 'work')
+    side = model.backbone.arch.resolution
+    assert side > 224 and sizes[0] == (2, 3, side, side)
+
+
+@pytest.mark.slow
 def test_a_config_of_another_backbone_trains_for_a_step(images, tmp_path):
     import mmpretrain
 
