@@ -29,14 +29,22 @@ setup(
     classifiers=[
         'Development Status :: 3 - Alpha',
         'Intended Audience :: Science/Research',
-        'Programming Language :: Python :: 3.11',
-        'Programming Language :: Python :: 3.12',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12, 13)),
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
-    python_requires='>=3.11,<3.13',
+    python_requires='>=3.10',
     packages=find_packages(include=['mmscale', 'mmscale.*']),
-    # In the repository .mim holds links to configs/ and tools/, in a wheel these files.
-    package_data={'mmscale': ['py.typed', '.mim/*/**/*.py', '.mim/*/**/*.json', '.mim/*/*.sh']},
+    # In the repository .mim holds links to configs/, tools/ and model-index.yml, in a wheel these
+    # files: it is where mim and mmengine look for them.
+    package_data={
+        'mmscale': [
+            'py.typed',
+            '__init__.pyi',
+            '.mim/model-index.yml',
+            *(f'.mim/configs/**/*.{kind}' for kind in ('py', 'json', 'yml', 'md')),
+            *(f'.mim/tools/*.{kind}' for kind in ('py', 'sh')),
+        ]
+    },
     install_requires=read_requirements('runtime'),
     extras_require={name: read_requirements(name) for name in ('detection', 'tests', 'optional')},
     zip_safe=False,

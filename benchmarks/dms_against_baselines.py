@@ -265,7 +265,7 @@ def evolve(folder: Path, seed: int, checkpoint: Path, target: int, seconds: floa
         run = time.process_time() - start
         spent += run
         made += run - built
-        # What is left is for generations of the mean cost so far, behind one more start.
+        # What is left is for generations of the mean cost so far, after one more start.
         further = round((seconds - spent - built) / (made / generations))
         generations += further
     found = json.loads((folder / 'result.json').read_text(encoding='utf-8'))

@@ -30,7 +30,7 @@ METRICS = ('flops', 'params', 'acts')
 
 
 def ideal_stage(depth=100, width=512, resolution=512):
-    """A hundred dense convolutions of one width behind a stem that costs next to nothing."""
+    """A hundred dense convolutions of one width after a stem that costs next to nothing."""
     block = Block('basic', 3, 1, width, width, width, 1, act='relu', residual='identity')
     stem = Stem(width, in_channels=1, kernel=1, stride=1, act='relu')
     return Arch(resolution, stem, ((block,) * depth,), Head(act='relu'))

@@ -7,7 +7,7 @@ with 64 survivors and 64 children a generation.
 The reference's settings (its released code with pymoo 0.3.0): 43 genes of which 21 are frozen;
 binary tournament, two-point crossover anywhere, polynomial integer mutation with eta 3 and
 probability 1/43 per gene; duplicates are removed on the raw genotype, while identities between
-blocks are moved behind them only when a network is decoded. What misses a budget counts as a child
+blocks are moved after them only when a network is decoded. What misses a budget counts as a child
 too; it ranks behind all that meet theirs, by how far it is off.
 """
 
@@ -68,7 +68,7 @@ class Reference:
         self.high = np.concatenate([kernels, frozen])
 
     def networks(self, raw: np.ndarray) -> np.ndarray:
-        """Canonical genotypes of raw ones, identities moved behind the blocks."""
+        """Canonical genotypes of raw ones, identities moved after the blocks."""
         space = self.problem.space
         rows = []
         for row in raw:

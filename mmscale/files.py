@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from mmscale.errors import UsageError
+from mmscale.untrusted import check_no_link
 
 # What file systems say that cannot sync a folder, or do not let us.
 _UNSYNCED = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
@@ -30,19 +30,6 @@ def sync_folder(folder: Path) -> None:
             raise
 
 
-def refuse_link(path: Path) -> None:
-    """Refuses a symbolic link where a file is to be written: it may lead to any other file.
-
-    Raises:
-        UsageError: It is one.
-    """
-    if path.is_symlink():
-        raise UsageError(
-            f'{path} is a symbolic link to {os.readlink(path)}; a file is written there, and '
-            'links are not followed: remove it'
-        )
-
-
 @contextmanager
 def atomic_write(path: str | Path, shared: bool = False) -> Iterator[IO[bytes]]:
     """Opens a new file that takes its name once it is whole and synced to the disk.
@@ -57,15 +44,14 @@ def atomic_write(path: str | Path, shared: bool = False) -> Iterator[IO[bytes]]:
         The open file, for bytes.
 
     Raises:
-        UsageError: A symbolic link is there.
+        UntrustedFileError: A symbolic link is there.
         OSError: The disk is full or the folder cannot be written; the old file is unchanged.
 
     Example:
         >>> with atomic_write('scores.json') as file:  # doctest: +SKIP
         ...     file.write(b'{}')
     """
-    path = Path(path)
-    refuse_link(path)
+    path = check_no_link(path)
     name = uuid.uuid4().hex if shared else path.name
     temporary = path.with_name(f'.{name}.partial')
     try:
@@ -90,7 +76,7 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes a text file in one step, see :func:`atomic_write`.
 
     Raises:
-        UsageError: A symbolic link is there.
+        UntrustedFileError: A symbolic link is there.
         OSError: It cannot be written; the old file is unchanged.
     """
     with atomic_write(path) as file:
@@ -101,7 +87,7 @@ def write_json(path: str | Path, data: object) -> None:
     """Writes a JSON file in one step, see :func:`atomic_write`.
 
     Raises:
-        UsageError: A symbolic link is there.
+        UntrustedFileError: A symbolic link is there.
         OSError: It cannot be written; the old file is unchanged.
     """
     write_text(path, json.dumps(data, indent=1) + '\n')

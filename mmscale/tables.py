@@ -17,7 +17,7 @@ _WIDTH = 100
 def make_table(
     title: str | None,
     columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
+    rows: Iterable[Sequence[object] | None],
     total: Sequence[object] | None = None,
 ) -> Table:
     """A table whose first column is text and whose other columns are numbers.
@@ -25,24 +25,32 @@ def make_table(
     Args:
         title: What stands above it.
         columns: Names of the columns; a table whose names are all empty has no header.
-        rows: Cells by row; None is an empty cell.
+        rows: Cells by row, None is an empty cell; None for a row is a gap.
         total: A last row, set apart.
     """
     from rich import box
     from rich.table import Table
+    from rich.text import Text
+
+    def text(cell: object) -> Text:
+        # Names of files and of networks are no markup, whatever brackets they have.
+        return Text('' if cell is None else str(cell))
 
     # Without vertical lines, 14 digits fit into the 80 columns of a pipe.
     table = Table(
-        title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left',
+        title=title and text(title), box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left',
         show_header=any(columns),
     )  # fmt: skip
     for i, column in enumerate(columns):
         table.add_column(column, justify='right' if i else 'left', overflow='fold')
     for row in rows:
-        table.add_row(*('' if cell is None else str(cell) for cell in row))
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*map(text, row))
     if total is not None:
         table.add_section()
-        table.add_row(*('' if cell is None else str(cell) for cell in total), style='bold')
+        table.add_row(*map(text, total), style='bold')
     return table
 
 

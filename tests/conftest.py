@@ -24,6 +24,17 @@ settings.load_profile('mmscale')
 TOOLS = Path(__file__).parents[1] / 'tools'
 
 
+@pytest.fixture(autouse=True)
+def own_torch_load():
+    """Puts back what a tool in the process of the tests restricts for good."""
+    yield
+    checkpoints = sys.modules.get('mmscale.models.checkpoints')
+    if checkpoints is not None:
+        import torch
+
+        torch.load = torch.serialization.load = checkpoints._torch_load
+
+
 @pytest.fixture(scope='session')
 def paper_config():
     """The paper's search space as a config dict; tests must not change it."""

@@ -16,8 +16,8 @@ def parse_args() -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='FILE.pth gets the weights, for load_from or init_cfg=dict(type="Pretrained", '
-        'checkpoint=FILE.pth), and FILE.json beside it the Arch, for model.backbone.arch.',
+        epilog='FILE gets the weights, for load_from or init_cfg=dict(type="Pretrained", '
+        'checkpoint=FILE), and FILE.json beside it the Arch, for model.backbone.arch.',
     )
     parser.add_argument('checkpoint', help='weights to convert (.pth or .safetensors)')
     parser.add_argument(
@@ -26,7 +26,9 @@ def parse_args() -> argparse.Namespace:
         "Arch's JSON file that has the padding and eps of the weights",
     )
     parser.add_argument('--source', required=True, choices=('mmpretrain', 'timm'))
-    parser.add_argument('--out', required=True, metavar='FILE.pth', help='file to write')
+    parser.add_argument(
+        '--out', required=True, metavar='FILE', help='file to write (.pth or .safetensors)'
+    )
     return parser.parse_args()
 
 
@@ -38,16 +40,6 @@ def read_weights(path: str) -> dict:
     """
     from torch import Tensor
 
-    if Path(path).suffix == '.safetensors':
-        try:
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-        except ImportError:
-            raise UsageError(f'{path}: needs the package safetensors, which is missing') from None
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UsageError(f'{path} is not a safetensors file ({error})') from None
     checkpoint = read_checkpoint(path)
     weights = checkpoint.get('state_dict', checkpoint)
     if not isinstance(weights, dict) or not weights:
@@ -64,8 +56,8 @@ def main() -> None:
     out = Path(args.out)
     if not Path(args.checkpoint).is_file():
         raise UsageError(f'checkpoint={args.checkpoint} is not a file')
-    if out.suffix != '.pth':
-        raise UsageError(f'--out {out}: the name must end in .pth')
+    if out.suffix not in ('.pth', '.safetensors'):
+        raise UsageError(f'--out {out}: the name must end in .pth or .safetensors')
     if out.exists() and out.samefile(args.checkpoint):
         raise UsageError(f'--out {out} is the checkpoint itself')
     if not out.parent.is_dir():
@@ -73,6 +65,7 @@ def main() -> None:
     with quiet_imports():
         import torch
 
+        from mmscale.models.checkpoints import write_safetensors
         from mmscale.models.converters import convert_state_dict, matching_arch
     try:
         if args.name.endswith('.json'):
@@ -83,8 +76,11 @@ def main() -> None:
     except (OSError, ValueError) as error:
         raise UsageError(one_line(error)) from None
     try:
-        with atomic_write(out) as file:
-            torch.save({'state_dict': weights}, file)
+        if out.suffix == '.safetensors':
+            write_safetensors(out, weights, {})
+        else:
+            with atomic_write(out) as file:
+                torch.save({'state_dict': weights}, file)
         arch.save(out.with_suffix('.json'))
     except (OSError, RuntimeError) as error:  # torch raises the latter
         raise UsageError(f'--out {out}: {one_line(error)}') from None

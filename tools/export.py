@@ -9,7 +9,7 @@ from mmscale.launch.command_line import add_config_options, show
 from mmscale.launch.runner import run_tool
 from mmscale.quiet import quiet_imports
 
-_FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2')
+_FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2', 'safetensors')
 
 
 def parse_args() -> argparse.Namespace:
@@ -17,7 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'source',
         help='result.json of a search; an Arch (a name or its JSON file); a config (.py); or '
-        'weights.pth of an earlier export',
+        'weights.pth or weights.safetensors of an earlier export',
     )
     parser.add_argument('--out', required=True, help='folder to write')
     parser.add_argument(

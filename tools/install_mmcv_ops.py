@@ -165,7 +165,7 @@ def build(folder: Path) -> None:
     command += ['--no-input', '--no-deps', '--no-build-isolation', '--no-cache-dir']
     command += ['--no-binary', PACKAGE, '--wheel-dir', str(temporary)]
     # Debug information, which Python's own flags ask for, is two thirds of the compiling. CFLAGS
-    # would replace those flags; CPPFLAGS come behind them.
+    # would replace those flags; CPPFLAGS come after them.
     flags = f'-g0 {os.environ.get("CPPFLAGS", "")}'.strip()
     process = subprocess.Popen(
         [*command, f'{PACKAGE}=={version(PACKAGE)}'],

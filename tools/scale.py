@@ -8,6 +8,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
 from mmscale.apis.cost import fit_latency
@@ -32,8 +33,10 @@ from mmscale.errors import UsageError, one_line
 from mmscale.launch.runner import run_tool
 
 REPEATS = 15
+DIVISORS = ('channel_divisor', 'resolution_divisor')
 
 # Options that only one use of the tool has.
+MATCHED = ('tolerance', *DIVISORS, *(field.name for field in fields(Constraints)))
 TIMED = ('batch', 'dtype', 'train', 'repeats')
 FITTED = ('base', 'fit_latency', 'latency_model', 'overwrite', 'device', *TIMED)
 
@@ -139,7 +142,7 @@ def check_args(args: argparse.Namespace) -> None:
             raise UsageError(f'--budget {args.budget}: {number!r} is not a number') from None
         args.metric, args.mode = metric, args.mode or 'matched'
     if args.mode != 'matched' and args.from_search is None:
-        refuse(args, ['tolerance'], 'needs --mode matched, or a --budget')
+        refuse(args, MATCHED, 'needs --mode matched, or a --budget')
     if args.metric == 'latency' and args.latency_model is None:
         raise UsageError('latency needs --latency-model; --fit-latency makes one')
 
@@ -224,7 +227,9 @@ def scale(args: argparse.Namespace) -> None:
     solved = f'matched {plan.metric}' if plan.mode == 'matched' else 'reference'
     title = f'{plan.base.name}, {solved}, convention {plan.base.convention}'
     costs, shapes = scaling_tables(rows, times, title)
-    Console().print(costs, '', shapes, sep='\n')
+    console = Console()
+    for part in (costs, '', shapes):
+        console.print(part)
     for what, timed in (('predicted', model and model.setting), ('measured', setting)):
         if timed is not None:
             print(f'{what}: milliseconds, {timed}')

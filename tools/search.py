@@ -2,20 +2,15 @@
 """Searches base model and scaling strategy in a trained super-supernet; writes result.json."""
 
 import argparse
-import json
-from collections.abc import Callable
-from typing import Any
 
-from mmscale.apis.plan import make_plan, plan_tables
+from mmscale.apis.plan import make_plan
 from mmscale.apis.search import (
     check_search,
     dry_run,
-    dry_run_table,
     profile,
-    profile_tables,
     search_with,
 )
-from mmscale.launch.command_line import add_common_arguments, load_config
+from mmscale.launch.command_line import add_common_arguments, load_config, show
 from mmscale.launch.runner import run_tool
 
 
@@ -68,35 +63,21 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def show(report: Any, tables: Callable[[Any], list], as_json: bool) -> None:
-    """Prints a profile or a plan."""
-    from rich.console import Console
-
-    if as_json:
-        Console().out(json.dumps(report.to_json(), indent=1), highlight=False)
-    else:
-        Console().print(*tables(report), sep='\n', highlight=False)
-
-
 def main() -> None:
     """Searches, or says what a search would do."""
     args = parse_args()
     config = load_config(args)
     check_search(config)
     if args.dry_run:
-        from rich.console import Console
-
         if args.work_dir is None:
             config.work_dir += '_dry_run'
-        Console().print(dry_run_table(dry_run(config, args.resume)))
-        return
-    if args.profile:
-        show(profile(config), profile_tables, args.json)
-        return
-    if args.plan:
-        show(make_plan(config), plan_tables, args.json)
-        return
-    search_with(config, args.resume, args.retry_failed)
+        show(dry_run(config, args.resume))
+    elif args.profile:
+        show(profile(config), args.json)
+    elif args.plan:
+        show(make_plan(config), args.json)
+    else:
+        search_with(config, args.resume, args.retry_failed)
 
 
 if __name__ == '__main__':

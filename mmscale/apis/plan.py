@@ -1,4 +1,4 @@
-"""What a search will take: a few of its candidates are timed, and the others foretold."""
+"""What a search will take: a few of its candidates are timed, and the others predicted."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from mmscale.search import Entry, EvaluationError, Score
 from mmscale.search.forecast import Expected, Forecast
 from mmscale.search.profile import SearchProfile
 from mmscale.search.scoring import split_by_cost
+from mmscale.tables import Printed, make_table
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -74,8 +75,8 @@ class Duration:
 
 
 @dataclass(frozen=True)
-class SearchPlan:
-    """What a search will take.
+class SearchPlan(Printed):
+    """What a search will take; prints its tables.
 
     Attributes:
         profile: What there is to search, and what the budgets admit.
@@ -109,6 +110,72 @@ class SearchPlan:
     def to_json(self) -> dict[str, Any]:
         """Returns the plan as plain JSON data."""
         return asdict(self)
+
+    def renderables(self) -> list[Table | str]:
+        """The candidates that were timed, times by the number of processes, memory and disk."""
+        timed = [
+            (
+                one.resolution,
+                *(f'{number:,}' for number in (one.cost.flops, one.cost.acts)),
+                *(f'{seconds:.2f}' for seconds in (one.seconds, one.own_seconds)),
+            )
+            for one in self.timed
+        ]
+        durations = [
+            (
+                f'{one.processes}{"" if one.processes <= self.devices else " *"}',
+                _time_of(one.seconds),
+                _time_of(one.own_seconds),
+                f'{one.idle:.0%}',
+            )
+            for one in self.durations
+        ]
+        return [
+            make_table(
+                f'candidates timed on {self.device}',
+                ('px', 'flops', 'acts', 'seconds', 'alone'),
+                timed,
+            ),
+            make_table(
+                'the search on so many of these devices',
+                ('processes', 'time', 'alone', 'idle'),
+                durations,
+            ),
+            *self._lines(),
+        ]
+
+    def _lines(self) -> list[str]:
+        found = self.profile
+        lines = [
+            f'evaluations: about {self.expected_evaluations:,}, at most {found.most_evaluations:,}'
+        ]
+        if found.scalable is not None:
+            lines.append(
+                f'budgets: {found.stages[0].admitted} of the base models meet theirs; of these '
+                f'{found.scalable} scale to all scaling stages'
+            )
+            shares = (f'{stage.admitted}' for stage in found.stages[1:])
+            lines.append(f'  of the scalings, by scaling stage: {", ".join(shares)}')
+        lines.append(
+            f'predicted times of the timed candidates are off by {self.error:.0%} (median)'
+        )
+        if any(one.processes > self.devices for one in self.durations):
+            lines.append(f'* more than the {self.devices} at hand, were they alike')
+        lines.append('time: as busy as the devices are now; alone: if nobody else uses them')
+        if self.weights is None:
+            lines.append('times with random weights: load_from names no checkpoint yet')
+        memory = f'memory: {_size(self.host_bytes)} a process'
+        if self.device_bytes is not None:
+            memory += f', {_size(self.device_bytes)} of its GPU'
+        largest, expected = self.disk_bytes
+        lines += [
+            memory,
+            f'disk: about {_size(expected)}, at most {_size(largest)}; free: '
+            f'{_size(self.free_bytes)}',
+        ]
+        if self.free_bytes < largest:
+            lines.append('THE DISK MAY FILL UP: take another --work-dir')
+        return lines
 
 
 def make_plan(config: Config, seconds: float = 20.0) -> SearchPlan:
@@ -293,61 +360,3 @@ def _size(count: float) -> str:
             break
         count /= 1000
     return f'{count:.3g} {unit}'
-
-
-def plan_tables(plan: SearchPlan) -> list[Table | str]:
-    """A plan for rich to print."""
-    from rich import box
-    from rich.table import Table
-
-    def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left')
-        for column in columns:
-            made.add_column(column, justify='right', no_wrap=True)
-        return made
-
-    timed = table(
-        f'candidates timed on {plan.device}', *('px', 'flops', 'acts', 'seconds', 'alone')
-    )
-    for candidate in plan.timed:
-        cost = candidate.cost
-        seconds = (f'{candidate.seconds:.2f}', f'{candidate.own_seconds:.2f}')
-        timed.add_row(str(candidate.resolution), f'{cost.flops:,}', f'{cost.acts:,}', *seconds)
-    durations = table(
-        'the search on so many of these devices', *('processes', 'time', 'alone', 'idle')
-    )
-    for duration in plan.durations:
-        at_hand = duration.processes <= plan.devices
-        durations.add_row(
-            f'{duration.processes}{"" if at_hand else " *"}',
-            _time_of(duration.seconds),
-            _time_of(duration.own_seconds),
-            f'{duration.idle:.0%}',
-        )
-    found = plan.profile
-    most = found.most_evaluations
-    lines = [f'evaluations: about {plan.expected_evaluations:,}, at most {most:,}']
-    if found.scalable is not None:
-        lines.append(
-            f'budgets: {found.stages[0].admitted} of the base models meet theirs; of these '
-            f'{found.scalable} scale to all scaling stages'
-        )
-        shares = (f'{stage.admitted}' for stage in found.stages[1:])
-        lines.append(f'  of the scalings, by scaling stage: {", ".join(shares)}')
-    lines.append(f'predicted times of the timed candidates are off by {plan.error:.0%} (median)')
-    beyond = [d.processes for d in plan.durations if d.processes > plan.devices]
-    if beyond:
-        lines.append(f'* more than the {plan.devices} at hand, were they alike')
-    lines.append('time: as busy as the devices are now; alone: if nobody else uses them')
-    if plan.weights is None:
-        lines.append('times with random weights: load_from names no checkpoint yet')
-    memory = f'memory: {_size(plan.host_bytes)} a process'
-    if plan.device_bytes is not None:
-        memory += f', {_size(plan.device_bytes)} of its GPU'
-    lines.append(memory)
-    largest, expected = plan.disk_bytes
-    sizes = f'about {_size(expected)}, at most {_size(largest)}; free: {_size(plan.free_bytes)}'
-    lines.append(f'disk: {sizes}')
-    if plan.free_bytes < largest:
-        lines.append('THE DISK MAY FILL UP: take another --work-dir')
-    return [timed, durations, '\n'.join(lines)]

@@ -109,7 +109,7 @@ class ExportedSearch(Printed):
         budget: The ``metric``, the ``goal``, the network's ``value``, and whether the search has
             ``ended``, which puts the network onto it.
         kept: Kept and all elements by group.
-        widths: New settings of what feeds the head behind an ArchNet.
+        widths: New settings of what feeds the head after an ArchNet.
         files: Names of the files.
     """
 

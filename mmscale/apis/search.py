@@ -37,6 +37,7 @@ from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe
 from mmscale.search.result_files import read_result
 from mmscale.tables import Printed, make_table
+from mmscale.untrusted import check_work_dir
 from mmscale.version import __version__
 
 if TYPE_CHECKING:
@@ -125,8 +126,8 @@ def plan_search(config: Config) -> PlannedSearch:
         raise UsageError(f'config={config.filename} has no dict {name} to search in')
     try:
         integer('seed', seed, 0)
-        behind = _detector(config).cost_behind_stages if is_detector else None
-        table = CostTable(SearchSpace(**space), behind_stages=behind)
+        after = _detector(config).cost_after_stages if is_detector else None
+        table = CostTable(SearchSpace(**space), after_stages=after)
         search = build_search(table, seed, **settings)
     except TypeError as error:  # of keys that are missing or unknown
         raise UsageError(f'model.backbone.space or test_cfg: {one_line(error):.400}') from error
@@ -149,59 +150,12 @@ def profile(config: Config) -> SearchProfile:
     return profile_search(planned.table, search.family, search.most_evaluations, planned.seed)
 
 
-def profile_tables(report: SearchProfile) -> list[Table | str]:
-    """A profile for rich to print."""
-    from rich import box
-    from rich.table import Table
-
-    def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left')
-        for i, column in enumerate(columns):
-            made.add_column(column, justify='right' if i else 'left', no_wrap=True)
-        return made
-
-    scalings = table(
-        'scalings, and how many of them the budgets admit',
-        *('scaling stage', 'weight', 'nominal', 'distinct', 'admitted', 'scalable'),
-    )
-    networks = table(
-        f'networks, costs by convention {report.convention}',
-        *('scaling stage', 'px', 'blocks', 'flops', 'params', 'acts'),
-    )
-    for stage in report.stages:
-        weight = '' if stage.weight is None else f'{stage.weight:g}'
-        shares = (str(share) if share else '-' for share in (stage.admitted, stage.scalable))
-        counts = (f'{stage.nominal_scalings}', f'{stage.distinct_scalings}')
-        scalings.add_row(str(stage.scaling_stage), weight, *counts, *shares)
-        for name in ('smallest', 'middle', 'largest'):
-            network = getattr(stage, name)
-            cost = (f'{getattr(network.cost, key):,}' for key in ('flops', 'params', 'acts'))
-            title = f'{stage.scaling_stage} {name}'
-            networks.add_row(title, str(network.resolution), str(network.blocks), *cost)
-        networks.add_section()
-    lines = [f'{report.base_models:,} base models, {report.families:.4g} families']
-    if report.budget is not None:
-        lines.append(
-            f'budget of the base model: {report.budget:,.0f} {report.metric} within '
-            f'{report.tolerance:.3g}, of scaling stage j: 2^j times the base model'
-        )
-    if report.scalable is not None:
-        lines.append(
-            f'base models within it that scale to all scaling stages: {report.scalable} '
-            f'(of {report.scalable.sample:,} sampled)'
-        )
-    lines.append(f'the schedule evaluates at most {report.most_evaluations:,} networks')
-    if report.most_flops is not None:
-        lines[-1] += f', about {report.most_flops:.3g} flops for one image each'
-    return [lines[0], networks, scalings, '\n'.join(lines[1:])]
-
-
 # ---------------------------------------------------------------------- dry run
 
 
 @dataclass(frozen=True)
-class DryRun:
-    """What a search reached on the analytic score, whose optimum is 1.
+class DryRun(Printed):
+    """What a search reached on the analytic score, whose optimum is 1; prints its table.
 
     Attributes:
         result: Outcome of the search.
@@ -235,25 +189,23 @@ class DryRun:
             },
         }
 
-
-def dry_run_table(outcome: DryRun) -> Table:
-    """The outcome of a dry run for rich to print."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title='dry run', box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left')
-    columns = ('', 'fitness', 'of the optimum', 'evaluations', 'seconds')
-    for i, column in enumerate(columns):
-        table.add_column(column, justify='right' if i else 'left')
-    data = outcome.to_json()
-    for name in ('search', 'random'):
-        if name in data:
-            run = data[name]
-            share = f'{run["fitness"] / data["optimum"]:.1%}'
-            numbers = (f'{run["evaluations"]:,}', f'{run["seconds"]}')
-            table.add_row(name, f'{run["fitness"]:.4f}', share, *numbers)
-    table.add_row('optimum', f'{data["optimum"]:.4f}', '100.0%', '', '')
-    return table
+    def renderables(self) -> list[Table]:
+        """The search, random search and the optimum."""
+        data = self.to_json()
+        rows = [
+            (
+                name,
+                f'{run["fitness"]:.4f}',
+                f'{run["fitness"] / data["optimum"]:.1%}',
+                f'{run["evaluations"]:,}',
+                run['seconds'],
+            )
+            for name, run in data.items()
+            if name != 'optimum'
+        ]
+        rows.append(('optimum', f'{data["optimum"]:.4f}', '100.0%', None, None))
+        columns = ('', 'fitness', 'of the optimum', 'evaluations', 'seconds')
+        return [make_table('dry run', columns, rows)]
 
 
 def _hidden(planned: PlannedSearch) -> AnalyticEvaluator:
@@ -328,6 +280,7 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
     """
     planned = plan_search(config)
     work_dir = Path(config.work_dir)
+    check_work_dir(work_dir)
     archives = (work_dir / 'archive', work_dir / 'random' / 'archive')
     if not resume and any(any(archive.glob('*.jsonl')) for archive in archives):
         raise UsageError(

@@ -208,7 +208,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Stem:
-    """First convolution of a network, with an optional 3x3 stride-2 max-pool behind it.
+    """First convolution of a network, with an optional 3x3 stride-2 max-pool after it.
 
     Attributes:
         out_channels: Width.

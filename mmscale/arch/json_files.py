@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.errors import UsageError
+from mmscale.untrusted import open_regular
 
 # The result of a search with a front of hundreds of networks takes a few MB.
 MOST_JSON_BYTES = 2**26
@@ -29,10 +30,11 @@ def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
         most_bytes: A larger file is refused before it is read.
 
     Raises:
-        ValueError: The file is too large or not JSON, or a key comes twice in one object.
+        ValueError: The file is too large or not JSON or no regular file, or a key comes twice in
+            one object.
         FileNotFoundError: There is no such file.
     """
-    with Path(path).open('rb') as file:
+    with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise UsageError(f'{path}: more than {most_bytes} bytes, which is no file of ours')

@@ -1,4 +1,4 @@
-"""The scaling rule of pycls, shape by shape ("Fast and Accurate Model Scaling", 2103.06877)."""
+"""The width rule of pycls, shape by shape ("Fast and Accurate Model Scaling", 2103.06877)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmscale.arch.rounding import Rounding, Scaling
 
 @dataclass(frozen=True)
 class _Kinship:
-    """Which of pycls' two families of networks a base model belongs to, and its ratios.
+    """Which of pycls' two kinds of networks a base model is, and its ratios.
 
     Attributes:
         anynet: AnyNet (ResNe(X)t, RegNet) or, if not, EffNet (stages of depthwise blocks).
@@ -29,7 +29,7 @@ class _Kinship:
     squeeze: Fraction | None
 
     def squeezed(self, channels: int, ratio: Fraction) -> int:
-        """Squeeze width of `channels`, rounded as the family does."""
+        """Squeeze width of `channels`, rounded as its kind does."""
         if self.anynet:
             return nearest(channels * ratio.numerator, ratio.denominator)
         return max(1, channels * ratio.numerator // ratio.denominator)
@@ -124,7 +124,7 @@ def _pycls_block(
     rounding: Rounding,
     kin: _Kinship,
 ) -> Block:
-    """Scales a block; an `extra` one repeats it behind its network stage."""
+    """Scales a block; an `extra` one repeats it after its network stage."""
     out_channels = rounding.width(block.out_channels, scaling.width)
     hidden, groups = in_channels, math.gcd(block.groups, in_channels)
     if block.kind == 'basic':
@@ -178,7 +178,7 @@ def _pycls_block(
 
 
 def pycls_scaling(base: Arch, scaling: Scaling, rounding: Rounding) -> Arch:
-    """Scales a base Arch by the rule of pycls, see :func:`mmscale.arch.apply_scaling`."""
+    """Scales a base Arch by the width rule of pycls, see :func:`mmscale.arch.apply_scaling`."""
     kin = _kinship(base)
     stem, head = base.stem, base.head
     if not kin.anynet:

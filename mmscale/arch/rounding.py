@@ -18,6 +18,10 @@ class Scaling:
         width: Multiplier of the channels.
         resolution: Multiplier of the input's side.
         group_width: Multiplier of the channels of a group; None is that of the width.
+
+    Example:
+        >>> Scaling(depth=1.2, resolution=1.5).to_json()
+        {'depth': 1.2, 'width': 1.0, 'resolution': 1.5}
     """
 
     depth: float = 1.0
@@ -66,8 +70,8 @@ class Rounding:
         mode: ``ceil`` (ScaleNet) or ``nearest`` (pycls; of two equally near the even multiple).
         channel_divisor: Channels become multiples of it.
         resolution_divisor: The resolution becomes a multiple of it.
-        strict: Whether widths stay multiples of `channel_divisor` also where the pycls rule makes
-            them divisible by their group widths; pycls itself lets them become any number.
+        strict: Whether widths stay multiples of `channel_divisor` also where the width rule of
+            pycls makes them divisible by their group widths; pycls itself does not keep them so.
     """
 
     mode: str = 'ceil'

@@ -65,7 +65,7 @@ class ScalingRule:
 
 
 def fast_rule(alpha: float = FAST_ALPHA) -> ScalingRule:
-    """The family of fast scaling: a share alpha of the factor goes into width.
+    """Fast scaling: a share alpha of the factor goes into width.
 
     With e_w = alpha and e_d = e_r = (1 - alpha) / 2 the multipliers are factor^e_d,
     sqrt(factor)^e_w and sqrt(factor)^e_r, so that params grow as factor^((1 + alpha) / 2) and
@@ -135,10 +135,10 @@ def scaling_rule(name: str | ScalingRule, alpha: float | None = None) -> Scaling
 
     Args:
         name: A key of :data:`SCALING_RULES`; ``dWr_a0.6`` (or ``dWr_a0.6_gfix``) for another
-            member of the fast family; relative shares as pycls writes them, such as
+            share of fast scaling; relative shares as pycls writes them, such as
             ``d1_w8_g8_r1``, where an absent ``g`` keeps group widths; or a rule. Upper and lower
             case differ: ``dwr`` is uniform compound scaling, ``dWr`` is fast scaling.
-        alpha: Share of the width in the fast family, for ``dWr`` and ``dWr_gfix`` alone.
+        alpha: Share of the width in fast scaling, for ``dWr`` and ``dWr_gfix`` alone.
 
     Raises:
         ValueError: There is no such rule, or alpha is not allowed.

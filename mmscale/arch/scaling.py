@@ -1,4 +1,4 @@
-"""From a base Arch and a Scaling to the scaled Arch, by ScaleNet's rules or that of pycls."""
+"""From a base Arch and a Scaling to the scaled Arch, by a width rule of ScaleNet or pycls."""
 
 from __future__ import annotations
 
@@ -95,8 +95,7 @@ def apply_scaling(
 
     ``pycls`` scales as the code of "Fast and Accurate Model Scaling" does (arXiv 2103.06877),
     shape by shape: depths to the nearest integer, widths to the nearest multiple of 8, the
-    resolution to the nearest of 4. Which of its two families a network belongs to is read off
-    its blocks:
+    resolution to the nearest of 4. The blocks say which of its two kinds a network is:
 
     * EffNet, where all blocks are depthwise mbconvs or dsconvs (or fused mbconvs): stem and head
       scale as the stages; hidden widths keep their ratio to the block's input.
@@ -112,13 +111,13 @@ def apply_scaling(
     Args:
         base: The base model.
         scaling: The multipliers.
-        rule: ``search``, ``retraining`` or ``pycls``.
-        rounding: How scaled numbers become integers; by default as the rule's source does: up to
-            the next integer for ScaleNet's, :data:`PYCLS_ROUNDING` for ``pycls``.
+        rule: The width rule: ``search``, ``retraining`` or ``pycls``.
+        rounding: How scaled numbers become integers; by default up to the next integer for
+            ScaleNet's rules, :data:`PYCLS_ROUNDING` for ``pycls``.
 
     Raises:
-        ValueError: The rule is unknown, or one of ScaleNet's cannot scale a block's groups or is
-            given a multiplier for them.
+        ValueError: The width rule is unknown, or one of ScaleNet's cannot scale a block's groups
+            or is given a multiplier for them.
     """
     if rule == 'pycls':
         return pycls_scaling(base, scaling, rounding or PYCLS_ROUNDING)

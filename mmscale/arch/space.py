@@ -33,7 +33,7 @@ Genes = NDArray[np.int64]
 class Genotype:
     """The integer vector that a search moves in; see :attr:`SearchSpace.num_choices`.
 
-    Many genotypes may mean one base model: the kernel genes behind the depth of their network
+    Many genotypes may mean one base model: the kernel genes after the depth of their network
     stage are dead. :meth:`SearchSpace.canonicalise` sets them to 0.
     """
 
@@ -52,7 +52,7 @@ class SearchSpace:
         scaling_stages: Per scaling stage ``dict(depth, width, resolution)``, lists of choices;
             the resolutions are pixels.
         stem: ``dict(channels, kernel=3, stride=2)``.
-        head: ``dict(channels)``, the unscaled 1x1 convolution behind the last network stage.
+        head: ``dict(channels)``, the unscaled 1x1 convolution after the last network stage.
         num_classes: Outputs of the classifier.
         in_channels: Image channels.
         act: Activation of stem, blocks and head.
@@ -215,7 +215,7 @@ class SearchSpace:
         )
 
     def live(self, genes: Genes) -> NDArray[np.bool_]:
-        """Which genes matter: more than one choice, and not behind their stage's depth.
+        """Which genes matter: more than one choice, and not after their stage's depth.
 
         Args:
             genes: Shape (n, genes).

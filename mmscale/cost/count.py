@@ -99,7 +99,7 @@ def block_cost(block: Block, size: int, convention: str) -> tuple[Cost, int]:
 
 
 def head_cost(head: Head, in_channels: int, size: int, convention: str) -> Cost:
-    """Cost of the head behind a feature map of `in_channels` x `size` x `size`."""
+    """Cost of the head after a feature map of `in_channels` x `size` x `size`."""
     cost = Cost()
     biased = convention == 'pycls'
     channels = in_channels

@@ -378,7 +378,7 @@ def match(
         tolerance: Largest relative deviation from the budget.
         constraints: Caps that the network has to keep to.
         convention: See :func:`mmscale.cost.count`.
-        rule: How shapes are scaled, see :func:`mmscale.arch.apply_scaling`.
+        rule: The width rule, see :func:`mmscale.arch.apply_scaling`.
         rounding: How scaled numbers become integers; by default to the nearest, channels to
             multiples of 8, the resolution to one of the base model's total stride, so that no
             feature map is rounded up.
@@ -386,7 +386,7 @@ def match(
 
     Raises:
         NotReachable: No network of the rule, nor one a step beside, meets the budget.
-        ValueError: A setting is not allowed, or the rule cannot scale this base model.
+        ValueError: A setting is not allowed, or the width rule cannot scale this base model.
     """
     check_metric(metric, latency_model)
     number('target', target, above=0)

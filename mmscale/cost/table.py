@@ -32,7 +32,7 @@ class CostTable:
     Args:
         space: The search space.
         convention: See :func:`mmscale.cost.count`.
-        behind_stages: Cost of what follows the network stages, where that is not the Arch's own
+        after_stages: Cost of what follows the network stages, where that is not the Arch's own
             head but, say, a detector's neck and head. It depends on widths and resolution alone.
 
     Raises:
@@ -43,10 +43,10 @@ class CostTable:
         self,
         space: SearchSpace,
         convention: str = 'mmscale',
-        behind_stages: Callable[[Arch], Cost] | None = None,
+        after_stages: Callable[[Arch], Cost] | None = None,
     ) -> None:
         check_convention(convention)
-        self._behind_stages = behind_stages
+        self._after_stages = after_stages
         self.space = space
         self.convention = convention
         self._tables: dict[Scaling, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
@@ -57,7 +57,7 @@ class CostTable:
     def _table(self, scaling: Scaling) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Fixed cost (3,), and what a gene adds (kernel genes, depths, kernels, 3).
 
-        What a kernel gene adds depends on the depth of its network stage: nothing behind it, and
+        What a kernel gene adds depends on the depth of its network stage: nothing after it, and
         the last block's kernel is that of the extra blocks too.
         """
         if scaling in self._tables:
@@ -82,20 +82,20 @@ class CostTable:
                     added[first : first + own, i, kernel] = costs[:own]
                     added[first + depth - 1, i, kernel] += costs[own:scaled].sum(axis=0)
                 first += choices.depths[-1]
-        total = stem + self._behind(arch)
+        total = stem + self._after(arch)
         fixed = np.array([total.flops, total.params, total.acts], dtype=np.int64)
         self._tables[scaling] = fixed, added
         return self._tables[scaling]
 
-    def _behind(self, arch: Arch) -> Cost:
-        if self._behind_stages is None:
+    def _after(self, arch: Arch) -> Cost:
+        if self._after_stages is None:
             return count_parts(arch, self.convention)[-1].cost
-        return self._behind_stages(arch)
+        return self._after_stages(arch)
 
     def cost(self, arch: Arch) -> Cost:
         """Cost of one Arch of the space."""
         parts = count_parts(arch, self.convention)
-        return sum((part.cost for part in parts[:-1]), self._behind(arch))
+        return sum((part.cost for part in parts[:-1]), self._after(arch))
 
     def costs(self, genes: Genes, scaling: Scaling = Scaling()) -> Costs:  # noqa: B008
         """Costs of base models under one scaling.

@@ -209,7 +209,7 @@ class SearchLoop(BaseLoop):
                 f'work_dir={runner.work_dir} holds the archive of an earlier search: continue it '
                 f'with --resume, or take another work dir'
             )
-        self.table = CostTable(model.backbone.space, behind_stages=model.cost_behind_stages)
+        self.table = CostTable(model.backbone.space, after_stages=model.cost_after_stages)
         # Built and checked before any data is read.
         self.search = build_search(self.table, self.seed, search, **budgets)
         calibration = calibration_dataloader or runner.cfg.get('calibration_dataloader')

@@ -17,6 +17,7 @@ from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.old_names import now_called
 from mmscale.quiet import quiet_imports
 from mmscale.tables import Printed
+from mmscale.untrusted import NO
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -98,10 +99,13 @@ def show(outcome: Printed, as_json: bool = False) -> None:
 def set_environment() -> None:
     """Sets what has to be set before torch is imported.
 
-    Files that are read are data: torch refuses to unpickle anything but tensors and plain
-    values. Waiting OpenMP threads sleep, or they starve whatever else runs on the cores.
+    Files that are read are data, see :mod:`mmscale.models.checkpoints`; processes that others
+    start from ours get at least torch's own restriction. Waiting OpenMP threads sleep, or they
+    starve whatever else runs on the cores.
     """
-    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    if os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '').lower() not in NO:
+        # Torch knows few words for yes, and takes any other for a no.
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     warnings.filterwarnings('ignore', message='In MMCV v1.4.4')
     warnings.filterwarnings('ignore', message='torch.meshgrid')

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.arch.checks import integer
-from mmscale.errors import UsageError, differences, flat
+from mmscale.errors import UsageError
 from mmscale.launch.command_line import read_checkpoint
 from mmscale.launch.config_text import read_config_text
+from mmscale.settings import differences, flat
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner

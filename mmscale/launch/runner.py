@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.errors import FOREIGN_ERRORS, MMScaleError, UsageError, one_line
 from mmscale.launch.command_line import set_environment
+from mmscale.launch.installed import installed_twice
 from mmscale.quiet import quiet_imports
+from mmscale.untrusted import check_work_dir
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -122,8 +124,8 @@ def _join_processes(launcher: str, dist_cfg: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _check_arch(runner: Runner, phase: str) -> None:
-    """Checks that an ArchNet fits its images, the head behind it and the weights it starts from.
+def _check_arch(runner: Runner) -> None:
+    """Checks that an ArchNet fits its images and the head after it.
 
     Raises:
         UsageError: One does not fit.
@@ -137,8 +139,6 @@ def _check_arch(runner: Runner, phase: str) -> None:
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, ArchNet):
         return
-    if phase == 'train':
-        backbone.read_pretrained()  # as the run will
     arch = backbone.arch
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     if mean is not None and len(mean) != arch.stem.in_channels:
@@ -168,8 +168,33 @@ def _check_arch(runner: Runner, phase: str) -> None:
         )
 
 
+def _check_pretrained(runner: Runner) -> None:
+    """Reads the weights that the init_cfg of a part of the model names, as the run will.
+
+    Raises:
+        ValueError: They are damaged or hold code; or they do not fit an ArchNet.
+        FileNotFoundError: There is no such file.
+    """
+    from mmscale.engine.wrappers import unwrapped_model
+    from mmscale.models import ArchNet
+    from mmscale.models.checkpoints import load_checkpoint
+
+    read = set()
+    for module in unwrapped_model(runner).modules():
+        if isinstance(module, ArchNet):
+            module.read_pretrained()
+            continue
+        settings = getattr(module, 'init_cfg', None)
+        for setting in settings if isinstance(settings, (list, tuple)) else [settings]:
+            path = setting.get('checkpoint') if isinstance(setting, dict) else None
+            # What lies elsewhere is read once, by the run.
+            if isinstance(path, str) and '://' not in path and path not in read:
+                read.add(path)
+                load_checkpoint(path)
+
+
 def _make_durable(config: Config) -> None:
-    """Adds to a training what lets it survive kills, preemption and numbers that are none.
+    """Adds to a training what lets it survive kills, preemption and losses that are not finite.
 
     Raises:
         UsageError: Its hooks are no hooks.
@@ -213,6 +238,7 @@ def build_runner(config: Config, phase: str) -> Runner:
     Raises:
         UsageError: A part of the config is unknown or not allowed, the parts do not fit each
             other, or the checkpoint is no good.
+        UntrustedFileError: A link leads out of the work dir.
     """
     for key, kind, expected in (
         ('default_scope', str, 'a name'),
@@ -222,6 +248,8 @@ def build_runner(config: Config, phase: str) -> Runner:
         value = config.get(key)
         if value is not None and not isinstance(value, kind):
             raise UsageError(f'{key}={value!r:.60} must be {expected}')
+    if isinstance(config.get('work_dir'), (str, Path)):
+        check_work_dir(config.work_dir)
     load_from = config.get('load_from')
     if load_from and '://' not in str(load_from) and not os.path.isfile(load_from):
         name = ' '.join(str(load_from).split())
@@ -234,6 +262,9 @@ def build_runner(config: Config, phase: str) -> Runner:
 
         import mmscale.engine  # noqa: F401
         from mmscale.launch.resume import check_checkpoint, choose_checkpoint
+        from mmscale.models.checkpoints import restrict_torch_load
+    # The runner reads weights again, whenever it runs.
+    restrict_torch_load()
     if config.get('default_scope') == 'mmpretrain':
         _complete_dataloaders(config)
     if phase == 'train':
@@ -254,7 +285,9 @@ def build_runner(config: Config, phase: str) -> Runner:
                     find_unused_parameters=config.get('find_unused_parameters', False),
                 )
         runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
-        _check_arch(runner, phase)
+        _check_arch(runner)
+        if phase == 'train':
+            _check_pretrained(runner)
         if load_from:
             check_checkpoint(runner, load_from, bool(config.get('resume')))
         elif config.get('resume'):
@@ -299,6 +332,12 @@ def _leave_processes(code: int) -> None:
             os._exit(code)
 
 
+def _rank() -> str:
+    """Which of the processes that a launcher started this is; ``0`` if none did."""
+    ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]
+    return next((rank for rank in ranks if rank is not None), '0')
+
+
 def run_tool(main: Callable[[], Any]) -> None:
     """Runs a tool's main function; an error that says it all becomes one line and exit code 2.
 
@@ -308,6 +347,9 @@ def run_tool(main: Callable[[], Any]) -> None:
     launcher end the others. A mistake of another process alone is its own to tell.
     """
     set_environment()
+    doubled = installed_twice()
+    if doubled and _rank() == '0':
+        sys.stderr.write(f'warning: {doubled}\n')
     try:
         try:
             main()
@@ -317,8 +359,7 @@ def run_tool(main: Callable[[], Any]) -> None:
             raise
         _leave_processes(0)
     except (MMScaleError, OSError, FloatingPointError) as error:
-        ranks = [os.environ.get(place['RANK']) for place in _PLACES.values()]
-        rank = next((rank for rank in ranks if rank is not None), '0')
+        rank = _rank()
         if rank != '0':
             time.sleep(_PATIENCE)
         who = '' if rank == '0' else f'rank {rank}: '

@@ -1,22 +1,32 @@
-"""Reads checkpoints, and says which keys fit a network: all, or an error that names them."""
+"""Reads checkpoints as data, and says which keys fit a network: all, or an error that names them.
+
+What others have written is never run: :func:`load_checkpoint` and, in a process of our tools,
+everything that calls ``torch.load`` read by the one restricted function here.
+"""
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import struct
+import threading
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from mmscale.errors import UsageError
+from mmscale.files import atomic_write
+from mmscale.models import unpickling
+from mmscale.untrusted import NO, UntrustedFileError, open_regular
 
 # What torch raises on bytes that are no checkpoint, or no longer one.
 _DAMAGES = (
@@ -32,28 +42,151 @@ _DAMAGES = (
     ValueError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
 
 # Around the reason, torch advises to run the code in the file.
 _ADVICE = re.compile(r'Weights only load failed.*?\n\n|\n\nCheck the documentation.*', re.DOTALL)
 
 
-@contextmanager
-def _no_code() -> Iterator[None]:
-    """Forbids torch to run what is in files: MMEngine would, after a warning.
+_LOCK = threading.RLock()
+_torch_load = torch.load
+# What of a safetensors file's own words is read: an export has them in weights.pth too.
+_WORDS = ('arch', 'name', 'mmscale')
 
-    A user who trusts his files sets the variable to 0.
-    """
-    variable = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-    was_set = variable in os.environ
-    os.environ.setdefault(variable, '1')
-    try:
-        # MMEngine prints that it goes on without safety, which the variable then prevents.
-        with redirect_stdout(io.StringIO()):
+
+def _trusts_files() -> bool:
+    """Whether the user lets files run code: torch's variable says so, and nothing else does."""
+    return os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '').lower() in NO
+
+
+@contextmanager
+def _own_unpickler() -> Iterator[None]:
+    """Lets torch read pickles by :mod:`mmscale.models.unpickling`, in the place of its own."""
+    with _LOCK:
+        before = torch.serialization._weights_only_unpickler
+        torch.serialization._weights_only_unpickler = unpickling
+        try:
             yield
-    finally:
-        if not was_set:
-            del os.environ[variable]
+        finally:
+            torch.serialization._weights_only_unpickler = before
+
+
+def _check_records(file: BinaryIO) -> None:
+    """Checks that the records of a zip file are as torch writes them, and no larger than it.
+
+    Raises:
+        ValueError: They are compressed, lie upon each other, or are hidden.
+    """
+    start = file.tell()
+    is_zip = file.read(4) == b'PK\x03\x04'
+    size = file.seek(0, os.SEEK_END)
+    file.seek(start)
+    if not is_zip:
+        return
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        if archive.comment or len({record.filename for record in records}) < len(records):
+            raise ValueError('its list of records is ambiguous')
+    for record in records:
+        if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
+            raise ValueError(f'{record.filename:.60} is compressed, as no checkpoint is')
+    if sum(record.file_size for record in records) > size:
+        raise ValueError('its records are larger than the file')
+    file.seek(start)
+
+
+def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
+    open_regular(path).close()
+    try:
+        with safe_open(path, framework='pt') as file:
+            words = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f'no safetensors file: {error}') from None
+    return {'state_dict': weights, **{key: words[key] for key in _WORDS if key in words}}
+
+
+def write_safetensors(
+    path: str | os.PathLike[str], weights: Mapping[str, torch.Tensor], words: Mapping[str, str]
+) -> None:
+    """Writes weights as a safetensors file, which cannot hold code.
+
+    Args:
+        path: The file.
+        weights: The tensors; those that share memory are written once each.
+        words: What else there is to say.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    copies = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in weights.items()}
+    with atomic_write(path) as file:
+        file.write(save(copies, metadata={'format': 'pt', **words}))
+
+
+def _load(
+    f: Any,
+    map_location: Any = None,
+    pickle_module: Any = None,
+    *,
+    weights_only: bool | None = None,
+    mmap: bool | None = None,
+    **settings: Any,
+) -> Any:
+    """``torch.load`` for files that nobody vouches for.
+
+    Whatever the caller asks for, tensors and plain values are read and nothing else is, from
+    files that torch has written, or as safetensors (``*.safetensors``, to the CPU).
+
+    Raises:
+        UntrustedFileError: There is something else in the file, or it is damaged; one line.
+    """
+    is_path = isinstance(f, (str, os.PathLike))
+    is_safetensors = is_path and Path(f).suffix == '.safetensors'
+    if _trusts_files() and not is_safetensors:
+        settings |= dict(pickle_module=pickle_module, weights_only=weights_only, mmap=mmap)
+        return _torch_load(f, map_location, **settings)
+    try:
+        if is_safetensors:
+            return _read_safetensors(f)
+        with open_regular(f) if is_path else nullcontext(f) as file:
+            _check_records(file)
+            with _own_unpickler():
+                source = f if mmap else file
+                return _torch_load(source, map_location, weights_only=True, mmap=mmap, **settings)
+    except _DAMAGES as error:
+        raise _refusal(f if is_path else getattr(f, 'name', 'the stream'), error) from error
+
+
+def _refusal(name: object, error: Exception) -> UntrustedFileError:
+    if isinstance(error, UntrustedFileError):
+        return error
+    reason = f'{type(error).__name__}: {" ".join(_ADVICE.sub("", str(error)).split())}'
+    return UntrustedFileError(
+        f'{name} is not a checkpoint of tensors and plain values, or it is damaged ({reason:.200})'
+    )
+
+
+def restrict_torch_load() -> None:
+    """From now on whoever calls ``torch.load`` in this process gets tensors and plain values only.
+
+    MMEngine, mmpretrain and mmdet read all weights by it, whatever names them. The variable
+    ``TORCH_FORCE_WEIGHTS_ONLY_LOAD=0`` lifts the restriction, for users who trust their files.
+    """
+    torch.load = torch.serialization.load = _load
+
+
+@contextmanager
+def restricted_torch_load() -> Iterator[None]:
+    """:func:`restrict_torch_load` for a block."""
+    with _LOCK:
+        before = torch.load, torch.serialization.load
+        restrict_torch_load()
+        try:
+            yield
+        finally:
+            torch.load, torch.serialization.load = before
 
 
 def load_checkpoint(path: str) -> dict[str, Any]:
@@ -62,33 +195,38 @@ def load_checkpoint(path: str) -> dict[str, Any]:
     Torch looks at no checksum of the tensors; here those of a local file are compared.
 
     Args:
-        path: The file, or an address as MMEngine understands it.
+        path: The file, a checkpoint or safetensors, or an address as MMEngine understands it.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged or not a checkpoint, or holds code; one line.
+        UntrustedFileError: It is damaged or not a checkpoint, or holds code; one line.
     """
     try:
-        if Path(path).is_file() and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as records:
-                damaged = records.testzip()
-            if damaged is not None:
-                raise UsageError(f'the checksum of {damaged} does not match')
-        with _no_code():
+        if Path(path).exists():
+            _check_checksums(path)
+        with restricted_torch_load():
             checkpoint = CheckpointLoader.load_checkpoint(
                 path, map_location='cpu', logger='silent'
             )
     except FileNotFoundError:
         raise
     except (*_DAMAGES, OSError) as error:
-        reason = f'{type(error).__name__}: {" ".join(_ADVICE.sub("", str(error)).split())}'
-        raise UsageError(
-            f'{path} is not a checkpoint of tensors and plain values, or it is damaged '
-            f'({reason:.200})'
-        ) from error
+        raise _refusal(path, error) from error
     if not isinstance(checkpoint, dict):
-        raise UsageError(f'{path} is not a checkpoint: it holds a {type(checkpoint).__name__}')
+        raise UntrustedFileError(
+            f'{path} is not a checkpoint: it holds a {type(checkpoint).__name__}'
+        )
     return checkpoint
+
+
+def _check_checksums(path: str) -> None:
+    with open_regular(path) as file:
+        _check_records(file)
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as records:
+                damaged = records.testzip()
+            if damaged is not None:
+                raise ValueError(f'the checksum of {damaged} does not match')
 
 
 def misfit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:

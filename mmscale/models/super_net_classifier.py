@@ -27,7 +27,7 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
             largest alone; what small data needs.
         warmup_iters: Iterations of the sandwich's warm-up.
         warmup_scaling_stage: Scaling stage of the warm-up: features form soonest where the
-            images are neither tiny nor dear.
+            images are neither tiny nor expensive.
         teacher: The sandwich's largest subnet: of the drawn ``scaling_stage`` or of the whole
             ``space``; at the drawn resolution either way.
         distill_weight: Weight of the distillation loss.

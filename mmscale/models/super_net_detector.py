@@ -20,7 +20,7 @@ from mmscale.registry import MODELS
 class SuperNetDetector(SuperNetTraining, BaseModel):
     """A detector whose backbone is a :class:`SuperNet` that owns the neck.
 
-    All subnets share what lies behind the feature maps; of a neck's layers that take them, a
+    All subnets share what lies after the feature maps; of a neck's layers that take them, a
     subnet uses the part that fits its widths.
 
     Args:
@@ -96,8 +96,8 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
         detector.is_init = True
         return detector
 
-    def cost_behind_stages(self, arch: Arch) -> Cost:
-        """Cost of neck and head behind an Arch, which its widths and its resolution decide."""
+    def cost_after_stages(self, arch: Arch) -> Cost:
+        """Cost of neck and head after an Arch, which its widths and its resolution decide."""
         key = arch.widths, arch.resolution
         if key not in self._costs:
             shape = (arch.stem.in_channels, arch.resolution, arch.resolution)

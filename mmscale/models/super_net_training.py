@@ -148,7 +148,7 @@ class SuperNetTraining(ABC):
             ValueError: The Arch is not in the space, or the side is unknown.
         """
 
-    def cost_behind_stages(self, arch: Arch) -> Cost:
+    def cost_after_stages(self, arch: Arch) -> Cost:
         """Cost of what follows the network stages of an Arch: by default of its own head."""
         return count_parts(arch)[-1].cost
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost
-from mmscale.errors import UsageError, differences, flat
+from mmscale.errors import UsageError
 from mmscale.files import sync_folder
 from mmscale.search.entry import (
     Entry,
@@ -25,6 +25,7 @@ from mmscale.search.entry import (
     read_outcome,
     unpacked,
 )
+from mmscale.settings import differences, flat
 
 SCHEMA = 2
 # More than the Arch of the most blocks there may be takes.
@@ -230,7 +231,7 @@ class Archive:
     def _entries(
         self, path: Path, report: bool = False
     ) -> Iterator[tuple[int, bytes, str, Outcome]]:
-        """Whole lines behind the header: their numbers, themselves, digests and outcomes.
+        """Whole lines after the header: their numbers, themselves, digests and outcomes.
 
         Args:
             path: The file.

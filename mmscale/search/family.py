@@ -143,7 +143,7 @@ class FamilyFitness:
     ) -> Genes:
         """Scores base models scaling stage by scaling stage; leaves out who cannot reach `least`.
 
-        What the scaling stages behind may add at most bounds the fitness, so the last one, which
+        What the later scaling stages may add at most bounds the fitness, so the last one, which
         costs the most, has the tightest bound.
         """
         sums = [Fraction(0)] * len(genes)

@@ -30,7 +30,7 @@ class MCEA:
         population: Base models of a generation, at least 2.
         generations: Generations of each base evolution, the initial population included.
         rounds: Rounds of base evolution and scaling search.
-        num_base_models: Size of the fixed set of base models behind the initial strategy.
+        num_base_models: Size of the fixed set of base models for the initial strategy.
         mutations: Expected number of gene changes of a child.
         halving: Whether to stop evaluating candidates that certainly lose; the outcome is the
             same, and the result says how many were dropped.

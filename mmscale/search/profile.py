@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from mmscale.arch.space import Genes
 from mmscale.cost import Cost, CostTable
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import distinct_scalings
+from mmscale.tables import Printed, make_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # Base models that shares are estimated on: all, and those of them within the base budget.
 _SAMPLE = 200_000
@@ -97,8 +101,8 @@ class ScalingStageProfile:
 
 
 @dataclass(frozen=True)
-class SearchProfile:
-    """What a search would do, before it does anything.
+class SearchProfile(Printed):
+    """What a search would do, before it does anything; prints its tables.
 
     Attributes:
         convention: Of the costs.
@@ -128,6 +132,49 @@ class SearchProfile:
     def to_json(self) -> dict[str, Any]:
         """Returns the profile as plain JSON data."""
         return asdict(self)
+
+    def renderables(self) -> list[Table | str]:
+        """What there is to search, the networks at its ends, and what the budgets admit."""
+        scalings, networks = [], []
+        for stage in self.stages:
+            weight = None if stage.weight is None else f'{stage.weight:g}'
+            shares = (share or '-' for share in (stage.admitted, stage.scalable))
+            counts = (stage.nominal_scalings, stage.distinct_scalings)
+            scalings.append((stage.scaling_stage, weight, *counts, *shares))
+            for name in ('smallest', 'middle', 'largest'):
+                network = getattr(stage, name)
+                cost = (f'{getattr(network.cost, key):,}' for key in ('flops', 'params', 'acts'))
+                title = f'{stage.scaling_stage} {name}'
+                networks.append((title, network.resolution, network.blocks, *cost))
+            networks.append(None)
+        lines = []
+        if self.budget is not None:
+            lines.append(
+                f'budget of the base model: {self.budget:,.0f} {self.metric} within '
+                f'{self.tolerance:.3g}, of scaling stage j: 2^j times the base model'
+            )
+        if self.scalable is not None:
+            lines.append(
+                f'base models within it that scale to all scaling stages: {self.scalable} '
+                f'(of {self.scalable.sample:,} sampled)'
+            )
+        lines.append(f'the schedule evaluates at most {self.most_evaluations:,} networks')
+        if self.most_flops is not None:
+            lines[-1] += f', about {self.most_flops:.3g} flops for one image each'
+        return [
+            f'{self.base_models:,} base models, {self.families:.4g} families',
+            make_table(
+                f'networks, costs by convention {self.convention}',
+                ('scaling stage', 'px', 'blocks', 'flops', 'params', 'acts'),
+                networks,
+            ),
+            make_table(
+                'scalings, and how many of them the budgets admit',
+                ('scaling stage', 'weight', 'nominal', 'distinct', 'admitted', 'scalable'),
+                scalings,
+            ),
+            *lines,
+        ]
 
 
 def sample_base_models(space: SearchSpace, rng: np.random.Generator, size: int) -> Genes:

@@ -25,8 +25,8 @@ class ChainStep:
     Attributes:
         kind: ``initial strategy``, ``base evolution``, ``scaling search`` or ``random family``.
         round: From 1 on; 0 is the initial strategy.
-        base: The base model behind the step, or None if there is none yet.
-        strategy: The strategy behind the step.
+        base: The base model after the step, or None if there is none yet.
+        strategy: The strategy after the step.
         fitness: Fitness of base and strategy, or None without a base.
         cost: Cost of the base model, in units of the budget, or None without a base.
         evaluations: Distinct Archs of the search so far.

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from mmengine.config import Config
+from safetensors.torch import load_file
 
 from mmscale.apis.exports import programs
 from mmscale.apis.exports.export import export
@@ -314,7 +315,7 @@ def test_only_an_export_is_overwritten(arch, checkpoint, tmp_path):
         (dict(checkpoint='gone.pth'), r'checkpoint=gone\.pth is not a file'),
         (dict(source='ResNet-18'), r'backbone\.stem\.conv\.weight \(4, 1, 3, 3\), expected'),
         (dict(source='Resnet-19'), 'Resnet-19'),
-        (dict(formats=['tflite']), "formats: 'tflite' is not one of"),
+        (dict(formats=['tflite']), "formats='tflite' is not one of"),
         (dict(formats=['mmdet'], fuse=True), 'fuse is about onnx and pt2'),
         (dict(input_size=(0, 32)), r'input_size=\(0, 32\) must be two integers'),
         (dict(detector='yolo'), "detector='yolo' is not one of retinanet"),
@@ -407,3 +408,22 @@ def test_onnx_missing(arch, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(programs, 'ONNX_PACKAGES', ('onnx_of_tomorrow',))
     with pytest.raises(ValueError, match='pip install onnx_of_tomorrow, or leave it out with'):
         export(arch, tmp_path / 'out', checkpoint)
+
+
+def test_onnx_with_a_torch_that_is_too_old(arch, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, 'ONNX_TORCH', (97, 1))
+    with pytest.raises(ValueError, match=r'needs torch 97\.1 or newer, found .*, or leave it'):
+        export(arch, tmp_path / 'out', checkpoint)
+
+
+def test_safetensors_hold_the_same_weights(result, tmp_path):
+    formats = ['safetensors', 'mmpretrain']
+    found = export(result, tmp_path / 'out', scaling_stage=1, formats=formats)
+    assert 'weights.safetensors' in found.files
+    weights = load_file(tmp_path / 'out' / 'weights.safetensors')
+    expected = torch.load(tmp_path / 'out' / 'weights.pth', weights_only=True)['state_dict']
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], tensor) for key, tensor in expected.items())
+    again = export(tmp_path / 'out' / 'weights.safetensors', tmp_path / 'again', formats=formats)
+    digests = [one.files['weights.safetensors'] for one in (found, again)]
+    assert again.cost == found.cost and len(digests) == 2

@@ -64,10 +64,10 @@ def test_per_group_the_largest_weights_stay(model):
 @pytest.mark.parametrize(
     ('keep', 'message'),
     [
-        (0, '0, a fraction must lie in 0..1, above 0'),
-        (1.5, '1.5, a fraction must lie'),
+        (0, '=0 must be a number above 0 and up to 1'),
+        (1.5, '=1.5 must be a number above 0'),
         ({'backbone.conv2': 0.5}, 'there is no group backbone.conv2'),
-        ({'backbone.conv1': True}, 'True, a fraction must lie'),
+        ({'backbone.conv1': True}, '=True must be a number above 0'),
         ({'backbone.conv1': [8]}, r'has elements 0..7, not \[8\]'),
     ],
 )

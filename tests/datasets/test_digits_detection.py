@@ -106,7 +106,7 @@ def test_damaged_files_are_made_anew_and_whole_ones_are_kept(tmp_path):
 
 def test_wrong_settings_are_refused(tmp_path):
     for wrong, message in (
-        (dict(split='val'), "split='val' is unknown"),
+        (dict(split='val'), "split='val' is not one of"),
         (dict(num_images=0), 'num_images=0'),
         (dict(seed=-1), 'seed=-1'),
         (dict(composition=dict(digits=(2, 1))), 'digits'),

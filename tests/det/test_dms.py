@@ -122,7 +122,7 @@ def test_half_of_every_width_and_depth(detector):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * before.abs().max().item())
         assert (other - before).abs().max() > 0.1 * before.abs().max()
     sum(output.sum() for output in tree_leaves(small.train()(*IMAGES))).backward()
-    # Behind its last feature map an ArchNet is frozen.
+    # After its last feature map an ArchNet is frozen.
     assert all(p.grad is not None for p in small.parameters() if p.requires_grad)
 
 

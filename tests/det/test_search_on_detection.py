@@ -92,7 +92,7 @@ def test_an_extracted_detector_equals_its_subnet(model, archs, side):
             for maps, own in zip(wanted, found, strict=True):
                 for one, other in zip(maps, own, strict=True):
                     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-            # Behind NMS, too.
+            # After NMS, too.
             boxes = model(images, samples(2, arch.resolution), mode='predict')
             own = detector(images, samples(2, arch.resolution), mode='predict')
         for one, other in zip(boxes, own, strict=True):
@@ -103,7 +103,7 @@ def test_an_extracted_detector_equals_its_subnet(model, archs, side):
 
 
 def test_the_table_counts_the_whole_detector(model, archs):
-    table = CostTable(model.backbone.space, behind_stages=model.cost_behind_stages)
+    table = CostTable(model.backbone.space, after_stages=model.cost_after_stages)
     space = model.backbone.space
     genes = space.sample(np.random.default_rng(0), 2)
     for scaling in (space.scalings(0)[0], space.scalings(1)[-1]):
@@ -224,7 +224,7 @@ def test_a_plan_counts_neck_and_head_and_prints_nothing(model, tmp_path, capsys)
     plan = make_plan(config, seconds=0)
     assert capsys.readouterr().out == '' and not (tmp_path / 'planned').exists()
     smallest = model.backbone.space.smallest(0)
-    table = CostTable(model.backbone.space, behind_stages=model.cost_behind_stages)
+    table = CostTable(model.backbone.space, after_stages=model.cost_after_stages)
     assert plan.profile.stages[0].smallest.cost == table.cost(smallest)
     # None would be, without neck and head.
     assert plan.profile.stages[0].admitted.value == 1

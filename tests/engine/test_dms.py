@@ -63,7 +63,7 @@ def flat(value, prefix=''):
 
 
 class StopAfter(Hook):
-    """Interrupts training, one iteration behind the last checkpoint."""
+    """Interrupts training, one iteration after the last checkpoint."""
 
     priority = 'VERY_LOW'
 
@@ -177,7 +177,7 @@ def test_resumed_search_equals_uninterrupted(stop, dms_config, tmp_path):
     runner.register_hook(StopAfter(stop))
     with pytest.raises(KeyboardInterrupt):
         runner.train()
-    # A kill may come in the middle of a line, or behind the checkpoint that is resumed.
+    # A kill may come in the middle of a line, or after the checkpoint that is resumed.
     with (Path(resumed) / 'structure.jsonl').open('a') as file:
         file.write(json.dumps({'iteration': stop}) + '\n{"iterat')
     runner_of(dms_config, work_dir=resumed, resume=True).train()
@@ -258,7 +258,7 @@ def test_hook_refuses_another_model(retrain_config):
 
 
 def test_settings_of_the_hook():
-    with pytest.raises(ValueError, match=r'falling=0 must lie in 0..1, above 0'):
+    with pytest.raises(ValueError, match=r'falling=0 must be a number above 0 and up to 1'):
         DMSHook(falling=0)
     with pytest.raises(ValueError, match='interval=0 must be an integer of 1 or more'):
         DMSHook(interval=0)

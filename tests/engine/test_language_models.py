@@ -56,7 +56,7 @@ def test_resumed_search_equals_uninterrupted(tmp_path):
             runner = Runner.from_cfg(search)
             runner.train()
             if name == 'resumed' and not resume:
-                # As if it had been killed behind its checkpoint.
+                # As if it had been killed after its checkpoint.
                 (folder / 'last_checkpoint').write_text(str(folder / 'iter_3.pth'))
         files.append((folder / 'structure.jsonl').read_text())
         found = CheckpointLoader.load_checkpoint(f'{folder}/iter_6.pth', 'cpu')

@@ -318,7 +318,7 @@ def test_archive_of_another_checkpoint_is_refused(refused, supernet_config, trai
         ({'test_cfg.subnet_evaluator.side': 'top'}, "side='top' is not one of left, right, both"),
         ({'test_cfg.subnet_evaluator.bn': 'own'}, "bn='own' is not one of recalibrated, batch"),
         ({'test_cfg.search.halving': 1}, 'halving=1 must be True or False'),
-        ({'test_cfg.subnet_evaluator.threads': 0}, 'threads=0 must be a positive integer'),
+        ({'test_cfg.subnet_evaluator.threads': 0}, 'threads=0 must be an integer of 1 or more'),
         ({'model.backbone.space.stem.width': 4}, 'space.stem: unknown key width'),
         ({'model.type': 'ImageClassifier', 'model.mode': None}, 'ImageClassifier'),
     ],

@@ -147,7 +147,7 @@ def test_resumed_training_equals_uninterrupted(kind, num_workers, tmp_path, requ
 
 
 class Stopper(Hook):
-    """Interrupts training after five iterations, one behind the last checkpoint."""
+    """Interrupts training after five iterations, one after the last checkpoint."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter == 4:

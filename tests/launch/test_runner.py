@@ -215,7 +215,7 @@ def test_a_launcher_that_started_nothing_is_one_line(launcher, message, joined, 
         ('param_scheduler.1.end=10', 'param_scheduler: ValueError: end should be larger'),
         ('custom_hooks.0.size=3', 'InputResolutionHook'),
         ('load_from=missing.pth', 'load_from=missing.pth is not a file'),
-        ('val_dataloader.dataset.num_images=0', 'num_images=0 must be an integer >= 1'),
+        ('val_dataloader.dataset.num_images=0', 'num_images=0 must be an integer of 1 or more'),
     ],
 )
 def test_a_bad_component_is_one_line(option, message, tool, small_config):

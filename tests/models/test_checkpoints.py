@@ -1,13 +1,29 @@
 """A damaged checkpoint is one line, wherever the damage is, and never other weights."""
 
+import copy
+import io
 import os
 import pickle
 import random
+import tarfile
+import zipfile
+from collections import Counter, OrderedDict
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.model import PretrainedInit
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import _load_checkpoint_with_prefix, load_from_local
+from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
+from safetensors.torch import load_file
 
-from mmscale.models.checkpoints import load_checkpoint, read_part
+from mmscale.models.checkpoints import (
+    load_checkpoint,
+    read_part,
+    restrict_torch_load,
+    write_safetensors,
+)
 
 STATE = {f'layer{i}.weight': torch.arange(21.0).reshape(7, 3) + i for i in range(4)}
 
@@ -76,3 +92,135 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path):
         assert read_or_refuse(path) is None
     with pytest.raises(FileNotFoundError):
         load_checkpoint(str(tmp_path / 'none.pth'))
+
+
+# ---------------------------------------------------------------------- other formats
+
+
+def test_safetensors_are_read_wherever_a_checkpoint_is(tmp_path):
+    path = str(tmp_path / 'a.safetensors')
+    write_safetensors(path, {**STATE, 'tied': STATE['layer0.weight']}, {'arch': '{}'})
+    # As others read it.
+    assert load_file(path).keys() == {*STATE, 'tied'}
+    found = load_checkpoint(path)
+    assert found['arch'] == '{}'
+    restrict_torch_load()
+    loaded = CheckpointLoader.load_checkpoint(path, 'cpu')['state_dict']
+    part = read_part(path, 'layer0', {'weight': STATE['layer0.weight']}, 'neck.')
+    assert torch.equal(part['weight'], STATE['layer0.weight'])
+    for name, weight in STATE.items():
+        assert torch.equal(found['state_dict'][name], weight) and torch.equal(loaded[name], weight)
+    for content in (b'', b'\xff' * 8, pickle.dumps(STATE)):
+        (tmp_path / 'a.safetensors').write_bytes(content)
+        assert read_or_refuse(path) is None
+
+
+def repacked(source, path, **settings):
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, 'w', **settings) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, old.read(record))
+
+
+def test_compressed_records_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    torch.save({'state_dict': {'a': torch.zeros(2**20)}}, tmp_path / 'a.pth')
+    repacked(tmp_path / 'a.pth', tmp_path / 'stored.pth')
+    assert load_checkpoint(str(tmp_path / 'stored.pth'))['state_dict']['a'].numel() == 2**20
+    repacked(tmp_path / 'a.pth', tmp_path / 'small.pth', compression=zipfile.ZIP_DEFLATED)
+    assert (tmp_path / 'small.pth').stat().st_size < 2**14
+    monkeypatch.setattr(zipfile.ZipFile, 'testzip', None)
+    monkeypatch.setattr(zipfile.ZipFile, 'open', None)
+    with pytest.raises(ValueError, match=r'small\.pth is not .* is compressed'):
+        load_checkpoint(str(tmp_path / 'small.pth'))
+
+
+def test_records_upon_each_other_are_refused(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save({'a': torch.zeros(1000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        (record,) = (r for r in archive.infolist() if r.filename.endswith('data/0'))
+        with zipfile.ZipFile(tmp_path / 'b.pth', 'w') as new:
+            for one in archive.infolist():
+                new.writestr(one.filename, archive.read(one))
+            for i in range(50):
+                fake = copy.copy(next(r for r in new.infolist() if r.filename == record.filename))
+                fake.filename = f'a/data/{i + 1}'
+                new.filelist.append(fake)
+                new.NameToInfo[fake.filename] = fake
+    with pytest.raises(ValueError, match='records are larger than the file'):
+        load_checkpoint(str(tmp_path / 'b.pth'))
+
+
+def test_pipes_and_archives_of_other_kinds_are_refused(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.pth')
+    os.mkfifo(tmp_path / 'pipe.safetensors')
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / 'script.pth')
+    with tarfile.open(tmp_path / 'tar.pth', 'w') as tar:
+        tar.add(__file__, 'storages')
+    for path in tmp_path.iterdir():
+        assert read_or_refuse(path) is None
+    restrict_torch_load()
+    for path in tmp_path.iterdir():
+        with pytest.raises(ValueError, match=path.name):
+            torch.load(path, weights_only=False)
+
+
+# ---------------------------------------------------------------------- whoever calls torch.load
+
+
+def test_nobody_gets_round_the_restriction(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    path, trace = tmp_path / 'a.pth', tmp_path / 'trace'
+    torch.save(Code(trace), path)
+    restrict_torch_load()
+    model = torch.nn.Linear(1, 1)
+    ways = [
+        lambda: torch.load(path),
+        lambda: torch.load(path, weights_only=False),
+        lambda: torch.load(path, weights_only=False, pickle_module=pickle),
+        lambda: torch.load(path, mmap=True),
+        lambda: torch.load(io.BytesIO(path.read_bytes()), weights_only=False),
+        lambda: torch.serialization.load(path, weights_only=False),
+        lambda: torch.hub.load_state_dict_from_url(f'file://{path}', weights_only=False),
+        lambda: CheckpointLoader.load_checkpoint(str(path)),
+        lambda: load_from_local(str(path), 'cpu'),
+        lambda: mmengine_load(model, str(path)),
+        lambda: _load_checkpoint_with_prefix('a', str(path)),
+        lambda: PretrainedInit(str(path))(model),
+    ]
+    for way in ways:
+        with pytest.raises(ValueError, match=r'a\.pth|the stream'):
+            way()
+        assert not trace.exists()
+    with pytest.raises(FileNotFoundError):
+        torch.load(tmp_path / 'none.pth')
+
+
+def test_a_checkpoint_of_mmengine_goes_on_loading(tmp_path):
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    content = {
+        'meta': {'epoch': 0, 'iter': 2, 'cfg': 'a = 1', 'seed': 1},
+        'state_dict': OrderedDict(STATE),
+        'message_hub': {'log_scalars': {'train/loss': buffer}, 'runtime_info': {}},
+        'optimizer': {'state': {0: {'momentum_buffer': torch.ones(2)}}, 'param_groups': []},
+        'param_schedulers': [{'milestones': Counter([3]), '_last_value': [0.1]}],
+    }
+    content['state_dict']._metadata = OrderedDict({'': {'version': 1}})
+    torch.save(content, tmp_path / 'iter_2.pth')
+    expected = CheckpointLoader.load_checkpoint(str(tmp_path / 'iter_2.pth'), 'cpu')
+    restrict_torch_load()
+    found = CheckpointLoader.load_checkpoint(str(tmp_path / 'iter_2.pth'), 'cpu')
+    assert found['state_dict']._metadata == expected['state_dict']._metadata
+    logs = [one['message_hub']['log_scalars'].pop('train/loss') for one in (found, expected)]
+    assert logs[0].mean() == logs[1].mean() == 1.5
+    for one in (found, expected):
+        one['state_dict'] = {k: v.tolist() for k, v in one['state_dict'].items()}
+        one['optimizer']['state'][0]['momentum_buffer'] = None
+    assert found == expected
+
+
+def test_a_block_leaves_torch_as_it_was(tmp_path):
+    before = torch.load, torch.serialization.load, torch.serialization._weights_only_unpickler
+    with pytest.raises(ValueError, match='is not a checkpoint'):
+        load_checkpoint(__file__)
+    after = torch.load, torch.serialization.load, torch.serialization._weights_only_unpickler
+    assert before == after

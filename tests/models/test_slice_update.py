@@ -105,7 +105,7 @@ def test_20_steps_change_only_what_they_use(
         for value in state.values():
             assert not value[~mask].any()
     assert never > 100
-    # Few elements get no gradient: biases at 0 that are not decayed, behind a dead ReLU.
+    # Few elements get no gradient: biases at 0 that are not decayed, after a dead ReLU.
     assert moved > 0.98 * used_ever
 
 

@@ -1,4 +1,4 @@
-"""tools/convert.py as a user runs it, most mistakes in this process: torch is dear to load."""
+"""tools/convert.py as a user runs it, most mistakes in this process: torch is slow to load."""
 
 import os
 import runpy
@@ -153,5 +153,5 @@ def test_safetensors_and_an_arch_file(backbone, convert, tmp_path):
     assert torch.equal(weights['backbone.stem.conv.weight'], backbone.conv1.weight)
     assert (tmp_path / 'ours.json').read_text() == arch.read_text()
     theirs.write_bytes(b'damaged')
-    with pytest.raises(UsageError, match='is not a safetensors file'):
+    with pytest.raises(UsageError, match=r'is not a checkpoint .*safetensors'):
         convert(theirs, arch, '--source', 'timm', '--out', tmp_path / 'ours.pth')

@@ -20,7 +20,7 @@ ARCH = ROOT / 'configs/scalenet/archs/digits-s0.json'
 
 @pytest.fixture
 def run(monkeypatch, capfd):
-    """A function that runs the tool in this process, as torch is dear to load; its output."""
+    """A function that runs the tool in this process, as torch is slow to load; its output."""
     main = runpy.run_path(str(ROOT / 'tools/export.py'))['main']
 
     def call(*arguments):

@@ -159,7 +159,7 @@ def test_errors_are_one_line(tmp_path, run, monkeypatch):
         (['--factor', '4'], 'name a network, or --from-search'),
         (
             ['RegNetY-400MF', '--factor', '2', '--most-acts', '5e6'],
-            'needs mode=matched: reference mode rounds as the paper',
+            '--most-acts: needs --mode matched',
         ),
         (['RegNetY-400MF', '--budget', 'latency=5'], 'latency needs --latency-model'),
         (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.errors import UsageError
 from mmscale.search.result_files import read_result
+from mmscale.tables import make_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,38 +87,28 @@ def _with_error(percent: float | None, images: int | None) -> str:
 
 def table(rows: Sequence[Mapping]) -> Table:
     """A rich table of the rows; accuracies with 1.96 standard errors."""
-    from rich import box
-    from rich.table import Table
-
-    shown = Table(
-        title='Scaling stages S of three families, percent right ± 1.96 standard errors',
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
-    shown.add_column('family', no_wrap=True)
-    for column in _COLUMNS:
-        shown.add_column(column, justify='right', no_wrap=True)
-    family = None
-    for row in rows:
-        if family not in (None, row['family']):
-            shown.add_section()
-        first, family = row['family'] != family, row['family']
-        shown.add_row(
-            family if first else '',
-            str(row['scaling_stage']),
-            str(row['resolution']),
-            f'{row["depth"]:.2f}',
-            f'{row["width"]:.2f}',
-            str(row['blocks']),
-            f'{row["flops"] / 1e6:.2f}',
-            f'{row["params"] / 1e3:.0f}',
-            f'{row["acts"] / 1e3:.0f}',
-            _with_error(row['supernet_score'], row['supernet_images']),
-            _with_error(row['test_accuracy'], row['test_images']),
+    cells: list[tuple | None] = []
+    for row, before in zip(rows, [None, *rows], strict=False):
+        is_first = before is None or row['family'] != before['family']
+        if is_first and before is not None:
+            cells.append(None)
+        cells.append(
+            (
+                row['family'] if is_first else None,
+                row['scaling_stage'],
+                row['resolution'],
+                f'{row["depth"]:.2f}',
+                f'{row["width"]:.2f}',
+                row['blocks'],
+                f'{row["flops"] / 1e6:.2f}',
+                f'{row["params"] / 1e3:.0f}',
+                f'{row["acts"] / 1e3:.0f}',
+                _with_error(row['supernet_score'], row['supernet_images']),
+                _with_error(row['test_accuracy'], row['test_images']),
+            )
         )
-    return shown
+    title = 'Scaling stages S of three families, percent right ± 1.96 standard errors'
+    return make_table(title, ('family', *_COLUMNS), cells)
 
 
 def plot(rows: Sequence[Mapping], path: Path) -> None:

@@ -165,7 +165,9 @@ def run_jobs(
             for job in pending:
                 failed = futures[job.name].done() and futures[job.name].exception()
                 if failed:
-                    failed.add_note(f'{job.name}: the log is {job.work_dir}/console.log')
+                    # As add_note does, which Python 3.10 lacks; it does not print notes either.
+                    note = f'{job.name}: the log is {job.work_dir}/console.log'
+                    failed.__notes__ = [*getattr(failed, '__notes__', []), note]
                     raise failed
                 if on_progress is not None:
                     on_progress(job, iterations_done(job.work_dir))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from mmscale.apis.exports.source import Source
+from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.cost import Cost
 from mmscale.version import __version__
 
@@ -17,6 +18,7 @@ CONTENT = {
     'arch.json': 'the Arch: the network as data',
     'pruned.json': 'which channels and blocks of the model are left',
     'weights.pth': 'the weights: tensors, numbers and strings, the Arch inside',
+    'weights.safetensors': 'the same weights in a format that cannot hold code',
     'mmpretrain_config.py': 'config for mmpretrain and mmscale, with these weights',
     'mmdet_config.py': 'config for mmdet, with these weights',
     'model.onnx': 'ONNX, any batch size',
@@ -27,6 +29,11 @@ CONTENT = {
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [header, ('---',) * len(header), *rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def _about(source: Source) -> dict[str, str]:
+    """Where it comes from; file names and words of a result are somebody else's."""
+    return {what: one_line_text(text) for what, text in source.provenance.items()}
 
 
 def _versions() -> str:
@@ -131,7 +138,7 @@ def model_card(
         outputs: Names of the program's outputs.
     """
     rows = [(f'{getattr(cost, key):,}', key) for key in ('flops', 'params', 'acts')]
-    parts = [f'# {source.name}', '']
+    parts = [f'# {one_line_text(source.name)}', '']
     if source.arch is not None:
         parts += ['```', str(source.arch), '```', '']
     parts += [_normalisation(source), '', *source.notes, '## Cost', '']
@@ -145,7 +152,7 @@ def model_card(
     ]
     if source.score:
         correct, total = source.score['correct'], source.score['total']
-        where = source.provenance.get('scored on')
+        where = _about(source).get('scored on')
         is_classifier = source.scope != 'mmdet'
         share = f'{correct} of {total} images right ({correct / total:.2%})'
         parts.append(
@@ -159,7 +166,7 @@ def model_card(
         parts += ['', '## Checks', '', 'Largest difference of the outputs, random images:', '']
         found = [(what, f'{value:.3g}') for what, value in differences.items()]
         parts.append(_table(('compared', 'difference'), found))
-    about = {**source.provenance, 'exported with': _versions()}
+    about = {**_about(source), 'exported with': _versions()}
     parts += ['', '## Where it comes from', '']
     parts += [_table(('what', ''), list(about.items())), '', '## Files', '']
     named = [(f'`{name}`', CONTENT[name], f'`{digest}`') for name, digest in files.items()]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmscale.apis.exports.source import Source
+from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
@@ -20,7 +21,7 @@ _OF_A_RUN = ('launcher', 'load_from', 'resume', 'work_dir')
 # ImageNet's, in the order R, G, B, and for gray images the means of the three.
 _IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 _IMAGENET_GRAY = dict(mean=[114.495], std=[57.63], bgr_to_rgb=False)
-# Behind all transforms, some of which know only three channels. The weights are OpenCV's in parts
+# After all transforms, some of which know only three channels. The weights are OpenCV's in parts
 # of 256, so that a gray image in a file stays what it is.
 _GRAY = """
 # The network takes gray images: the last step before they are packed makes them.
@@ -101,9 +102,8 @@ DETECTORS = {
 def _text(comment: str, settings: dict[str, Any]) -> str:
     from mmengine.config import Config
 
-    line = ' '.join(
-        f'{comment} Written by tools/export.py.'.split()
-    )  # a name may have any letters
+    # A name may have any letters, and a template in a comment is filled in too.
+    line = one_line_text(f'{comment} Written by tools/export.py.')
     return f'# {line}\n{Config(settings).pretty_text}'
 
 

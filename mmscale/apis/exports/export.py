@@ -21,7 +21,7 @@ from mmscale.tables import Printed
 if TYPE_CHECKING:
     from mmscale.cost import Cost
 
-FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2')
+FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2', 'safetensors')
 CARD = 'model_card.md'
 _CONVENTION = 'mmscale'
 
@@ -131,9 +131,9 @@ def export(
         )
 
     choice('detector', detector, DETECTORS)
-    if 'onnx' in formats and (missing := programs.missing_packages()):
+    if 'onnx' in formats and (missing := programs.missing_for_onnx()):
         raise UsageError(
-            f'onnx needs {", ".join(missing)}: pip install {" ".join(missing)}, or leave it out '
+            f'onnx needs {missing}, or leave it out '
             f'with --formats {" ".join(one for one in FORMATS if one != "onnx")}'
         )
     found = find_source(source, checkpoint, scaling_stage, config, options)
@@ -195,6 +195,7 @@ def _write(
 
     from mmscale.apis.exports import programs
     from mmscale.cost import count_module
+    from mmscale.models.checkpoints import write_safetensors
     from mmscale.version import __version__
 
     weights = {key: tensor.contiguous() for key, tensor in source.model.state_dict().items()}
@@ -203,6 +204,9 @@ def _write(
         source.arch.save(folder / 'arch.json')
         content['arch'] = json.dumps(source.arch.to_json())
     torch.save(content, folder / 'weights.pth')
+    if 'safetensors' in formats:
+        words = {key: content[key] for key in ('arch', 'name', 'mmscale') if key in content}
+        write_safetensors(folder / 'weights.safetensors', weights, words)
     program = programs.Program(source.model)
     cost = count_module(program, source.image_shape, convention=_CONVENTION, memory=False).cost
     images = programs.example_images(source.image_shape)

@@ -16,6 +16,8 @@ from mmscale.models import ArchNet
 from mmscale.quiet import quiet_imports
 
 ONNX_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
+# 2.4 does not take what torch.export has captured; 2.5 and 2.6 do not translate its norms.
+ONNX_TORCH = (2, 7)
 # Largest difference that rounding explains, relative to the largest output.
 _TOLERANCE = 1e-3
 
@@ -79,9 +81,12 @@ class Program(nn.Module):
         return outputs
 
 
-def missing_packages() -> list[str]:
-    """Packages that an export to ONNX needs and that are not installed."""
-    return [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+def missing_for_onnx() -> str | None:
+    """What an export to ONNX needs and what is not there, in words; None if all is."""
+    if torch.__version__ < ONNX_TORCH:
+        return f'torch {".".join(map(str, ONNX_TORCH))} or newer, found {torch.__version__}'
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    return f'{", ".join(missing)}: pip install {" ".join(missing)}' if missing else None
 
 
 def example_images(shape: Sequence[int], batch: int = 3) -> Tensor:

@@ -17,6 +17,7 @@ from mmscale.apis.networks import (
     image_shape,
 )
 from mmscale.apis.reports.run_files import read_run
+from mmscale.apis.untrusted_configs import check_untrusted
 from mmscale.arch import Arch
 from mmscale.arch.json_files import read_json
 from mmscale.errors import UsageError
@@ -71,8 +72,11 @@ class Source:
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file."""
+    digest = hashlib.sha256()
     with Path(path).open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def find_source(
@@ -86,7 +90,8 @@ def find_source(
 
     Args:
         source: ``result.json`` of a search; an Arch (a name, its JSON file, its content); a
-            config (``.py``) with a model; or ``weights.pth`` of an earlier export.
+            config (``.py``) with a model; or ``weights.pth`` or ``weights.safetensors`` of an
+            earlier export.
         checkpoint: The weights, of a classifier or a backbone; by default those that a search
             scored the network with.
         scaling_stage: Scaling stage of the network in a ``result.json``, or its place in a
@@ -109,7 +114,7 @@ def find_source(
         raise UsageError(f'--cfg-options {" ".join(options)}: there is no config')
     found: dict[str, Any] = {}
     score = None
-    if path is not None and path.suffix == '.pth':
+    if path is not None and path.suffix in ('.pth', '.safetensors'):
         if checkpoint is not None:
             raise UsageError(f'{path} and checkpoint={checkpoint}: give one of them')
         name, arch, checkpoint = path.resolve().parent.name, None, path
@@ -155,7 +160,9 @@ def find_source(
     if path is not None and found:
         run = read_run(path.parent).config
         if isinstance(run.get('data_preprocessor'), dict):
-            settings['data_preprocessor'] = run['data_preprocessor']
+            # It belongs to somebody's dumped config, and goes into the exported one.
+            part = {'data_preprocessor': run['data_preprocessor']}
+            settings |= check_untrusted(str(path.parent), part)
     model = build_module(settings['model'])
     _load(model, weights, checkpoint)
     return Source(name, model, image_shape(arch), settings, arch, provenance, score, notes)
@@ -223,8 +230,11 @@ def _searched_detector(folder: Path, arch: Arch) -> Any:
     model = run.get('model') or {}
     if str(model.get('type')).rpartition('.')[2] != 'SuperNetDetector':
         return None
+    if not isinstance(model.get('detector'), Mapping):
+        raise ValueError(f'{folder}: model.detector of the dumped config is no dict')
     detector = dict(model['detector'])
-    backbone = {key: value for key, value in detector['backbone'].items() if key in _OF_BOTH}
+    backbone = dict(detector.get('backbone') or {})
+    backbone = {key: value for key, value in backbone.items() if key in _OF_BOTH}
     detector['backbone'] = dict(backbone, type='mmscale.ArchNet')
     config = {key: run[key] for key in ('default_scope', 'custom_imports') if key in run}
     loader = run.get('test_dataloader') or {}
@@ -235,14 +245,14 @@ def _searched_detector(folder: Path, arch: Arch) -> Any:
         # The images of a search have the resolution of the network that is scored.
         dataset['pipeline'] = [
             dict(one, resolution=arch.resolution)
-            if str(one['type']).endswith('ResizeToResolution')
+            if str(one.get('type')).endswith('ResizeToResolution')
             else one
             for one in dataset['pipeline']
         ]
         config['test_dataloader'] = dict(loader, dataset=dataset)
         config['test_evaluator'] = dict(type='CocoMetric', metric='bbox')
         config['test_cfg'] = {}
-    return Config(dict(config, model=detector))
+    return Config(check_untrusted(str(folder), dict(config, model=detector)))
 
 
 def _dataset(dataset: Mapping) -> str:

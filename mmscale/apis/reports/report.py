@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmscale.apis.networks import find_network
 from mmscale.apis.reports.run_files import RunFiles, read_run
-from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace, get_arch
+from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace
 from mmscale.cost import count
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.search import pareto_front
 from mmscale.tables import Printed, make_table
+from mmscale.untrusted import check_no_link
 from mmscale.visualization import (
     ChainPoint,
     FrontPoint,
@@ -71,6 +73,7 @@ class Report(Printed):
 
         Raises:
             UsageError: The folder cannot be written.
+            UntrustedFileError: There is a link in the place of a picture.
         """
         from matplotlib import rc_context
 
@@ -81,7 +84,7 @@ class Report(Printed):
             with rc_context({'svg.hashsalt': 'mmscale'}):
                 for name, figure in self.pictures.items():
                     for suffix in ('.png', '.svg'):
-                        path = folder / f'{name}{suffix}'
+                        path = check_no_link(folder / f'{name}{suffix}')
                         metadata = {'Date': None} if suffix == '.svg' else {}
                         figure.savefig(path, dpi=120, metadata=metadata)
                         paths.append(path)
@@ -91,14 +94,14 @@ class Report(Printed):
 
     def renderables(self) -> list[Table]:
         """The facts, the names of the pictures, and what is missing."""
-        table = make_table(self.title, ('', ''), self.facts)
-        table.columns[0].no_wrap, table.columns[1].justify = True, 'left'
+        rows = list(self.facts)
         if self.pictures:
-            table.add_row('pictures', ', '.join(self.pictures), style='green')
+            rows.append(('pictures', ', '.join(self.pictures)))
         if self.folder is not None:
-            table.add_row('as .png and .svg in', str(self.folder), style='green')
-        for sentence in self.missing:
-            table.add_row('missing', sentence, style='yellow')
+            rows.append(('as .png and .svg in', self.folder))
+        rows += [('missing', sentence) for sentence in self.missing]
+        table = make_table(self.title, ('', ''), rows)
+        table.columns[0].no_wrap, table.columns[1].justify = True, 'left'
         return [table]
 
 
@@ -107,7 +110,8 @@ def report(target: str | Path | Arch, out: str | Path | None = None) -> Report:
 
     Args:
         target: The folder of a search, finished or running, by evolution or by gradient, or of
-            the training of a super-supernet; an Arch, its JSON file, or a preset's name.
+            the training of a super-supernet; or a network whose Arch is known, see
+            :func:`mmscale.apis.networks.find_network`.
         out: Folder to write the pictures to; by default nothing is written.
 
     Raises:
@@ -124,17 +128,19 @@ def report(target: str | Path | Arch, out: str | Path | None = None) -> Report:
 
 
 def _report(target: str | Path | Arch) -> Report:
-    if isinstance(target, Arch):
-        return _report_arch(target, 'arch')
-    path = Path(target)
-    if path.is_dir():
+    path = Path(target) if isinstance(target, (str, Path)) else None
+    if path is not None and path.name == 'result.json' and path.is_file():
+        path = path.parent
+    if path is not None and path.is_dir():
         return _report_run(read_run(path))
     try:
-        arch = get_arch(target)
-    except (OSError, ValueError) as error:
-        nowhere = '' if path.exists() else f'{target} is no folder; '
-        raise UsageError(nowhere + one_line(error)) from None
-    return _report_arch(arch, path.stem if path.exists() else str(target).lower())
+        network = find_network(target)
+    except UsageError as error:
+        nowhere = '' if path is None or path.exists() else f'{target} is no folder; '
+        raise UsageError(f'{nowhere}{error}') from None
+    if network.arch is None:
+        raise UsageError(f'{target}: nothing to report: it is neither a work dir nor an Arch')
+    return _report_arch(network.arch, network.name)
 
 
 def _report_arch(arch: Arch, name: str) -> Report:

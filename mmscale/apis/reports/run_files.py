@@ -17,6 +17,7 @@ from mmscale.launch.config_text import read_config_text
 from mmscale.search import Archive
 from mmscale.search.archive import MOST_LINE_BYTES
 from mmscale.search.result_files import check_event, check_structure, read_result
+from mmscale.untrusted import check_work_dir
 
 _METRICS = ('flops', 'params', 'acts')
 # Archs of so many networks take some 150 MB.
@@ -74,7 +75,9 @@ def read_run(work_dir: Path) -> RunFiles:
 
     Raises:
         UsageError: A file that is complete by nature is damaged.
+        UntrustedFileError: There is a link out of the folder, or no regular file.
     """
+    check_work_dir(work_dir)
     run = RunFiles(work_dir)
     result = work_dir / 'result.json'
     if result.is_file():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.networks import build_network, find_arch, image_shape
+from mmscale.apis.networks import build_network, find_arch, find_network, image_shape
 from mmscale.apis.scaling.common import MODES, backbone_of
 from mmscale.apis.scaling.searched import FoundFamily, read_family
 from mmscale.arch import (
@@ -18,15 +18,12 @@ from mmscale.arch import (
     ScalingRule,
     apply_scaling,
     fast_rule,
-    get_arch,
-    preset_name,
     scaling_rule,
 )
 from mmscale.arch.checks import choice, number
 from mmscale.cost import Constraints, LatencyModel, NotReachable, Scaled, count, match
 from mmscale.cost.scaled import label_of, value_of
 from mmscale.errors import UsageError
-from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
 
 if TYPE_CHECKING:
@@ -52,7 +49,7 @@ def find_rules(
     Args:
         strategies: Names as of :func:`mmscale.arch.scaling_rule`; rules; or files
             ``result.json``, whose searched strategy is fitted by a rule.
-        alphas: Other members of the fast family, in the place of ``dWr`` and ``dWr_gfix``.
+        alphas: Other shares of fast scaling, in the place of ``dWr`` and ``dWr_gfix``.
 
     Raises:
         ValueError: A rule is unknown, a file is not a search's result, or there is no ``dWr``
@@ -214,25 +211,26 @@ def _base_of(
         return BaseOfFamily(
             name or source.name, source.base, source.convention, divisors, family=source
         )
-    named = None if isinstance(source, (Arch, dict)) else str(source)
-    if name is None:
-        name = 'arch' if named is None else preset_name(named) or Path(named).stem
-    recipe = None
-    if named is not None and named.endswith('.py'):
-        config = read_config(named)
-        recipe, source = named, arch_of(config)
-        if source is None:
+    network = find_network(source)
+    name, arch, recipe = name or network.name, network.arch, None
+    if network.config is not None:
+        recipe, arch = network.source, arch_of(network.config)
+        if arch is None:
             from mmscale.apis.scaling.backbones import BaseConfig
 
             if divisors:
-                raise UsageError(f'{named}: {", ".join(divisors)}: constraints are for Archs')
+                raise UsageError(f'{name}: {", ".join(divisors)}: constraints are for Archs')
             if convention not in (None, 'mmscale'):
                 raise UsageError(
-                    f'{named}: convention={convention}: backbones with an adapter are counted by '
+                    f'{name}: convention={convention}: backbones with an adapter are counted by '
                     'mmscale'
                 )
-            return BaseConfig(named, config, name)
-    return BaseArch(name, get_arch(source), convention or 'pycls', divisors, recipe)
+            return BaseConfig(network.source or name, network.config, name)
+    if arch is None:
+        raise UsageError(
+            f'{name} cannot be scaled: it is neither an Arch nor the model of a config'
+        )
+    return BaseArch(name, arch, convention or 'pycls', divisors, recipe)
 
 
 @dataclass(frozen=True)

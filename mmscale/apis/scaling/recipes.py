@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mmscale
+from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
 from mmscale.cost import Scaled
 from mmscale.errors import UsageError
@@ -184,9 +185,10 @@ def config_text(network: Scaled, recipe: str, folder: Path) -> str:
     elif '::' not in recipe:
         base = Path(os.path.relpath(Path(recipe).resolve(), folder.resolve())).as_posix()
     cost = network.cost
+    # A searched family is named after its folder, whatever that is called.
+    made = one_line_text(f'{network.name} scaled by {network.strategy}, factor {network.factor:g}')
     return (
-        f'# {network.name} scaled by {network.strategy}, factor {network.factor:g}: '
-        f'{cost.flops:,} flops,\n'
+        f'# {made}: {cost.flops:,} flops,\n'
         f'# {cost.params:,} params, {cost.acts:,} acts at {network.resolution} px. '
         'The recipe is the base config.\n'
         f'_base_ = {base!r}\n\n{overrides.pretty_text}'

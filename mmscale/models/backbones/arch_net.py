@@ -63,7 +63,7 @@ def _check_pretrained(init_cfg: dict) -> None:
 class ArchNet(BaseBackbone):
     """The network of one Arch, as a backbone of mmpretrain, mmdet and whatever takes their kind.
 
-    What lies behind the last feature map that is returned is kept, so that one checkpoint fits
+    What lies after the last feature map that is returned is kept, so that one checkpoint fits
     every choice of maps, but is frozen and never computed.
 
     Args:

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 from mmscale.arch import Arch, Block
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member, slots
 
-# After these an activation behind the addition changes nothing where the branch is gone.
+# After these an activation after the addition changes nothing where the branch is gone.
 _IDEMPOTENT = ('relu', 'relu6')
 
 
 @dataclass
 class _Width:
-    """A width on the way through the network: who makes it, who uses it there and behind it."""
+    """A width on the way through the network: who makes it, who uses it there and after it."""
 
     channels: int
     uses: list[tuple[str, str]] = field(default_factory=list)
-    behind: list[Member] = field(default_factory=list)
+    after: list[Member] = field(default_factory=list)
     parts: int = 1
     fixed: bool = False
 
@@ -39,7 +39,7 @@ class _Width:
         members = [Member(name, role, indices) for name, role in self.uses]
         members += [
             replace(member, indices=member.indices[indices].reshape(size, -1))
-            for member in self.behind
+            for member in self.after
         ]
         return ChannelGroup(self.uses[0][0].rpartition('.')[0], size, tuple(members))
 
@@ -55,10 +55,10 @@ def arch_groups(
 
     Args:
         arch: The network.
-        consumers: The layers that use a feature map behind the network, with the indices that
+        consumers: The layers that use a feature map after the network, with the indices that
             each of its channels has there, by the map's index as in ``out_indices``. A map with
             none keeps its width, because something unknown uses it; by default there is nothing
-            behind the network, and all widths are its own.
+            after the network, and all widths are its own.
         prefix: What comes before the names of the network's layers, as ``backbone.``.
     """
     consumers = {} if consumers is None else consumers
@@ -90,10 +90,10 @@ def arch_groups(
 
 
 def _leave(stream: _Width, consumers: Mapping[int, Sequence[Member]], index: int) -> None:
-    """Notes what uses a feature map behind the network."""
+    """Notes what uses a feature map after the network."""
     members = consumers.get(index)
     if members is not None:
-        stream.behind += members
+        stream.after += members
         stream.fixed |= not members
 
 

@@ -187,13 +187,13 @@ class MaskedCost(nn.Module):
                 heads = share
             else:
                 size = share
-            # The layer behind attention: as many tokens come out of it as out of attention.
-            behind = next((member.module for member in inside if member.role == 'in'), None)
-            if behind is None:  # a rotary embedding: all it gives is of that size
+            # The layer after attention: as many tokens come out of it as out of attention.
+            after = next((member.module for member in inside if member.role == 'in'), None)
+            if after is None:  # a rotary embedding: all it gives is of that size
                 result = 1.0
                 continue
-            inputs, outputs, _ = _widths(modules[behind])
-            result = costs[behind].acts / outputs * inputs / costs[name].acts
+            inputs, outputs, _ = _widths(modules[after])
+            result = costs[after].acts / outputs * inputs / costs[name].acts
         flops = _product(heads, size)
         # Results are of all heads and their size; scores have heads alone.
         return flops, _scaled(heads, 1 - result) + _scaled(flops, result)

@@ -18,6 +18,7 @@ from torch import nn
 from mmscale.models.backbones import ArchNet, SuperNet
 from mmscale.models.dms.arch_groups import arch_groups
 from mmscale.models.dms.groups import ChannelGroups, Member, runs
+from mmscale.models.dms.layers import replace_submodule
 from mmscale.models.dms.traced import traced_groups
 from mmscale.models.dms.transformers import GROUPERS, Consumers, full_name
 
@@ -32,7 +33,7 @@ def declare_groups(network: type[nn.Module], grouper: Grouper) -> None:
         grouper: Makes the groups from a model, the prefix of the network's names in the model
             (as ``backbone.``, empty for the network alone), and the names of the layers that use
             its output: empty if these are unknown, so that the output has to keep its width, and
-            None if there is nothing behind the network.
+            None if there is nothing after the network.
     """
     GROUPERS[full_name(network)] = grouper
 
@@ -42,7 +43,7 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
 
     Networks that declare their groups are ArchNet, SuperNet (those of :func:`static_model`), those
     of :mod:`mmscale.models.dms.transformers` and those of :func:`declare_groups`. All others are
-    traced with Torch-Pruning's dependency graph, and so is what lies behind an ArchNet: its neck,
+    traced with Torch-Pruning's dependency graph, and so is what lies after an ArchNet: its neck,
     and a detector's neck and head.
 
     Args:
@@ -66,7 +67,7 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
         if isinstance(module, ArchNet):
             if is_described_by_arch(model, module):
                 return arch_groups(module.arch, _classifier_inputs(model, name), prefix)
-            return _traced_behind(model, name, module, inputs)
+            return _traced_after(model, name, module, inputs)
         for base in type(module).__mro__:
             if full_name(base) in GROUPERS:
                 return GROUPERS[full_name(base)](model, prefix, _consumers(model, name))
@@ -104,14 +105,14 @@ class _FeatureMaps(nn.Module):
         return maps if self.neck is None else self.neck(maps)
 
 
-def _traced_behind(
+def _traced_after(
     model: nn.Module, name: str, net: ArchNet, inputs: Sequence[torch.Tensor]
 ) -> ChannelGroups:
-    """Groups of an ArchNet as its Arch has them, and those found by tracing what is behind it."""
+    """Groups of an ArchNet as its Arch has them, and those found by tracing what is after it."""
     twin = copy.deepcopy(model)
     feature_maps = _FeatureMaps(twin.get_submodule(name))
     if name:
-        twin.set_submodule(name, feature_maps)
+        replace_submodule(twin, name, feature_maps)
     else:
         twin = feature_maps
     found = traced_groups(twin, inputs)
@@ -143,13 +144,13 @@ def static_model(model: nn.Module) -> nn.Module:
             largest = module.extract(module.space.largest()).train(module.training)
             if not name:
                 return largest
-            model.set_submodule(name, largest)
+            replace_submodule(model, name, largest)
             break
     return model
 
 
 def _consumers(model: nn.Module, name: str) -> Consumers:
-    """Layers behind a network of that name, see `declare_groups`."""
+    """Layers after a network of that name, see `declare_groups`."""
     if not name:
         return None
     head, neck = getattr(model, 'head', None), getattr(model, 'neck', None)
@@ -169,7 +170,7 @@ def _consumers(model: nn.Module, name: str) -> Consumers:
 
 
 def _classifier_inputs(model: nn.Module, name: str) -> dict[int, list[Member]] | None:
-    """What uses the feature maps of a classifier's ArchNet; None if there is nothing behind it."""
+    """What uses the feature maps of a classifier's ArchNet; None if there is nothing after it."""
     consumers = _consumers(model, name)
     if consumers is None:
         return None

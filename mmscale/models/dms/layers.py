@@ -61,6 +61,12 @@ def input_channels(layer: nn.Module) -> int:
     return -1 - len(layer.kernel_size) if isinstance(layer, _ConvNd) else -1
 
 
+def replace_submodule(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Puts a module in the place of the one of that dotted name, as torch 2.5's set_submodule."""
+    owner, _, last = name.rpartition('.')
+    setattr(model.get_submodule(owner), last, module)
+
+
 class _MaskedNorm(torch.autograd.Function):
     """A layer norm with weighted statistics: in few passes, as it is much of a small network.
 

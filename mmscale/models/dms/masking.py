@@ -51,7 +51,7 @@ class Masks:
     Attributes:
         hard: Whether masks are 0 and 1, as an export at this moment would have them.
         stack: All gates, in their order.
-        packed: Soft masks of all gates of the last pass, one behind the other, in the order of
+        packed: Soft masks of all gates of the last pass, one after the other, in the order of
             the gates; their gradient is none of the network's masks.
 
     Raises:

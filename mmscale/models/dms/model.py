@@ -51,7 +51,7 @@ class Projection:
         metric: What the budget is of.
         budget: The budget.
         before: Value of the metric as the search left it.
-        after: Value behind the projection.
+        after: Value after the projection.
         shift: What was added to the pruning ratio of every width.
     """
 
@@ -78,7 +78,7 @@ class DMSModel(BaseModel):
     where the cost is above the budget of the moment (Eq. 5-6). For widths the cost is that of
     the network which an export at this moment would give (hard counts, with the gradient of the
     soft masks): the budget then holds for what is exported, and not for an expectation that
-    rounding moves. Blocks are few and dear, and would switch the resource loss on and off by
+    rounding moves. Blocks are few and expensive, and would switch the resource loss on and off by
     jumps: theirs is the expected cost (soft masks), until the choice of blocks is frozen.
 
     The DMSHook of :mod:`mmscale.engine` sets the budget, and has the structure step once per
@@ -438,7 +438,7 @@ class DMSModel(BaseModel):
         for nearest in sorted(range(len(gates)), key=distances.__getitem__):
             gate = gates[nearest]
             ratio = gate.pruning_ratio.clone()
-            gate.pruning_ratio.copy_(next_ones[number])
+            gate.pruning_ratio.copy_(next_ones[nearest])
             if self.value(self.current_cost()) > self.goal:
                 gate.pruning_ratio.copy_(ratio)
         return self.current_cost() != before

@@ -18,7 +18,7 @@ from mmscale.arch.json_files import read_json
 from mmscale.errors import FOREIGN_ERRORS, UsageError
 from mmscale.files import write_json
 from mmscale.models.dms.groups import ChannelGroups
-from mmscale.models.dms.layers import input_dimension, output_dimension
+from mmscale.models.dms.layers import input_dimension, output_dimension, replace_submodule
 from mmscale.models.dms.transformers import TUPLE_BLOCKS, full_name, set_counts
 
 SCHEMA = 1
@@ -192,7 +192,7 @@ def apply_pruning(model: nn.Module, pruning: Pruning) -> nn.Module:
         for name in pruning.removed:
             place = f'removed: {name}'
             block = model.get_submodule(name)
-            model.set_submodule(name, Skip(full_name(type(block)) in TUPLE_BLOCKS))
+            replace_submodule(model, name, Skip(full_name(type(block)) in TUPLE_BLOCKS))
         for name, counts in pruning.counts.items():
             place = f'counts.{name}'
             set_counts(model.get_submodule(name), counts)

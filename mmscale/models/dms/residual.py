@@ -18,8 +18,8 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def depth_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[DepthGroup, ...]:
     """Blocks that are the identity once their last layer gives zero, by network stage.
 
-    Such a block adds the output of that layer to its input. An activation behind the addition
-    is no obstacle where it leaves the block's own inputs as they are (ReLU behind ReLU).
+    Such a block adds the output of that layer to its input. An activation after the addition
+    is no obstacle where it leaves the block's own inputs as they are (ReLU after ReLU).
 
     Args:
         model: Any model; it is left as it is.

@@ -203,7 +203,7 @@ class TopKStack:
         self._tables: tuple[torch.Tensor, ...] | None = None
 
     def __call__(self) -> torch.Tensor:
-        """Masks of all gates, one behind the other; shape (sum of ``sizes``,)."""
+        """Masks of all gates, one after the other; shape (sum of ``sizes``,)."""
         importance = torch.cat([gate.importance for gate in self.gates])
         owner, hardness, in_order = self._tables_like(importance)
         if all(gate.normalise == 'rank' and gate.divisor == 1 for gate in self.gates):
@@ -225,7 +225,7 @@ class TopKStack:
         """As :meth:`DifferentiableTopK.update_importance` of every gate, all of one kind.
 
         Args:
-            mask_gradients: One gate's behind the other's, shape (sum of ``sizes``,).
+            mask_gradients: One gate's after the other's, shape (sum of ``sizes``,).
             masks: The same.
             taken: Which gates take part; of the others nothing is read.
         """

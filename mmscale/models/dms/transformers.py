@@ -2,7 +2,7 @@
 
 A grouper takes a model, the prefix of the transformer's names in it (as ``backbone.``), and the
 names of the layers that use its last output: empty where these are unknown, so that the width of
-the output has to stay, and None where there is nothing behind it.
+the output has to stay, and None where there is nothing after it.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class _Stream:
         """The stream as a group, or none if unknown layers use it."""
         if consumers == ():
             return []
-        behind = [Member(name, 'in', runs(self.size)) for name in consumers or ()]
-        members = (*self.members, *behind)
+        after = [Member(name, 'in', runs(self.size)) for name in consumers or ()]
+        members = (*self.members, *after)
         return [ChannelGroup(self.name, self.size, members, 'embedding', counts)]
 
 
@@ -139,15 +139,15 @@ def swin_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelG
             ends.append((f'{prefix}{attention}.proj', f'{prefix}{name}.ffn.layers.1'))
         depths.append(DepthGroup(f'{prefix}stages.{i}', tuple(blocks), tuple(ends)))
         stream.add('norm', f'norm{i}')
-        behind: Consumers = None
+        after: Consumers = None
         if i in network.out_indices:
-            behind = consumers if i == last else ()
+            after = consumers if i == last else ()
         merging = stage.downsample
         if merging is not None:
             stream.add('norm', f'stages.{i}.downsample.norm', repeats=4)
             stream.add('in', f'stages.{i}.downsample.reduction', repeats=4)
         count = (prefix.rstrip('.'), f'num_features.{i}', 1)
-        widths += stream.groups(behind, count)
+        widths += stream.groups(after, count)
         if merging is not None:
             size = merging.reduction.out_features
             stream = _Stream(model, f'{prefix}stages.{i}.downsample', size, prefix)

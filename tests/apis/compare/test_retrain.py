@@ -111,7 +111,7 @@ def test_iterations_done(tmp_path):
 
 def test_iterations_of_a_resumed_run_are_those_of_its_newest_log(tmp_path):
     log_line(tmp_path, '20260101_000000', iter=550, loss=2.0)
-    # Resumed from the checkpoint of iteration 500: the log starts again behind it.
+    # Resumed from the checkpoint of iteration 500: the log starts again after it.
     log_line(tmp_path, '20260102_000000', iter=510, loss=2.0)
     assert iterations_done(str(tmp_path)) == 510
 

@@ -202,7 +202,7 @@ def in_stage(index, **changes):
         (in_stage(1, scaling={'depth': 1}), r'\[1\]: scaling: missing key width, resolution'),
         (
             in_stage(1, scaling={'depth': 0, 'width': 1, 'resolution': 1}),
-            r'\[1\]: scaling: depth=0 must be above 0',
+            r'\[1\]: scaling: depth=0 must be a number above 0',
         ),
         (in_stage(1, arch={'schema': 1}), r'\[1\]: arch: missing key'),
         (
@@ -275,5 +275,5 @@ def test_a_base_may_be_a_config(tmp_path):
     with pytest.raises(ValueError, match='constraints are for Archs'):
         scale(path, 'w', 2, mode='matched', constraints=Constraints(most_acts=5e6))
     path.write_text("model = 'ResNet'\n")
-    with pytest.raises(ValueError, match='the config has no model with a backbone'):
+    with pytest.raises(ValueError, match='the config has no model'):
         scale(path, 'w', 2)

@@ -1,0 +1,368 @@
+"""Nothing in a pickle is looked up, called or imported, however its opcodes are combined."""
+
+import io
+import itertools
+import pickle
+import random
+import sys
+import warnings
+from collections import Counter, OrderedDict
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import get_torch_safe_globals
+from torch import _weights_only_unpickler as torchs
+
+from mmscale.models import unpickling
+from mmscale.models.checkpoints import restrict_torch_load
+from mmscale.models.plain_values import ALLOWED
+
+# What Python tells of itself while a pickle runs code; reading from memory tells nothing.
+TELLING = ('open', 'import', 'exec', 'compile', 'os.', 'subprocess.', 'socket.', 'ctypes.')
+heard = SimpleNamespace(listening=False, events=[])
+
+
+def listen(event, arguments):
+    if heard.listening and event.startswith(TELLING):
+        heard.events.append((event, repr(arguments)[:100]))
+
+
+sys.addaudithook(listen)
+
+
+def events_of(read, content):
+    """What happens while a pickle is read, whether it is refused or not."""
+    heard.events.clear()
+    heard.listening = True
+    try:
+        read(io.BytesIO(content))
+    # Whatever a refusal is: torch's own machine has many.
+    except Exception:  # noqa: BLE001
+        pass
+    finally:
+        heard.listening = False
+    return list(heard.events)
+
+
+# ---------------------------------------------------------------------- pickles by hand
+
+
+def name(module, attribute):
+    return b'c' + module.encode() + b'\n' + attribute.encode() + b'\n'
+
+
+def text(value):
+    return b'X' + len(value.encode()).to_bytes(4, 'little') + value.encode()
+
+
+def call(function, *arguments):
+    return function + b'(' + b''.join(arguments) + b'tR'
+
+
+def attribute_of(thing, attribute):
+    return call(name('builtins', 'getattr'), thing, text(attribute))
+
+
+def whole(value):
+    return b'\x80\x02' + value + b'.'
+
+
+GETATTR = name('builtins', 'getattr')
+BUILTINS = attribute_of(GETATTR, '__self__')
+TENSOR = name('torch', 'Tensor')
+
+
+def calling(function, *arguments):
+    """Torch calls what it is given, if it is a function of its own list that does."""
+    rebuild = name('torch._tensor', '_rebuild_from_type_v2')
+    return call(rebuild, function, TENSOR, b'(' + b''.join(arguments) + b't', b'N')
+
+
+def attacks(mark):
+    code = text(f'open({str(mark)!r}, "w").close()')
+    run = calling(attribute_of(BUILTINS, 'eval'), code)
+    imported = calling(attribute_of(BUILTINS, '__import__'), text('colorsys'))
+    written = calling(attribute_of(BUILTINS, 'open'), text(str(mark)), text('w'))
+    # HistoryBuffer is a class: its attributes lead to every other class.
+    classes = attribute_of(attribute_of(name(*BUFFER), '__base__'), '__subclasses__')
+    return {
+        'eval': run,
+        'import': imported,
+        'open': written,
+        'subclasses': calling(classes),
+        'globals': attribute_of(attribute_of(name(*BUFFER), 'update'), '__globals__'),
+        'plain eval': call(name('builtins', 'eval'), code),
+        'python 2': call(name('__builtin__', 'eval'), code),
+        'reduce of a result': call(attribute_of(BUILTINS, 'eval'), code),
+        'storage from bytes': call(name('torch.storage', '_load_from_bytes'), b'C\x01a'),
+        'object': b'(' + code + b'i__builtin__\neval\n',
+        'extension': b'\x82\x01',
+        'state of a class': name(*BUFFER) + b'N}' + text('update') + run + b's\x86b',
+        'state of a function': GETATTR + b'N}' + text('__doc__') + run + b's\x86b',
+        'new object': GETATTR + b'(' + GETATTR + text('__self__') + b't\x81',
+    }
+
+
+BUFFER = ('mmengine.logging.history_buffer', 'HistoryBuffer')
+ATTACKS = sorted(attacks('mark'))
+
+
+@pytest.mark.parametrize('kind', ATTACKS)
+def test_known_attacks_are_refused(kind, tmp_path):
+    content = whole(attacks(tmp_path / 'mark')[kind])
+    with pytest.raises(pickle.UnpicklingError):
+        unpickling.load(io.BytesIO(content))
+    assert events_of(unpickling.load, content) == []
+    assert not (tmp_path / 'mark').exists()
+
+
+@pytest.fixture
+def torch_as_mmengine_calls_it(monkeypatch):
+    # Files that are read so add to a dict of the class.
+    monkeypatch.setattr(
+        HistoryBuffer, '_statistics_methods', {**HistoryBuffer._statistics_methods}
+    )
+    with torch.serialization.safe_globals(get_torch_safe_globals()):
+        yield torchs.load
+
+
+@pytest.mark.parametrize('kind', ['eval', 'open', 'reduce of a result'])
+def test_the_attacks_work_where_they_are_not_refused(kind, tmp_path, torch_as_mmengine_calls_it):
+    """Else the tests of this file would show nothing."""
+    content = whole(attacks(tmp_path / 'mark')[kind])
+    events = events_of(torch_as_mmengine_calls_it, content)
+    assert (tmp_path / 'mark').exists() == bool(events) == (kind != 'reduce of a result')
+
+
+# ---------------------------------------------------------------------- random pickles
+
+
+def all_names():
+    """Every global that torch or MMEngine allows, or we do, and some that nobody must."""
+    with torch.serialization.safe_globals(get_torch_safe_globals()):
+        found = {*torchs._get_allowed_globals(), *torchs._get_user_allowed_globals(), *ALLOWED}
+    found |= {'builtins.eval', 'builtins.exec', 'os.system', 'operator.attrgetter'}
+    return sorted(tuple(one.rsplit('.', 1)) for one in found if '.' in one)
+
+
+NAMES = all_names()
+WORDS = (
+    *('__self__', '__class__', '__base__', '__globals__', '__builtins__', '__setstate__'),
+    *('eval', 'exec', 'open', '__import__', '__dict__', 'mean', 'statistics_methods', 'latin1'),
+    *('_metadata', '_log_history', 'storage', '0', 'cpu', 'f8', 'O', 'data'),
+)
+
+
+def random_pickle(chance, mark):
+    """A pickle of random opcodes over all names: mostly well-formed, as others are refused."""
+    code = f'open({mark!r}, "w").close()'
+
+    def value(depth):
+        kind = chance.randrange(14 if depth else 5)
+        if kind == 0:
+            return text(chance.choice([*WORDS, code, mark]))
+        if kind == 1:
+            return chance.choice([b'N', b'\x88', b'\x89', b'K\x00', b'K\x03', b')', b'}', b']'])
+        if kind in (2, 3):
+            return name(*chance.choice(NAMES))
+        if kind == 4:
+            return GETATTR
+        inner = [value(depth - 1) for _ in range(chance.randrange(4))]
+        arguments = b'(' + b''.join(inner) + b't'
+        one = value(depth - 1)
+        return chance.choice(
+            [
+                one + arguments + b'R',
+                name(*chance.choice(NAMES)) + arguments + b'R',
+                attribute_of(one, chance.choice(WORDS)),
+                calling(one, *inner),
+                calling(attribute_of(BUILTINS, chance.choice(WORDS)), text(code)),
+                one + arguments + b'\x81',
+                one + arguments + b'b',
+                one + b'}' + text(chance.choice(WORDS)) + value(depth - 1) + b's' + b'b',
+                one + b'N}' + text(chance.choice(WORDS)) + value(depth - 1) + b's\x86b',
+                b'}' + text(chance.choice(WORDS)) + one + b's',
+                b'](' + b''.join(inner) + b'e',
+                arguments + b'Q',
+                one + b'q\x01h\x01\x86',
+                name(*BUFFER) + b')\x81}' + text('statistics_methods') + one + b'sb',
+            ]
+        )
+
+    return whole(value(4))
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_random_pickles_over_all_names_run_nothing(tmp_path, torch_as_mmengine_calls_it):
+    chance, mark = random.Random(0), tmp_path / 'mark'
+    used, ran_elsewhere, read = set(), 0, 0
+    for _ in range(4000):
+        content = random_pickle(chance, str(mark))
+        used |= {one for one in NAMES if name(*one) in content}
+        assert events_of(unpickling.load, content) == [], content
+        assert not mark.exists(), content
+        try:
+            unpickling.load(io.BytesIO(content))
+            read += 1
+        # A refusal, whatever it is called; load_checkpoint makes one line of it.
+        except Exception:  # noqa: BLE001
+            pass
+        events_of(torch_as_mmengine_calls_it, content)
+        ran_elsewhere += mark.exists()
+        mark.unlink(missing_ok=True)
+    assert used == set(NAMES)
+    # So the pickles are dangerous, and not all of them nonsense.
+    assert ran_elsewhere > 20 and read > 100
+    assert pickle.loads(pickle.dumps(1)) == 1  # noqa: S301 - nothing global was changed
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_mutated_honest_pickles_run_nothing(tmp_path):
+    chance = random.Random(1)
+    content = pickle.dumps(honest(), 2)
+    for _ in range(1000):
+        damaged = bytearray(content)
+        for _ in range(chance.randrange(1, 4)):
+            damaged[chance.randrange(len(content))] = chance.randrange(256)
+        assert events_of(unpickling.load, bytes(damaged)) == []
+
+
+# ---------------------------------------------------------------------- honest pickles
+
+
+def honest():
+    """All that MMEngine's checkpoints have beside tensors."""
+    buffer = HistoryBuffer([1.0, 2.0, 4.0], [1, 1, 2], max_length=7)
+    return {
+        'message_hub': {'log_scalars': OrderedDict(loss=buffer), 'runtime_info': {'iter': 3}},
+        'meta': {'seed': 3, 'time': '2024', 'world_size': 1, 'big': 2**90, 'negative': -7},
+        'dataset_meta': {'classes': ('a', 'b'), 'palette': [[1, 2, 3]], 'none': None},
+        'param_schedulers': [{'milestones': Counter([3, 3, 9]), 'gamma': 0.1}],
+        'numbers': [np.float64(2.5), np.int64(3), np.float32(0.25), np.bool_(True), 1 + 2j],
+        'arrays': [np.arange(6).reshape(2, 3), np.asfortranarray(np.eye(3, 2)), np.zeros(0)],
+        'others': [{1, 2}, b'', b'bytes \xff', bytearray(b'ab'), torch.Size([2, 3])],
+        'torch': [torch.float16, torch.device('cpu'), torch.device('cuda', 1)],
+    }
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4])
+def test_honest_values_are_read(protocol):
+    made = honest()
+    found = unpickling.load(io.BytesIO(pickle.dumps(made, protocol)))
+    buffer, expected = (one['message_hub']['log_scalars'].pop('loss') for one in (found, made))
+    assert type(buffer) is HistoryBuffer and buffer.max_length == 7
+    for mine, theirs in zip(buffer.data, expected.data, strict=True):
+        assert np.array_equal(mine, theirs) and mine.dtype == theirs.dtype
+    assert buffer.mean() == expected.mean() and buffer.statistics('max') == 4
+    buffer.update(9.0)
+    for mine, theirs in zip(found.pop('arrays'), made.pop('arrays'), strict=True):
+        assert np.array_equal(mine, theirs) and mine.dtype == theirs.dtype
+        assert mine.flags.f_contiguous == theirs.flags.f_contiguous
+    assert found == made
+    for mine, theirs in zip(found['numbers'], made['numbers'], strict=True):
+        assert type(mine) is type(theirs)
+    assert type(found['param_schedulers'][0]['milestones']) is Counter
+
+
+def test_objects_of_others_are_refused():
+    for value in (
+        *(np.array(['a']), np.array([None], object), np.zeros(2, [('a', 'i4')])),
+        *(SimpleNamespace(a=1), slice(1, 2), print, OrderedDict, torch.nn.Linear(1, 1)),
+        *(itertools.count(), frozenset([1]), {(1, 2): 3}),
+    ):
+        with pytest.raises(pickle.UnpicklingError):
+            unpickling.load(io.BytesIO(pickle.dumps({'a': value}, 2)))
+
+
+def test_a_value_that_no_computer_can_walk_through_is_refused():
+    laughs = b'](K\x01K\x01e'
+    for i in range(40):
+        laughs = b'](' + laughs + b'q' + bytes([i]) + b'h' + bytes([i]) + b'e'
+    with pytest.raises(pickle.UnpicklingError, match='more than 67,108,864 values'):
+        unpickling.load(io.BytesIO(whole(laughs)))
+    with pytest.raises(pickle.UnpicklingError, match='holds itself'):
+        unpickling.load(io.BytesIO(whole(b']q\x00(h\x00e')))
+    deep = b'K\x01' + b'\x85' * 200_000
+    unpickling.load(io.BytesIO(whole(deep)))
+    with pytest.raises(pickle.UnpicklingError, match='is a tuple'):
+        unpickling.load(io.BytesIO(whole(b'}' + deep + b'Ns')))
+    with pytest.raises(pickle.UnpicklingError, match='ends before'):
+        unpickling.load(io.BytesIO(whole(b'X\xff\xff\xff\xff')))
+
+
+# ---------------------------------------------------------------------- tensors
+
+
+def save(value, new_format, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.save(value, path, _use_new_zipfile_serialization=new_format)
+
+
+@pytest.mark.parametrize('new_format', [True, False])
+def test_tensors_are_what_torch_reads(new_format, tmp_path, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(6, 5, generator=generator)
+    value = {
+        'views': [base, base[1:3, ::2], base.t(), base[:, 0].expand(3, 6), base[:0]],
+        'kinds': [
+            torch.ones(3, dtype=kind)
+            for kind in (torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.complex64)
+        ],
+        'parameter': torch.nn.Parameter(torch.ones(2)),
+        'gradient': torch.zeros(2, requires_grad=True),
+        'scalar': torch.tensor(3),
+    }
+    save(value, new_format, tmp_path / 'a.pth')
+    expected = torch.load(tmp_path / 'a.pth', weights_only=True)
+    monkeypatch.setattr(torch.serialization, '_weights_only_unpickler', unpickling)
+    found = torch.load(tmp_path / 'a.pth', weights_only=True)
+    assert type(found['parameter']) is torch.nn.Parameter and found['gradient'].requires_grad
+    for key in ('views', 'kinds'):
+        for mine, theirs in zip(found[key], expected[key], strict=True):
+            assert torch.equal(mine, theirs) and mine.dtype == theirs.dtype
+            assert mine.stride() == theirs.stride()
+    # Views still share their storage.
+    found['views'][0][1, 0] = 7
+    assert found['views'][1][0, 0] == 7
+
+
+@pytest.mark.parametrize('new_format', [True, False])
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        (b'K\x04\x85', b'J\xff\xff\xff\x7f\x85', 'larger than its storage'),
+        (b'K\x04\x85', b'J\xff\xff\xff\xff\x85', 'whose shape is none'),
+        (b'K\x01\x85', b'J\xff\xff\xff\x7f\x85', 'larger than its storage'),
+        (b'_rebuild_tensor_v2', b'_rebuild_tensor_v4', 'neither a tensor nor a plain value'),
+    ],
+)
+def test_tensors_stay_inside_their_storage(new_format, old, new, message):
+    class Crafted(pickle._Pickler):
+        def persistent_id(self, thing):
+            if isinstance(thing, torch.storage.TypedStorage):
+                place = ('storage', torch.FloatStorage, '0', 'cpu', 4)
+                return place if new_format else (*place, None)
+            return None
+
+    file = io.BytesIO()
+    Crafted(file, 2).dump(torch.zeros(4))
+    content = file.getvalue()
+    assert old in content
+    machine = unpickling.Unpickler(io.BytesIO(content.replace(old, new)))
+    machine.persistent_load = lambda place: torch.storage.TypedStorage(
+        wrap_storage=torch.UntypedStorage(16), dtype=torch.float32, _internal=True
+    )
+    with pytest.raises(pickle.UnpicklingError, match=message):
+        machine.load()
+
+
+def test_tensors_that_processes_hand_on_are_read():
+    """Pickled alone, a tensor brings its storage as a file of torch's inside."""
+    restrict_torch_load()
+    tensor = torch.arange(6).reshape(2, 3)
+    read = pickle.loads(pickle.dumps({'score': tensor}))  # noqa: S301 - our own bytes
+    assert torch.equal(read['score'], tensor)
