@@ -34,7 +34,8 @@ print(mmscale.get_cost(torchvision.models.resnet18(), resolution=128).cost)
 
 # %%
 for network in mmscale.scale('RegNetY-400MF', ['dwr', 'dWr'], [2, 4], mode='matched'):
-    print(network.strategy, network.factor, network.depths, network.widths, network.cost.acts)
+    arch = network.arch
+    print(network.strategy, network.factor, arch.depths, arch.widths, network.cost.acts)
 
 # %% [markdown]
 # ## As a module

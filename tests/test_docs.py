@@ -101,7 +101,7 @@ def test_commands_are_in_blocks_that_say_so():
         text = (ROOT / document).read_text(encoding='utf-8')
         fences = re.findall(r'^```(\w*)\n(.*)$', text, re.MULTILINE)
         for language, first in fences:
-            is_command = re.match(r'(python|pytest|make|sbatch|pip|tools/)\S* ', first)
+            is_command = re.match(r'(python|pytest|make|sbatch|pip|tools/\w\S*) ', first)
             assert language or not is_command, f'{document}: {first}'
 
 

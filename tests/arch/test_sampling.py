@@ -153,6 +153,16 @@ def test_seeds_differ(draws, paper_space):
     assert equal == 0
 
 
+def test_warm_up_draws_from_one_scaling_stage_and_ends_in_time(paper_space):
+    plain = HierarchicalSampler(paper_space, seed=7)
+    stages = [plain.draw(i).scaling_stage for i in range(60)]
+    length = next(i for i in range(20, 60) if stages[i] != 2)
+    warm = HierarchicalSampler(paper_space, 7, warmup_iters=length, warmup_scaling_stage=2)
+    assert all(warm.draw(i).scaling_stage == 2 for i in range(length))
+    assert set(stages[:length]) != {2}
+    assert [warm.draw(i) for i in range(length, 60)] == [plain.draw(i) for i in range(length, 60)]
+
+
 def test_bad_options(paper_space, refuses):
     refuses(
         partial(HierarchicalSampler, paper_space),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -127,6 +128,26 @@ def test_fit_recovers_the_model_that_made_the_times(a, b, c):
     for cost, ms in zip(NETWORKS, times, strict=True):
         assert model.predict(cost) == pytest.approx(ms, rel=1e-6)
     assert model.error < 1e-6
+
+
+def test_the_relative_errors_are_least():
+    """Whoever changes a coefficient of a noisy fit makes the sum of their squares larger."""
+    noise = np.random.default_rng(0).uniform(0.8, 1.25, len(NETWORKS))
+    times = [
+        n * (5 + 1e-6 * c.acts + 5e-9 * c.flops) for n, c in zip(noise, NETWORKS, strict=True)
+    ]
+    model = LatencyModel.fit(NETWORKS, times, SETTING)
+
+    def squares(**changes):
+        changed = replace(model, **changes)
+        pairs = zip(NETWORKS, times, strict=True)
+        return sum((changed.predict(cost) / ms - 1) ** 2 for cost, ms in pairs)
+
+    for key in 'abc':
+        value = getattr(model, key)
+        assert value > 0
+        for factor in (0.99, 1.01):
+            assert squares(**{key: factor * value}) > squares()
 
 
 def test_no_coefficient_is_negative_whatever_was_measured():
