@@ -39,6 +39,8 @@ CHANGES = {
     r'^tools/dist_(\w+)\.sh (\S+) \d+': r'python tools/\1.py \2',
     # Everything is trained for this many iterations.
     r'iter_\d+\.pth': 'iter_2.pth',
+    # All formats take a quarter of a minute: once are enough.
+    r'^(python tools/export\.py .* --scaling-stage 2 .*(?<!--fuse))$': r'\1 --formats mmpretrain',
     # Of hours, whether it starts.
     r'^(python benchmarks/(?:joint_|dms_|search_thr)\w+\.py) .*': r'\1 --help',
     r'^(python benchmarks/dry_run\.py .*)': r'\1 --seeds 1',
@@ -142,6 +144,9 @@ def small_settings(config):
         for key, value in pairs:
             if key in SMALL and isinstance(value, int):
                 yield f'{path}{key}', min(value, SMALL[key])
+            elif key == 'weights' and isinstance(value, (list, tuple)):
+                # Of a search: that many scaling stages are scored.
+                yield f'{path}{key}', [int(j < 2) for j in range(len(value))]
             elif isinstance(value, str) and value != changed(value):
                 yield f'{path}{key}', changed(value)  # a checkpoint of another training
             elif isinstance(value, (dict, list, tuple)):
@@ -219,7 +224,8 @@ class Workplace:
             words = [*words, '--cfg-options']
         place = words.index('--cfg-options') + 1
         own = [word for word in words[place:] if word.partition('=')[0] not in options]
-        return [*words[:place], *(f'{key}={value}' for key, value in options.items()), *own]
+        texts = [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
+        return [*words[:place], *texts, *own]
 
     def _make(self, path):
         """Trains or searches what a path in work_dirs/ belongs to, if nothing has made it yet."""
@@ -277,7 +283,9 @@ def run_script(name, workplace):
     argv, sys.argv = sys.argv, [name, '--iterations', '2']
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            exec(compile(text.replace(whole, "Path('small')"), name, 'exec'), {})
+            text = text.replace(whole, "Path('small')")
+            text = text.replace('overwrite=True', "overwrite=True, formats=['mmpretrain']")
+            exec(compile(text, name, 'exec'), {})
     finally:
         sys.argv = argv
 
