@@ -1,6 +1,5 @@
 """The names of the front door: there, light, each with an example that runs."""
 
-import doctest
 import subprocess
 import sys
 
@@ -40,16 +39,9 @@ def test_submodules_that_are_imported_hide_no_name():
 
 
 @pytest.mark.parametrize('name', sorted(NAMES - {'MMScaleError'}))
-def test_examples_run(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    thing = getattr(mmscale, name)
-    module = sys.modules[thing.__module__]
-    tests = doctest.DocTestFinder(recurse=False).find(thing, name, module)
-    assert tests and tests[0].examples, f'{name} has no example'
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    said = []
-    runner.run(tests[0], out=said.append)
-    assert runner.summarize(verbose=False).failed == 0, ''.join(said)
+def test_every_name_has_an_example(name):
+    """That it runs is for the test of all doctests."""
+    assert '>>> ' in getattr(mmscale, name).__doc__
 
 
 CONFIG = """
