@@ -67,6 +67,9 @@ class Printed:
         for part in self.renderables():
             yield Text(part) if isinstance(part, str) else part
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         return '\n'.join(line.rstrip() for line in self._recorded().export_text().splitlines())
 

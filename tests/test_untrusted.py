@@ -101,8 +101,8 @@ def test_report_writes_over_no_file_of_the_user(place, tool, tmp_path):
 @pytest.mark.parametrize(
     ('name', 'words'),
     [
-        ('search.py', ['configs/scalenet/search_digits.py', '--dry-run', '--resume']),
-        ('search.py', ['configs/scalenet/search_digits.py', '--resume']),
+        ('search.py', ['configs/scalenet/search-mcea_digits.py', '--dry-run', '--resume']),
+        ('search.py', ['configs/scalenet/search-mcea_digits.py', '--resume']),
         ('train.py', ['configs/scalenet/digits-s0.py', '--resume']),
     ],
     ids=['dry run', 'search', 'train'],

@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
         'Only reads what it reports on.'
     )
     parser.add_argument(
-        'target', help="a work dir, an Arch's JSON file or the name of a preset, as scalenet-s1"
+        'target', help="a work dir, or a network: a preset's name, an Arch's file, a config"
     )
     parser.add_argument(
         '--out',

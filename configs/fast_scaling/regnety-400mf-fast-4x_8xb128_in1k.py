@@ -18,7 +18,10 @@ model = dict(
 )
 
 # The crops have the resolution of the backbone's Arch.
-custom_hooks = [*{{_base_.custom_hooks}}, dict(type='mmscale.InputResolutionHook')]
+custom_hooks = [
+    dict(type='PreciseBNHook', num_samples=8192, interval=1, priority='ABOVE_NORMAL'),
+    dict(type='mmscale.InputResolutionHook'),
+]
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='mmscale.RandomResizedCropToResolution'),

@@ -40,7 +40,7 @@ _CONVENTIONS = {
 _MEMORY = ('batch', 'peak_bytes_inference', 'activation_bytes_training')
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NetworkCost(Printed):
     """Cost of one image through a network; prints its table.
 
@@ -176,7 +176,7 @@ def get_cost(
             raise UsageError(f'shape={shape} and resolution={resolution}: give one of them')
         shape = (integer('resolution', resolution),) * 2
     if shape is not None:
-        if len(shape) != 2:
+        if not isinstance(shape, Sequence) or len(shape) != 2:
             raise UsageError(f'shape={shape!r:.60} must be the height and the width')
         for i, side in enumerate(shape):
             integer(f'shape[{i}]', side)

@@ -238,6 +238,14 @@ class Network:
         return self.build(meta=True)
 
     @cached_property
+    def backbone_arch(self) -> Arch | None:
+        """The Arch of the network, or of the ArchNet in the model of the config."""
+        if self.arch is not None or self.config is None:
+            return self.arch
+        found = getattr(getattr(self.skeleton, 'backbone', None), 'arch', None)
+        return found if isinstance(found, Arch) else None
+
+    @cached_property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images that it is made for."""
         if self.arch is not None:
@@ -295,10 +303,10 @@ def find_network(
     """Finds the network that a user named, whatever he named it by.
 
     Args:
-        source: A preset's name; an Arch, its JSON file or its content; the ``result.json`` of a
-            search or its folder; a config (a file in either of MMEngine's styles, its content,
-            or ``mmpretrain::NAME`` and ``mmdet::NAME`` of those that the packages ship);
-            ``timm:NAME``; or an ``nn.Module``.
+        source: A preset's name; an Arch, its JSON file or its content, or what scaling made of
+            one; the ``result.json`` of a search or its folder; a config (a file in either of
+            MMEngine's styles, its content, or ``mmpretrain::NAME`` and ``mmdet::NAME`` of those
+            that the packages ship); ``timm:NAME``; or an ``nn.Module``.
         options: Overrides of a config, ``KEY=VALUE`` each.
         scaling_stage: Which network of a result; by default the base model.
         shape: Height and width of the images, in the place of what the network is made for.
@@ -312,6 +320,11 @@ def find_network(
     """
     if isinstance(source, Network):
         return source
+    is_module = callable(getattr(source, 'named_modules', None)) and not isinstance(source, type)
+    if not is_module and isinstance(getattr(source, 'arch', None), Arch):  # made by scaling
+        return Network(source.label, None, source.arch, shape=shape)
+    if _is_result(getattr(source, 'data', None)):  # as load_result has it
+        source = source.path
     text = str(source) if isinstance(source, (str, Path)) else None
     path = None if text is None else Path(text)
     found: dict[str, Any] = {}
@@ -340,14 +353,18 @@ def find_network(
         from mmengine.config import Config
 
         name, found = 'config', {'config': Config(source)}
+    elif isinstance(source, Mapping) and 'type' in source:
+        from mmengine.config import Config
+
+        name, found = 'model', {'config': Config(dict(model=dict(source)))}
     elif isinstance(source, Mapping):
         name, found = 'arch', {'arch': get_arch(dict(source))}
-    elif callable(getattr(source, 'named_modules', None)):
+    elif is_module:
         name, found = type(source).__name__, {'module': source}
     else:
         raise UsageError(f'{source!r:.60} is no name, file, Arch, config or module')
     if options and not (text and text.endswith('.py')):
-        raise UsageError(f'--cfg-options {" ".join(options)}: {source} is no config')
+        raise UsageError(f'options={list(options)}: {name} is no config')
     if scaling_stage is not None and not is_result:
         raise UsageError(f'scaling stage {scaling_stage}: {source} is no result of a search')
     config = found.get('config')
@@ -362,7 +379,7 @@ def find_network(
 def build(
     source: str | Path | Mapping | Arch | Config | nn.Module,
     features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
 ) -> nn.Module:
     """Builds a network with random weights.
 
@@ -390,11 +407,13 @@ def build(
         if out_indices is not None:
             raise UsageError(f'out_indices={out_indices} needs features_only=True')
         return network.build()
-    if network.arch is None:
-        raise UsageError(f'features_only: {network.name} is no Arch; take its own backbone')
+    arch = network.backbone_arch
+    if arch is None:
+        raise UsageError(f'features_only: {network.name} has no Arch; take its own backbone')
     if out_indices is None:
-        out_indices = range(len(network.arch.stages))
-    backbone = dict(type='mmscale.ArchNet', arch=network.arch, out_indices=tuple(out_indices))
+        out_indices = range(len(arch.stages))
+    out_indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    backbone = dict(type='mmscale.ArchNet', arch=arch, out_indices=out_indices)
     return build_module(backbone)
 
 

@@ -74,7 +74,7 @@ class Duration:
     idle: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchPlan(Printed):
     """What a search will take; prints its tables.
 

@@ -26,6 +26,7 @@ from mmscale.models.dms import (
     Pruning,
     apply_pruning,
     channel_groups,
+    check_module,
     is_described_by_arch,
     plan_pruning,
     pruned_arch,
@@ -49,15 +50,15 @@ __all__ = ['channel_groups', 'export_search', 'prune']
 def prune(
     model: nn.Module, inputs: Sequence[torch.Tensor], keep: float | Mapping[str, Keep]
 ) -> tuple[nn.Module, ModuleCost]:
-    """A smaller copy of a model, and its cost.
+    """A smaller copy of a model, and its cost for the very inputs, a batch of them as a whole.
 
     Args:
         model: Any model; it is left as it is.
         inputs: Positional arguments of one forward pass.
         keep: How much stays of every width group (blocks all stay), or by the names of width and
             depth groups: a fraction, rounded to whole elements of which one stays at least, or
-            the indices that stay. A fraction keeps the elements with the largest L1 norm of the
-            weights that make them, and the first blocks.
+            the indices that stay, a list of integers. A fraction keeps the elements with the
+            largest L1 norm of the weights that make them, and the first blocks.
 
     Raises:
         UsageError: A fraction, a name or an index is not allowed, or the model cannot be traced.
@@ -71,6 +72,9 @@ def prune(
         >>> tuple(small(images).shape)
         (1, 1000)
     """
+    if not isinstance(keep, (Real, Mapping)) or isinstance(keep, bool):
+        raise UsageError(f'keep={keep!r:.60} must be a fraction, or a dict by names of groups')
+    check_module(model, inputs)
     try:
         small = static_model(copy.deepcopy(model))
     except RuntimeError as error:
@@ -92,14 +96,16 @@ def _chosen(model: nn.Module, group: ChannelGroup | DepthGroup, keep: Keep) -> S
     """Indices that stay of a group."""
     if not isinstance(keep, Real):
         return keep
-    number(f'keep: {group.name}', keep, above=0, most=1)
+    keep = number(
+        f'keep: {group.name}', keep if isinstance(keep, bool) else float(keep), above=0, most=1
+    )
     count = max(1, round(keep * group.size))
     if isinstance(group, DepthGroup):
         return range(count)
     return weight_importance(model, group).topk(count).indices.tolist()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExportedSearch(Printed):
     """The network that a search by gradient has found, as files; prints what is left.
 

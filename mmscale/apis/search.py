@@ -130,7 +130,9 @@ def plan_search(config: Config) -> PlannedSearch:
         table = CostTable(SearchSpace(**space), after_stages=after)
         search = build_search(table, seed, **settings)
     except TypeError as error:  # of keys that are missing or unknown
-        raise UsageError(f'model.backbone.space or test_cfg: {one_line(error):.400}') from error
+        raise UsageError(
+            f'model.backbone.space or test_cfg.search: {one_line(error):.400}'
+        ) from error
     except (OSError, ValueError) as error:
         raise UsageError(one_line(error)) from error
     return PlannedSearch(search, table, seed)
@@ -153,7 +155,7 @@ def profile(config: Config) -> SearchProfile:
 # ---------------------------------------------------------------------- dry run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DryRun(Printed):
     """What a search reached on the analytic score, whose optimum is 1; prints its table.
 
@@ -467,6 +469,8 @@ def load_result(folder: str | Path) -> SavedResult:
         >>> result = load_result('work_dirs/search-mcea_digits')  # doctest: +SKIP
         >>> print(result)  # doctest: +SKIP
     """
+    if not isinstance(folder, (str, Path)):
+        raise UsageError(f'folder={folder!r:.60} must be the work dir of a search')
     path = Path(folder)
     path = path / 'result.json' if path.is_dir() else path
     if not path.is_file():

@@ -173,6 +173,8 @@ def list_archs(pattern: str = '*') -> list[str]:
         >>> list_archs('scalenet-s[01]')
         ['scalenet-s0', 'scalenet-s1']
     """
+    if not isinstance(pattern, str):
+        raise UsageError(f'pattern={pattern!r:.60} must be a text, as regnety-*')
     return [name for name in _BUILDERS if fnmatch(name.lower(), pattern.lower())]
 
 

@@ -213,8 +213,11 @@ class SearchLoop(BaseLoop):
         # Built and checked before any data is read.
         self.search = build_search(self.table, self.seed, search, **budgets)
         calibration = calibration_dataloader or runner.cfg.get('calibration_dataloader')
-        if not calibration:
-            raise UsageError('calibration_dataloader is not set: it reads images of training')
+        if not calibration or 'dataset' not in calibration:
+            raise UsageError(
+                'calibration_dataloader needs a dataset of training images; it stands beside '
+                'test_dataloader, and one in test_cfg takes its place as a whole'
+            )
         self.history = History(Path(runner.work_dir) / 'history.jsonl')
         self.evaluator: SubnetEvaluator = TASK_UTILS.build(
             {'type': SubnetEvaluator, **(subnet_evaluator or {})},

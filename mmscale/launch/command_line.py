@@ -217,6 +217,8 @@ def read_config(
             unknown setting, or the config is of detection and that is not installed.
     """
     is_file = isinstance(source, (str, Path))
+    if not is_file and not hasattr(source, 'merge_from_dict'):
+        raise UsageError(f'config={source!r:.60} must be a file or a Config')
     if is_file and not Path(source).is_file():
         raise UsageError(f'config={source} is not a file{now_called(Path(source))}')
     from mmengine.config import Config

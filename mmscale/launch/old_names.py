@@ -7,6 +7,7 @@ from pathlib import Path
 
 # Below configs/: the old file and the new one.
 RENAMED_CONFIGS = {
+    '_base_/dms_in1k.py': '_base_/dms_runtime.py',
     'causal_lm/train_gpt2_stdlib.py': 'causal_lm/gpt2-mini_stdlib.py',
     'causal_lm/train_llama_stdlib.py': 'causal_lm/llama-mini_stdlib.py',
     'det/dms_retinanet_digits.py': 'det/dms-retinanet_r18-w16_fpn_digits.py',

@@ -1,5 +1,10 @@
 """Models: importing this package registers them."""
 
+from mmscale.quiet import quiet_imports
+
+with quiet_imports():
+    import mmpretrain.models  # noqa: F401 - says what it cannot import, which is not used here
+
 from mmscale.models.backbones import ArchNet, SuperNet
 from mmscale.models.causal_lm import CausalLM
 from mmscale.models.dms import DifferentiableTopK, DMSModel

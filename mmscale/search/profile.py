@@ -100,7 +100,7 @@ class ScalingStageProfile:
     scalable: Share | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchProfile(Printed):
     """What a search would do, before it does anything; prints its tables.
 

@@ -321,7 +321,7 @@ def test_only_an_export_is_overwritten(arch, checkpoint, tmp_path):
         (dict(detector='yolo'), "detector='yolo' is not one of retinanet"),
         (dict(detector='faster-rcnn'), 'no feature maps of stride 16, 32, its network stages'),
         (dict(scaling_stage=1), 'is no result.json of a search'),
-        (dict(options=['a=1']), '--cfg-options a=1: there is no config'),
+        (dict(options=['a=1']), r"options=\['a=1'\]: there is no config"),
     ],
 )
 def test_mistakes(changes, message, arch, checkpoint, tmp_path):

@@ -64,7 +64,7 @@ def test_per_group_the_largest_weights_stay(model):
 @pytest.mark.parametrize(
     ('keep', 'message'),
     [
-        (0, '=0 must be a number above 0 and up to 1'),
+        (0, '=0.0 must be a number above 0 and up to 1'),
         (1.5, '=1.5 must be a number above 0'),
         ({'backbone.conv2': 0.5}, 'there is no group backbone.conv2'),
         ({'backbone.conv1': True}, '=True must be a number above 0'),

@@ -297,7 +297,7 @@ def test_archive_of_another_checkpoint_is_refused(refused, supernet_config, trai
         ),
         ({'test_cfg.search.type': 'mmscale.MCAE'}, "search.type='mmscale.MCAE' is not one of"),
         ({'test_cfg.budget': None}, 'budget is not set: mmscale.MCEA searches a family'),
-        ({'calibration_dataloader': None}, 'calibration_dataloader is not set'),
+        ({'calibration_dataloader': None}, 'calibration_dataloader needs a dataset'),
         (
             {'test_cfg.budget': 9e9},
             'flops is out of reach: base models of this space have 6,208 to 21,984 flops',

@@ -26,7 +26,7 @@ CARD = 'model_card.md'
 _CONVENTION = 'mmscale'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exported(Printed):
     """What an export wrote; prints it.
 
@@ -112,13 +112,18 @@ def export(
         >>> weights = 'work_dirs/digits-s1/iter_600.pth'
         >>> print(export('configs/scalenet/digits-s1.py', 'out', weights))  # doctest: +SKIP
     """
+    if not isinstance(out, (str, Path)):
+        raise UsageError(f'out={out!r:.60} must be a folder')
     folder = Path(out)
+    formats = [formats] if isinstance(formats, str) else formats
     if folder.is_symlink():
         folder = folder.resolve()  # the link stays
     _check_folder(folder, overwrite)
     _check_formats(formats, fuse)
     if input_size is not None and (
-        len(input_size) != 2 or any(type(side) is not int or side < 1 for side in input_size)
+        not isinstance(input_size, Sequence)
+        or len(input_size) != 2
+        or any(type(side) is not int or side < 1 for side in input_size)
     ):
         raise UsageError(f'input_size={input_size!r} must be two integers of 1 or more')
     with quiet_imports():

@@ -103,6 +103,15 @@ def find_source(
         UsageError: A file cannot be read.
         ValueError: There is no such network, or the weights are not its own.
     """
+    source = getattr(source, 'path', source)  # of a search's result
+    if isinstance(source, (str, Path)) and (Path(source) / 'result.json').is_file():
+        source = Path(source) / 'result.json'
+    if not callable(getattr(source, 'named_modules', None)):
+        source = getattr(source, 'arch', source)  # of what a scaling made
+    if not isinstance(source, (str, Path, dict, Arch)):
+        raise UsageError(
+            f'{type(source).__name__} cannot be exported: name a file, an Arch or a result'
+        )
     if scaling_stage is not None and not _is_json(source):
         raise UsageError(f'scaling stage {scaling_stage}: {source} is no result.json of a search')
     path = None if isinstance(source, (dict, Arch)) else Path(source)
@@ -111,7 +120,7 @@ def find_source(
             raise UsageError(f'{path} and config={config}: give one config')
         return _from_config(path, _needed(checkpoint, path), options)
     if options and config is None:
-        raise UsageError(f'--cfg-options {" ".join(options)}: there is no config')
+        raise UsageError(f'options={list(options)}: there is no config')
     found: dict[str, Any] = {}
     score = None
     if path is not None and path.suffix in ('.pth', '.safetensors'):
@@ -180,6 +189,7 @@ def _is_result(source: str | Path) -> bool:
 
 def _needed(checkpoint: str | Path | None, source: object) -> str | Path:
     if checkpoint is None:
+        source = source if isinstance(source, (str, Path)) else 'the Arch'
         raise UsageError(f'{source}: a checkpoint with the weights is needed')
     if not Path(checkpoint).is_file():
         raise UsageError(f'checkpoint={checkpoint} is not a file')

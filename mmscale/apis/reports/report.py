@@ -50,7 +50,7 @@ _MOST_DRAWS = 20_000
 _BINS = 8
 
 
-@dataclass
+@dataclass(repr=False)
 class Report(Printed):
     """Pictures of something, and what else there is to say of it; prints what it has.
 
@@ -138,9 +138,12 @@ def _report(target: str | Path | Arch) -> Report:
     except UsageError as error:
         nowhere = '' if path is None or path.exists() else f'{target} is no folder; '
         raise UsageError(f'{nowhere}{error}') from None
-    if network.arch is None:
-        raise UsageError(f'{target}: nothing to report: it is neither a work dir nor an Arch')
-    return _report_arch(network.arch, network.name)
+    arch = network.backbone_arch
+    if arch is None:
+        raise UsageError(
+            f'{network.name}: nothing to report: no work dir, and no network with an Arch'
+        )
+    return _report_arch(arch, network.name)
 
 
 def _report_arch(arch: Arch, name: str) -> Report:

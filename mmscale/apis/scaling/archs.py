@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmscale.apis.networks import build_network, find_arch, find_network, image_shape
 from mmscale.apis.scaling.common import MODES, backbone_of
@@ -333,7 +333,8 @@ def plan_scaling(
         strategies: One or several, see :func:`find_rules`; by default ``dWr``.
         factors: Wanted multiples of the base model's cost, one or several.
         alphas: One or several, see :func:`find_rules`.
-        mode: ``reference`` or ``matched``; by default ``reference``, for a family ``matched``.
+        mode: ``reference`` (default) or ``matched`` (default for a family, for a budget and for
+            any other metric than flops).
         metric: What is to be multiplied: ``flops``, ``params``, ``acts`` or ``latency``; the
             rules of reference mode are about flops. By default ``flops``, for a family what its
             search's budgets were about.
@@ -353,8 +354,9 @@ def plan_scaling(
         UsageError: A setting is not allowed, or the base model is not found.
     """
     family = base if isinstance(base, FoundFamily) else None
-    mode = choice('mode', mode or ('matched' if family else 'reference'), MODES)
     metric = metric or (family.metric if family else 'flops')
+    solves = family is not None or budget is not None or metric != 'flops'
+    mode = choice('mode', mode or ('matched' if solves else 'reference'), MODES)
     divisors = {'channel_divisor': channel_divisor, 'resolution_divisor': resolution_divisor}
     divisors = {key: value for key, value in divisors.items() if value is not None}
     if mode == 'reference':
@@ -371,13 +373,17 @@ def plan_scaling(
         raise UsageError(f"{family.name}: a family's own strategy is scaled on, in matched mode")
     Rounding(**divisors)  # checks them
     alphas = [alphas] if isinstance(alphas, (int, float)) else alphas
+    if strategies is not None and not isinstance(strategies, (str, ScalingRule, Sequence)):
+        raise UsageError(f'strategies={strategies!r:.60} must be names of rules')
     if family is not None:
         rules = [family.rule()]
     elif isinstance(strategies, (str, ScalingRule)):
         rules = find_rules([strategies], alphas)
     else:
         rules = find_rules(['dWr'] if strategies is None else strategies, alphas)
-    factors = [factors] if isinstance(factors, (int, float)) else factors
+    factors = [factors] if isinstance(factors, (int, float)) else list(factors or ())
+    if not isinstance(constraints, Constraints):
+        raise UsageError(f'constraints={constraints!r:.60} must be mmscale.cost.Constraints')
     found = _base_of(base, name, convention, divisors)
     if not isinstance(found, BaseArch) and constraints != Constraints():
         raise UsageError(f'{found.recipe}: constraints are for Archs')
@@ -398,10 +404,21 @@ def plan_scaling(
 
 
 def scale(
-    base: str | Path | dict | Arch | FoundFamily,
+    base: str | Path | Mapping | Arch | Config | FoundFamily,
     strategies: str | ScalingRule | Sequence[str | ScalingRule] | None = None,
     factors: float | Sequence[float] = (),
-    **settings: Any,
+    *,
+    budget: float | None = None,
+    mode: str | None = None,
+    metric: str | None = None,
+    alphas: float | Sequence[float] = (),
+    tolerance: float = 0.01,
+    constraints: Constraints = Constraints(),  # noqa: B008 - immutable
+    convention: str | None = None,
+    latency_model: LatencyModel | None = None,
+    name: str | None = None,
+    channel_divisor: int | None = None,
+    resolution_divisor: int | None = None,
 ) -> list[Scaled]:
     """Scales a network by every strategy to every factor.
 
@@ -412,9 +429,17 @@ def scale(
         base: See :func:`plan_scaling`, as the other arguments.
         strategies: One or several; by default ``dWr``.
         factors: Wanted multiples of the base model's cost, one or several.
-        **settings: ``alphas``, ``mode``, ``metric``, ``budget``, ``tolerance``, ``constraints``,
-            ``convention``, ``latency_model``, ``name``, ``channel_divisor`` and
-            ``resolution_divisor``.
+        budget: Wanted cost, in the place of factors.
+        mode: ``reference`` or ``matched``; a budget or another metric than flops means the latter.
+        metric: What is to be multiplied: ``flops``, ``params``, ``acts`` or ``latency``.
+        alphas: Other members of ``dWr``.
+        tolerance: Largest relative deviation from a budget, in matched mode.
+        constraints: Caps, in matched mode.
+        convention: See :func:`mmscale.cost.count`.
+        latency_model: Predicts the latency.
+        name: Of the base model.
+        channel_divisor: Channels become multiples of it, in matched mode.
+        resolution_divisor: The resolution becomes a multiple of it, in matched mode.
 
     Returns:
         Strategy by strategy, factor by factor.
@@ -428,7 +453,10 @@ def scale(
         >>> network.arch.depths, network.resolution
         ((1, 3, 7, 7), 240)
     """
-    return plan_scaling(base, strategies, factors, **settings).run()
+    return plan_scaling(
+        base, strategies, factors, alphas, mode, metric, budget, tolerance, constraints,
+        convention, latency_model, name, channel_divisor, resolution_divisor,
+    ).run()  # fmt: skip
 
 
 def build(made: Scaled) -> tuple[nn.Module, tuple[int, int, int]]:

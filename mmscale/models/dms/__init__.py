@@ -5,6 +5,7 @@ from mmscale.models.dms.distill import DISTClassifier
 from mmscale.models.dms.export import pruned_arch, pruned_model, renumbered
 from mmscale.models.dms.find import (
     channel_groups,
+    check_module,
     declare_groups,
     is_described_by_arch,
     static_model,
@@ -28,6 +29,7 @@ __all__ = [
     'apply_pruning',
     'arch_groups',
     'channel_groups',
+    'check_module',
     'declare_groups',
     'is_described_by_arch',
     'plan_pruning',

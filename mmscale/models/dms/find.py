@@ -15,6 +15,7 @@ from mmpretrain.models import (
 )
 from torch import nn
 
+from mmscale.errors import UsageError
 from mmscale.models.backbones import ArchNet, SuperNet
 from mmscale.models.dms.arch_groups import arch_groups
 from mmscale.models.dms.groups import ChannelGroups, Member, runs
@@ -36,6 +37,21 @@ def declare_groups(network: type[nn.Module], grouper: Grouper) -> None:
             None if there is nothing after the network.
     """
     GROUPERS[full_name(network)] = grouper
+
+
+def check_module(model: object, inputs: object) -> None:
+    """Refuses what is no module, or no positional arguments of one.
+
+    Raises:
+        UsageError: It is.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f'model={model!r:.60} must be an nn.Module; mmscale.build makes one')
+    if isinstance(inputs, torch.Tensor) or not isinstance(inputs, Sequence):
+        raise UsageError(
+            f'inputs must be a list of the arguments of one forward pass, not a '
+            f'{type(inputs).__name__}: [images], say'
+        )
 
 
 def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGroups:
@@ -60,6 +76,7 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
         >>> len(groups), groups.elements
         (12, 2880)
     """
+    check_module(model, inputs)
     for name, module in model.named_modules():
         prefix = f'{name}.' if name else ''
         if isinstance(module, SuperNet):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,23 @@ class Pruning:
         write_json(path, self.to_json())
 
 
+def _indices(name: str, indices: object) -> list[int]:
+    """Indices of a group as integers; a mask or a fraction among them would mean others.
+
+    Raises:
+        UsageError: They are none, or one comes twice.
+    """
+    found = indices.tolist() if hasattr(indices, 'tolist') else indices
+    if not isinstance(found, Iterable) or isinstance(found, (str, Mapping)):
+        found = [found]
+    found = [int(i) if isinstance(i, Integral) and not isinstance(i, bool) else i for i in found]
+    if any(type(i) is not int for i in found) or len(set(found)) < len(found):
+        raise UsageError(
+            f'keep: {name}={found!r:.60} must be a list of indices: integers, each once'
+        )
+    return found
+
+
 def plan_pruning(
     model: nn.Module, groups: ChannelGroups, keep: Mapping[str, Sequence[int]]
 ) -> Pruning:
@@ -129,7 +147,7 @@ def plan_pruning(
         if name not in groups.by_name:
             raise UsageError(f'keep: there is no group {name}')
         group = groups.by_name[name]
-        kept[name] = sorted({int(index) for index in indices})
+        kept[name] = sorted(_indices(name, indices))
         if any(not 0 <= index < group.size for index in kept[name]):
             raise UsageError(f'keep: {name} has elements 0..{group.size - 1}, not {kept[name]}')
         if not kept[name] and group in groups.widths:
