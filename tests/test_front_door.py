@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from torch import nn
 
@@ -111,3 +114,61 @@ def test_results_print_themselves_in_notebooks_too():
     counted = mmscale.get_cost('resnet-18')
     for thing in (counted, counted.cost):
         assert '1,814,073,344' in str(thing) and '1,814,073,344' in thing._repr_html_()
+
+
+def wrong_calls():
+    model, images = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)), torch.zeros(1, 3, 4, 4)
+    arch = get_arch('resnet-18')
+    return {
+        'a mask': (lambda: mmscale.prune(model, [images], {'0': [True] * 4 + [False] * 4}), '0='),
+        'a tensor mask': (
+            lambda: mmscale.prune(model, [images], {'0': torch.tensor([True, False])}),
+            '0=',
+        ),
+        'half indices': (lambda: mmscale.prune(model, [images], {'0': [1.5]}), r'0=\[1.5\]'),
+        'indices twice': (lambda: mmscale.prune(model, [images], {'0': [2, 2]}), 'each once'),
+        'no fraction': (lambda: mmscale.prune(model, [images], 'half'), "keep='half'"),
+        'images alone': (lambda: mmscale.prune(model, images, 0.5), 'inputs must be a list'),
+        'no module': (lambda: mmscale.channel_groups('resnet', [images]), "model='resnet'"),
+        'one side': (lambda: mmscale.get_cost(arch, shape=3), 'shape=3'),
+        'options of a name': (lambda: mmscale.get_cost('resnet-18', options=['a=1']), 'no config'),
+        'a class': (lambda: mmscale.get_cost(nn.Linear), 'is no name'),
+        'no rule': (lambda: mmscale.scale(arch, 5, 2), 'strategies=5'),
+        'no caps': (lambda: mmscale.scale(arch, 'd', 2, constraints=5), 'constraints=5'),
+        'no folder': (lambda: mmscale.export(arch, None), 'out=None'),
+        'no weights': (lambda: mmscale.export(arch, 'out'), 'a checkpoint'),
+        'a module to export': (lambda: mmscale.export(model, 'out'), 'cannot be exported'),
+        'no result': (lambda: mmscale.load_result(5), 'folder=5'),
+        'no config': (lambda: mmscale.run_search(None), 'config=None'),
+        'no pattern': (lambda: mmscale.list_archs(5), 'pattern=5'),
+    }
+
+
+@pytest.mark.parametrize('kind', wrong_calls())
+def test_wrong_arguments_are_one_line_of_one_family(kind):
+    call, message = wrong_calls()[kind]
+    with pytest.raises(mmscale.MMScaleError, match=message) as caught:
+        call()
+    assert '\n' not in str(caught.value)
+
+
+def test_what_scaling_made_is_a_network_to_all():
+    (scaled,) = mmscale.scale('RegNetY-400MF', 'dWr', budget=8e8)
+    assert abs(scaled.achieved / 8e8 - 1) < 0.01
+    assert mmscale.get_cost(scaled, convention='pycls').cost == scaled.cost
+    assert sum(p.numel() for p in mmscale.build(scaled).parameters()) == scaled.cost.params
+    assert list(mmscale.report(scaled).pictures) == ['arch']
+
+
+def test_indices_of_any_integers_stay():
+    model, images = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)), torch.zeros(1, 3, 4, 4)
+    kept = model[0].weight[[1, 6]]
+    for indices in ([6, 1], np.array([1, 6]), torch.tensor([1, 6])):
+        small, _ = mmscale.prune(model, [images], {'0': indices})
+        assert torch.equal(small[0].weight, kept)
+
+
+def test_the_backbone_of_a_config_is_a_backbone():
+    config = Path(mmscale.__file__).parent / '.mim/configs/scalenet/digits-s0.py'
+    maps = mmscale.build(config, features_only=True, out_indices=0)(torch.zeros(2, 1, 24, 24))
+    assert len(maps) == 1 and len(maps[0]) == 2

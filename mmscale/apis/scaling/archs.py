@@ -353,6 +353,8 @@ def plan_scaling(
     Raises:
         UsageError: A setting is not allowed, or the base model is not found.
     """
+    if not isinstance(constraints, Constraints):
+        raise UsageError(f'constraints={constraints!r:.60} must be mmscale.cost.Constraints')
     family = base if isinstance(base, FoundFamily) else None
     metric = metric or (family.metric if family else 'flops')
     solves = family is not None or budget is not None or metric != 'flops'
@@ -382,8 +384,6 @@ def plan_scaling(
     else:
         rules = find_rules(['dWr'] if strategies is None else strategies, alphas)
     factors = [factors] if isinstance(factors, (int, float)) else list(factors or ())
-    if not isinstance(constraints, Constraints):
-        raise UsageError(f'constraints={constraints!r:.60} must be mmscale.cost.Constraints')
     found = _base_of(base, name, convention, divisors)
     if not isinstance(found, BaseArch) and constraints != Constraints():
         raise UsageError(f'{found.recipe}: constraints are for Archs')
