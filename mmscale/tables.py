@@ -19,6 +19,7 @@ def make_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[object] | None],
     total: Sequence[object] | None = None,
+    dense: bool = False,
 ) -> Table:
     """A table whose first column is text and whose other columns are numbers.
 
@@ -27,6 +28,7 @@ def make_table(
         columns: Names of the columns; a table whose names are all empty has no header.
         rows: Cells by row, None is an empty cell; None for a row is a gap.
         total: A last row, set apart.
+        dense: Whether many columns have to fit into 80 characters; none of them is broken.
     """
     from rich import box
     from rich.table import Table
@@ -39,10 +41,10 @@ def make_table(
     # Without vertical lines, 14 digits fit into the 80 columns of a pipe.
     table = Table(
         title=title and text(title), box=box.SIMPLE_HEAD, pad_edge=False, title_justify='left',
-        show_header=any(columns),
+        show_header=any(columns), show_edge=not dense, padding=(0, 1, 0, 0) if dense else (0, 1),
     )  # fmt: skip
     for i, column in enumerate(columns):
-        table.add_column(column, justify='right' if i else 'left', overflow='fold')
+        table.add_column(column, justify='right' if i else 'left', overflow='fold', no_wrap=dense)
     for row in rows:
         if row is None:
             table.add_section()

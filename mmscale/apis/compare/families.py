@@ -108,7 +108,7 @@ def table(rows: Sequence[Mapping]) -> Table:
             )
         )
     title = 'Scaling stages S of three families, percent right ± 1.96 standard errors'
-    return make_table(title, ('family', *_COLUMNS), cells)
+    return make_table(title, ('family', *_COLUMNS), cells, dense=True)
 
 
 def plot(rows: Sequence[Mapping], path: Path) -> None:
