@@ -459,7 +459,7 @@ def scale(
     ).run()  # fmt: skip
 
 
-def build(made: Scaled) -> tuple[nn.Module, tuple[int, int, int]]:
+def build_scaled(made: Scaled) -> tuple[nn.Module, tuple[int, int, int]]:
     """Builds a scaled network; returns it with the shape of its images."""
     if made.arch is not None:
         return build_network(made.arch), image_shape(made.arch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mmscale.apis.scaling.archs import build
+from mmscale.apis.scaling.archs import build_scaled
 from mmscale.cost import LatencyModel, LatencySetting, Scaled, measure_latency
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def milliseconds(
         found['predicted_ms'] = model.predict(made.default_cost)
     if setting is not None:
         timed = (setting.device, setting.batch, setting.dtype, setting.train)
-        found['measured_ms'] = measure_latency(*build(made), *timed, repeats=repeats).median_ms
+        found['measured_ms'] = measure_latency(*build_scaled(made), *timed, repeats=repeats).median_ms
     return found
 
 
