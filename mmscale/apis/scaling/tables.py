@@ -30,7 +30,9 @@ def milliseconds(
         found['predicted_ms'] = model.predict(made.default_cost)
     if setting is not None:
         timed = (setting.device, setting.batch, setting.dtype, setting.train)
-        found['measured_ms'] = measure_latency(*build_scaled(made), *timed, repeats=repeats).median_ms
+        found['measured_ms'] = measure_latency(
+            *build_scaled(made), *timed, repeats=repeats
+        ).median_ms
     return found
 
 
