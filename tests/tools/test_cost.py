@@ -74,7 +74,7 @@ def test_errors_are_one_line(tmp_path, monkeypatch, run):
         (['scalenet-s0', '--resolution', '0'], 'resolution=0 must be an integer of 1 or more'),
         (['scalenet-s0', '--batch', '0'], 'batch=0 must be an integer of 1 or more'),
         (['none.py'], 'config=none.py is not a file'),
-        (['scalenet-s0', '--cfg-options', 'a=1'], '--cfg-options a=1: scalenet-s0 is no config'),
+        (['scalenet-s0', '--cfg-options', 'a=1'], "options=['a=1']: scalenet-s0 is no config"),
         (['cut.json'], 'cut.json: not a JSON file'),
     ):
         result = run(*arguments)
