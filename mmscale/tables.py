@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -54,6 +55,13 @@ def make_table(
         table.add_section()
         table.add_row(*map(text, total), style='bold')
     return table
+
+
+class AsText:
+    """Shows in a notebook what ``print`` shows."""
+
+    def _repr_html_(self) -> str:
+        return f'<pre>{html.escape(str(self))}</pre>'
 
 
 class Printed:

@@ -172,3 +172,13 @@ def test_the_backbone_of_a_config_is_a_backbone():
     config = Path(mmscale.__file__).parent / '.mim/configs/scalenet/digits-s0.py'
     maps = mmscale.build(config, features_only=True, out_indices=0)(torch.zeros(2, 1, 24, 24))
     assert len(maps) == 1 and len(maps[0]) == 2
+
+
+def test_a_notebook_shows_what_is_printed():
+    arch = get_arch('resnet-18')
+    groups = mmscale.channel_groups(nn.Conv2d(3, 8, 1), [torch.zeros(1, 3, 4, 4)])
+    for thing in (arch, groups):
+        assert str(thing).splitlines()[0] in thing._repr_html_()
+    assert 'px, ' in repr(mmscale.scale(arch, 'w', 2)) and 'Block(' not in repr(
+        mmscale.scale(arch, 'w', 2)
+    )

@@ -15,6 +15,7 @@ from mmscale.arch.checks import check_keys, check_schema, choice, integer, numbe
 from mmscale.arch.json_files import read_json
 from mmscale.errors import UsageError
 from mmscale.files import write_json
+from mmscale.tables import AsText
 
 SCHEMA = 1
 
@@ -267,7 +268,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Arch:
+class Arch(AsText):
     """One concrete network as data: immutable, hashable, JSON in and out.
 
     Attributes:

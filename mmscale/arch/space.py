@@ -25,6 +25,7 @@ from mmscale.arch.choices import ScalingChoices, StageChoices
 from mmscale.arch.rounding import Rounding, Scaling
 from mmscale.arch.scaling import apply_scaling, width_rule
 from mmscale.errors import UsageError
+from mmscale.tables import AsText
 
 Genes = NDArray[np.int64]
 
@@ -40,7 +41,7 @@ class Genotype:
     genes: tuple[int, ...]
 
 
-class SearchSpace:
+class SearchSpace(AsText):
     """All base models and scalings that a search may choose from.
 
     A base model has, per network stage, one of the allowed depths and a kernel for each of its

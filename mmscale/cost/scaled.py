@@ -73,7 +73,7 @@ class Network(Protocol):
     resolution: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scaled:
     """A scaled network, the way it was made, and its cost.
 
@@ -104,6 +104,10 @@ class Scaled:
     strategy: str = ''
     factor: float = 1.0
     matched: bool = False
+
+    def __repr__(self) -> str:
+        costs = ', '.join(f'{value:,} {key}' for key, value in asdict(self.cost).items())
+        return f'<{self.label}: {self.resolution} px, {costs}>'
 
     @property
     def arch(self) -> Arch | None:

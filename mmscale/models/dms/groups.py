@@ -10,6 +10,7 @@ import numpy as np
 
 from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
+from mmscale.tables import AsText
 
 ROLES = ('out', 'in', 'through', 'norm')
 GROUP_KINDS = ('width', 'heads', 'head_size', 'embedding')
@@ -138,7 +139,7 @@ class DepthGroup:
 
 
 @dataclass(frozen=True, eq=False)
-class ChannelGroups(Sequence):
+class ChannelGroups(AsText, Sequence):
     """Everything in a network that can get narrower or shallower.
 
     As a sequence it is its width groups.
