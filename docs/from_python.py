@@ -1,8 +1,8 @@
 # %% [markdown]
 # # mmscale from Python
 # Run it cell by cell in a notebook or an editor, or as a script: `python docs/from_python.py`.
-# It takes about twelve minutes on two cores, as it trains a super-supernet; with
-# `--iterations 40` two, and its accuracies then mean nothing.
+# It trains a super-supernet, which takes most of its time; with `--iterations 40` it is over soon,
+# and its accuracies then mean nothing.
 
 # %%
 import argparse

@@ -322,7 +322,8 @@ def find_network(
         return source
     is_module = callable(getattr(source, 'named_modules', None)) and not isinstance(source, type)
     if not is_module and isinstance(getattr(source, 'arch', None), Arch):  # made by scaling
-        return Network(source.label, None, source.arch, shape=shape)
+        name = getattr(source, 'label', type(source).__name__)
+        return Network(name, None, source.arch, shape=shape)
     if _is_result(getattr(source, 'data', None)):  # as load_result has it
         source = source.path
     text = str(source) if isinstance(source, (str, Path)) else None
