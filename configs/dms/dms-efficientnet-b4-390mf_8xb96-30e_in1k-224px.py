@@ -7,9 +7,7 @@ model = dict(
     type='mmscale.DMSModel',
     target=dict(flops=0.39e9),
     input_shape=(3, 224, 224),
-    structure_optimizer=dict(
-        type='mmscale.RMSpropTF', lr=2e-5, alpha=0.9, momentum=0.9, eps=1e-3
-    ),
+    structure_optimizer=dict(type='mmscale.RMSpropTF', lr=2e-5, alpha=0.9, momentum=0.9, eps=1e-3),
     model=dict(
         type='ImageClassifier',
         backbone=dict(

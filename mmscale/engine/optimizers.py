@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @OPTIMIZERS.register_module(name='RMSpropTF')
 def rmsprop_tf(params: Iterable[Tensor | dict], **settings: Any) -> Optimizer:
-    """timm's RMSprop, which steps as TensorFlow's: what EfficientNet recipes mean by RMSprop.
+    """The RMSprop of timm, which steps as TensorFlow's: what recipes of EfficientNets mean by it.
 
     torch's own starts with an average of squared gradients of 0 instead of 1 and adds epsilon
     after the root, so that at the same rates its steps are far larger.
