@@ -24,6 +24,7 @@ from mmscale.engine.hooks import (
     PreemptionHook,
     StrictLoadHook,
 )
+from mmscale.engine.optimizers import rmsprop_tf
 from mmscale.engine.search_loop import SearchLoop
 
 __all__ = [
@@ -48,4 +49,5 @@ __all__ = [
     'SliceParallel',
     'StrictLoadHook',
     'SubnetEvaluator',
+    'rmsprop_tf',
 ]
