@@ -10,10 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / 'mmscale'
 
 # What each package (or module beside them) may import of mmscale, itself and `version` apart.
-GROUND = {'errors', 'files', 'quiet', 'settings', 'tables', 'untrusted'}
+GROUND = {'config_parts', 'errors', 'files', 'quiet', 'settings', 'tables', 'untrusted'}
 BESIDE = {'arch', 'registry'} | GROUND
 MAY_IMPORT = {
     'version': set(),
+    'config_parts': set(),
     'errors': set(),
     'quiet': set(),
     'settings': set(),

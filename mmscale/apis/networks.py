@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
+from mmscale.config_parts import nested_datasets, nested_transforms, type_name
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
@@ -111,10 +112,9 @@ def image_shape(arch: Arch) -> tuple[int, int, int]:
 
 def _pipeline(config: Config) -> list[Mapping]:
     """Transforms of the test images, of datasets in datasets too."""
-    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset.get('pipeline') or config.get('test_pipeline') or []
+    dataset = (config.get('test_dataloader') or {}).get('dataset')
+    pipelines = (part.get('pipeline') for part in nested_datasets(dataset))
+    return next(filter(None, pipelines), None) or config.get('test_pipeline') or []
 
 
 def _sides(size: object) -> tuple[int, int] | None:
@@ -145,8 +145,8 @@ def config_image_shape(config: Config, module: nn.Module) -> tuple[int, int, int
     if isinstance(arch, Arch):
         return image_shape(arch)
     found = None
-    for transform in _pipeline(config):
-        kind = str(transform.get('type')).rpartition('.')[2]
+    for transform in nested_transforms(_pipeline(config)):
+        kind = type_name(transform)
         if kind in ('CenterCrop', 'RandomCrop', 'RandomResizedCrop', 'EfficientNetCenterCrop'):
             found = _sides(transform.get('crop_size') or transform.get('scale')) or found
         elif kind == 'Resize':

@@ -21,6 +21,7 @@ from mmscale.arch import (
     scaling_rule,
 )
 from mmscale.arch.checks import choice, number
+from mmscale.config_parts import type_name
 from mmscale.cost import Constraints, LatencyModel, NotReachable, Scaled, count, match
 from mmscale.cost.scaled import label_of, value_of
 from mmscale.errors import UsageError
@@ -78,7 +79,7 @@ def arch_of(config: Config) -> Arch | None:
         ValueError: The backbone's Arch is not one.
     """
     backbone = backbone_of(config)
-    if backbone is None or backbone.get('type') != 'mmscale.ArchNet':
+    if backbone is None or type_name(backbone) != 'ArchNet':
         return None
     with quiet_imports():
         from mmscale.models.backbones.arch_net import scaled_arch
