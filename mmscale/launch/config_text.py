@@ -12,9 +12,12 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmscale.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 _WIDTH = 99
 # What MMEngine fills in as text. It makes slashes of backslashes, and the quotes around it here
@@ -70,7 +73,10 @@ def base_of(config: str | Path, folder: str | Path) -> str:
     """
     if not os.path.exists(config) and '::' in str(config):
         return str(config)
-    path = os.path.relpath(os.path.realpath(config), os.path.realpath(folder))
+    paths = [os.path.abspath(path) for path in (config, folder)]
+    real = [os.path.realpath(path) for path in paths]
+    # MMEngine goes up by the text of a path, and through a symbolic link that leads elsewhere.
+    path = os.path.relpath(*real) if paths == real else real[0]
     if '::' in path:
         raise UsageError(
             f'{config}: MMEngine takes a path with :: for the config of a package; move it, or '
@@ -79,7 +85,28 @@ def base_of(config: str | Path, folder: str | Path) -> str:
     return path
 
 
-def config_text(settings: Mapping[str, Any], comment: str = '') -> str:
+def child_of(config: Config, folder: str | Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config that changes another one.
+
+    Args:
+        config: Read from a file. That is inherited from, if it is text; a pure-Python config,
+            which MMEngine lets no text inherit from, is taken over as a whole.
+        folder: Where the config will lie.
+        changes: What is merged into the other, as MMEngine does it.
+
+    Raises:
+        UsageError: MMEngine could not find the other config.
+    """
+    if not getattr(config, '_imported_names', None):
+        return dict(_base_=base_of(config.filename, folder), **changes)
+    from mmengine.config import Config
+
+    whole = Config(config.to_dict())
+    whole.merge_from_dict(dict(changes))
+    return whole.to_dict()
+
+
+def settings_text(settings: Mapping[str, Any], comment: str = '') -> str:
     """The text of a config, which MMEngine reads as these very settings.
 
     Args:
@@ -91,7 +118,7 @@ def config_text(settings: Mapping[str, Any], comment: str = '') -> str:
         UsageError: There is something else in the settings; the message names its key.
 
     Example:
-        >>> print(config_text(dict(model=dict(type='ResNet', depth=50), data_root="o'neil")))
+        >>> print(settings_text(dict(model=dict(type='ResNet', depth=50), data_root="o'neil")))
         model = dict(type='ResNet', depth=50)
         data_root = "o'neil"
         <BLANKLINE>

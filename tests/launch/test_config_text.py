@@ -13,8 +13,9 @@ from mmscale.launch.config_text import (
     BesideConfig,
     base_of,
     check_config_folder,
-    config_text,
+    child_of,
     read_config_text,
+    settings_text,
 )
 
 NAMES = [
@@ -51,7 +52,7 @@ def test_any_text_is_written_as_itself(tmp_path):
         nested=dict(a=dict(zip('bcdefgh', NAMES * 2, strict=False))),
     )
     path = tmp_path / 'a.py'
-    path.write_text(config_text(settings, 'A comment\nof two lines'), encoding='utf-8')
+    path.write_text(settings_text(settings, 'A comment\nof two lines'), encoding='utf-8')
     assert read(path) == settings
     assert read_config_text(path.read_text(encoding='utf-8')) == settings
 
@@ -60,7 +61,7 @@ def test_plain_values_keep_their_kind(tmp_path):
     values = [None, True, 1, -2.5, 1e-12, float('inf'), (), (1,), [], {}, [[(1, 2)], {}], b'a']
     settings = dict(values=values, words={'class': 1, 'a-b': 2, 3: 4, None: 5}, empty={}, none=())
     path = tmp_path / 'a.py'
-    path.write_text(config_text(settings))
+    path.write_text(settings_text(settings))
     found = read(path)
     assert found == settings
     assert json.dumps(found['values'][1:6]) == json.dumps(values[1:6])
@@ -70,7 +71,7 @@ def test_plain_values_keep_their_kind(tmp_path):
 def test_types_become_the_names_that_mmengine_finds(tmp_path):
     lazy = LazyObject('torch.nn', 'Linear')
     path = tmp_path / 'a.py'
-    path.write_text(config_text(dict(a=nn.Linear, b=lazy, c=[lazy], d=Path("o'neil"))))
+    path.write_text(settings_text(dict(a=nn.Linear, b=lazy, c=[lazy], d=Path("o'neil"))))
     found = read(path)
     assert found == dict(
         a='torch.nn.modules.linear.Linear', b='torch.nn.Linear', c=['torch.nn.Linear'], d="o'neil"
@@ -79,7 +80,7 @@ def test_types_become_the_names_that_mmengine_finds(tmp_path):
 
 def test_long_values_are_laid_out_one_by_line():
     settings = dict(model=dict(type='A' * 50, parts=[dict(type='B' * 30), dict(type='C' * 50)]))
-    text = config_text(settings)
+    text = settings_text(settings)
     assert text.splitlines()[:3] == ['model = dict(', f"    type='{'A' * 50}',", '    parts=[']
     assert max(map(len, text.splitlines())) < 100
     assert read_config_text(text) == settings
@@ -88,9 +89,9 @@ def test_long_values_are_laid_out_one_by_line():
 @pytest.mark.parametrize('value', [object(), nn.Linear(1, 1), {1, 2}, lambda: 0])
 def test_what_is_no_setting_is_named(value):
     with pytest.raises(UsageError, match=r'model\.a\[1\]: .* is no setting of a config'):
-        config_text(dict(model=dict(a=[0, value])))
+        settings_text(dict(model=dict(a=[0, value])))
     with pytest.raises(UsageError, match="'a b' is no name of a setting"):
-        config_text({'a b': 1})
+        settings_text({'a b': 1})
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -98,7 +99,7 @@ def test_configs_in_any_folder_find_what_lies_beside_them(name, tmp_path):
     folder = tmp_path / name
     folder.mkdir()
     path = folder / 'a.py'
-    path.write_text(config_text(dict(found=[BesideConfig(one) for one in ['x.json', *NAMES]])))
+    path.write_text(settings_text(dict(found=[BesideConfig(one) for one in ['x.json', *NAMES]])))
     if name in NOT_FILLED_IN:
         with pytest.raises(UsageError, match='MMEngine cannot read configs') as error:
             check_config_folder(folder)
@@ -114,7 +115,7 @@ def test_configs_in_any_folder_find_what_lies_beside_them(name, tmp_path):
 def test_what_is_said_not_to_be_filled_in_is_not(name, tmp_path):
     (tmp_path / name).mkdir()
     path = tmp_path / name / 'a.py'
-    path.write_text(config_text(dict(found=BesideConfig('x.json'))))
+    path.write_text(settings_text(dict(found=BesideConfig('x.json'))))
     try:
         found = read(path)['found']
     except Exception as error:  # noqa: BLE001 - of any kind
@@ -128,7 +129,9 @@ def test_a_base_in_any_folder_is_found(name, tmp_path):
     for path in (base, child):
         path.parent.mkdir()
     base.write_text('a = 1\n')
-    child.write_text(config_text(dict(_base_=base_of(base, child.parent), b=2)), encoding='utf-8')
+    child.write_text(
+        settings_text(dict(_base_=base_of(base, child.parent), b=2)), encoding='utf-8'
+    )
     assert read(child) == dict(a=1, b=2)
 
 
@@ -140,3 +143,33 @@ def test_a_base_that_looks_like_a_packages_is_refused(tmp_path):
         base_of(path, tmp_path)
     assert base_of(path, path.parent) == 'base.py'
     assert base_of('mmpretrain::resnet/resnet18_8xb32_in1k.py', tmp_path).startswith('mmpretrain:')
+
+
+def test_a_base_is_found_through_links(tmp_path):
+    (tmp_path / 'disk' / 'deep').mkdir(parents=True)
+    (tmp_path / 'work').symlink_to(tmp_path / 'disk' / 'deep')
+    base = tmp_path / 'base.py'
+    base.write_text('a = 1\n')
+    child = tmp_path / 'work' / 'out' / 'child.py'
+    child.parent.mkdir()
+    child.write_text(settings_text(dict(_base_=base_of(base, child.parent))))
+    assert read(child) == read(child.resolve()) == dict(a=1)
+    other = tmp_path / 'child.py'
+    other.write_text(settings_text(dict(_base_=base_of(child, other.parent))))
+    assert read(other) == dict(a=1)
+
+
+def test_a_child_of_either_style_is_text_that_merges_its_changes(tmp_path):
+    model = 'model = dict(type={}, parts=dict(a=1, b=2), other=dict(c=3))\n'
+    (tmp_path / 'text.py').write_text(model.format("'torch.nn.Linear'"))
+    lazy = 'from torch.nn import Linear\n' + model.format('Linear')
+    (tmp_path / 'lazy.py').write_text(lazy)
+    changes = dict(model=dict(parts=dict(b=4), other=dict(_delete_=True, d=5)), e=6)
+    for name in ('text', 'lazy'):
+        parent = Config.fromfile(tmp_path / f'{name}.py')
+        child = tmp_path / f"{name}'s child.py"
+        child.write_text(settings_text(child_of(parent, tmp_path, changes)))
+        assert read(child) == dict(
+            model=dict(type='torch.nn.Linear', parts=dict(a=1, b=4), other=dict(d=5)), e=6
+        )
+        assert parent.model.parts.b == 2
