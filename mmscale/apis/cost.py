@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.model_cost import count_model
 from mmscale.apis.networks import Network, build_network, find_network, image_shape, quiet_log
 from mmscale.arch import Arch
 from mmscale.arch.checks import integer
@@ -234,22 +235,15 @@ def _closed_form(
 def _counted(network: Network, convention: str, batch: int, compare: bool) -> NetworkCost:
     """Cost of a model, counted from what it runs; its memory comes with it."""
     shape, model = network.image_shape, network.skeleton
-    given: dict[str, Any] = dict(convention=convention)
-    if len(shape) == 1:
-        import torch
-
-        given['inputs'] = (torch.zeros(1, *shape, dtype=torch.long, device='meta'),)
-    else:
-        given.update(input_shape=shape)
     try:
-        counted = count_module(model, batch=batch, **given)
+        counted = count_model(model, shape, convention, batch)
     except ValueError:  # it may need numbers on its way
         model = network.build()
-        counted = count_module(model, batch=batch, **given)
+        counted = count_model(model, shape, convention, batch)
     difference: ToolDifference | str | None = None
     if compare:
         try:
-            difference = explain_difference(model, **given)
+            difference = explain_difference(model, shape, convention=convention)
         except ValueError as error:
             difference = f"MMEngine's FlopAnalyzer: {error}"
     return NetworkCost(

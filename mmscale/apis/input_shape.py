@@ -35,7 +35,7 @@ _SIDES_OF_DATASETS = {'CIFAR10': 32, 'CIFAR100': 32, 'FashionMNIST': 28, 'MNIST'
 # Transforms that do not change the size of an image, and need more than one.
 _LEFT_OUT = re.compile(r'(.*Load|Pack|Collect|DefaultFormat|FilterAnnotations|Albu).*')
 # Transforms of transforms that are done one after the other, and those of which one is chosen.
-_IN_A_ROW = ('Compose', 'KeyMapper', 'RandomApply', 'TransformBroadcaster')
+_IN_A_ROW = ('Compose', 'KeyMapper', 'ProposalBroadcaster', 'RandomApply', 'TransformBroadcaster')
 # Largest number in a pipeline that may be a size in pixels.
 _LARGEST_SIDE = 8192
 

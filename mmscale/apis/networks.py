@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -91,7 +92,8 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
     for place in (_on_meta(), contextlib.nullcontext()) if meta else (contextlib.nullcontext(),):
         try:
             with place, quiet_imports(), DefaultScope.overwrite_default_scope(scope):
-                return MODELS.build(dict(config))
+                # Copied, as some models change the parts that they are built of.
+                return MODELS.build(copy.deepcopy(dict(config)))
         except FOREIGN_ERRORS as error:
             reason = error
     raise UsageError(f'{config.get("type")} cannot be built: {one_line(reason):.300}') from reason
