@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmscale.errors import UsageError
 
@@ -64,9 +64,9 @@ def check_pretrained(runner: Runner) -> None:
     """
     from mmscale.engine.wrappers import unwrapped_model
     from mmscale.models import ArchNet
-    from mmscale.models.checkpoints import key_misfit, load_checkpoint
+    from mmscale.models.checkpoints import load_checkpoint, misfit
 
-    keys: dict[str, set[str]] = {}
+    weights: dict[str, dict[str, Any]] = {}
     for name, module in unwrapped_model(runner).named_modules():
         if isinstance(module, ArchNet):
             module.read_pretrained()
@@ -77,20 +77,24 @@ def check_pretrained(runner: Runner) -> None:
             # What lies elsewhere is read once, by the run.
             if not isinstance(path, str) or '://' in path:
                 continue
-            if path not in keys:
+            if path not in weights:
                 checkpoint = load_checkpoint(path)
                 state = checkpoint.get('state_dict', checkpoint)
                 # As MMEngine's own reading of weights does.
-                keys[path] = {str(key).removeprefix('module.') for key in state}
+                weights[path] = {str(key).removeprefix('module.'): state[key] for key in state}
             prefix = str(setting.get('prefix') or '').rstrip('.')
             start = f'{prefix}.' if prefix else ''
-            found = {key.removeprefix(start) for key in keys[path] if key.startswith(start)}
-            wanted = module.state_dict().keys()
-            if wanted and not found & wanted:
+            found = {
+                key.removeprefix(start): tensor
+                for key, tensor in weights[path].items()
+                if key.startswith(start)
+            }
+            wanted = module.state_dict()
+            if wanted and not found.keys() & wanted.keys():
                 part = f'model.{name}' if name else 'model'
                 raise UsageError(
                     f'{part}.init_cfg.checkpoint={path}, prefix={prefix or None!r}: '
-                    f'{key_misfit(wanted, found or keys[path])}'
+                    f'not one key fits: {misfit(wanted, found or weights[path])}'
                 )
 
 

@@ -278,13 +278,6 @@ def misfit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
     )
 
 
-def key_misfit(wanted: Iterable[str], found: Iterable[str]) -> str:
-    """Says in one line that no key of a checkpoint is one of a model, and what both have."""
-    names = {'the model': sorted(wanted), 'the file': sorted(map(str, found))}
-    shown = (f'{where} has {", ".join([*keys[:2], "..."])}' for where, keys in names.items())
-    return f'not one of its keys is a key of the model ({"; ".join(shown)})'
-
-
 def _beginnings(keys: Iterable[str]) -> str:
     """The distinct first parts of keys, as ``backbone., head.``."""
     return ', '.join(sorted({f'{key.partition(".")[0]}.' for key in keys})[:5]) or 'nothing'

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError, one_line
-from mmscale.models.checkpoints import key_misfit, misfit, unwrapped_state
+from mmscale.models.checkpoints import misfit, unwrapped_state
 from mmscale.registry import HOOKS
 
 
@@ -73,18 +73,21 @@ class FittingLoadHook(Hook):
         model = unwrapped_model(runner)
         wanted = model.state_dict()
         if not wanted.keys() & found.keys():
-            raise UsageError(f'the checkpoint does not fit the model: {key_misfit(wanted, found)}')
+            raise UsageError(f'the checkpoint does not fit the model: {misfit(wanted, found)}')
         if self._all_weights or runner._resume:
             self._check_all(model, state)
 
     def _check_all(self, model: nn.Module, state: dict[str, Any]) -> None:
         wanted = dict(model.named_parameters())
+        difference = ''
         try:
             # Models may know older names and other sizes of their weights when they load them.
-            missing = model.load_state_dict(state, strict=False).missing_keys
+            missing, left_over = model.load_state_dict(state, strict=False)
         except RuntimeError as error:
             difference = misfit(wanted, {**wanted, **state}) or one_line(error)
         else:
-            difference = misfit(wanted, {key: wanted[key] for key in wanted.keys() - {*missing}})
+            if wanted.keys() & {*missing}:
+                loaded = {key: wanted[key] for key in wanted.keys() - {*missing}}
+                difference = misfit(wanted, loaded | {key: state[key] for key in left_over})
         if difference:
             raise UsageError(f'the checkpoint does not fit the model: {difference:.400}')
