@@ -8,6 +8,8 @@ from typing import Any
 
 # Keys under which dataset wrappers hold what they wrap: one dataset, or several.
 _WRAPPED = ('dataset', 'datasets')
+# Metrics whose ``topk`` is of classes; of others it is of images.
+_COUNTED_BY_CLASS = ('Accuracy', 'MultiLabelMetric')
 
 
 def _kind(part: object) -> object:
@@ -113,3 +115,45 @@ def nested_transforms(pipeline: object) -> Iterator[MutableMapping[str, Any]]:
             yield pipeline
         for value in pipeline.values():
             yield from nested_transforms(value)
+
+
+def head_classes(model: object) -> int | None:
+    """How many classes the head of a classifier's config is for; None where nothing says it.
+
+    Args:
+        model: The config, of a classifier or of a model around one (``PrunedModel``, ...).
+
+    Example:
+        >>> head_classes(dict(type='PrunedModel', model=dict(head=dict(num_classes=3))))
+        3
+    """
+    while isinstance(model, Mapping) and isinstance(model.get('model'), Mapping):
+        model = model['model']
+    head = model.get('head') if isinstance(model, Mapping) else None
+    classes = head.get('num_classes') if isinstance(head, Mapping) else None
+    return classes if type(classes) is int else None
+
+
+def with_valid_topk(part: Any, classes: int | None) -> Any:
+    """A head, a metric or a list of metrics without top-k accuracies of more classes than it has.
+
+    Args:
+        part: The config; it is left as it is.
+        classes: How many classes there are; None leaves all as it is.
+
+    Example:
+        >>> with_valid_topk([dict(type='Accuracy', topk=(1, 5))], classes=2)
+        [{'type': 'Accuracy', 'topk': (1,)}]
+    """
+    if classes is None:
+        return part
+    if isinstance(part, (list, tuple)):
+        return type(part)(with_valid_topk(one, classes) for one in part)
+    if not isinstance(part, Mapping) or part.get('topk') is None:
+        return part
+    if type_name(part) not in _COUNTED_BY_CLASS and 'num_classes' not in part:
+        return part
+    topk = part['topk']
+    if isinstance(topk, int):
+        return {**part, 'topk': topk if topk <= classes else 1}
+    return {**part, 'topk': tuple(k for k in topk if k <= classes) or (1,)}

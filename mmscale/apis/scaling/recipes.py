@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from mmscale.config_parts import nested_datasets, nested_transforms, type_name
 from mmscale.cost import Scaled
 from mmscale.errors import UsageError
 from mmscale.files import write_text
+from mmscale.launch.config_text import BesideConfig, base_of, check_config_folder, settings_text
 from mmscale.quiet import quiet_imports
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ def load_recipe(recipe: str) -> Config:
     with quiet_imports():
         from mmengine.config import Config
 
-        path = recipe if '::' in recipe else str(Path(recipe).resolve())
-        return Config.fromstring(f'_base_ = {path!r}\n', '.py')
+        if Path(recipe).is_file():
+            return Config.fromfile(recipe)
+        return Config.fromstring(settings_text(dict(_base_=recipe)), '.py')
 
 
 def _difference(old: Any, new: Any) -> Any:
@@ -136,7 +137,7 @@ def _model_overrides(recipe: Config, network: Scaled) -> dict[str, Any]:
     arch = network.arch
     if arch is None:
         return dict(_delete_=True, **network.network.model)
-    arch_file = '{{ fileDirname }}/archs/' + f'{network.label}.json'
+    arch_file = BesideConfig(f'archs/{network.label}.json')
     backbone: dict[str, Any] = dict(type='mmscale.ArchNet', arch=arch_file)
     if type_name(recipe.model.backbone) == 'ArchNet':
         backbone['scaling'] = None
@@ -178,23 +179,19 @@ def config_text(network: Scaled, recipe: str, folder: Path) -> str:
         recipe: See :func:`recipe_of`.
         folder: Where the config will lie, beside ``archs/`` with the network's JSON file.
     """
-    from mmengine.config import Config
-
-    overrides = Config(_overrides(load_recipe(recipe), network))
+    overrides = _overrides(load_recipe(recipe), network)
     base = recipe
     if _STOCK in recipe:
         base = f'mmpretrain::{recipe.rpartition(_STOCK)[2]}'
-    elif '::' not in recipe:
-        base = Path(os.path.relpath(Path(recipe).resolve(), folder.resolve())).as_posix()
     cost = network.cost
     # A searched family is named after its folder, whatever that is called.
     made = one_line_text(f'{network.name} scaled by {network.strategy}, factor {network.factor:g}')
-    return (
-        f'# {made}: {cost.flops:,} flops,\n'
-        f'# {cost.params:,} params, {cost.acts:,} acts at {network.resolution} px. '
-        'The recipe is the base config.\n'
-        f'_base_ = {base!r}\n\n{overrides.pretty_text}'
+    comment = (
+        f'{made}: {cost.flops:,} flops,\n'
+        f'{cost.params:,} params, {cost.acts:,} acts at {network.resolution} px. '
+        'The recipe is the base config.'
     )
+    return settings_text(dict(_base_=base_of(base, folder), **overrides), comment)
 
 
 def output_files(labels: Sequence[str], folder: Path) -> list[Path]:
@@ -226,12 +223,13 @@ def write_networks(networks: Sequence[Scaled], recipe: str, folder: Path) -> Non
         recipe: See :func:`recipe_of`.
         folder: Made if it is not there; existing files of these names are replaced.
     """
+    check_config_folder(folder)
+    texts = [config_text(network, recipe, folder) for network in networks]
     folder.mkdir(parents=True, exist_ok=True)
-    for network in networks:
+    for network, text in zip(networks, texts, strict=True):
         if network.arch is not None:
             (folder / 'archs').mkdir(exist_ok=True)
             network.arch.save(folder / 'archs' / f'{network.label}.json')
-        text = config_text(network, recipe, folder)
         write_text(folder / f'{network.label}.py', text)
     rows = json.dumps([network.to_json() for network in networks], indent=1)
     write_text(folder / 'networks.json', rows + '\n')
