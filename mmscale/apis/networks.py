@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.input_shape import ASSUMED_SIDE, InputShape, config_input
+from mmscale.apis.packaged_configs import packaged_config
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
@@ -232,15 +233,14 @@ def _timm_network(name: str) -> nn.Module:
     return create(name)
 
 
-def _packaged_config(source: str) -> Config:
+def _packaged_config(source: str, options: Sequence[str]) -> Config:
     """A config that a package ships, as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``."""
     package, _, place = source.partition('::')
-    place = place if place.endswith('.py') else f'{place}.py'
     try:
         with quiet_imports():
             from mmengine.hub import get_config
 
-            return get_config(f'{package}::{place}')
+            return read_config(get_config(f'{package}::{place}'), options)
     except FOREIGN_ERRORS as error:
         raise UsageError(f'{source}: {one_line(error):.300}') from error
 
@@ -256,7 +256,7 @@ def _result_network(path: Path, scaling_stage: int) -> Network:
     return Network(name, str(path), Arch.from_json(member['arch']), member=member)
 
 
-def _is_result(data: object) -> bool:
+def holds_result(data: object) -> bool:
     """Whether the content of a JSON file is meant as the result of a search."""
     return isinstance(data, Mapping) and ('settings' in data or 'scaling_stages' in data)
 
@@ -273,7 +273,8 @@ def find_network(
         source: A preset's name; an Arch, its JSON file or its content, or what scaling made of
             one; the ``result.json`` of a search or its folder; a config (a file in either of
             MMEngine's styles, its content, or ``mmpretrain::NAME`` and ``mmdet::NAME`` of those
-            that the packages ship); ``timm:NAME``; or an ``nn.Module``.
+            that the packages ship, or such a file's name alone); ``timm:NAME``; or an
+            ``nn.Module``.
         options: Overrides of a config, ``KEY=VALUE`` each.
         scaling_stage: Which network of a result; by default the base model.
         shape: Height and width of the images, in the place of what the network is made for.
@@ -291,9 +292,11 @@ def find_network(
     if not is_module and isinstance(getattr(source, 'arch', None), Arch):  # made by scaling
         name = getattr(source, 'label', type(source).__name__)
         return Network(name, None, source.arch, shape=shape)
-    if _is_result(getattr(source, 'data', None)):  # as load_result has it
+    if holds_result(getattr(source, 'data', None)):  # as load_result has it
         source = source.path
     text = str(source) if isinstance(source, (str, Path)) else None
+    if text is not None and preset_name(text) is None and not Path(text).exists():
+        text = packaged_config(text) or text
     path = None if text is None else Path(text)
     found: dict[str, Any] = {}
     is_result = False
@@ -305,12 +308,13 @@ def find_network(
         name = text.removeprefix('timm:')
         found = {'module': _timm_network(name)}
     elif text is not None and '::' in text:
+        text = text if text.endswith('.py') else f'{text}.py'
         name = Path(text.partition('::')[2]).stem
-        found = {'config': _packaged_config(text)}
+        found = {'config': _packaged_config(text, options)}
     elif path is not None and path.suffix == '.py':
         name, found = path.stem, {'config': read_config(text, options)}
     elif path is not None and path.suffix == '.json' and path.is_file():
-        is_result = _is_result(read_json(path))
+        is_result = holds_result(read_json(path))
         name, found = path.stem, {} if is_result else {'arch': get_arch(text)}
     elif text is not None:
         name, arch = find_arch(text)
@@ -331,7 +335,7 @@ def find_network(
         name, found = type(source).__name__, {'module': source}
     else:
         raise UsageError(f'{source!r:.60} is no name, file, Arch, config or module')
-    if options and not (text and text.endswith('.py')):
+    if options and not (text and ('::' in text or text.endswith('.py'))):
         raise UsageError(f'options={list(options)}: {name} is no config')
     if scaling_stage is not None and not is_result:
         raise UsageError(f'scaling stage {scaling_stage}: {source} is no result of a search')
