@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 MODES = ('reference', 'matched')
+HEAD_WIDTHS = ('kept', 'free')
 
 
 def backbone_of(config: Config) -> Mapping | None:
