@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.reports.run_files import result_origin
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import Origin, origin_of, read_origin
 from mmscale.config_parts import nested_datasets, nested_transforms, type_name
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.command_line import read_config
@@ -244,6 +246,17 @@ class Network:
             return self.arch
         found = getattr(getattr(self.skeleton, 'backbone', None), 'arch', None)
         return found if isinstance(found, Arch) else None
+
+    @cached_property
+    def origin(self) -> Origin | None:
+        """The config that it is from and its data, as far as that is known."""
+        if self.config is not None:
+            return origin_of(self.config)
+        path = Path(self.source or '')
+        path = path / 'result.json' if path.is_dir() else path
+        if not path.is_file():
+            return None
+        return read_origin(path) if self.member is None else result_origin(path)
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
