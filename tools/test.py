@@ -132,6 +132,8 @@ def main() -> None:
     """Builds the runner and tests."""
     args = parse_args()
     config = load_config(args)
+    from mmscale.launch.log import run
+
     for name in ('test_cfg', 'test_dataloader', 'test_evaluator'):
         if config.get(name) is None:
             raise UsageError(f'config={args.config} has no {name}')
@@ -147,7 +149,7 @@ def main() -> None:
         evaluator = config.test_evaluator
         evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
         config.test_evaluator = [*evaluators, dict(type='DumpResults', out_file_path=args.out)]
-    metrics = build_runner(config, 'test').test()
+    metrics = run(build_runner(config, 'test'), 'test')
     if args.out_item == 'metrics':
         from mmengine import dump
         from mmengine.dist import is_main_process

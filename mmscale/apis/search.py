@@ -388,6 +388,7 @@ def search_with(config: Config, resume: bool = False, retry_failed: bool = False
         UsageError: It names no super-supernet, or archive, budgets, schedule or disk are at
             fault: nothing that was evaluated is lost.
     """
+    from mmscale.launch.log import run
     from mmscale.launch.runner import build_runner
 
     if not config.get('load_from'):
@@ -397,11 +398,7 @@ def search_with(config: Config, resume: bool = False, retry_failed: bool = False
         )
     config.test_cfg.resume = resume
     config.test_cfg.retry_failed = retry_failed
-    runner = build_runner(config, 'test')
-    try:
-        runner.test()
-    except ValueError as error:
-        raise UsageError(one_line(error)) from error
+    run(build_runner(config, 'test'), 'test')
 
 
 class SavedResult(Printed):
