@@ -42,7 +42,7 @@ def result(tmp_path):
 
 @pytest.fixture
 def fashion(tmp_path):
-    """What a search on Fashion-MNIST leaves of its first scaling stages, with its dumped config."""
+    """What a search on Fashion-MNIST leaves, its dumped config included."""
     base = get_arch(ROOT / 'configs/scalenet/archs/digits-s0.json')
     strategy = SCALENET_STRATEGY[:3]
     archs = [apply_scaling(base, scaling) for scaling in strategy]
@@ -79,7 +79,8 @@ def test_a_searched_family_is_trained_on_its_own_data(fashion, run, tmp_path):
     own = tmp_path / 'retrain.py'
     own.write_text(
         f'_base_ = {str(ROOT / "configs/scalenet/arch-net_digits.py")!r}\n'
-        "train_dataloader = dict(dataset=dict(dataset=dict(type='FashionMNIST', data_root='/d')))\n"
+        "data = dict(type='FashionMNIST', data_root='/d')\n"
+        'train_dataloader = dict(dataset=dict(dataset=data))\n'
     )
     found = run('--from-search', fashion, '--factor', 8, '--out', out, '--data-config', own)
     assert found.returncode == 0, found.stderr
