@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.input_shape import ASSUMED_SIDE, InputShape, config_input
 from mmscale.apis.reports.run_files import result_origin
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
 from mmscale.arch.origin import Origin, origin_of, read_origin
-from mmscale.config_parts import nested_datasets, nested_transforms, type_name
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
@@ -22,9 +22,6 @@ from mmscale.search.result_files import read_result
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
-
-# Side of the input where nothing says another.
-_RESOLUTION = 224
 
 
 def classifier_config(arch: Arch) -> dict[str, Any]:
@@ -112,57 +109,14 @@ def image_shape(arch: Arch) -> tuple[int, int, int]:
     return (arch.stem.in_channels, arch.resolution, arch.resolution)
 
 
-def _pipeline(config: Config) -> list[Mapping]:
-    """Transforms of the test images, of datasets in datasets too."""
-    dataset = (config.get('test_dataloader') or {}).get('dataset')
-    pipelines = (part.get('pipeline') for part in nested_datasets(dataset))
-    return next(filter(None, pipelines), None) or config.get('test_pipeline') or []
-
-
-def _sides(size: object) -> tuple[int, int] | None:
-    """A size of a config, one number or two, as two."""
-    if isinstance(size, int) and not isinstance(size, bool):
-        return (size, size)
-    if isinstance(size, (list, tuple)) and len(size) == 2 and all(type(s) is int for s in size):
-        return (size[0], size[1])
-    return None
-
-
-def config_image_shape(config: Config, module: nn.Module) -> tuple[int, int, int]:
-    """Shape of the images of a config: the ArchNet's, the pipeline's, the backbone's, or 224.
+def config_image_shape(config: Config, module: nn.Module) -> tuple[int, ...]:
+    """Shape of what a config's model gets, see :func:`mmscale.apis.input_shape.config_input`.
 
     Args:
         config: A whole config.
         module: The model built of it.
     """
-    model = config.model
-    while isinstance(model.get('model'), Mapping):  # of a PrunedModel, for one
-        model = model['model']
-    preprocessor = config.get('data_preprocessor') or {}
-    preprocessor = {**preprocessor, **(model.get('data_preprocessor') or {})}
-    backbone = model.get('backbone') or {}
-    channels = len(preprocessor.get('mean') or ()) or backbone.get('in_channels') or 3
-    built = getattr(module, 'backbone', None)
-    arch = getattr(built, 'arch', None)
-    if isinstance(arch, Arch):
-        return image_shape(arch)
-    found = None
-    for transform in nested_transforms(_pipeline(config)):
-        kind = type_name(transform)
-        if kind in ('CenterCrop', 'RandomCrop', 'RandomResizedCrop', 'EfficientNetCenterCrop'):
-            found = _sides(transform.get('crop_size') or transform.get('scale')) or found
-        elif kind == 'Resize':
-            sides = _sides(transform.get('scale'))
-            # OpenMMLab writes a pair as (width, height).
-            found = sides[::-1] if sides else found
-        elif kind == 'ResizeToResolution':
-            found = _sides(transform.get('resolution')) or found
-        elif kind == 'ResizeEdge':
-            found = _sides(transform.get('scale')) or found
-    found = found or _sides(backbone.get('img_size')) or (_RESOLUTION, _RESOLUTION)
-    divisor = preprocessor.get('pad_size_divisor') or 1
-    height, width = (-(-side // divisor) * divisor for side in found)
-    return (channels, height, width)
+    return config_input(config, module).shape
 
 
 def find_arch(source: str) -> tuple[str, Arch]:
@@ -185,9 +139,6 @@ class Network:
         module: The module, if the network was given built.
         member: Its entry in the ``result.json`` of a search, if it is from one.
         shape: Height and width of an image, if the user says them.
-
-    Attributes:
-        shape_source: What says the size of the images, for messages.
     """
 
     def __init__(
@@ -206,7 +157,6 @@ class Network:
         self.member = member
         self._module = module
         self._shape = shape
-        self.shape_source = 'the user' if shape else 'the Arch' if arch else 'the config'
         is_square = shape is None or shape[0] == shape[1]
         if arch is not None and shape is not None and is_square:
             arch = replace(arch, resolution=shape[0])
@@ -258,18 +208,33 @@ class Network:
             return None
         return read_origin(path) if self.member is None else result_origin(path)
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the images that it is made for; or a text's length."""
+        return self._input.shape
+
+    @property
+    def shape_source(self) -> str:
+        """What says the size of the images, for messages."""
+        return self._input.source
+
     @cached_property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images that it is made for."""
+    def _input(self) -> InputShape:
         if self.arch is not None:
-            shape = image_shape(self.arch)
+            found = InputShape(image_shape(self.arch), 'the Arch')
         elif self.config is not None:
-            shape = config_image_shape(self.config, self.skeleton)
+            found = config_input(self.config, self.skeleton)
         else:
             about = getattr(self._module, 'default_cfg', None) or {}  # of timm's networks
-            shape = tuple(about.get('input_size') or (3, _RESOLUTION, _RESOLUTION))
-            self.shape_source = 'timm' if about.get('input_size') else 'an assumption'
-        return shape if self._shape is None else (shape[0], *self._shape)
+            said = tuple(about.get('input_size') or ())
+            found = InputShape(said, 'timm')
+            if not said:
+                found = InputShape((3, ASSUMED_SIDE, ASSUMED_SIDE), 'an assumption')
+        if self._shape is None:
+            return found
+        if len(found.shape) == 1:
+            raise UsageError(f'shape={self._shape}: {self.name} is a language model')
+        return InputShape((found.shape[0], *self._shape), 'the user')
 
 
 def _timm_network(name: str) -> nn.Module:
