@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.input_shape import ASSUMED_SIDE, InputShape, config_input
 from mmscale.apis.packaged_configs import packaged_config
+from mmscale.apis.reports.run_files import result_origin
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import Origin, origin_of, read_origin
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
@@ -199,6 +201,17 @@ class Network:
         return found if isinstance(found, Arch) else None
 
     @cached_property
+    def origin(self) -> Origin | None:
+        """The config that it is from and its data, as far as that is known."""
+        if self.config is not None:
+            return origin_of(self.config)
+        path = Path(self.source or '')
+        path = path / 'result.json' if path.is_dir() else path
+        if not path.is_file():
+            return None
+        return read_origin(path) if self.member is None else result_origin(path)
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height and width of the images that it is made for; or a text's length."""
         return self._input.shape

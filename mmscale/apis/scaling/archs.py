@@ -29,6 +29,7 @@ from mmscale.arch import (
 )
 from mmscale.arch.checks import choice
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import Origin
 from mmscale.config_parts import type_name
 from mmscale.cost import Constraints, LatencyModel, NotReachable, Scaled, count, match
 from mmscale.cost.scaled import label_of, value_of
@@ -112,6 +113,7 @@ class BaseArch:
         divisors: ``channel_divisor`` and ``resolution_divisor`` of matched mode, those that are
             not the defaults.
         recipe: The config that it is from, if it is from one.
+        origin: What its file remembers of the config that it was found by.
     """
 
     name: str
@@ -119,6 +121,7 @@ class BaseArch:
     convention: str = 'pycls'
     divisors: dict[str, int] = field(default_factory=dict)
     recipe: str | None = None
+    origin: Origin | None = None
 
     def present(self, metric: str, latency_model: LatencyModel | None = None) -> float:
         """The base model's own cost in a metric; the latency is predicted by a model.
@@ -241,8 +244,9 @@ def _base_of(
         if convention is not None:
             raise UsageError(f'convention={convention}: a family keeps that of its search')
         return BaseOfFamily(
-            name or source.name, source.base, source.convention, divisors, family=source
-        )
+            name or source.name, source.base, source.convention, divisors, origin=source.origin,
+            family=source,
+        )  # fmt: skip
     network = find_network(source)
     name, arch, recipe = name or network.name, network.arch, None
     if network.config is not None:
@@ -260,7 +264,7 @@ def _base_of(
             return BaseConfig(network.source or name, network.config, name)
     if arch is None:
         arch = _timm_arch(network)
-    return BaseArch(name, arch, convention or 'pycls', divisors, recipe)
+    return BaseArch(name, arch, convention or 'pycls', divisors, recipe, network.origin)
 
 
 @dataclass(frozen=True)
