@@ -14,7 +14,7 @@ from pathlib import Path
 from mmscale.apis.cost import fit_latency
 from mmscale.apis.scaling.archs import networks_to_time, plan_scaling
 from mmscale.apis.scaling.budgets import read_budget
-from mmscale.apis.scaling.common import MODES
+from mmscale.apis.scaling.common import HEAD_WIDTHS, MODES
 from mmscale.apis.scaling.recipes import check_output, recipe_for, write_scaling
 from mmscale.apis.scaling.searched import read_family
 from mmscale.apis.scaling.tables import milliseconds, scaling_tables
@@ -91,6 +91,11 @@ def parse_args() -> argparse.Namespace:
         '--convention',
         choices=CONVENTIONS,
         help='pycls (default) counts bias additions and max-pools too',
+    )
+    parser.add_argument(
+        '--head-width',
+        choices=HEAD_WIDTHS,
+        help='of attention: kept (default), or free to become a third narrower or wider',
     )
     parser.add_argument('--latency-model', type=Path, metavar='FILE', help='predicts times')
     parser.add_argument('--measure', choices=DEVICES, help='time every network there')
@@ -215,6 +220,7 @@ def scale(args: argparse.Namespace) -> None:
             model,
             channel_divisor=args.channel_divisor,
             resolution_divisor=args.resolution_divisor,
+            head_width=args.head_width or 'kept',
         )
         if args.out is not None:
             recipe = recipe_for(plan, args.data_config)

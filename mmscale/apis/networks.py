@@ -249,6 +249,7 @@ def _timm_network(name: str) -> nn.Module:
 def _packaged_config(source: str, options: Sequence[str]) -> Config:
     """A config that a package ships, as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``."""
     package, _, place = source.partition('::')
+    place = place if place.endswith('.py') else f'{place}.py'
     try:
         with quiet_imports():
             from mmengine.hub import get_config
@@ -321,9 +322,9 @@ def find_network(
         name = text.removeprefix('timm:')
         found = {'module': _timm_network(name)}
     elif text is not None and '::' in text:
+        found = {'config': _packaged_config(text, options)}
         text = text if text.endswith('.py') else f'{text}.py'
         name = Path(text.partition('::')[2]).stem
-        found = {'config': _packaged_config(text, options)}
     elif path is not None and path.suffix == '.py':
         name, found = path.stem, {'config': read_config(text, options)}
     elif path is not None and path.suffix == '.json' and path.is_file():
