@@ -10,11 +10,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / 'mmscale'
 
 # What each package (or module beside them) may import of mmscale, itself and `version` apart.
-GROUND = {'errors', 'files', 'quiet', 'settings', 'tables', 'untrusted'}
+GROUND = {'errors', 'files', 'input_size', 'quiet', 'settings', 'tables', 'untrusted'}
 BESIDE = {'arch', 'registry'} | GROUND
 MAY_IMPORT = {
     'version': set(),
     'errors': set(),
+    'input_size': set(),
     'quiet': set(),
     'settings': set(),
     'tables': set(),

@@ -22,6 +22,7 @@ from mmscale.arch.json_files import read_json
 from mmscale.cost import CostTable
 from mmscale.engine.distributed import Ranks
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
+from mmscale.engine.space_settings import check_settings
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError
 from mmscale.files import write_json
@@ -199,6 +200,7 @@ class SearchLoop(BaseLoop):
                 f'{type(self).__name__} needs model.type=mmscale.SuperNetClassifier or '
                 f'mmscale.SuperNetDetector, got {type(model).__name__}'
             )
+        check_settings(runner.cfg)
         self.seed = runner.seed if seed is None else seed
         integer('seed', self.seed, 0)
         self.resume = resume
