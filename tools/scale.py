@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmscale.apis.cost import fit_latency
 from mmscale.apis.scaling.archs import networks_to_time, plan_scaling
+from mmscale.apis.scaling.budgets import read_budget
 from mmscale.apis.scaling.common import MODES
 from mmscale.apis.scaling.recipes import check_output, write_scaling
 from mmscale.apis.scaling.searched import read_family
@@ -44,11 +45,14 @@ FITTED = ('base', 'fit_latency', 'latency_model', 'overwrite', 'device', *TIMED)
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog=f'strategies: {", ".join(SCALING_RULES)}, shares such as d1_w8_g8_r1, or the '
+        epilog=f'strategies: {", ".join(SCALING_RULES)}, shares such as d1_w8_g8_r1, exponents '
+        'such as depth=.2,width=.3,resolution=.1, a JSON or Python file of such rules, or the '
         f'result.json of a search. Networks: {", ".join(preset_names())}.',
     )
     parser.add_argument(
-        'base', nargs='?', help="a network's name, an Arch's or family's JSON file, or a config"
+        'base',
+        nargs='?',
+        help="a network's name, timm:NAME, an Arch's or family's JSON file, or a config",
     )
     parser.add_argument(
         '--from-search',
@@ -58,7 +62,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--strategy', action='append', help='default: dWr; may be repeated')
     parser.add_argument('--alpha', type=float, action='append', help='other members of dWr')
     parser.add_argument('--factor', type=float, action='append', help='times the cost; repeatable')
-    parser.add_argument('--budget', metavar='METRIC=NUMBER', help='matched cost, as flops=4e9')
+    parser.add_argument(
+        '--budget',
+        metavar='METRIC=NUMBER',
+        help='matched cost, as flops=4e9, flops=4G or flops=4x',
+    )
     parser.add_argument(
         '--mode',
         choices=MODES,
@@ -131,16 +139,9 @@ def check_args(args: argparse.Namespace) -> None:
     if args.factor is None and args.budget is None:
         raise UsageError('give --factor, as --factor 4, or --budget, as --budget flops=4e9')
     if args.budget is not None:
-        metric, _, number = args.budget.partition('=')
-        if metric not in METRICS or args.metric not in (None, metric):
-            raise UsageError(
-                f'--budget {args.budget}: expected one of {", ".join(METRICS)}, as flops=4e9'
-            )
-        try:
-            args.budget = float(number)
-        except ValueError:
-            raise UsageError(f'--budget {args.budget}: {number!r} is not a number') from None
-        args.metric, args.mode = metric, args.mode or 'matched'
+        budget = read_budget(args.budget, args.metric)
+        args.metric = budget.metric if '=' in args.budget else args.metric
+        args.mode = args.mode or 'matched'
     if args.mode != 'matched' and args.from_search is None:
         refuse(args, MATCHED, 'needs --mode matched, or a --budget')
     if args.metric == 'latency' and args.latency_model is None:

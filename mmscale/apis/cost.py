@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.model_cost import count_model
 from mmscale.apis.networks import Network, build_network, find_network, image_shape, quiet_log
 from mmscale.arch import Arch
 from mmscale.arch.checks import integer
@@ -46,7 +47,7 @@ class NetworkCost(Printed):
 
     Attributes:
         name: Of the network.
-        shape: Height and width of the image, in pixels.
+        shape: Height and width of the image, in pixels; of a text its length, in tokens.
         shape_source: What says so.
         flops: Multiply-adds.
         params: Trainable numbers.
@@ -61,7 +62,7 @@ class NetworkCost(Printed):
     """
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     shape_source: str
     flops: int
     params: int
@@ -80,11 +81,11 @@ class NetworkCost(Printed):
 
     def to_json(self) -> dict[str, Any]:
         """Returns the cost as plain JSON data."""
-        height, width = self.shape
         data: dict[str, Any] = {
             'name': self.name,
-            'resolution': height if height == width else [height, width],
-            'shape': [height, width],
+            'resolution': self.shape[0] if len({*self.shape}) == 1 else [*self.shape],
+            'shape': [*self.shape],
+            'shape_source': self.shape_source,
             **asdict(self.cost),
             'convention': self.convention,
             'parts': list(self.parts),
@@ -103,8 +104,7 @@ class NetworkCost(Printed):
 
     def renderables(self) -> list[Table | str]:
         """A row per part and the total; then how it was counted, memory and latency."""
-        height, width = self.shape
-        size = f'{height} px' if height == width else f'{height} x {width} px'
+        size = size_text(self.shape)
         shapes = [key for key in ('blocks', 'channels', 'size') if key in self.parts[0]]
         numbers = ('flops', 'params', 'acts')
         rows = [
@@ -120,6 +120,8 @@ class NetworkCost(Printed):
         lines = [f'{self.convention}: {_CONVENTIONS[self.convention]}.']
         if self.shape_source == 'an assumption':
             lines.insert(0, f'Nothing says the size of the images: {size} are assumed.')
+        else:
+            lines.insert(0, f'{size}: said by {self.shape_source}.')
         if self.memory is not None:
             lines.append(self.memory.memory_line)
         if self.latency is not None:
@@ -132,6 +134,19 @@ class NetworkCost(Printed):
         if self.uncounted:
             lines.append(f'Not counted: {", ".join(self.uncounted)}.')
         return [make_table(title, ('part', *shapes, *numbers), rows, total), *lines]
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """The size of an image (height, width) or of a text (length) in words.
+
+    Example:
+        >>> size_text((224, 224)), size_text((800, 1344)), size_text((128,))
+        ('224 px', '800 x 1344 px', '128 tokens')
+    """
+    if len(shape) == 1:
+        return f'{shape[0]} tokens'
+    height, width = shape
+    return f'{height} px' if height == width else f'{height} x {width} px'
 
 
 def get_cost(
@@ -221,10 +236,10 @@ def _counted(network: Network, convention: str, batch: int, compare: bool) -> Ne
     """Cost of a model, counted from what it runs; its memory comes with it."""
     shape, model = network.image_shape, network.skeleton
     try:
-        counted = count_module(model, shape, convention=convention, batch=batch)
+        counted = count_model(model, shape, convention, batch)
     except ValueError:  # it may need numbers on its way
         model = network.build()
-        counted = count_module(model, shape, convention=convention, batch=batch)
+        counted = count_model(model, shape, convention, batch)
     difference: ToolDifference | str | None = None
     if compare:
         try:
@@ -233,7 +248,7 @@ def _counted(network: Network, convention: str, batch: int, compare: bool) -> Ne
             difference = f"MMEngine's FlopAnalyzer: {error}"
     return NetworkCost(
         network.name,
-        shape[1:],
+        shape if len(shape) == 1 else shape[1:],
         network.shape_source,
         **asdict(counted.cost),
         convention=convention,

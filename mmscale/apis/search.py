@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.arch.checks import integer
+from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.errors import UsageError, one_line
 from mmscale.files import write_json
@@ -55,8 +56,7 @@ def check_search(config: Config) -> None:
         UsageError: It has none.
     """
     settings = config.get('test_cfg')
-    loop = settings.get('type', '') if isinstance(settings, dict) else ''
-    if not isinstance(loop, str) or 'Loop' not in loop:
+    if not isinstance(settings, dict) or 'Loop' not in type_name(settings):
         raise UsageError(
             f'config={config.filename} has no search: test_cfg.type must be mmscale.SearchLoop'
         )
@@ -116,7 +116,7 @@ def plan_search(config: Config) -> PlannedSearch:
         seed = (config.get('randomness') or {}).get('seed') or 0
     settings = {key: value for key, value in settings.items() if key not in LOOP_KEYS}
     model = config.get('model')
-    is_detector = isinstance(model, dict) and model.get('type') == 'mmscale.SuperNetDetector'
+    is_detector = isinstance(model, dict) and type_name(model) == 'SuperNetDetector'
     keys = ('detector', 'backbone', 'space') if is_detector else ('backbone', 'space')
     space = model
     for key in keys:
@@ -386,6 +386,7 @@ def search_with(config: Config, resume: bool = False, retry_failed: bool = False
         UsageError: It names no super-supernet, or archive, budgets, schedule or disk are at
             fault: nothing that was evaluated is lost.
     """
+    from mmscale.launch.log import run
     from mmscale.launch.runner import build_runner
 
     if not config.get('load_from'):
@@ -395,11 +396,7 @@ def search_with(config: Config, resume: bool = False, retry_failed: bool = False
         )
     config.test_cfg.resume = resume
     config.test_cfg.retry_failed = retry_failed
-    runner = build_runner(config, 'test')
-    try:
-        runner.test()
-    except ValueError as error:
-        raise UsageError(one_line(error)) from error
+    run(build_runner(config, 'test'), 'test')
 
 
 class SavedResult(Printed):

@@ -19,6 +19,7 @@ from mmengine.runner.base_loop import BaseLoop
 
 from mmscale.arch.checks import integer
 from mmscale.arch.json_files import read_json
+from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.engine.distributed import Ranks
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
@@ -98,8 +99,8 @@ def build_search(
     if not isinstance(search, dict):
         raise UsageError(f'search={search!r:.60} must be a dict with type')
     settings = dict(search)
-    name = str(settings.pop('type', None))
-    search_class = SEARCHES.module_dict.get(name.removeprefix('mmscale.'))
+    name = str(settings.get('type'))
+    search_class = SEARCHES.module_dict.get(type_name(settings.pop('type', None)))
     if search_class is None:
         known = ', '.join(f'mmscale.{known}' for known in SEARCHES.module_dict)
         raise UsageError(f'search.type={name!r:.60} is not one of {known}')

@@ -53,6 +53,10 @@ _LOCK = threading.RLock()
 _torch_load = torch.load
 # What of a safetensors file's own words is read: an export has them in weights.pth too.
 _WORDS = ('arch', 'name', 'mmscale')
+# What torch calls the module inside of its wrappers.
+_WRAPPERS = {'_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module'}
+# Of MMEngine's and torch's averages of weights, beside ``module.``.
+_COUNTERS = {'steps', 'n_averaged'}
 
 
 def _trusts_files() -> bool:
@@ -227,6 +231,33 @@ def _check_checksums(path: str) -> None:
                 damaged = records.testzip()
             if damaged is not None:
                 raise ValueError(f'the checksum of {damaged} does not match')
+
+
+def unwrapped_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights by the names that a network itself gives them, whatever was around it.
+
+    Names that torch reserves for wrappers (``_orig_mod`` of ``torch.compile``, FSDP's, that of
+    gradient checkpointing) go wherever they are. ``module.`` goes if all keys begin with it, a
+    counter of averaged steps apart: a network may have a part of that name.
+
+    Args:
+        state: Weights by their names; it is left as it is.
+
+    Example:
+        >>> list(unwrapped_state({'module._orig_mod.fc.weight': torch.zeros(1)}))
+        ['fc.weight']
+    """
+    found = {
+        '.'.join(part for part in key.split('.') if part not in _WRAPPERS): tensor
+        for key, tensor in state.items()
+    }
+    if len(found) < len(state):  # two of one name: these are no wrappers
+        return dict(state)
+    weights = {key: tensor for key, tensor in found.items() if key not in _COUNTERS}
+    while weights and all(key.startswith('module.') for key in weights):
+        weights = {key.removeprefix('module.'): tensor for key, tensor in weights.items()}
+        found = weights
+    return found
 
 
 def misfit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:

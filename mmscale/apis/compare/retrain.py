@@ -93,6 +93,7 @@ def run_job(job: RetrainJob) -> dict:
     ):
         from mmengine.config import Config
 
+        from mmscale.launch.log import run
         from mmscale.launch.runner import build_runner
 
         _forget_other_settings(job)
@@ -104,8 +105,8 @@ def run_job(job: RetrainJob) -> dict:
         # Runners are known by name, and several jobs share a process.
         config.experiment_name = f'{job.name}-{time.time_ns()}'
         runner = build_runner(config, 'train')
-        runner.train()
-        metrics = runner.test()
+        run(runner, 'train')
+        metrics = run(runner, 'test')
     result = {
         'accuracy': metrics['accuracy/top1'],
         'images': len(runner.test_dataloader.dataset),

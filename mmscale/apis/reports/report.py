@@ -14,6 +14,7 @@ import numpy as np
 from mmscale.apis.networks import find_network
 from mmscale.apis.reports.run_files import RunFiles, read_run
 from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace
+from mmscale.config_parts import type_name
 from mmscale.cost import count
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.search import pareto_front
@@ -193,7 +194,7 @@ def _add(report: Report, run: RunFiles, part: Callable[[RunFiles, Report], None]
 def _is_pareto(run: RunFiles) -> bool:
     if run.result is not None:
         return run.result.get('kind') == 'pareto'
-    return _setting(run, 'type') in ('mmscale.ParetoSearch', 'mmscale.ParetoLoop')
+    return type_name(_setting(run, 'type')) in ('ParetoSearch', 'ParetoLoop')
 
 
 def _setting(run: RunFiles, key: str) -> Any:
@@ -440,7 +441,7 @@ def _sampling(run: RunFiles, report: Report) -> None:
 
 def _sampler_of(run: RunFiles) -> HierarchicalSampler | None:
     model, hooks = run.config['model'], run.config.get('custom_hooks') or []
-    hook = next((h for h in hooks if h.get('type') == 'mmscale.HierarchicalSamplerHook'), None)
+    hook = next((h for h in hooks if type_name(h) == 'HierarchicalSamplerHook'), None)
     seed = (run.config.get('randomness') or {}).get('seed')
     if hook is None or hook.get('seed', seed) is None:
         return None

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mmscale.config_parts import type_name
 from mmscale.launch.config_text import read_config_text
 from mmscale.search import Archive
 from mmscale.search.archive import MOST_LINE_BYTES
@@ -66,7 +67,7 @@ class RunFiles:
     def is_supernet(self) -> bool:
         """Whether a super-supernet is or was trained here."""
         model = self.config.get('model')
-        is_supernet = isinstance(model, dict) and model.get('type') == 'mmscale.SuperNetClassifier'
+        is_supernet = isinstance(model, dict) and type_name(model) == 'SuperNetClassifier'
         return is_supernet and bool(self.config.get('train_cfg'))
 
 

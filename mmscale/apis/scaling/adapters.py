@@ -19,6 +19,7 @@ from mmscale.apis.networks import build_module
 from mmscale.arch import PYCLS_ROUNDING, Rounding, Scaling
 from mmscale.arch.checks import integer
 from mmscale.arch.pycls import compatible_widths, scaled_group_width
+from mmscale.config_parts import type_name, type_scope
 from mmscale.cost import Cost, count_module
 from mmscale.errors import UsageError
 
@@ -154,7 +155,7 @@ def find_adapter(backbone: Mapping[str, Any]) -> Adapter:
     Raises:
         ValueError: There is none.
     """
-    scope, _, name = str(backbone.get('type')).rpartition('.')
+    scope, name = type_scope(backbone), type_name(backbone)
     if name in _AS_ARCH and scope in ('', 'mmpretrain', 'mmscale'):
         raise UsageError(
             f'backbone.type={name}: its config takes only named archs; {_AS_ARCH[name]} instead'

@@ -7,8 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmscale.apis.networks import build_network, find_arch, find_network, image_shape
+from mmscale.apis.networks import (
+    build_network,
+    find_network,
+    holds_result,
+    image_shape,
+)
+from mmscale.apis.scaling.budgets import read_budget
 from mmscale.apis.scaling.common import MODES, backbone_of
+from mmscale.apis.scaling.rule_files import read_rules
 from mmscale.apis.scaling.searched import FoundFamily, read_family
 from mmscale.arch import (
     PYCLS_ROUNDING,
@@ -20,16 +27,19 @@ from mmscale.arch import (
     fast_rule,
     scaling_rule,
 )
-from mmscale.arch.checks import choice, number
+from mmscale.arch.checks import choice
+from mmscale.arch.json_files import read_json
+from mmscale.config_parts import type_name
 from mmscale.cost import Constraints, LatencyModel, NotReachable, Scaled, count, match
 from mmscale.cost.scaled import label_of, value_of
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.quiet import quiet_imports
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
+    from mmscale.apis.networks import Network
     from mmscale.apis.scaling.backbones import BaseConfig
 
 # Networks that a runtime model is fitted on: acts, flops and params grow in different proportions.
@@ -47,8 +57,9 @@ def find_rules(
     """Looks rules up.
 
     Args:
-        strategies: Names as of :func:`mmscale.arch.scaling_rule`; rules; or files
-            ``result.json``, whose searched strategy is fitted by a rule.
+        strategies: Names as of :func:`mmscale.arch.scaling_rule`; rules; files
+            ``result.json``, whose searched strategy is fitted by a rule; or files of rules, see
+            :func:`mmscale.apis.scaling.rule_files.read_rules`.
         alphas: Other shares of fast scaling, in the place of ``dWr`` and ``dWr_gfix``.
 
     Raises:
@@ -57,8 +68,12 @@ def find_rules(
     """
     rules = []
     for strategy in strategies:
-        if isinstance(strategy, str) and strategy.endswith('.json'):
-            rules.append(read_family(strategy).rule())
+        if isinstance(strategy, str) and strategy.endswith(('.json', '.py')):
+            path = Path(strategy)
+            is_rules = path.suffix == '.py' or (
+                path.is_file() and not holds_result(read_json(path))
+            )
+            rules += read_rules(path) if is_rules else [read_family(path).rule()]
         elif alphas and (isinstance(strategy, ScalingRule) or strategy.startswith('dWr')):
             rules += [scaling_rule(strategy, alpha) for alpha in alphas]
         else:
@@ -78,7 +93,7 @@ def arch_of(config: Config) -> Arch | None:
         ValueError: The backbone's Arch is not one.
     """
     backbone = backbone_of(config)
-    if backbone is None or backbone.get('type') != 'mmscale.ArchNet':
+    if backbone is None or type_name(backbone) != 'ArchNet':
         return None
     with quiet_imports():
         from mmscale.models.backbones.arch_net import scaled_arch
@@ -120,7 +135,7 @@ class BaseArch:
         cost = count(self.arch, self.convention)
         return Scaled(
             self.arch, Scaling(), 1.0, cost, 'flops', cost.flops, cost.flops,
-            name=self.name, strategy='base',
+            name=self.name, strategy='base', convention=self.convention,
         )  # fmt: skip
 
     def reference(self, rule: ScalingRule, factor: float) -> Scaled:
@@ -130,7 +145,7 @@ class BaseArch:
         cost, target = count(arch, self.convention), factor * self.present('flops')
         return Scaled(
             arch, scaling, factor, cost, 'flops', target, cost.flops,
-            name=self.name, strategy=rule.name, factor=factor,
+            name=self.name, strategy=rule.name, factor=factor, convention=self.convention,
         )  # fmt: skip
 
     def matched(
@@ -198,6 +213,23 @@ class BaseOfFamily(BaseArch):
             return solve(rule.scaling)
 
 
+def _timm_arch(network: Network) -> Arch:
+    """The Arch of a module that is timm's.
+
+    Raises:
+        UsageError: None is known.
+    """
+    from mmscale.models.timm_networks import from_timm
+
+    try:
+        return from_timm(network.build())[0]
+    except (ImportError, ValueError) as error:
+        raise UsageError(
+            f'{network.name} cannot be scaled: it is neither an Arch nor the model of a config, '
+            f'nor a network of timm that an Arch is known of ({one_line(error):.120})'
+        ) from None
+
+
 def _base_of(
     source: str | Path | dict | Arch | FoundFamily,
     name: str | None,
@@ -227,9 +259,7 @@ def _base_of(
                 )
             return BaseConfig(network.source or name, network.config, name)
     if arch is None:
-        raise UsageError(
-            f'{name} cannot be scaled: it is neither an Arch nor the model of a config'
-        )
+        arch = _timm_arch(network)
     return BaseArch(name, arch, convention or 'pycls', divisors, recipe)
 
 
@@ -296,7 +326,10 @@ class ScalingPlan:
             rule, factor, target, self.metric, self.tolerance, self.constraints,
             self.latency_model,
         )  # fmt: skip
-        return replace(made, name=self.base.name, strategy=rule.name, factor=factor)
+        return replace(
+            made, name=self.base.name, strategy=rule.name, factor=factor,
+            convention=self.base.convention,
+        )  # fmt: skip
 
     def sweep(self) -> list[Scaled]:
         """The base model under fast scaling of several alphas, in reference mode."""
@@ -307,6 +340,10 @@ class ScalingPlan:
         ]
 
 
+def _said(budget: object) -> str:
+    return f'budget={budget:g}' if isinstance(budget, (int, float)) else f'budget={budget!r:.60}'
+
+
 def plan_scaling(
     base: str | Path | dict | Arch | FoundFamily,
     strategies: str | ScalingRule | Sequence[str | ScalingRule] | None = None,
@@ -314,7 +351,7 @@ def plan_scaling(
     alphas: float | Sequence[float] = (),
     mode: str | None = None,
     metric: str | None = None,
-    budget: float | None = None,
+    budget: float | str | Mapping[str, float | str] | None = None,
     tolerance: float = 0.01,
     constraints: Constraints = Constraints(),  # noqa: B008 - immutable
     convention: str | None = None,
@@ -338,7 +375,8 @@ def plan_scaling(
         metric: What is to be multiplied: ``flops``, ``params``, ``acts`` or ``latency``; the
             rules of reference mode are about flops. By default ``flops``, for a family what its
             search's budgets were about.
-        budget: Wanted cost, in the place of factors; matched mode alone.
+        budget: Wanted cost, in the place of factors; matched mode alone. Or ``flops=4G`` and
+            ``flops=4x``, see :func:`mmscale.apis.scaling.budgets.read_budget`.
         tolerance: Largest relative deviation from a budget, in matched mode.
         constraints: Caps that a network has to keep to, in matched mode.
         convention: See :func:`mmscale.cost.count`; by default ``pycls``. Backbones with an
@@ -356,14 +394,16 @@ def plan_scaling(
     if not isinstance(constraints, Constraints):
         raise UsageError(f'constraints={constraints!r:.60} must be mmscale.cost.Constraints')
     family = base if isinstance(base, FoundFamily) else None
-    metric = metric or (family.metric if family else 'flops')
+    metric = metric or (family.metric if family else None)
+    wanted = None if budget is None else read_budget(budget, metric)
+    metric = metric or ('flops' if wanted is None else wanted.metric)
     solves = family is not None or budget is not None or metric != 'flops'
     mode = choice('mode', mode or ('matched' if solves else 'reference'), MODES)
     divisors = {'channel_divisor': channel_divisor, 'resolution_divisor': resolution_divisor}
     divisors = {key: value for key, value in divisors.items() if value is not None}
     if mode == 'reference':
         if metric != 'flops' or budget is not None:
-            given = f'metric={metric}' if budget is None else f'budget={budget:g}'
+            given = f'metric={metric}' if budget is None else _said(budget)
             raise UsageError(
                 f'{given} needs mode=matched: reference mode does not solve for a cost'
             )
@@ -391,11 +431,11 @@ def plan_scaling(
         for factor in factors:
             rule.scaling(factor)  # refuses a bad one
     present = found.present(metric, latency_model)
-    if budget is not None:
-        number('budget', budget, above=0)
+    if wanted is not None:
         if factors:
-            raise UsageError(f'budget={budget:g} and factor={factors[0]:g}: give one of them')
-        targets = [(budget / present, budget)]
+            raise UsageError(f'{_said(budget)} and factor={factors[0]:g}: give one of them')
+        target = wanted.value * present if wanted.is_multiple else wanted.value
+        targets = [(target / present, target)]
     elif factors:
         targets = [(factor, factor * present) for factor in factors]
     else:
@@ -408,7 +448,7 @@ def scale(
     strategies: str | ScalingRule | Sequence[str | ScalingRule] | None = None,
     factors: float | Sequence[float] = (),
     *,
-    budget: float | None = None,
+    budget: float | str | Mapping[str, float | str] | None = None,
     mode: str | None = None,
     metric: str | None = None,
     alphas: float | Sequence[float] = (),
@@ -429,7 +469,7 @@ def scale(
         base: See :func:`plan_scaling`, as the other arguments.
         strategies: One or several; by default ``dWr``.
         factors: Wanted multiples of the base model's cost, one or several.
-        budget: Wanted cost, in the place of factors.
+        budget: Wanted cost, in the place of factors: ``4e9``, ``flops=4G`` or ``flops=4x``.
         mode: ``reference`` or ``matched``; a budget or another metric than flops means the latter.
         metric: What is to be multiplied: ``flops``, ``params``, ``acts`` or ``latency``.
         alphas: Other members of ``dWr``.
@@ -472,7 +512,7 @@ def networks_to_time(base: str | None = None) -> dict[str, Arch]:
     """The handful of networks that a runtime model is fitted on.
 
     Args:
-        base: A network as of :func:`mmscale.arch.get_arch`; by default three.
+        base: A network as of :func:`mmscale.apis.networks.find_network`; by default three.
 
     Returns:
         Every base and its scalings by ``d``, ``w`` and ``r`` at 2, by name.
@@ -482,8 +522,10 @@ def networks_to_time(base: str | None = None) -> dict[str, Arch]:
     """
     archs = {}
     for source in _TIMED_BASES if base is None else (base,):
-        name, arch = find_arch(source)
-        archs[name] = arch
-        for network in scale(arch, _TIMED_RULES, 2.0, name=name):
+        found = _base_of(source, None, None, {})
+        if not isinstance(found, BaseArch):
+            raise UsageError(f'{found.name}: a runtime model is fitted on Archs alone')
+        archs[found.name] = found.arch
+        for network in scale(found.arch, _TIMED_RULES, 2.0, name=found.name):
             archs[network.label] = network.arch
     return archs

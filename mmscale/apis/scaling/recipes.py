@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import mmscale
 from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
+from mmscale.config_parts import nested_datasets, nested_transforms, type_name
 from mmscale.cost import Scaled
 from mmscale.errors import UsageError
 from mmscale.files import write_text
+from mmscale.launch.config_text import BesideConfig, base_of, check_config_folder, settings_text
 from mmscale.quiet import quiet_imports
 
 if TYPE_CHECKING:
@@ -88,31 +89,35 @@ def load_recipe(recipe: str) -> Config:
     with quiet_imports():
         from mmengine.config import Config
 
-        path = recipe if '::' in recipe else str(Path(recipe).resolve())
-        return Config.fromstring(f'_base_ = {path!r}\n', '.py')
+        if Path(recipe).is_file():
+            return Config.fromfile(recipe)
+        return Config.fromstring(settings_text(dict(_base_=recipe)), '.py')
 
 
-def _pipelines(dataset: object) -> list[tuple[str, ...]]:
-    """Where the pipelines of a dataset config are, those of datasets in datasets too."""
-    if not isinstance(dataset, Mapping):
-        return []
-    found = [('pipeline',)] if dataset.get('pipeline') else []
-    return found + [('dataset', *keys) for keys in _pipelines(dataset.get('dataset'))]
+def _difference(old: Any, new: Any) -> Any:
+    """What a child config has to say to make one value of another; nothing of what is alike.
 
-
-def _kind(transform: Mapping) -> str:
-    return str(transform.get('type')).rpartition('.')[2]
+    MMEngine merges dicts, and replaces lists.
+    """
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    changed = [key for key in new if key not in old or old[key] != new[key]]
+    return {key: _difference(old.get(key), new[key]) for key in changed}
 
 
 def _resized(pipeline: list, resolution: int) -> list:
     """A pipeline for another input size; what is resized before the crop keeps its ratio."""
-    pipeline = copy.deepcopy(pipeline)
+    resized = copy.deepcopy(pipeline)
     for sizes in (_CROPS, _SIZES):
-        inputs = [t[sizes[_kind(t)]] for t in pipeline if _kind(t) in sizes]
+        inputs = [
+            one[sizes[type_name(one)]]
+            for one in nested_transforms(pipeline)
+            if type_name(one) in sizes
+        ]
         if inputs:
             break
     else:
-        return pipeline
+        return resized
     before = inputs[-1] if isinstance(inputs[-1], int) else max(inputs[-1])
 
     def size(value: Any) -> Any:
@@ -120,11 +125,11 @@ def _resized(pipeline: list, resolution: int) -> list:
             return tuple(size(part) for part in value)
         return round(value * resolution / before) if value > 0 else value
 
-    for transform in pipeline:
-        key = _SIZES.get(_kind(transform))
+    for old, new in zip(nested_transforms(pipeline), nested_transforms(resized), strict=True):
+        key = _SIZES.get(type_name(old))
         if key is not None:
-            transform[key] = size(transform[key])
-    return pipeline
+            new[key] = size(old[key])
+    return resized
 
 
 def _model_overrides(recipe: Config, network: Scaled) -> dict[str, Any]:
@@ -132,9 +137,9 @@ def _model_overrides(recipe: Config, network: Scaled) -> dict[str, Any]:
     arch = network.arch
     if arch is None:
         return dict(_delete_=True, **network.network.model)
-    arch_file = '{{ fileDirname }}/archs/' + f'{network.label}.json'
+    arch_file = BesideConfig(f'archs/{network.label}.json')
     backbone: dict[str, Any] = dict(type='mmscale.ArchNet', arch=arch_file)
-    if recipe.model.backbone.type == backbone['type']:
+    if type_name(recipe.model.backbone) == 'ArchNet':
         backbone['scaling'] = None
     else:
         backbone['_delete_'] = True
@@ -152,19 +157,17 @@ def _overrides(recipe: Config, network: Scaled) -> dict[str, Any]:
         imports.append('mmscale.models')
         overrides['custom_imports'] = dict(imports=imports, allow_failed_imports=False)
     overrides['model'] = _model_overrides(recipe, network)
-    hooks = [hook.get('type') for hook in recipe.get('custom_hooks') or ()]
-    if 'mmscale.InputResolutionHook' in hooks:
+    if 'InputResolutionHook' in map(type_name, recipe.get('custom_hooks') or ()):
         return overrides  # it sets the pipelines' sizes from the Arch
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         dataset = (recipe.get(loader) or {}).get('dataset')
-        for keys in _pipelines(dataset):
-            pipeline = dataset
-            for key in keys:
-                pipeline = pipeline[key]
-            part: Any = _resized(pipeline, network.resolution)
-            for key in reversed(('dataset', *keys)):
-                part = {key: part}
-            overrides[loader] = part
+        resized = copy.deepcopy(dataset)
+        # From the old to the new: a part that occurs twice may be one object.
+        for old, new in zip(nested_datasets(dataset), nested_datasets(resized), strict=True):
+            if old.get('pipeline'):
+                new['pipeline'] = _resized(old['pipeline'], network.resolution)
+        if resized != dataset:
+            overrides[loader] = dict(dataset=_difference(dataset, resized))
     return overrides
 
 
@@ -176,23 +179,19 @@ def config_text(network: Scaled, recipe: str, folder: Path) -> str:
         recipe: See :func:`recipe_of`.
         folder: Where the config will lie, beside ``archs/`` with the network's JSON file.
     """
-    from mmengine.config import Config
-
-    overrides = Config(_overrides(load_recipe(recipe), network))
+    overrides = _overrides(load_recipe(recipe), network)
     base = recipe
     if _STOCK in recipe:
         base = f'mmpretrain::{recipe.rpartition(_STOCK)[2]}'
-    elif '::' not in recipe:
-        base = Path(os.path.relpath(Path(recipe).resolve(), folder.resolve())).as_posix()
     cost = network.cost
     # A searched family is named after its folder, whatever that is called.
     made = one_line_text(f'{network.name} scaled by {network.strategy}, factor {network.factor:g}')
-    return (
-        f'# {made}: {cost.flops:,} flops,\n'
-        f'# {cost.params:,} params, {cost.acts:,} acts at {network.resolution} px. '
-        'The recipe is the base config.\n'
-        f'_base_ = {base!r}\n\n{overrides.pretty_text}'
+    comment = (
+        f'{made}: {cost.flops:,} flops,\n'
+        f'{cost.params:,} params, {cost.acts:,} acts at {network.resolution} px. '
+        'The recipe is the base config.'
     )
+    return settings_text(dict(_base_=base_of(base, folder), **overrides), comment)
 
 
 def output_files(labels: Sequence[str], folder: Path) -> list[Path]:
@@ -224,12 +223,13 @@ def write_networks(networks: Sequence[Scaled], recipe: str, folder: Path) -> Non
         recipe: See :func:`recipe_of`.
         folder: Made if it is not there; existing files of these names are replaced.
     """
+    check_config_folder(folder)
+    texts = [config_text(network, recipe, folder) for network in networks]
     folder.mkdir(parents=True, exist_ok=True)
-    for network in networks:
+    for network, text in zip(networks, texts, strict=True):
         if network.arch is not None:
             (folder / 'archs').mkdir(exist_ok=True)
             network.arch.save(folder / 'archs' / f'{network.label}.json')
-        text = config_text(network, recipe, folder)
         write_text(folder / f'{network.label}.py', text)
     rows = json.dumps([network.to_json() for network in networks], indent=1)
     write_text(folder / 'networks.json', rows + '\n')

@@ -31,11 +31,15 @@ class Skip(nn.Module):
     """Stands where a block was: hands on its first argument.
 
     Args:
+        block: The block; what it says of itself in plain values stays, as callers may ask for it.
         as_tuple: Whether in a tuple, as the block did.
     """
 
-    def __init__(self, as_tuple: bool = False) -> None:
+    def __init__(self, block: nn.Module, as_tuple: bool = False) -> None:
         super().__init__()
+        for name, value in vars(block).items():
+            if not name.startswith('_') and isinstance(value, str | int | float | tuple):
+                setattr(self, name, value)
         self.as_tuple = as_tuple
 
     def forward(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | tuple[torch.Tensor]:
@@ -210,7 +214,7 @@ def apply_pruning(model: nn.Module, pruning: Pruning) -> nn.Module:
         for name in pruning.removed:
             place = f'removed: {name}'
             block = model.get_submodule(name)
-            replace_submodule(model, name, Skip(full_name(type(block)) in TUPLE_BLOCKS))
+            replace_submodule(model, name, Skip(block, full_name(type(block)) in TUPLE_BLOCKS))
         for name, counts in pruning.counts.items():
             place = f'counts.{name}'
             set_counts(model.get_submodule(name), counts)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
+from mmscale.errors import UsageError, one_line
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, Member
 from mmscale.models.dms.residual import depth_groups
 from mmscale.models.dms.trial import sound_groups
+from mmscale.models.dms.walk import Reached, Walk, map_indices, walks
 
 _DECLARE = (
     'declare its groups with mmscale.models.dms.declare_groups(network, grouper), as '
@@ -51,61 +52,95 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
     # Its own pruner would do: groups are all that is asked of it.
     layer_norm = torch_pruning.PrunerBox[torch_pruning.ops.OPTYPE.LN]
     graph.register_customized_layer(nn.RMSNorm, layer_norm)
-    leaving: set[Any] = set()
-
-    def forward(twin: nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
-        # Not before: networks with frozen stages freeze them again with every change of mode.
-        output = twin.requires_grad_(True)(*inputs)
-        leaving.update(leaf.grad_fn for leaf in tree_leaves(output) if torch.is_tensor(leaf))
-        return output
-
+    tracing = _Tracing()
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter('ignore')
             # On a copy, with all weights trainable: frozen ones would hide groups.
             twin = copy.deepcopy(model)
-            graph.build_dependency(twin, list(inputs), forward_fn=forward, verbose=False)
-            found = list(graph.get_all_groups())
-    except FOREIGN_ERRORS as error:
+            try:
+                graph.build_dependency(twin, list(inputs), forward_fn=tracing.run, verbose=False)
+            except (ArithmeticError, LookupError):
+                if not hasattr(graph, 'module2node'):
+                    raise  # the model's own
+                map_indices(graph)
+            found = list(walks(graph))
+            depths = depth_groups(model, inputs)
+    except Exception as error:  # whatever the model's own code raises
         raise UsageError(
             f'{type(model).__name__} cannot be traced ({one_line(error):.200}); {_DECLARE}'
         ) from error
-    unseen = [
+    unused = [
         name
         for name, module in twin.named_modules()
-        if isinstance(module, (_ConvNd, nn.Linear)) and module not in graph.module2node
+        if isinstance(module, (_ConvNd, nn.Linear))
+        and not any(id(parameter) in tracing.used for parameter in module.parameters())
     ]
-    if unseen:
+    if unused:
         raise UsageError(
-            f'{type(model).__name__} cannot be traced: {", ".join(unseen[:5])} took no part in '
+            f'{type(model).__name__} cannot be traced: {", ".join(unused[:5])} took no part in '
             f'the forward pass, so it is not known what they share; {_DECLARE}'
         )
     order = {name: number for number, (name, _) in enumerate(twin.named_modules())}
     names = {module: name for name, module in twin.named_modules()}
     names |= {parameter: name for name, parameter in twin.named_parameters()}
     widths: dict[str, ChannelGroup] = {}
-    for group in found:
-        if not any(
-            dep.target.grad_fn in leaving and graph.is_out_channel_pruning_fn(dep.handler)
-            for dep, _ in group
-        ):
-            width = _group(graph, group, names, order, widths.keys())
-            if width is not None:
-                widths[width.name] = width
+    lost = []
+    for walk in found:
+        if any(place.makes and place.node.grad_fn in tracing.leaving for place in walk.reached):
+            continue
+        group = _group(walk, names, order, widths.keys())
+        if group is not None:
+            widths[group.name] = group
+        else:
+            lost.append(names[walk.root])
     groups = ChannelGroups(
-        tuple(sorted(widths.values(), key=lambda group: order[group.name])),
-        depth_groups(model, inputs),
+        tuple(sorted(widths.values(), key=lambda group: order[group.name])), depths
     )
     sound = sound_groups(model, groups, inputs)
-    lost = [name for name in groups.by_name if name not in sound.by_name]
+    lost = [name for name in lost if name not in sound.by_name]
+    lost += [name for name in groups.by_name if name not in sound.by_name]
     if lost:
         warnings.warn(
-            f'{type(model).__name__}: {len(lost)} of {len(groups.all)} groups stay whole, as '
-            'something works on their channels that tracing does not understand: '
+            f'{type(model).__name__}: {len(lost)} of {len(sound.all) + len(lost)} groups stay '
+            'whole, as something works on their channels that tracing does not understand: '
             f'{", ".join(lost[:5])}{", ..." * (len(lost) > 5)}; to prune them, {_DECLARE}',
             stacklevel=3,
         )
     return sound
+
+
+class _Tracing(TorchFunctionMode):
+    """Runs a model for Torch-Pruning, and notes what that does not.
+
+    Attributes:
+        leaving: Operations that give an output of the model.
+        used: Identities of the tensors that operations were given: a layer's weight can be used
+            by a function, without a call of the layer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leaving: set[Any] = set()
+        self.used: set[int] = set()
+
+    def run(self, twin: nn.Module, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The outputs of a forward pass that have a gradient."""
+        # Not before: networks with frozen stages freeze them again with every change of mode.
+        twin.requires_grad_(True)
+        with self:
+            leaves = tree_leaves(twin(*inputs))
+        outputs = [leaf for leaf in leaves if torch.is_tensor(leaf) and leaf.grad_fn is not None]
+        if not outputs:
+            raise UsageError('no output has a gradient, under torch.no_grad perhaps')
+        self.leaving.update(output.grad_fn for output in outputs)
+        return outputs
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        self.used.update(map(id, tree_leaves((args, kwargs))))
+        return function(*args, **(kwargs or {}))
 
 
 def _role(layer: nn.Module | nn.Parameter, makes: bool) -> str | None:
@@ -127,109 +162,69 @@ def _role(layer: nn.Module | nn.Parameter, makes: bool) -> str | None:
     return None
 
 
-@dataclass
-class _Place:
-    """What one layer has of a group: channels by element of the group's root."""
-
-    role: str
-    dim: int | None = None
-    parts: int = 1
-    channels: dict[int, set[int]] = field(default_factory=dict)
-
-
-def _places(graph: Any, found: Iterable[Any], names: dict[Any, str]) -> dict[tuple, _Place] | None:
-    """Where a group of Torch-Pruning's lies, or None if a layer in it has to keep its width."""
-    places: dict[tuple, _Place] = {}
-    for item in found:
-        layer = item.dep.target.module
+def _places(walk: Walk, names: dict[Any, str]) -> dict[tuple[str, str], Reached] | None:
+    """Where the channels of a walk lie, or None if a layer in it has to keep its width."""
+    places: dict[tuple[str, str], Reached] = {}
+    for place in walk.reached:
+        layer = place.node.module
         if layer not in names:
             continue  # an operation, or a part of the model without weights
         if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
             continue  # one slope for all channels
-        role = _role(layer, graph.is_out_channel_pruning_fn(item.dep.handler))
+        role = _role(layer, place.makes)
         if role is None:
             return None
-        place = _Place(role)
-        if isinstance(layer, nn.Parameter):
-            place.dim = item.dep.target.pruning_dim - layer.dim()
-        elif role in ('out', 'in'):
-            place.parts = getattr(layer, 'groups', 1)
-        place = places.setdefault((names[layer], role), place)
-        for root, channel in zip(item.root_idxs, item.idxs, strict=True):
-            place.channels.setdefault(root, set()).add(channel)
-    return places
+        places[names[layer], role] = place
+    return places if any(role == 'in' for _, role in places) else None
 
 
-def _one_by_one(graph: Any, found: Any) -> Iterator[Any]:
-    """A group found from each of its root's channels alone.
-
-    Torch-Pruning forgets, of a group as a whole, that two channels of the root lead to one place
-    (halves that are multiplied with each other); from one channel it finds all that goes with it.
-    """
-    root = found[0].dep
-    for channel in found[0].idxs:
-        for item in graph.get_pruning_group(root.target.module, root.handler, [channel]):
-            item.root_idxs = [channel] * len(item.idxs)
-            yield item
+def _slots(place: Reached) -> int:
+    """Channels of each group of the convolution at a place; 0 of others, and of depthwise ones."""
+    layer = place.node.module
+    if not isinstance(layer, _ConvNd) or layer.groups == 1 or layer.groups == layer.in_channels:
+        return 0
+    return (layer.out_channels if place.makes else layer.in_channels) // layer.groups
 
 
 def _group(
-    graph: Any, found: Any, names: dict[Any, str], order: dict[str, int], taken: Collection[str]
+    walk: Walk, names: dict[Any, str], order: dict[str, int], taken: Collection[str]
 ) -> ChannelGroup | None:
-    """A group of Torch-Pruning's as ours, or None if its width has to stay.
+    """What a walk has found as a group, or None if its elements cannot go one by one.
 
     It is named after the first layer that makes its channels, and no other's: parts of a layer's
     outputs may be groups of their own.
     """
-    places = _places(graph, found, names)
-    if not places or not any(role == 'in' for _, role in places):
+    places = _places(walk, names)
+    if places is None or not walk.is_whole:
         return None
-    members = _members(places)
-    if members is None:
-        members = _members(_places(graph, _one_by_one(graph, found), names))
-    if members is None:
+    elements = walk.elements(_slots)
+    if len(elements) == 1 < len(walk.reached[0].owners):
         return None
+    members = []
+    for (name, role), place in places.items():
+        rows = _rows(place, elements)
+        if rows is None:
+            return None
+        layer = place.node.module
+        is_parameter = isinstance(layer, nn.Parameter)
+        dim = place.node.pruning_dim - layer.dim() if is_parameter else None
+        members.append(Member(name, role, rows, dim))
     members.sort(key=lambda member: order.get(member.module, len(order)))
     makers = [member.module for member in members if member.role == 'out']
     name = next((maker for maker in makers if maker not in taken), None)
     if name is None:
         return None
-    return ChannelGroup(name, len(members[0].indices), tuple(members))
+    return ChannelGroup(name, len(elements), tuple(members))
 
 
-def _members(places: dict[tuple, _Place]) -> list[Member] | None:
-    """Members of a group, or None if its elements are not all alike."""
-    elements = _elements(list(places.values()))
-    members = []
-    for (name, role), place in places.items():
-        rows = [sorted(set().union(*(place.channels.get(r, ()) for r in e))) for e in elements]
-        if len({len(row) for row in rows}) != 1 or not rows[0]:
-            return None
-        members.append(Member(name, role, np.array(rows), place.dim))
-    return members
-
-
-def _elements(places: list[_Place]) -> list[list[int]]:
-    """Elements of the root that can only go together, as they share a channel somewhere.
-
-    The groups of a convolution lose the same slots, so that they stay equal.
-    """
-    roots = sorted(set().union(*(place.channels for place in places)))
-    leader = {root: root for root in roots}
-
-    def find(root: int) -> int:
-        while leader[root] != root:
-            leader[root] = root = leader[leader[root]]
-        return root
-
-    for place in places:
-        width = max(max(channels) for channels in place.channels.values()) + 1
-        owner: dict[int, int] = {}
-        for root, channels in place.channels.items():
-            for channel in channels:
-                first = find(owner.setdefault(channel % (width // place.parts), root))
-                leader[find(root)] = first
-    elements: dict[int, list[int]] = {}
-    for root in roots:
-        elements.setdefault(find(root), []).append(root)
-    return list(elements.values())
+def _rows(place: Reached, elements: list[list[int]]) -> np.ndarray | None:
+    """Channels of each element at a place; None if these are not equally many."""
+    element_of = np.empty(sum(map(len, elements)), np.int64)
+    for number, element in enumerate(elements):
+        element_of[element] = number
+    channels = np.flatnonzero(place.owners >= 0)
+    owners = element_of[place.owners[channels]]
+    counts = np.bincount(owners, minlength=len(elements))
+    if counts.min() != counts.max():
+        return None
+    return channels[owners.argsort(kind='stable')].reshape(len(elements), -1)

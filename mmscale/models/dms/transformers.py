@@ -156,7 +156,7 @@ def swin_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelG
 
 
 def llama_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelGroups:
-    """Groups of transformers' LlamaForCausalLM.
+    """Groups of transformers' LlamaForCausalLM and its relatives, Mistral and Qwen2 and Qwen3.
 
     Heads are those of keys and values with the queries that share them. Elements of the head
     size are the pairs that the rotary embedding turns, which all layers share.
@@ -169,7 +169,7 @@ def llama_groups(model: nn.Module, prefix: str, consumers: Consumers) -> Channel
     size = model.get_submodule(f'{prefix}model.layers.0.self_attn').head_dim
     queries = np.arange(shared * size).reshape(heads, -1)
     keys = np.arange(heads * size).reshape(heads, size)
-    pairs = {rows: np.arange(rows * size).reshape(rows, 2, -1) for rows in (heads, shared)}
+    pairs = {rows: np.arange(rows * size).reshape(rows, 2, -1) for rows in (1, heads, shared)}
     pairs = {
         rows: index.transpose(2, 0, 1).reshape(size // 2, -1) for rows, index in pairs.items()
     }
@@ -196,6 +196,11 @@ def llama_groups(model: nn.Module, prefix: str, consumers: Consumers) -> Channel
             Member(f'{attention}.k_proj', 'out', pairs[heads]),
             Member(f'{attention}.v_proj', 'out', pairs[heads]),
             Member(f'{attention}.o_proj', 'in', pairs[shared]),
+            *(
+                Member(f'{attention}.{norm}', 'norm', pairs[1])
+                for norm in ('q_norm', 'k_norm')
+                if hasattr(model.get_submodule(attention), norm)
+            ),
         ]
         counts.append((attention, 'head_dim', 2))
         widths.append(_hidden(model, f'{prefix}{mlp}', ('gate_proj', 'up_proj'), 'down_proj'))
@@ -298,6 +303,9 @@ GROUPERS = {
     'mmpretrain.models.backbones.vision_transformer.VisionTransformer': vit_groups,
     'mmpretrain.models.backbones.swin_transformer.SwinTransformer': swin_groups,
     'transformers.models.llama.modeling_llama.LlamaForCausalLM': llama_groups,
+    'transformers.models.mistral.modeling_mistral.MistralForCausalLM': llama_groups,
+    'transformers.models.qwen2.modeling_qwen2.Qwen2ForCausalLM': llama_groups,
+    'transformers.models.qwen3.modeling_qwen3.Qwen3ForCausalLM': llama_groups,
     'transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel': gpt2_groups,
 }
 

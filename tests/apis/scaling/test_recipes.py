@@ -166,7 +166,7 @@ def test_a_config_of_an_arch_net_is_its_own_recipe(tmp_path):
     networks = scale('scalenet-s1', ['w'], [2])
     write_networks(networks, str(own), tmp_path)
     config = Config.fromfile(tmp_path / f'{networks[0].label}.py')
-    assert config.model.backbone.drop_path_rate == 0.25
+    assert config.model.head.type == 'mmscale.DropoutClsHead'
     assert get_arch(config.model.backbone.arch) == networks[0].arch
     assert config.model.head.in_channels == networks[0].arch.feature_channels
     rows = json.loads((tmp_path / 'networks.json').read_text(encoding='utf-8'))
@@ -188,6 +188,38 @@ def test_sizes_before_the_crop_keep_their_ratio():
         dict(type='Resize', scale=(40, -1))
     ]
     assert _resized([dict(type='PackInputs')], 40) == [dict(type='PackInputs')]
+
+
+def test_every_dataset_in_a_dataset_gets_the_size(tmp_path):
+    base = tmp_path / 'base.py'
+    base.write_text(
+        """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=64),
+)
+crop = dict(type='CenterCrop', crop_size=128)
+part = dict(type='CustomDataset', pipeline=[dict(type='LoadImageFromFile'), crop])
+flips = [dict(type='RandomApply', prob=0.5, transforms=[crop])]
+both = dict(type='ConcatDataset', datasets=[dict(part, data_root='a'), dict(part, pipeline=flips)])
+train_dataloader = dict(batch_size=2, dataset=dict(type='RepeatDataset', times=2, dataset=both))
+test_dataloader = dict(dataset=dict(type='ClassBalancedDataset', oversample_thr=1, dataset=part))
+""",
+        encoding='utf-8',
+    )
+    config = Config.fromfile(base)
+    base_model = BaseConfig(str(base), config)
+    assert base_model.network.resolution == 128
+    network = base_model.reference(ScalingRule('r', 0, 0, 0.5), 4)
+    assert network.resolution == 256
+    write_networks([network], str(base), tmp_path / 'out')
+    child = Config.fromfile(tmp_path / 'out' / f'{network.label}.py')
+    for loader in ('train_dataloader', 'test_dataloader'):
+        text = json.dumps(config[loader].to_dict()).replace(' 128', ' 256')
+        assert child[loader].to_dict() == json.loads(text)
 
 
 def test_networks_without_a_name_have_a_recipe_too():

@@ -1,6 +1,7 @@
 """Networks of every kind that groups are declared or traced for, built small or at full width."""
 
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import mmscale.models  # noqa: F401
 
 IMAGES = (2, 3, 64, 64)
+LANGUAGE_MODELS = ('LLaMA', 'Mistral', 'Qwen2', 'Qwen3', 'GPT-2')
 
 
 def classifier(head='LinearClsHead', pooling=True, **backbone):
@@ -55,20 +57,19 @@ def conv_next():
     return classifier(type='ConvNeXt', arch=arch, width=40, pooling=False)
 
 
-def llama():
+def llama(family='Llama', **options):
     transformers = pytest.importorskip('transformers')
-    config = transformers.LlamaConfig(
+    config = getattr(transformers, f'{family}Config')(
         vocab_size=50,
         hidden_size=48,
         intermediate_size=40,
         num_hidden_layers=2,
         num_attention_heads=8,
         num_key_value_heads=4,
-        head_dim=12,
-        use_cache=False,
         tie_word_embeddings=True,
+        **options,
     )
-    return transformers.LlamaForCausalLM(config)
+    return getattr(transformers, f'{family}ForCausalLM')(config)
 
 
 def gpt2():
@@ -109,7 +110,10 @@ NETWORKS = {
     ),
     'Swin': (swin, (21, 168 + 2 * (2 + 12 + 96 + 3 + 16 + 192 + 4 + 24 + 384), 3, 6)),
     # The embedding and the size of heads, and of each layer heads and the hidden width.
-    'LLaMA': (llama, (6, 48 + 6 + 2 * (4 + 40), 1, 2)),
+    'LLaMA': (partial(llama, use_cache=False, head_dim=12), (6, 48 + 6 + 2 * (4 + 40), 1, 2)),
+    'Mistral': (partial(llama, 'Mistral', sliding_window=3), (6, 48 + 3 + 2 * (4 + 40), 1, 2)),
+    'Qwen2': (partial(llama, 'Qwen2'), (6, 48 + 3 + 2 * (4 + 40), 1, 2)),
+    'Qwen3': (partial(llama, 'Qwen3', head_dim=12), (6, 48 + 6 + 2 * (4 + 40), 1, 2)),
     'GPT-2': (gpt2, (5, 48 + 2 * (4 + 192), 1, 2)),
 }
 
@@ -130,7 +134,7 @@ def network(request):
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
     inputs = [torch.randn(IMAGES)]
-    if request.param in ('LLaMA', 'GPT-2'):
+    if request.param in LANGUAGE_MODELS:
         inputs = [torch.randint(50, (2, 7))]
     return request.param, model.eval(), inputs, expected
 

@@ -28,7 +28,7 @@ from mmscale.models.dms import (
 from mmscale.models.dms.groups import runs
 from mmscale.models.dms.traced import traced_groups
 
-TRANSFORMERS = ('ViT', 'DeiT', 'Swin', 'LLaMA')
+TRANSFORMERS = ('ViT', 'DeiT', 'Swin', 'LLaMA', 'Mistral', 'Qwen2', 'Qwen3')
 IMAGE = [torch.zeros(1, 3, 32, 32)]
 
 

@@ -4,11 +4,13 @@ import warnings
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from mmscale.apis.pruning import channel_groups, prune
+from mmscale.errors import UsageError
 
 IMAGES = (torch.zeros(2, 3, 8, 8),)
 
@@ -146,3 +148,109 @@ def test_blocks_of_a_plain_sequential_have_a_name():
     assert (depth.name, depth.blocks) == ('1', ('1', '2'))
     small, _ = prune(model, IMAGES, {'1': 0.5})
     assert small(*IMAGES).shape == (2, 2, 8, 8)
+
+
+class PositionAttention(nn.Module):
+    """Attention over the positions of a map, whose values also go through a convolution (PSA)."""
+
+    def __init__(self, width=8, heads=2):
+        super().__init__()
+        self.heads = heads
+        self.stem, self.last = nn.Conv2d(3, width, 1), nn.Conv2d(width, 2, 1)
+        self.qkv, self.proj = nn.Conv2d(width, 2 * width, 1), nn.Conv2d(width, width, 1)
+        self.position = nn.Conv2d(width, width, 3, padding=1, groups=width)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        q, k, v = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1)).split([2, 2, 4], dim=2)
+        y = v @ (q.transpose(-2, -1) @ k).softmax(-1).transpose(-2, -1)
+        return self.last(x + self.proj(y.reshape(x.shape) + self.position(v.reshape(x.shape))))
+
+
+class GroupedQueries(nn.Module):
+    """Attention whose two heads of queries share keys and values, and an MLP after it."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.q, self.kv = nn.Linear(width, 8), nn.Linear(width, 8)
+        self.o, self.last = nn.Linear(8, width), nn.Linear(width, 3)
+        self.up, self.down = nn.Linear(width, 12), nn.Linear(12, width)
+
+    def forward(self, x):
+        q = self.q(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        kv = self.kv(x).unflatten(-1, (1, 8)).transpose(1, 2)[:, :, None]
+        k, v = kv.expand(-1, 1, 2, -1, 8).flatten(1, 2).split([4, 4], dim=-1)
+        y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.o(y)
+        return self.last(x + self.down(self.up(x).relu()))
+
+
+def shuffle_net():
+    return torchvision.models.shufflenet_v2_x0_5(num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ('build', 'shape', 'whole', 'widths'),
+    [
+        (PositionAttention, (1, 3, 8, 8), {'stem', 'position'}, set()),
+        (GroupedQueries, (1, 5, 8), {'q', 'kv'}, {'up'}),
+        # Of each unit the branch alone; what is shuffled stays.
+        (
+            shuffle_net,
+            (1, 3, 32, 32),
+            {'stage2.3.branch2.5', 'stage3.7.branch2.5', 'stage4.3.branch2.5'},
+            {'conv1.0', 'stage2.1.branch2.0', 'stage4.3.branch2.0'},
+        ),
+    ],
+)
+def test_channels_that_go_in_circles_come_to_an_end(build, shape, whole, widths):
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape)]
+    model = build()
+    with pytest.warns(UserWarning, match='stay whole, as .* to prune them, declare') as caught:
+        groups = channel_groups(model, inputs)
+    assert all(name in str(caught[0].message) for name in whole)
+    assert not whole & groups.by_name.keys()
+    assert widths <= groups.by_name.keys()
+
+
+class ByFunction(nn.Module):
+    """Layers whose weights are used without a call of the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 8), nn.Linear(8, 6), nn.Linear(6, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = functional.linear(self.first(x), self.second.weight)
+        x = self.third(x)
+        return self.last(self.attention(x, x, x)[0])
+
+
+def test_layers_that_functions_use_are_no_reason_to_refuse():
+    with pytest.warns(UserWarning, match='stay whole'):
+        groups = channel_groups(ByFunction(), [torch.randn(1, 5, 8)])
+    assert not groups.by_name.keys() & {'second', 'third', 'attention.out_proj'}
+
+
+class Odd(Exception):
+    """An error of a network's own."""
+
+
+class Failing(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error, self.layer = error, nn.Linear(8, 2)
+
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            raise self.error
+        return self.layer(x)
+
+
+@pytest.mark.parametrize('error', [Odd('lost'), StopIteration(), RecursionError('deep')])
+def test_whatever_goes_wrong_is_one_sentence(error):
+    with pytest.raises(UsageError, match=f'Failing cannot be traced .{type(error).__name__}.*dec'):
+        channel_groups(Failing(error), [torch.randn(1, 8)])
