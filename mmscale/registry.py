@@ -17,6 +17,7 @@ MODELS = _child(mmengine_registry.MODELS, 'models')
 HOOKS = _child(mmengine_registry.HOOKS, 'engine')
 LOOPS = _child(mmengine_registry.LOOPS, 'engine')
 MODEL_WRAPPERS = _child(mmengine_registry.MODEL_WRAPPERS, 'engine')
+OPTIMIZERS = _child(mmengine_registry.OPTIMIZERS, 'engine')
 OPTIM_WRAPPERS = _child(mmengine_registry.OPTIM_WRAPPERS, 'engine')
 TASK_UTILS = _child(mmengine_registry.TASK_UTILS, 'engine')
 

@@ -20,7 +20,18 @@ def parse_args() -> argparse.Namespace:
         help="a preset's name, an Arch's JSON file, a config (.py), timm:NAME, "
         'mmpretrain::CONFIG, or the result.json of a search',
     )
-    parser.add_argument('--resolution', type=int, help='side of the input, in pixels')
+    parser.add_argument('--resolution', type=int, help='side of a square image, in pixels')
+    parser.add_argument(
+        '--shape',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help="height and width of the image (default: what the network's own test pipeline makes)",
+    )
+    parser.add_argument(
+        '--scaling-stage', type=int, metavar='J',
+        help="which network of a search's result (default: the base model)",
+    )  # fmt: skip
     parser.add_argument(
         '--convention',
         choices=CONVENTIONS,
@@ -35,6 +46,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--memory', action='store_true', help='count memory also of a preset or an Arch'
+    )
+    parser.add_argument(
+        '--compare',
+        action='store_true',
+        help="say what MMEngine's FlopAnalyzer counts, and why (a config's model is really run)",
     )
     add_config_options(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON object')
@@ -55,7 +71,9 @@ def main() -> None:
             args.latency,
             args.memory,
             args.cfg_options,
-            compare=True,
+            args.shape,
+            args.compare,
+            args.scaling_stage,
         )
     show(cost, args.json)
 

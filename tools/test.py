@@ -8,6 +8,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmscale.config_parts import innermost_datasets
 from mmscale.errors import UsageError
 from mmscale.launch.command_line import (
     add_common_arguments,
@@ -108,27 +109,31 @@ def draw_predictions(config: Config, args: argparse.Namespace) -> None:
     config.default_hooks['visualization'] = hook
 
 
+def mirrored(pipeline: list) -> list:
+    """The pipeline of images and their mirror images."""
+    *pipeline, pack = copy.deepcopy(pipeline)
+    if 'meta_keys' in pack:
+        pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
+    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+    return [*pipeline, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
 def augment(config: Config) -> None:
-    """Puts test-time augmentation around the model and into the test pipeline."""
+    """Puts test-time augmentation around the model and into the test pipelines."""
     model = config.get('tta_model') or TTA_MODELS[scope_of(config, '--tta')]
-    dataset = config.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    pipeline = config.get('tta_pipeline')
-    if pipeline is None:
-        *pipeline, pack = copy.deepcopy(dataset.pipeline)
-        if 'meta_keys' in pack:
-            pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
-        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-        pipeline.append(dict(type='TestTimeAug', transforms=[flips, [pack]]))
+    for dataset in innermost_datasets(config.test_dataloader.dataset):
+        if not (config.get('tta_pipeline') or dataset.get('pipeline')):
+            raise UsageError('--tta: test_dataloader.dataset has no pipeline to augment')
+        dataset.pipeline = config.get('tta_pipeline') or mirrored(dataset.pipeline)
     config.model = dict(**model, module=config.model)
-    dataset.pipeline = pipeline
 
 
 def main() -> None:
     """Builds the runner and tests."""
     args = parse_args()
     config = load_config(args)
+    from mmscale.launch.log import run
+
     for name in ('test_cfg', 'test_dataloader', 'test_evaluator'):
         if config.get(name) is None:
             raise UsageError(f'config={args.config} has no {name}')
@@ -144,7 +149,7 @@ def main() -> None:
         evaluator = config.test_evaluator
         evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
         config.test_evaluator = [*evaluators, dict(type='DumpResults', out_file_path=args.out)]
-    metrics = build_runner(config, 'test').test()
+    metrics = run(build_runner(config, 'test'), 'test')
     if args.out_item == 'metrics':
         from mmengine import dump
         from mmengine.dist import is_main_process

@@ -43,6 +43,8 @@ def main() -> None:
     """Builds the runner and trains."""
     args = parse_args()
     config = load_config(args)
+    from mmscale.launch.log import run
+
     if config.get('train_cfg') is None:
         raise UsageError(f'config={args.config} has no train_cfg')
     if args.resume is not None:
@@ -62,7 +64,7 @@ def main() -> None:
                 f'--auto-scale-lr: config={args.config} has no auto_scale_lr.base_batch_size'
             )
         config.auto_scale_lr.enable = True
-    build_runner(config, 'train').train()
+    run(build_runner(config, 'train'), 'train')
 
 
 if __name__ == '__main__':

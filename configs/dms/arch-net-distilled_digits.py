@@ -8,7 +8,7 @@ model = dict(
         type='ImageClassifier',
         backbone=dict(
             type='mmscale.ArchNet',
-            arch='{{ fileDirname }}/../scalenet/archs/digits-s2.json',
+            arch="""{{ fileDirname }}/../scalenet/archs/digits-s2.json""",
             channels_last=True,
         ),
         neck=dict(type='GlobalAveragePooling'),

@@ -1,32 +1,16 @@
-# EfficientNet-B0 scaled by dWr to twice its flops, trained by mmpretrain's recipe for B0.
-_base_ = 'mmpretrain::efficientnet/efficientnet-b0_8xb32_in1k.py'
-custom_imports = dict(
-    imports=['mmscale.models', 'mmscale.datasets', 'mmscale.engine'], allow_failed_imports=False
-)
+# EfficientNet-B0 scaled by dWr to twice its flops, trained by the recipe of pycls' EfficientNets:
+# that of its RegNets with another batch, learning rate and weight decay, and without precise BN.
+_base_ = './regnety-400mf-fast-4x_8xb128_in1k.py'
 
 model = dict(
     backbone=dict(
-        _delete_=True,
-        type='mmscale.ArchNet',
         arch='EfficientNet-B0',
-        scaling=dict(depth=2**0.1, width=2**0.4, resolution=2**0.05, rule='pycls'),
+        scaling=dict(depth=2**0.1, width=2**0.4, group_width=None, resolution=2**0.05),
     ),
     head=dict(in_channels=1688),
 )
 
-# The crops have the resolution of the backbone's Arch.
 custom_hooks = [dict(type='mmscale.InputResolutionHook')]
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='mmscale.RandomResizedCropToResolution', interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='mmscale.CenterCropToResolution', crop_ratio=0.875, interpolation='bicubic'),
-    dict(type='PackInputs'),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+train_dataloader = dict(batch_size=32)
+optim_wrapper = dict(optimizer=dict(lr=0.4, weight_decay=1e-5))
+auto_scale_lr = dict(base_batch_size=256)

@@ -1,3 +1,3 @@
 _base_ = './arch-net_digits.py'
 
-model = dict(backbone=dict(arch='{{ fileDirname }}/archs/digits-s0.json'))
+model = dict(backbone=dict(arch="""{{ fileDirname }}/archs/digits-s0.json"""))

@@ -1,3 +1,3 @@
 _base_ = './scalenet-s0_8xb128_in1k.py'
 
-model = dict(backbone=dict(arch='scalenet-s3', drop_path_rate=0.35))
+model = dict(backbone=dict(arch='scalenet-s3'), head=dict(dropout=0.3))

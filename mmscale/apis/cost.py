@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.model_cost import count_network
 from mmscale.apis.networks import Network, build_network, find_network, image_shape, quiet_log
 from mmscale.arch import Arch
 from mmscale.arch.checks import integer
@@ -26,7 +27,7 @@ from mmscale.cost import (
     this_device,
 )
 from mmscale.errors import UsageError
-from mmscale.tables import Printed, make_table
+from mmscale.tables import Printed, make_table, size_text
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -46,7 +47,7 @@ class NetworkCost(Printed):
 
     Attributes:
         name: Of the network.
-        shape: Height and width of the image, in pixels.
+        shape: Height and width of the image, in pixels; of a text its length, in tokens.
         shape_source: What says so.
         flops: Multiply-adds.
         params: Trainable numbers.
@@ -61,7 +62,7 @@ class NetworkCost(Printed):
     """
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     shape_source: str
     flops: int
     params: int
@@ -80,11 +81,11 @@ class NetworkCost(Printed):
 
     def to_json(self) -> dict[str, Any]:
         """Returns the cost as plain JSON data."""
-        height, width = self.shape
         data: dict[str, Any] = {
             'name': self.name,
-            'resolution': height if height == width else [height, width],
-            'shape': [height, width],
+            'resolution': self.shape[0] if len({*self.shape}) == 1 else [*self.shape],
+            'shape': [*self.shape],
+            'shape_source': self.shape_source,
             **asdict(self.cost),
             'convention': self.convention,
             'parts': list(self.parts),
@@ -103,8 +104,7 @@ class NetworkCost(Printed):
 
     def renderables(self) -> list[Table | str]:
         """A row per part and the total; then how it was counted, memory and latency."""
-        height, width = self.shape
-        size = f'{height} px' if height == width else f'{height} x {width} px'
+        size = size_text(self.shape)
         shapes = [key for key in ('blocks', 'channels', 'size') if key in self.parts[0]]
         numbers = ('flops', 'params', 'acts')
         rows = [
@@ -120,6 +120,8 @@ class NetworkCost(Printed):
         lines = [f'{self.convention}: {_CONVENTIONS[self.convention]}.']
         if self.shape_source == 'an assumption':
             lines.insert(0, f'Nothing says the size of the images: {size} are assumed.')
+        else:
+            lines.insert(0, f'{size}: said by {self.shape_source}.')
         if self.memory is not None:
             lines.append(self.memory.memory_line)
         if self.latency is not None:
@@ -219,21 +221,17 @@ def _closed_form(
 
 def _counted(network: Network, convention: str, batch: int, compare: bool) -> NetworkCost:
     """Cost of a model, counted from what it runs; its memory comes with it."""
-    shape, model = network.image_shape, network.skeleton
-    try:
-        counted = count_module(model, shape, convention=convention, batch=batch)
-    except ValueError:  # it may need numbers on its way
-        model = network.build()
-        counted = count_module(model, shape, convention=convention, batch=batch)
+    shape = network.image_shape
+    counted = count_network(network, convention, batch)
     difference: ToolDifference | str | None = None
     if compare:
         try:
-            difference = explain_difference(model, shape, convention=convention)
+            difference = explain_difference(network.build(), shape, convention=convention)
         except ValueError as error:
             difference = f"MMEngine's FlopAnalyzer: {error}"
     return NetworkCost(
         network.name,
-        shape[1:],
+        shape if len(shape) == 1 else shape[1:],
         network.shape_source,
         **asdict(counted.cost),
         convention=convention,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.input_shape import ASSUMED_SIDE, InputShape, config_input
+from mmscale.apis.packaged_configs import packaged_config
+from mmscale.apis.reports.run_files import result_origin
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import Origin, origin_of, read_origin
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
@@ -19,9 +24,6 @@ from mmscale.search.result_files import read_result
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
-
-# Side of the input where nothing says another.
-_RESOLUTION = 224
 
 
 def classifier_config(arch: Arch) -> dict[str, Any]:
@@ -93,7 +95,8 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
     for place in (_on_meta(), contextlib.nullcontext()) if meta else (contextlib.nullcontext(),):
         try:
             with place, quiet_imports(), DefaultScope.overwrite_default_scope(scope):
-                return MODELS.build(dict(config))
+                # Copied, as some models change the parts that they are built of.
+                return MODELS.build(copy.deepcopy(dict(config)))
         except FOREIGN_ERRORS as error:
             reason = error
     raise UsageError(f'{config.get("type")} cannot be built: {one_line(reason):.300}') from reason
@@ -109,58 +112,14 @@ def image_shape(arch: Arch) -> tuple[int, int, int]:
     return (arch.stem.in_channels, arch.resolution, arch.resolution)
 
 
-def _pipeline(config: Config) -> list[Mapping]:
-    """Transforms of the test images, of datasets in datasets too."""
-    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset.get('pipeline') or config.get('test_pipeline') or []
-
-
-def _sides(size: object) -> tuple[int, int] | None:
-    """A size of a config, one number or two, as two."""
-    if isinstance(size, int) and not isinstance(size, bool):
-        return (size, size)
-    if isinstance(size, (list, tuple)) and len(size) == 2 and all(type(s) is int for s in size):
-        return (size[0], size[1])
-    return None
-
-
-def config_image_shape(config: Config, module: nn.Module) -> tuple[int, int, int]:
-    """Shape of the images of a config: the ArchNet's, the pipeline's, the backbone's, or 224.
+def config_image_shape(config: Config, module: nn.Module) -> tuple[int, ...]:
+    """Shape of what a config's model gets, see :func:`mmscale.apis.input_shape.config_input`.
 
     Args:
         config: A whole config.
         module: The model built of it.
     """
-    model = config.model
-    while isinstance(model.get('model'), Mapping):  # of a PrunedModel, for one
-        model = model['model']
-    preprocessor = config.get('data_preprocessor') or {}
-    preprocessor = {**preprocessor, **(model.get('data_preprocessor') or {})}
-    backbone = model.get('backbone') or {}
-    channels = len(preprocessor.get('mean') or ()) or backbone.get('in_channels') or 3
-    built = getattr(module, 'backbone', None)
-    arch = getattr(built, 'arch', None)
-    if isinstance(arch, Arch):
-        return image_shape(arch)
-    found = None
-    for transform in _pipeline(config):
-        kind = str(transform.get('type')).rpartition('.')[2]
-        if kind in ('CenterCrop', 'RandomCrop', 'RandomResizedCrop', 'EfficientNetCenterCrop'):
-            found = _sides(transform.get('crop_size') or transform.get('scale')) or found
-        elif kind == 'Resize':
-            sides = _sides(transform.get('scale'))
-            # OpenMMLab writes a pair as (width, height).
-            found = sides[::-1] if sides else found
-        elif kind == 'ResizeToResolution':
-            found = _sides(transform.get('resolution')) or found
-        elif kind == 'ResizeEdge':
-            found = _sides(transform.get('scale')) or found
-    found = found or _sides(backbone.get('img_size')) or (_RESOLUTION, _RESOLUTION)
-    divisor = preprocessor.get('pad_size_divisor') or 1
-    height, width = (-(-side // divisor) * divisor for side in found)
-    return (channels, height, width)
+    return config_input(config, module).shape
 
 
 def find_arch(source: str) -> tuple[str, Arch]:
@@ -183,9 +142,6 @@ class Network:
         module: The module, if the network was given built.
         member: Its entry in the ``result.json`` of a search, if it is from one.
         shape: Height and width of an image, if the user says them.
-
-    Attributes:
-        shape_source: What says the size of the images, for messages.
     """
 
     def __init__(
@@ -204,7 +160,6 @@ class Network:
         self.member = member
         self._module = module
         self._shape = shape
-        self.shape_source = 'the user' if shape else 'the Arch' if arch else 'the config'
         is_square = shape is None or shape[0] == shape[1]
         if arch is not None and shape is not None and is_square:
             arch = replace(arch, resolution=shape[0])
@@ -246,17 +201,43 @@ class Network:
         return found if isinstance(found, Arch) else None
 
     @cached_property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images that it is made for."""
+    def origin(self) -> Origin | None:
+        """The config that it is from and its data, as far as that is known."""
+        if self.config is not None:
+            return origin_of(self.config)
+        path = Path(self.source or '')
+        path = path / 'result.json' if path.is_dir() else path
+        if not path.is_file():
+            return None
+        return read_origin(path) if self.member is None else result_origin(path)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the images that it is made for; or a text's length."""
+        return self._input.shape
+
+    @property
+    def shape_source(self) -> str:
+        """What says the size of the images, for messages."""
+        return self._input.source
+
+    @cached_property
+    def _input(self) -> InputShape:
         if self.arch is not None:
-            shape = image_shape(self.arch)
+            found = InputShape(image_shape(self.arch), 'the Arch')
         elif self.config is not None:
-            shape = config_image_shape(self.config, self.skeleton)
+            found = config_input(self.config, self.skeleton)
         else:
             about = getattr(self._module, 'default_cfg', None) or {}  # of timm's networks
-            shape = tuple(about.get('input_size') or (3, _RESOLUTION, _RESOLUTION))
-            self.shape_source = 'timm' if about.get('input_size') else 'an assumption'
-        return shape if self._shape is None else (shape[0], *self._shape)
+            said = tuple(about.get('input_size') or ())
+            found = InputShape(said, 'timm')
+            if not said:
+                found = InputShape((3, ASSUMED_SIDE, ASSUMED_SIDE), 'an assumption')
+        if self._shape is None:
+            return found
+        if len(found.shape) == 1:
+            raise UsageError(f'shape={self._shape}: {self.name} is a language model')
+        return InputShape((found.shape[0], *self._shape), 'the user')
 
 
 def _timm_network(name: str) -> nn.Module:
@@ -265,7 +246,7 @@ def _timm_network(name: str) -> nn.Module:
     return create(name)
 
 
-def _packaged_config(source: str) -> Config:
+def _packaged_config(source: str, options: Sequence[str]) -> Config:
     """A config that a package ships, as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``."""
     package, _, place = source.partition('::')
     place = place if place.endswith('.py') else f'{place}.py'
@@ -273,7 +254,7 @@ def _packaged_config(source: str) -> Config:
         with quiet_imports():
             from mmengine.hub import get_config
 
-            return get_config(f'{package}::{place}')
+            return read_config(get_config(f'{package}::{place}'), options)
     except FOREIGN_ERRORS as error:
         raise UsageError(f'{source}: {one_line(error):.300}') from error
 
@@ -289,7 +270,7 @@ def _result_network(path: Path, scaling_stage: int) -> Network:
     return Network(name, str(path), Arch.from_json(member['arch']), member=member)
 
 
-def _is_result(data: object) -> bool:
+def holds_result(data: object) -> bool:
     """Whether the content of a JSON file is meant as the result of a search."""
     return isinstance(data, Mapping) and ('settings' in data or 'scaling_stages' in data)
 
@@ -306,7 +287,8 @@ def find_network(
         source: A preset's name; an Arch, its JSON file or its content, or what scaling made of
             one; the ``result.json`` of a search or its folder; a config (a file in either of
             MMEngine's styles, its content, or ``mmpretrain::NAME`` and ``mmdet::NAME`` of those
-            that the packages ship); ``timm:NAME``; or an ``nn.Module``.
+            that the packages ship, or such a file's name alone); ``timm:NAME``; or an
+            ``nn.Module``.
         options: Overrides of a config, ``KEY=VALUE`` each.
         scaling_stage: Which network of a result; by default the base model.
         shape: Height and width of the images, in the place of what the network is made for.
@@ -324,9 +306,11 @@ def find_network(
     if not is_module and isinstance(getattr(source, 'arch', None), Arch):  # made by scaling
         name = getattr(source, 'label', type(source).__name__)
         return Network(name, None, source.arch, shape=shape)
-    if _is_result(getattr(source, 'data', None)):  # as load_result has it
+    if holds_result(getattr(source, 'data', None)):  # as load_result has it
         source = source.path
     text = str(source) if isinstance(source, (str, Path)) else None
+    if text is not None and preset_name(text) is None and not Path(text).exists():
+        text = packaged_config(text) or text
     path = None if text is None else Path(text)
     found: dict[str, Any] = {}
     is_result = False
@@ -338,12 +322,13 @@ def find_network(
         name = text.removeprefix('timm:')
         found = {'module': _timm_network(name)}
     elif text is not None and '::' in text:
+        found = {'config': _packaged_config(text, options)}
+        text = text if text.endswith('.py') else f'{text}.py'
         name = Path(text.partition('::')[2]).stem
-        found = {'config': _packaged_config(text)}
     elif path is not None and path.suffix == '.py':
         name, found = path.stem, {'config': read_config(text, options)}
     elif path is not None and path.suffix == '.json' and path.is_file():
-        is_result = _is_result(read_json(path))
+        is_result = holds_result(read_json(path))
         name, found = path.stem, {} if is_result else {'arch': get_arch(text)}
     elif text is not None:
         name, arch = find_arch(text)
@@ -364,7 +349,7 @@ def find_network(
         name, found = type(source).__name__, {'module': source}
     else:
         raise UsageError(f'{source!r:.60} is no name, file, Arch, config or module')
-    if options and not (text and text.endswith('.py')):
+    if options and not (text and ('::' in text or text.endswith('.py'))):
         raise UsageError(f'options={list(options)}: {name} is no config')
     if scaling_stage is not None and not is_result:
         raise UsageError(f'scaling stage {scaling_stage}: {source} is no result of a search')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Real
@@ -16,10 +15,13 @@ from torch import nn
 from mmscale.apis.networks import build_module
 from mmscale.arch import Arch, get_arch
 from mmscale.arch.checks import number
+from mmscale.config_parts import head_classes, type_name, with_valid_topk
 from mmscale.cost import ModuleCost, count_module
 from mmscale.errors import UsageError, one_line
 from mmscale.files import atomic_write, write_text
+from mmscale.launch.config_text import BesideConfig, check_config_folder, child_of, settings_text
 from mmscale.models import ArchNet, DMSModel
+from mmscale.models.checkpoints import unwrapped_state
 from mmscale.models.dms import (
     ChannelGroup,
     DepthGroup,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 Keep = float | Sequence[int]
 
 _DESCRIPTIONS = ('arch.json', 'pruned.json')
+_IMPORTS = dict(imports=['mmscale.models'], allow_failed_imports=False)
 
 __all__ = ['channel_groups', 'export_search', 'prune']
 
@@ -175,6 +178,9 @@ def export_search(
     """
     folder = Path(out)
     _check_folder(folder, overwrite)
+    recipe = config if recipe is None else recipe
+    if recipe.filename is not None:
+        check_config_folder(folder)
     settings = dict(config.get('model') or {})
     if 'data_preprocessor' in config:
         settings.setdefault('data_preprocessor', config.data_preprocessor)
@@ -182,7 +188,7 @@ def export_search(
     if not isinstance(search, DMSModel):
         raise UsageError(f'model.type={settings["type"]} is not a mmscale.DMSModel')
     try:
-        search.load_state_dict(state)
+        search.load_state_dict(unwrapped_state(state))
     except RuntimeError as error:
         raise UsageError(f'the checkpoint is not of this config: {one_line(error):.300}') from None
     budget = {
@@ -196,16 +202,12 @@ def export_search(
     keep = {group.name: search.gates[group.key].keep_indices.tolist() for group in groups.all}
     pruning = plan_pruning(model, groups, keep)
     inputs = search.example_inputs
-    recipe = config if recipe is None else recipe
     whole = _plain_model(recipe)
     arch_net = _arch_net(model)
     if arch_net is not None and 'arch' not in whole.get('backbone', whole):
         raise UsageError(f'recipe={recipe.filename}: its model has no mmscale.ArchNet')
     before = count_module(model, inputs=inputs, memory=False)
     after = count_module(apply_pruning(model, pruning), inputs=inputs, memory=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _DESCRIPTIONS:
-        (folder / name).unlink(missing_ok=True)
     tensors = model.state_dict()
     described: Pruning | Arch = pruning
     path = folder / 'pruned.json'
@@ -217,14 +219,20 @@ def export_search(
         tensors = renumbered(tensors, module.arch, pruning, prefix)
         path = folder / 'arch.json'
         widths = _new_widths(whole, described, module.out_indices[-1])
+    retraining = None
+    if recipe.filename is not None:
+        retraining = _retraining(recipe, whole, folder, path.name, widths)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _DESCRIPTIONS:
+        (folder / name).unlink(missing_ok=True)
     described.save(path)
     weights = folder / 'weights.pth'
     with atomic_write(weights) as file:
         torch.save({'state_dict': tensors}, file)
     files = [path, weights]
-    if recipe.filename is not None:
+    if retraining is not None:
         files.append(folder / 'retrain.py')
-        _write_retraining(files[-1], recipe, whole, path.name, widths)
+        write_text(files[-1], retraining)
     return ExportedSearch(
         asdict(before.cost),
         asdict(after.cost),
@@ -260,7 +268,7 @@ def _plain_model(config: Config) -> dict[str, Any]:
     model = config.to_dict().get('model')
     if not isinstance(model, dict):
         raise UsageError(f'recipe={config.filename} has no model')
-    if model['type'] not in ('mmscale.DMSModel', 'DMSModel'):
+    if type_name(model) != 'DMSModel':
         return model
     plain = model['model']
     if 'data_preprocessor' in model:
@@ -276,27 +284,26 @@ def _new_widths(model: Mapping[str, Any], arch: Arch, index: int) -> dict[str, i
     return {}
 
 
-def _write_retraining(
-    path: Path,
+def _retraining(
     recipe: Config,
     model: dict[str, Any],
+    folder: Path,
     described: str,
     widths: Mapping[str, int],
-) -> None:
-    """Writes the config that trains a pruned network: an inheriting one, with another model."""
-    from mmengine.config import Config
-
+) -> str:
+    """The config that trains a pruned network: its recipe's, with another model."""
     # In the place of the config itself, so that the folder can be moved.
-    here = '{{ fileDirname }}'
-    is_pruned = model['type'] in ('mmscale.PrunedModel', 'PrunedModel')
+    is_pruned = type_name(model) == 'PrunedModel'
     inner = model['model'] if is_pruned else model
+    if 'head' in inner:
+        inner['head'] = with_valid_topk(inner['head'], head_classes(inner))
     network = inner.get('backbone', inner)
     for part in (inner, network):
         # These weights do not fit what is left, and load_from has all of it.
         if 'Pretrained' in str(part.get('init_cfg')):
             del part['init_cfg']
     if described == 'arch.json':
-        network['arch'] = f'{here}/{described}'
+        network['arch'] = BesideConfig(described)
         network.pop('scaling', None)  # The Arch is scaled already.
         for setting, value in widths.items():
             part, _, key = setting.partition('.')
@@ -306,17 +313,24 @@ def _write_retraining(
             # The pruning is of this very network, whatever comes of the file.
             network['arch'] = get_arch(network['arch']).to_json()
         if is_pruned:
-            model['pruned'] = f'{here}/{described}'
+            model['pruned'] = BesideConfig(described)
         else:
-            model = dict(type='mmscale.PrunedModel', pruned=f'{here}/{described}', model=model)
-    settings = dict(
-        _base_=os.path.relpath(os.path.realpath(recipe.filename), path.parent.resolve()),
+            model = dict(type='mmscale.PrunedModel', pruned=BesideConfig(described), model=model)
+    changes: dict[str, Any] = dict(
         model=dict(_delete_=True, **model),
-        load_from=f'{here}/weights.pth',
-        work_dir=f'{here}/retrain',
+        load_from=BesideConfig('weights.pth'),
+        work_dir=BesideConfig('retrain'),
     )
-    hooks = recipe.to_dict().get('custom_hooks', [])
-    if any('DMSHook' in hook['type'] for hook in hooks):
-        settings['custom_hooks'] = [hook for hook in hooks if 'DMSHook' not in hook['type']]
-    comment = '# Written by tools/prune.py. From random weights: --cfg-options load_from=None\n'
-    write_text(path, comment + Config(settings).pretty_text)
+    whole = recipe.to_dict()
+    hooks = whole.get('custom_hooks') or []
+    if any(type_name(hook) == 'DMSHook' for hook in hooks):
+        changes['custom_hooks'] = [hook for hook in hooks if type_name(hook) != 'DMSHook']
+    for key in ('val_evaluator', 'test_evaluator'):
+        evaluator = with_valid_topk(whole.get(key), head_classes(model))
+        if evaluator != whole.get(key):
+            changes[key] = evaluator
+    settings = child_of(recipe, folder, changes)
+    if '_base_' not in settings:
+        settings.setdefault('custom_imports', _IMPORTS)
+    comment = 'Written by tools/prune.py. From random weights: --cfg-options load_from=None'
+    return settings_text(settings, comment)

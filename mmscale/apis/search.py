@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.arch.checks import integer
+from mmscale.arch.origin import Origin, origin_of
+from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.errors import UsageError, one_line
 from mmscale.files import write_json
@@ -55,8 +57,7 @@ def check_search(config: Config) -> None:
         UsageError: It has none.
     """
     settings = config.get('test_cfg')
-    loop = settings.get('type', '') if isinstance(settings, dict) else ''
-    if not isinstance(loop, str) or 'Loop' not in loop:
+    if not isinstance(settings, dict) or 'Loop' not in type_name(settings):
         raise UsageError(
             f'config={config.filename} has no search: test_cfg.type must be mmscale.SearchLoop'
         )
@@ -116,7 +117,7 @@ def plan_search(config: Config) -> PlannedSearch:
         seed = (config.get('randomness') or {}).get('seed') or 0
     settings = {key: value for key, value in settings.items() if key not in LOOP_KEYS}
     model = config.get('model')
-    is_detector = isinstance(model, dict) and model.get('type') == 'mmscale.SuperNetDetector'
+    is_detector = isinstance(model, dict) and type_name(model) == 'SuperNetDetector'
     keys = ('detector', 'backbone', 'space') if is_detector else ('backbone', 'space')
     space = model
     for key in keys:
@@ -259,9 +260,9 @@ def _run(
         return search.run(scorer, on_step), time.monotonic() - start
 
 
-def _write(path: Path, result: SearchResult, convention: str) -> None:
-    versions = {'mmscale': __version__}
-    write_json(path, {**result.to_json(), 'convention': convention, 'versions': versions})
+def _write(path: Path, result: SearchResult, convention: str, origin: Origin) -> None:
+    about = {'origin': origin.to_json(), 'versions': {'mmscale': __version__}}
+    write_json(path, {**result.to_json(), 'convention': convention, **about})
 
 
 def dry_run(config: Config, resume: bool = False) -> DryRun:
@@ -296,7 +297,7 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
         # A report on the way reads from it what the costs of the history are.
         config.dump(work_dir / Path(config.filename or 'config.py').name)
         with _logger(work_dir) as logger:
-            return _dry_run(planned, evaluator, work_dir, logger)
+            return _dry_run(planned, evaluator, work_dir, logger, origin_of(config))
     except (OSError, ValueError) as error:
         raise UsageError(one_line(error)) from error
 
@@ -306,6 +307,7 @@ def _dry_run(
     evaluator: AnalyticEvaluator,
     work_dir: Path,
     logger: logging.Logger,
+    origin: Origin,
 ) -> DryRun:
     search, table = planned.search, planned.table
     history = History(work_dir / 'history.jsonl')
@@ -321,8 +323,8 @@ def _dry_run(
     finally:
         history.close()
     for name, arch in result.networks.items():
-        write_json(work_dir / 'archs' / f'{name}.json', arch.to_json())
-    _write(work_dir / 'result.json', result, table.convention)
+        arch.save(work_dir / 'archs' / f'{name}.json', origin)
+    _write(work_dir / 'result.json', result, table.convention, origin)
     logger.info(str(result))
     outcome = DryRun(result, seconds)
     if not isinstance(search, (EvolutionSearch, ScalingSearch, RandomSearch)):
@@ -330,7 +332,7 @@ def _dry_run(
         search = RandomSearch(search.family, result.evaluations, planned.seed)
         directory = work_dir / 'random'
         random, random_seconds = _run(search, evaluator, directory / 'archive', logger)
-        _write(directory / 'result.json', random, table.convention)
+        _write(directory / 'result.json', random, table.convention, origin)
         outcome = DryRun(result, seconds, random, random_seconds)
     logger.info(f'dry run: {json.dumps(outcome.to_json())}')
     return outcome
@@ -386,6 +388,7 @@ def search_with(config: Config, resume: bool = False, retry_failed: bool = False
         UsageError: It names no super-supernet, or archive, budgets, schedule or disk are at
             fault: nothing that was evaluated is lost.
     """
+    from mmscale.launch.log import run
     from mmscale.launch.runner import build_runner
 
     if not config.get('load_from'):
@@ -395,11 +398,7 @@ def search_with(config: Config, resume: bool = False, retry_failed: bool = False
         )
     config.test_cfg.resume = resume
     config.test_cfg.retry_failed = retry_failed
-    runner = build_runner(config, 'test')
-    try:
-        runner.test()
-    except ValueError as error:
-        raise UsageError(one_line(error)) from error
+    run(build_runner(config, 'test'), 'test')
 
 
 class SavedResult(Printed):

@@ -17,12 +17,14 @@ from mmscale.engine.hooks import (
     DMSHook,
     DurableCheckpointHook,
     FiniteLossHook,
+    FittingLoadHook,
     HierarchicalSamplerHook,
     InputResolutionHook,
     IterationSeedHook,
     PreemptionHook,
     StrictLoadHook,
 )
+from mmscale.engine.optimizers import rmsprop_tf
 from mmscale.engine.search_loop import SearchLoop
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     'EvolutionLoop',
     'FamilyLoop',
     'FiniteLossHook',
+    'FittingLoadHook',
     'HierarchicalSamplerHook',
     'InputResolutionHook',
     'IterationSeedHook',
@@ -46,4 +49,5 @@ __all__ = [
     'SliceParallel',
     'StrictLoadHook',
     'SubnetEvaluator',
+    'rmsprop_tf',
 ]

@@ -19,9 +19,12 @@ from mmengine.runner.base_loop import BaseLoop
 
 from mmscale.arch.checks import integer
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import origin_of
+from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.engine.distributed import Ranks
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
+from mmscale.engine.space_settings import check_settings
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError
 from mmscale.files import write_json
@@ -97,8 +100,8 @@ def build_search(
     if not isinstance(search, dict):
         raise UsageError(f'search={search!r:.60} must be a dict with type')
     settings = dict(search)
-    name = str(settings.pop('type', None))
-    search_class = SEARCHES.module_dict.get(name.removeprefix('mmscale.'))
+    name = str(settings.get('type'))
+    search_class = SEARCHES.module_dict.get(type_name(settings.pop('type', None)))
     if search_class is None:
         known = ', '.join(f'mmscale.{known}' for known in SEARCHES.module_dict)
         raise UsageError(f'search.type={name!r:.60} is not one of {known}')
@@ -199,6 +202,7 @@ class SearchLoop(BaseLoop):
                 f'{type(self).__name__} needs model.type=mmscale.SuperNetClassifier or '
                 f'mmscale.SuperNetDetector, got {type(model).__name__}'
             )
+        check_settings(runner.cfg)
         self.seed = runner.seed if seed is None else seed
         integer('seed', self.seed, 0)
         self.resume = resume
@@ -316,8 +320,9 @@ class SearchLoop(BaseLoop):
         work_dir = Path(self._runner.work_dir)
         (work_dir / 'archs').mkdir(exist_ok=True)
         (work_dir / 'weights').mkdir(exist_ok=True)
+        origin = origin_of(self._runner.cfg)
         for name, arch in result.networks.items():
-            write_json(work_dir / 'archs' / f'{name}.json', arch.to_json())
+            arch.save(work_dir / 'archs' / f'{name}.json', origin)
             net = self.evaluator.extract(arch)
             weights = work_dir / 'weights' / f'{name}.pth'
             state = {'state_dict': net.state_dict()}
@@ -329,6 +334,7 @@ class SearchLoop(BaseLoop):
                 **result.to_json(),
                 'convention': self.table.convention,
                 'config_hash': self._config_hash(fingerprint),
+                'origin': origin.to_json(),
                 'versions': {
                     'mmscale': __version__,
                     **{name: _version_of(name) for name in _PACKAGES},

@@ -31,13 +31,13 @@ def check_checkpoint(runner: Runner, path: str, resume: bool) -> dict[str, Any]:
     Raises:
         UsageError: The file is damaged, holds code, or does not fit the model.
     """
-    from mmscale.engine.hooks import StrictLoadHook
+    from mmscale.engine.hooks import FittingLoadHook, StrictLoadHook
 
     checkpoint = read_checkpoint(path)
     if resume:
         _check_meta(path, checkpoint)
     for hook in runner.hooks:
-        if isinstance(hook, StrictLoadHook):
+        if isinstance(hook, (FittingLoadHook, StrictLoadHook)):
             try:
                 hook.after_load_checkpoint(runner, checkpoint)
             except ValueError as error:

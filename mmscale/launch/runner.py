@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.errors import FOREIGN_ERRORS, MMScaleError, UsageError, one_line
 from mmscale.launch.command_line import set_environment
+from mmscale.launch.defaults import complete_dataloaders, log_in_one_process, make_durable
+from mmscale.launch.fit import check_arch, check_classes, check_pretrained
 from mmscale.launch.installed import installed_twice
 from mmscale.quiet import quiet_imports
 from mmscale.settings import flat
@@ -47,6 +49,8 @@ _STARTERS = {
 }
 # Seconds; processes of one run reach the same mistake within them.
 _PATIENCE = 10
+# What shells say of a program that SIGINT ended.
+_INTERRUPTED = 130
 
 
 def _part_named(config: Config, error: BaseException) -> str:
@@ -140,107 +144,6 @@ def _join_processes(launcher: str, dist_cfg: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _check_arch(runner: Runner) -> None:
-    """Checks that an ArchNet fits its images and the head after it.
-
-    Raises:
-        UsageError: One does not fit.
-    """
-    from mmpretrain.models import GlobalAveragePooling, LinearClsHead
-
-    from mmscale.engine.wrappers import unwrapped_model
-    from mmscale.models import ArchNet
-
-    model = unwrapped_model(runner)
-    backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, ArchNet):
-        return
-    arch = backbone.arch
-    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
-    if mean is not None and len(mean) != arch.stem.in_channels:
-        raise UsageError(
-            f'model.backbone.arch: the Arch has stem.in_channels={arch.stem.in_channels}, but '
-            f'data_preprocessor.mean has {len(mean)} channels'
-        )
-    head = getattr(model, 'head', None)
-    if not isinstance(head, LinearClsHead):
-        return
-    neck = getattr(model, 'neck', None)
-    is_last = backbone.out_indices == (len(arch.stages),)
-    if (
-        is_last
-        and isinstance(neck, GlobalAveragePooling)
-        and head.in_channels != arch.feature_channels
-    ):
-        raise UsageError(
-            f'model.head.in_channels={head.in_channels} does not fit model.backbone.arch, whose '
-            f'features have {arch.feature_channels} channels'
-        )
-    if arch.head.num_classes not in (0, head.num_classes):
-        runner.logger.warning(
-            'model.head.num_classes=%d replaces head.num_classes=%d of the Arch',
-            head.num_classes,
-            arch.head.num_classes,
-        )
-
-
-def _check_pretrained(runner: Runner) -> None:
-    """Reads the weights that the init_cfg of a part of the model names, as the run will.
-
-    Raises:
-        ValueError: They are damaged or hold code; or they do not fit an ArchNet.
-        FileNotFoundError: There is no such file.
-    """
-    from mmscale.engine.wrappers import unwrapped_model
-    from mmscale.models import ArchNet
-    from mmscale.models.checkpoints import load_checkpoint
-
-    read = set()
-    for module in unwrapped_model(runner).modules():
-        if isinstance(module, ArchNet):
-            module.read_pretrained()
-            continue
-        settings = getattr(module, 'init_cfg', None)
-        for setting in settings if isinstance(settings, (list, tuple)) else [settings]:
-            path = setting.get('checkpoint') if isinstance(setting, dict) else None
-            # What lies elsewhere is read once, by the run.
-            if isinstance(path, str) and '://' not in path and path not in read:
-                read.add(path)
-                load_checkpoint(path)
-
-
-def _make_durable(config: Config) -> None:
-    """Adds to a training what lets it survive kills, preemption and losses that are not finite.
-
-    Raises:
-        UsageError: Its hooks are no hooks.
-    """
-    hooks = config.setdefault('default_hooks', {})
-    if not isinstance(hooks, dict):
-        raise UsageError(f'default_hooks={hooks!r:.60} must be a dict')
-    checkpoint = hooks.get('checkpoint', {'type': 'CheckpointHook', 'interval': 1})
-    if checkpoint is not None and not isinstance(checkpoint, dict):
-        raise UsageError(f'default_hooks.checkpoint={checkpoint!r:.60} must be a dict')
-    is_stock = checkpoint and checkpoint.get('type') == 'CheckpointHook'
-    # Another storage than files of this machine has its own ways.
-    if is_stock and not checkpoint.get('backend_args') and not checkpoint.get('file_client_args'):
-        hooks['checkpoint'] = {**checkpoint, 'type': 'mmscale.DurableCheckpointHook'}
-    for name in ('Preemption', 'FiniteLoss'):
-        hooks.setdefault(name, {'type': f'mmscale.{name}Hook'})
-
-
-def _complete_dataloaders(config: Config) -> None:
-    """Gives dataloaders what mmpretrain's configs leave to mmpretrain's own tools."""
-    from torch import cuda
-
-    for phase in ('train', 'val', 'test', 'calibration'):
-        loader = config.get(f'{phase}_dataloader')
-        if isinstance(loader, dict):
-            loader.setdefault('collate_fn', dict(type='default_collate'))
-            loader.setdefault('pin_memory', cuda.is_available())
-            loader.setdefault('persistent_workers', bool(loader.get('num_workers')))
-
-
 def build_runner(config: Config, phase: str) -> Runner:
     """Builds the runner of a config, on GPUs or, where there is none, on CPUs with gloo.
 
@@ -273,25 +176,22 @@ def build_runner(config: Config, phase: str) -> Runner:
     with quiet_imports():
         import mmpretrain.models  # noqa: F401
         from mmengine.registry import RUNNERS
-        from mmengine.runner import Runner
         from torch import cuda
 
-        import mmscale.engine  # noqa: F401
+        from mmscale.engine import FittingLoadHook
+        from mmscale.launch.log import ShortLogRunner
         from mmscale.launch.resume import check_checkpoint, choose_checkpoint
         from mmscale.models.checkpoints import restrict_torch_load
     # The runner reads weights again, whenever it runs.
     restrict_torch_load()
     if config.get('default_scope') == 'mmpretrain':
-        _complete_dataloaders(config)
+        complete_dataloaders(config)
     if phase == 'train':
-        _make_durable(config)
+        make_durable(config)
     with _one_line_of(config):
         if config.get('launcher', 'none') != 'none':
             _join_processes(config.launcher, config.get('env_cfg', {}).get('dist_cfg', {}))
-            hooks = config.setdefault('default_hooks', {})
-            logger_hook = hooks.get('logger', {'type': 'LoggerHook'})
-            if logger_hook and logger_hook.get('type') == 'LoggerHook':
-                hooks['logger'] = {**logger_hook, 'type': 'mmscale.MainProcessLoggerHook'}
+            log_in_one_process(config)
             if not cuda.is_available() and config.get('model_wrapper_cfg') is None:
                 # As MMEngine would, but for its device_ids, which only a GPU has.
                 config.model_wrapper_cfg = dict(
@@ -300,10 +200,12 @@ def build_runner(config: Config, phase: str) -> Runner:
                     broadcast_buffers=False,
                     find_unused_parameters=config.get('find_unused_parameters', False),
                 )
-        runner = RUNNERS.build(config) if 'runner_type' in config else Runner.from_cfg(config)
-        _check_arch(runner)
+        is_stock = 'runner_type' not in config
+        runner = ShortLogRunner.from_cfg(config) if is_stock else RUNNERS.build(config)
+        runner.register_hook(FittingLoadHook(all_weights=phase == 'test'))
+        check_arch(runner)
         if phase == 'train':
-            _check_pretrained(runner)
+            check_pretrained(runner)
         if load_from:
             check_checkpoint(runner, load_from, bool(config.get('resume')))
         elif config.get('resume'):
@@ -314,9 +216,11 @@ def build_runner(config: Config, phase: str) -> Runner:
         loop = getattr(runner, f'{phase}_loop')
     if loop is None:
         raise UsageError(f'the config has no {phase}_cfg')
+    check_classes(runner)
     if phase == 'train':
         with _one_line_of('val_cfg or val_dataloader'):
             _ = runner.val_loop
+        check_classes(runner)
         # In the order of Runner.train, which then finds it done.
         with _one_line_of('optim_wrapper'):
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
@@ -381,3 +285,8 @@ def run_tool(main: Callable[[], Any]) -> None:
         who = '' if rank == '0' else f'rank {rank}: '
         sys.stderr.write(f'error: {who}{one_line(error)}\n')
         sys.exit(2)
+    except KeyboardInterrupt:
+        if _rank() == '0':
+            sys.stderr.write('interrupted\n')
+        _leave_processes(_INTERRUPTED)
+        sys.exit(_INTERRUPTED)

@@ -8,6 +8,7 @@ with quiet_imports():
 from mmscale.models.backbones import ArchNet, SuperNet
 from mmscale.models.causal_lm import CausalLM
 from mmscale.models.dms import DifferentiableTopK, DMSModel
+from mmscale.models.dropout_head import DropoutClsHead
 from mmscale.models.slice_update import SliceUpdate
 from mmscale.models.super_net_classifier import SuperNetClassifier
 from mmscale.models.super_net_detector import SuperNetDetector
@@ -18,6 +19,7 @@ __all__ = [
     'CausalLM',
     'DMSModel',
     'DifferentiableTopK',
+    'DropoutClsHead',
     'SliceUpdate',
     'SuperNet',
     'SuperNetClassifier',

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
 from mmscale.apis.cost import fit_latency, get_cost
-from mmscale.apis.networks import build_module, build_network, config_image_shape, image_shape
+from mmscale.apis.networks import build_module, build_network, image_shape
 from mmscale.arch import Arch, Block, Head, SqueezeExcite, Stem, get_arch
 from mmscale.cost import (
     Cost,
@@ -157,38 +156,6 @@ def test_memory_and_latency_of_a_preset():
     assert 2 * 2 * 4 * report['acts'] < kept < 5 * 2 * 4 * report['acts']
     assert report['latency']['low_ms'] <= report['latency']['median_ms']
     assert 'memory' not in get_cost('scalenet-s0', 32).to_json()
-
-
-@pytest.mark.parametrize(
-    ('text', 'expected'),
-    [
-        ('model = dict(backbone=dict(img_size=384))', (3, 384, 384)),
-        ('model = dict(backbone=dict(in_channels=1))', (1, 224, 224)),
-        (
-            'model = dict(backbone=dict(img_size=1), data_preprocessor=dict(mean=[1]))\n'
-            'test_dataloader = dict(dataset=dict(dataset=dict(pipeline=['
-            "dict(type='ResizeEdge', scale=72), "
-            "dict(type='mmpretrain.CenterCrop', crop_size=64)])))",
-            (1, 64, 64),
-        ),
-        (
-            'model = dict(data_preprocessor=dict(pad_size_divisor=32))\n'
-            "test_pipeline = [dict(type='Resize', scale=(1333, 800))]",
-            (3, 800, 1344),
-        ),
-        ("model = dict()\ntest_pipeline = [dict(type='ResizeEdge', scale=50)]", (3, 50, 50)),
-    ],
-)
-def test_image_of_a_config(text, expected):
-    assert config_image_shape(Config.fromstring(text, '.py'), nn.Identity()) == expected
-
-
-def test_image_of_a_config_with_an_arch_is_the_archs():
-    config = Config.fromstring(
-        "model = dict()\ntest_pipeline = [dict(type='ResizeEdge', scale=50)]", '.py'
-    )
-    model = build_network(ARCHS['inverted'], meta=True)
-    assert config_image_shape(config, model) == (1, 37, 37)
 
 
 @pytest.mark.parametrize(

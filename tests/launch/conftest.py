@@ -1,12 +1,18 @@
 """The helpers of this folder, and an environment of its own for every test."""
 
+import runpy
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
+from mmscale.arch import SearchSpace
+
 sys.path.insert(0, str(Path(__file__).parent))
+from command_lines import write
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 
 @pytest.fixture
@@ -20,3 +26,20 @@ def own_environment(monkeypatch, tmp_path):
         monkeypatch.delenv(key)
     with warnings.catch_warnings():
         yield
+
+
+@pytest.fixture
+def small_config(tmp_path):
+    """A config that trains the smallest network of the digit space."""
+    space_file = CONFIGS / '_base_' / 'search_spaces' / 'digits.py'
+    space = SearchSpace(**runpy.run_path(str(space_file))['space'])
+    space.smallest().save('smallest.json')
+    return write(
+        'small.py',
+        f'_base_ = {str(CONFIGS / "scalenet" / "arch-net_digits.py")!r}\n'
+        "model = dict(backbone=dict(arch='smallest.json'))\n"
+        'train_dataloader = dict(dataset=dict(dataset=dict(num_images=32)))\n'
+        'val_dataloader = test_dataloader = dict(dataset=dict(num_images=16))\n'
+        # MMEngine's runners of one process must have different names.
+        f'experiment_name = {tmp_path.name!r}\n',
+    )

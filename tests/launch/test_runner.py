@@ -9,7 +9,6 @@ import torch
 from command_lines import arguments, write
 from mmengine.dataset import default_collate
 
-from mmscale.arch import SearchSpace
 from mmscale.errors import UsageError
 from mmscale.launch.command_line import load_config, set_environment
 from mmscale.launch.runner import build_runner, run_tool
@@ -17,23 +16,6 @@ from mmscale.launch.runner import build_runner, run_tool
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs' / 'scalenet'
 pytestmark = pytest.mark.usefixtures('own_environment')
-
-
-@pytest.fixture
-def small_config(tmp_path):
-    """A config that trains the smallest network of the digit space."""
-    space_file = CONFIGS.parent / '_base_' / 'search_spaces' / 'digits.py'
-    space = SearchSpace(**runpy.run_path(str(space_file))['space'])
-    space.smallest().save('smallest.json')
-    return write(
-        'small.py',
-        f'_base_ = {str(CONFIGS / "arch-net_digits.py")!r}\n'
-        "model = dict(backbone=dict(arch='smallest.json'))\n"
-        'train_dataloader = dict(dataset=dict(dataset=dict(num_images=32)))\n'
-        'val_dataloader = test_dataloader = dict(dataset=dict(num_images=16))\n'
-        # MMEngine's runners of one process must have different names.
-        f'experiment_name = {tmp_path.name!r}\n',
-    )
 
 
 def test_a_config_of_another_task_is_refused(tool, small_config):

@@ -12,16 +12,18 @@ from collections import Counter, OrderedDict
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.model import PretrainedInit
+from mmengine.model import ExponentialMovingAverage, PretrainedInit
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import _load_checkpoint_with_prefix, load_from_local
 from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
 from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel
 
 from mmscale.models.checkpoints import (
     load_checkpoint,
     read_part,
     restrict_torch_load,
+    unwrapped_state,
     write_safetensors,
 )
 
@@ -224,3 +226,46 @@ def test_a_block_leaves_torch_as_it_was(tmp_path):
         load_checkpoint(__file__)
     after = torch.load, torch.serialization.load, torch.serialization._weights_only_unpickler
     assert before == after
+
+
+class Inner(torch.nn.Module):
+    """A network with a part that is called as DDP calls the network inside of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = torch.nn.Linear(2, 2)
+        self.fc = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        torch.nn.DataParallel,
+        torch.compile,
+        AveragedModel,
+        ExponentialMovingAverage,
+        lambda network: torch.compile(torch.nn.DataParallel(network)),
+        lambda network: torch.nn.DataParallel(torch.compile(network)),
+        lambda network: torch.nn.DataParallel(torch.nn.DataParallel(network)),
+    ],
+)
+def test_what_torch_and_mmengine_wrap_has_its_own_names(wrap):
+    network = Inner()
+    state = wrap(network).state_dict()
+    found = unwrapped_state(state)
+    assert state.keys() != network.state_dict().keys() == found.keys()
+    assert all(torch.equal(found[key], value) for key, value in network.state_dict().items())
+
+
+def test_parts_that_were_compiled_alone_have_their_own_names():
+    network = Inner()
+    wanted = list(network.state_dict())
+    network.fc = torch.compile(network.fc)
+    assert list(unwrapped_state(network.state_dict())) == wanted
+
+
+@pytest.mark.parametrize(
+    'keys', [['module.a', 'fc.b'], ['fc._orig_mod.a', 'fc.a'], ['modules.a'], ['steps'], []]
+)
+def test_names_of_a_network_itself_stay(keys):
+    assert list(unwrapped_state(dict.fromkeys(keys, torch.zeros(1)))) == keys

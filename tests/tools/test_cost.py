@@ -21,7 +21,7 @@ def run(run_tool):
 
 
 def test_json_of_a_preset(run):
-    result = run('ScaleNet-S1', '--json')
+    result = run('ScaleNet-S1', '--json', '--compare')
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     parts = report.pop('parts')
@@ -36,6 +36,7 @@ def test_json_of_a_preset(run):
         'acts': count(get_arch('scalenet-s1')).acts,
         'convention': 'mmscale',
         'shape': [256, 256],
+        'shape_source': 'the Arch',
     }
     for key in ('flops', 'params', 'acts'):
         assert sum(part[key] for part in parts) == report[key]
@@ -54,8 +55,18 @@ def test_json_of_a_file_at_another_resolution(tmp_path, run):
     assert larger['params'] == report['params']
 
 
+def test_a_rectangle_is_height_and_width(run):
+    report = json.loads(run('scalenet-s0', '--json', '--shape', 64, 32).stdout)
+    assert report['shape'] == report['resolution'] == [64, 32]
+    # Every map has as many elements as in the other orientation, and twice those of a square.
+    turned = json.loads(run('scalenet-s0', '--json', '--shape', 32, 64).stdout)
+    square = json.loads(run('scalenet-s0', '--json', '--shape', 32, 32).stdout)
+    assert turned['flops'] == report['flops']
+    assert square['flops'] < report['flops'] < 2 * square['flops']
+
+
 def test_table(run):
-    result = run('scalenet-s5')
+    result = run('scalenet-s5', '--compare')
     assert result.returncode == 0, result.stderr
     for text in ('scalenet-s5 at 533 px', 'stage 7', '10,889,469,914', '20,948,913', 'total'):
         assert text in result.stdout
@@ -72,6 +83,12 @@ def test_errors_are_one_line(tmp_path, monkeypatch, run):
             "arch='resnet-5000' is neither a file nor a preset; near names",
         ),
         (['scalenet-s0', '--resolution', '0'], 'resolution=0 must be an integer of 1 or more'),
+        (
+            ['scalenet-s0', '--resolution', '32', '--shape', '32', '32'],
+            'shape=[32, 32] and resolution=32: give one of them',
+        ),
+        (['scalenet-s0', '--shape', '32', '0'], 'shape[1]=0 must be an integer of 1 or more'),
+        (['scalenet-s0', '--scaling-stage', '1'], 'scaling stage 1: scalenet-s0 is no result'),
         (['scalenet-s0', '--batch', '0'], 'batch=0 must be an integer of 1 or more'),
         (['none.py'], 'config=none.py is not a file'),
         (['scalenet-s0', '--cfg-options', 'a=1'], "options=['a=1']: scalenet-s0 is no config"),
@@ -105,10 +122,11 @@ def test_config(tmp_path, run):
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert (report['name'], report['resolution'], report['uncounted']) == ('swin', 64, [])
+    assert 'mmengine' not in report
     for key in ('flops', 'params', 'acts'):
         assert sum(part[key] for part in report['parts']) == report[key]
     assert report['latency']['setting']['batch'] == report['memory']['batch'] == 2
-    result = run(path, '--resolution', 64, '--latency', 'cpu', '--batch', 2)
+    result = run(path, '--shape', 64, 64, '--latency', 'cpu', '--batch', 2, '--compare')
     printed = ' '.join(result.stdout.split())
     for text in (
         'swin at 64 px, convention mmscale',

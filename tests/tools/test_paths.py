@@ -1,4 +1,4 @@
-"""Paths with spaces, brackets and letters of other scripts: tools read and write there.
+"""Paths with spaces, quotes, brackets and letters of other scripts: tools read and write there.
 
 tools/train.py, search.py and slurm_train.sh have such paths in tests/chaos, convert.py in none.
 """
@@ -20,7 +20,7 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    folder = tmp_path / 'größe [1], 网络 (a b)'
+    folder = tmp_path / 'größe [1], 网络 (o\'neil\'s "b") %s {x}'
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
@@ -73,7 +73,10 @@ def test_archs_and_checkpoints(call, folder):
         'export.py', 'resnet-18', '--checkpoint', folder / 'net ü.pth', '--out', folder / 'out ü',
         '--formats', 'mmpretrain',
     )  # fmt: skip
-    assert list((folder / 'out ü').iterdir())
+    (scaled,) = (folder / 'scaled ü').glob('*.py')
+    for config in (folder / 'out ü' / 'mmpretrain_config.py', scaled):
+        arch = read_config(config).model.backbone.arch
+        assert Path(arch).is_file() and Path(arch).is_relative_to(config.parent)
 
 
 def test_configs(call, folder):
@@ -83,7 +86,10 @@ def test_configs(call, folder):
     model = build_module(settings['model'])
     torch.save({'state_dict': model.state_dict(), 'meta': {}}, folder / 'iter 9.pth')
     call('prune.py', config, folder / 'iter 9.pth', '--out', folder / 'pruned ü')
-    assert (folder / 'pruned ü' / 'arch.json').is_file()
+    (folder / 'pruned ü').rename(folder / "o'neil")
+    retrain = read_config(folder / "o'neil" / 'retrain.py')
+    for path in (retrain.model.backbone.arch, retrain.load_from):
+        assert Path(path).is_file() and Path(path).parent == folder / "o'neil"
 
     arch = get_arch(TOOLS.parent / 'configs/scalenet/archs/digits-s0.json')
     arch.save(folder / 'digits ä.json')

@@ -90,6 +90,20 @@ def test_predictions_of_mirror_images_are_averaged(config, checkpoint, test_tool
     assert not torch.allclose(plain, augmented, atol=1e-3)
 
 
+def test_images_of_datasets_in_datasets_are_mirrored_too(config, test_tool):
+    nested = """
+part = _base_.test_dataloader.dataset
+part.num_images = 8
+parts = [part, dict(type='RepeatDataset', dataset=part, times=1)]
+test_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=parts))
+"""
+    assert test_tool('--tta', '--out', 'one.pkl') == (0, '')
+    config.write_text(config.read_text() + nested)
+    assert test_tool('--tta', '--out', 'both.pkl') == (0, '')
+    one, both = ([one['pred_score'] for one in load(name)] for name in ('one.pkl', 'both.pkl'))
+    assert torch.allclose(torch.stack(one + one), torch.stack(both), atol=1e-6)
+
+
 def test_metrics_and_pictures(test_tool):
     words = ['--out', 'new/metrics.json', '--out-item', 'metrics', '--show-dir', 'shown']
     assert test_tool(*words, '--interval', '3', '--amp') == (0, '')
@@ -118,6 +132,11 @@ def test_what_a_config_must_have(config, test_tool):
     config.write_text(config.read_text() + "default_scope = 'mmseg'\n")
     code, error = test_tool('--tta')
     assert code == 2 and 'default_scope=mmseg must be mmpretrain or mmdet' in error
+    # As it would be where every transform was in a wrapper.
+    text = config.read_text().replace("'mmseg'", "'mmpretrain'")
+    config.write_text(text + "test_dataloader['dataset']['pipeline'] = None\n")
+    code, error = test_tool('--tta')
+    assert code == 2 and '--tta: test_dataloader.dataset has no pipeline' in error
     config.write_text(config.read_text() + 'test_cfg = None\n')
     code, error = test_tool()
     assert code == 2 and error.endswith('config.py has no test_cfg')

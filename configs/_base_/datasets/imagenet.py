@@ -1,42 +1,18 @@
-# ImageNet-1k at the resolution of the backbone's Arch, timm-like augmentation for retraining.
+# ImageNet-1k at the resolution of the backbone's Arch, with the crops and flips of mmpretrain's
+# imagenet_bs32.py.
 data_preprocessor = dict(
     num_classes=1000, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
 )
 
-bgr_mean = [103.53, 116.28, 123.675]
-bgr_std = [57.375, 57.12, 58.395]
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='mmscale.RandomResizedCropToResolution', backend='pillow', interpolation='bicubic'),
+    dict(type='mmscale.RandomResizedCropToResolution'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(
-        type='RandAugment',
-        policies='timm_increasing',
-        num_policies=2,
-        total_level=10,
-        magnitude_level=9,
-        magnitude_std=0.5,
-        hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic'),
-    ),
-    dict(
-        type='RandomErasing',
-        erase_prob=0.2,
-        mode='rand',
-        min_area_ratio=0.02,
-        max_area_ratio=1 / 3,
-        fill_color=bgr_mean,
-        fill_std=bgr_std,
-    ),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(
-        type='mmscale.CenterCropToResolution',
-        crop_ratio=0.875,
-        backend='pillow',
-        interpolation='bicubic',
-    ),
+    dict(type='mmscale.CenterCropToResolution', crop_ratio=0.875),
     dict(type='PackInputs'),
 ]
 

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mmscale.apis.reports.run_files import json_lines
+from mmscale.arch import Arch
 from mmscale.files import write_json
 from mmscale.launch.command_line import set_environment
 
@@ -51,7 +52,7 @@ class RetrainJob:
         config = Config.fromfile(self.config, import_custom_modules=False)
         settings = {
             'config': config.to_dict(),
-            'arch': json.loads(Path(self.arch).read_text(encoding='utf-8')),
+            'arch': Arch.from_json(self.arch).to_json(),
             'options': self.options,
         }
         return json.loads(json.dumps(settings, default=str))
@@ -93,6 +94,7 @@ def run_job(job: RetrainJob) -> dict:
     ):
         from mmengine.config import Config
 
+        from mmscale.launch.log import run
         from mmscale.launch.runner import build_runner
 
         _forget_other_settings(job)
@@ -104,8 +106,8 @@ def run_job(job: RetrainJob) -> dict:
         # Runners are known by name, and several jobs share a process.
         config.experiment_name = f'{job.name}-{time.time_ns()}'
         runner = build_runner(config, 'train')
-        runner.train()
-        metrics = runner.test()
+        run(runner, 'train')
+        metrics = run(runner, 'test')
     result = {
         'accuracy': metrics['accuracy/top1'],
         'images': len(runner.test_dataloader.dataset),

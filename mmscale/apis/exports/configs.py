@@ -10,9 +10,8 @@ from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
+from mmscale.launch.config_text import BesideConfig, settings_text
 
-# The config's own folder, so that an export can be moved.
-HERE = '{{ fileDirname }}'
 # What of a PrunedModel is left, as tools/prune.py wrote it.
 PRUNED = 'pruned.json'
 _IMPORTS = dict(imports=['mmscale.models'], allow_failed_imports=False)
@@ -100,11 +99,8 @@ DETECTORS = {
 
 
 def _text(comment: str, settings: dict[str, Any]) -> str:
-    from mmengine.config import Config
-
     # A name may have any letters, and a template in a comment is filled in too.
-    line = one_line_text(f'{comment} Written by tools/export.py.')
-    return f'# {line}\n{Config(settings).pretty_text}'
+    return settings_text(settings, one_line_text(f'{comment} Written by tools/export.py.'))
 
 
 def _with_resolution(part: Any, resolution: int) -> Any:
@@ -127,9 +123,9 @@ def own_config(source: Source) -> str:
     settings = {key: value for key, value in source.settings.items() if key not in _OF_A_RUN}
     model = dict(settings.pop('model'))
     if 'pruned' in model:
-        model['pruned'] = f'{HERE}/{PRUNED}'
+        model['pruned'] = BesideConfig(PRUNED)
     elif source.arch is not None:
-        backbone = dict(model['backbone'], arch=f'{HERE}/arch.json')
+        backbone = dict(model['backbone'], arch=BesideConfig('arch.json'))
         backbone.pop('scaling', None)  # the Arch is scaled already
         model['backbone'] = backbone
         # For mmpretrain's inferencers, which have no hook that would tell it.
@@ -138,7 +134,7 @@ def own_config(source: Source) -> str:
                 settings[loader] = _with_resolution(settings[loader], source.arch.resolution)
     settings.setdefault('default_scope', 'mmpretrain')
     settings.setdefault('custom_imports', _IMPORTS)
-    settings |= dict(model=model, load_from=f'{HERE}/weights.pth')
+    settings |= dict(model=model, load_from=BesideConfig('weights.pth'))
     return _text(f'{source.name}, with its weights.', settings)
 
 
@@ -158,11 +154,13 @@ def detector_config(source: Source, name: str) -> str:
         backbone=dict(
             _delete_=True,
             type='mmscale.ArchNet',
-            arch=f'{HERE}/arch.json',
+            arch=BesideConfig('arch.json'),
             out_strides=strides,
             neck=detector.neck,
             norm_eval=True,
-            init_cfg=dict(type='Pretrained', checkpoint=f'{HERE}/weights.pth', prefix='backbone.'),
+            init_cfg=dict(
+                type='Pretrained', checkpoint=BesideConfig('weights.pth'), prefix='backbone.'
+            ),
         ),
         neck=None,
     )

@@ -15,6 +15,7 @@ from mmscale.apis.exports.source import Source, find_source, sha256
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice
 from mmscale.errors import UsageError
+from mmscale.launch.config_text import check_config_folder
 from mmscale.quiet import quiet_imports
 from mmscale.tables import Printed
 
@@ -119,6 +120,7 @@ def export(
     if folder.is_symlink():
         folder = folder.resolve()  # the link stays
     _check_folder(folder, overwrite)
+    check_config_folder(folder)
     _check_formats(formats, fuse)
     if input_size is not None and (
         not isinstance(input_size, Sequence)

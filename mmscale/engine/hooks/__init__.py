@@ -8,12 +8,13 @@ from mmscale.engine.hooks.preemption_hook import PreemptionHook
 from mmscale.engine.hooks.resolution_hook import InputResolutionHook
 from mmscale.engine.hooks.sampler_hook import HierarchicalSamplerHook
 from mmscale.engine.hooks.seed_hook import IterationSeedHook
-from mmscale.engine.hooks.strict_load_hook import StrictLoadHook
+from mmscale.engine.hooks.strict_load_hook import FittingLoadHook, StrictLoadHook
 
 __all__ = [
     'DMSHook',
     'DurableCheckpointHook',
     'FiniteLossHook',
+    'FittingLoadHook',
     'HierarchicalSamplerHook',
     'InputResolutionHook',
     'IterationSeedHook',

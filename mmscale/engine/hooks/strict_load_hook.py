@@ -1,13 +1,16 @@
-"""StrictLoadHook: a checkpoint that does not fit the model is an error, never silence."""
+"""A checkpoint that does not fit the model is an error, never random weights in silence."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
 from mmscale.engine.wrappers import unwrapped_model
-from mmscale.errors import UsageError
-from mmscale.models.checkpoints import misfit
+from mmscale.errors import UsageError, one_line
+from mmscale.models.checkpoints import misfit, unwrapped_state
 from mmscale.registry import HOOKS
 
 
@@ -38,3 +41,53 @@ class StrictLoadHook(Hook):
         difference = misfit(wanted, found)
         if difference:
             raise UsageError(f'the checkpoint does not fit the model: {difference}')
+
+
+@HOOKS.register_module()
+class FittingLoadHook(Hook):
+    """Reads a checkpoint by the model's own names, and refuses what leaves weights random.
+
+    All runs of our tools have it. A training may start from some of the weights; one that is
+    resumed, and a test, need them all.
+
+    Args:
+        all_weights: Whether every parameter must be there, in its shape.
+
+    Raises:
+        ValueError: Not one key is one of the model's, or a parameter is missing that is needed;
+            the message names some.
+    """
+
+    # Others look at what it makes of the names.
+    priority = 'VERY_HIGH'
+
+    def __init__(self, all_weights: bool = False) -> None:
+        self._all_weights = all_weights
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Renames the weights of a checkpoint that the runner loads, and checks them."""
+        state = checkpoint.get('state_dict', checkpoint)
+        found = unwrapped_state(state)
+        if found.keys() != state.keys():
+            checkpoint['state_dict'] = state = found
+        model = unwrapped_model(runner)
+        wanted = model.state_dict()
+        if not wanted.keys() & found.keys():
+            raise UsageError(f'the checkpoint does not fit the model: {misfit(wanted, found)}')
+        if self._all_weights or runner._resume:
+            self._check_all(model, state)
+
+    def _check_all(self, model: nn.Module, state: dict[str, Any]) -> None:
+        wanted = dict(model.named_parameters())
+        difference = ''
+        try:
+            # Models may know older names and other sizes of their weights when they load them.
+            missing, left_over = model.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            difference = misfit(wanted, {**wanted, **state}) or one_line(error)
+        else:
+            if wanted.keys() & {*missing}:
+                loaded = {key: wanted[key] for key in wanted.keys() - {*missing}}
+                difference = misfit(wanted, loaded | {key: state[key] for key in left_over})
+        if difference:
+            raise UsageError(f'the checkpoint does not fit the model: {difference:.400}')

@@ -22,6 +22,7 @@ from mmscale.models.dms.groups import ChannelGroups, Member, runs
 from mmscale.models.dms.layers import replace_submodule
 from mmscale.models.dms.traced import traced_groups
 from mmscale.models.dms.transformers import GROUPERS, Consumers, full_name
+from mmscale.models.dropout_head import DropoutClsHead
 
 Grouper = Callable[[nn.Module, str, Consumers], ChannelGroups]
 
@@ -172,7 +173,7 @@ def _consumers(model: nn.Module, name: str) -> Consumers:
         return None
     head, neck = getattr(model, 'head', None), getattr(model, 'neck', None)
     if name == 'backbone' and (neck is None or isinstance(neck, GlobalAveragePooling)):
-        if type(head) is LinearClsHead:
+        if type(head) in (LinearClsHead, DropoutClsHead):
             return ('head.fc',)
         if isinstance(head, VisionTransformerClsHead):
             if hasattr(head.layers, 'pre_logits'):

@@ -1,0 +1,138 @@
+"""Whether the parts of a run fit each other, asked before it begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmscale.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+
+def check_arch(runner: Runner) -> None:
+    """Checks that an ArchNet fits its images and the head after it.
+
+    Raises:
+        UsageError: One does not fit.
+    """
+    from mmpretrain.models import GlobalAveragePooling, LinearClsHead
+
+    from mmscale.engine.wrappers import unwrapped_model
+    from mmscale.models import ArchNet
+
+    model = unwrapped_model(runner)
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, ArchNet):
+        return
+    arch = backbone.arch
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    if mean is not None and len(mean) != arch.stem.in_channels:
+        raise UsageError(
+            f'model.backbone.arch: the Arch has stem.in_channels={arch.stem.in_channels}, but '
+            f'data_preprocessor.mean has {len(mean)} channels'
+        )
+    head = getattr(model, 'head', None)
+    if not isinstance(head, LinearClsHead):
+        return
+    neck = getattr(model, 'neck', None)
+    is_last = backbone.out_indices == (len(arch.stages),)
+    if (
+        is_last
+        and isinstance(neck, GlobalAveragePooling)
+        and head.in_channels != arch.feature_channels
+    ):
+        raise UsageError(
+            f'model.head.in_channels={head.in_channels} does not fit model.backbone.arch, whose '
+            f'features have {arch.feature_channels} channels'
+        )
+    if arch.head.num_classes not in (0, head.num_classes):
+        runner.logger.warning(
+            'model.head.num_classes=%d replaces head.num_classes=%d of the Arch',
+            head.num_classes,
+            arch.head.num_classes,
+        )
+
+
+def check_pretrained(runner: Runner) -> None:
+    """Reads the weights that the init_cfg of a part of the model names, as the run will.
+
+    Raises:
+        ValueError: They are damaged or hold code; or they do not fit an ArchNet; or not one key
+            is one of the part that shall get them.
+        FileNotFoundError: There is no such file.
+    """
+    from mmscale.engine.wrappers import unwrapped_model
+    from mmscale.models import ArchNet
+    from mmscale.models.checkpoints import load_checkpoint, misfit
+
+    weights: dict[str, dict[str, Any]] = {}
+    for name, module in unwrapped_model(runner).named_modules():
+        if isinstance(module, ArchNet):
+            module.read_pretrained()
+            continue
+        settings = getattr(module, 'init_cfg', None)
+        for setting in settings if isinstance(settings, (list, tuple)) else [settings]:
+            path = setting.get('checkpoint') if isinstance(setting, dict) else None
+            # What lies elsewhere is read once, by the run.
+            if not isinstance(path, str) or '://' in path:
+                continue
+            if path not in weights:
+                checkpoint = load_checkpoint(path)
+                state = checkpoint.get('state_dict', checkpoint)
+                # As MMEngine's own reading of weights does.
+                weights[path] = {str(key).removeprefix('module.'): state[key] for key in state}
+            prefix = str(setting.get('prefix') or '').rstrip('.')
+            start = f'{prefix}.' if prefix else ''
+            found = {
+                key.removeprefix(start): tensor
+                for key, tensor in weights[path].items()
+                if key.startswith(start)
+            }
+            wanted = module.state_dict()
+            if wanted and not found.keys() & wanted.keys():
+                part = f'model.{name}' if name else 'model'
+                raise UsageError(
+                    f'{part}.init_cfg.checkpoint={path}, prefix={prefix or None!r}: '
+                    f'not one key fits: {misfit(wanted, found or weights[path])}'
+                )
+
+
+def check_classes(runner: Runner) -> None:
+    """Checks that the classes of the data, of the head and of the metrics fit each other.
+
+    Data of more classes than the head has is a warning: not all need be used.
+
+    Raises:
+        UsageError: A metric looks at more of the best classes than there are.
+    """
+    from mmscale.engine.wrappers import unwrapped_model
+
+    head = getattr(unwrapped_model(runner), 'head', None)
+    classes = getattr(head, 'num_classes', None)
+    if type(classes) is not int:
+        return
+    asked = {'model.head.topk': getattr(head, 'topk', ()) if getattr(head, 'cal_acc', 0) else ()}
+    for phase in ('train', 'val', 'test'):
+        loop = getattr(runner, f'_{phase}_loop')
+        if loop is None or isinstance(loop, dict):
+            continue
+        for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
+            asked[f'{phase}_evaluator.topk of {type(metric).__name__}'] = getattr(
+                metric, 'topk', ()
+            )
+        dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+        names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+        if len(names) > classes:
+            runner.logger.warning(
+                'model.head.num_classes=%d: the images of %s_dataloader are of %d classes',
+                classes,
+                phase,
+                len(names),
+            )
+    for key, most in asked.items():
+        most = (most,) if isinstance(most, int) else tuple(most)
+        if max(most, default=0) > classes:
+            raise UsageError(
+                f'{key}={most}: model.head.num_classes={classes}, so at most {classes} is allowed'
+            )

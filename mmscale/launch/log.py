@@ -1,0 +1,90 @@
+"""What of a run's log goes to the screen, and what to its file alone."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+from mmscale.errors import FOREIGN_ERRORS, MMScaleError, one_line
+
+# How the records begin that are long or tell users nothing; the file has them all.
+_FILE_ONLY = (
+    f'\n{"-" * 60}\nSystem environment:',
+    'Config:\n',
+    'Hooks will be executed in the following order:',
+    'paramwise_options -- ',
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+)
+# What says by itself all that there is to say.
+_PLAIN = (MMScaleError, OSError, FloatingPointError)
+
+
+def _is_for_the_screen(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_FILE_ONLY)
+
+
+class ShortLogRunner(Runner):
+    """MMEngine's Runner, which shows where its config and environment are instead of them.
+
+    With ``log_level='DEBUG'`` all is shown.
+    """
+
+    def build_logger(
+        self, log_level: int | str = 'INFO', log_file: str | None = None, **settings: Any
+    ) -> MMLogger:
+        """Builds the log of the run, see MMEngine."""
+        logger = super().build_logger(log_level, log_file, **settings)
+        for handler in logger.handlers:
+            is_screen = not isinstance(handler, logging.FileHandler)
+            if is_screen and handler.level > logging.DEBUG:
+                handler.addFilter(_is_for_the_screen)
+        logger.info('config, environment and hooks of this run: %s', logger.log_file)
+        return logger
+
+
+def _written_traceback(runner: Runner, error: BaseException) -> str | None:
+    """Writes where an error comes from to the log file alone; returns that file's name."""
+    files = [one for one in runner.logger.handlers if isinstance(one, logging.FileHandler)]
+    record = logging.LogRecord(
+        runner.logger.name, logging.ERROR, __file__, 0,
+        ''.join(traceback.format_exception(error)), (), None,
+    )  # fmt: skip
+    for handler in files:
+        handler.handle(record)
+    return files[0].baseFilename if files else None
+
+
+def run(runner: Runner, phase: str) -> Any:
+    """Trains or tests; what stops the run becomes one line, and its traceback goes to the log.
+
+    Args:
+        runner: From :func:`mmscale.launch.build_runner`.
+        phase: ``train`` or ``test``.
+
+    Returns:
+        What the runner returns: the model of a training, the metrics of a test.
+
+    Raises:
+        MMScaleError: The run was stopped by an error in the code that it went through.
+        OSError: As it is.
+        FloatingPointError: As it is.
+    """
+    try:
+        return getattr(runner, phase)()
+    except _PLAIN:
+        raise
+    except FOREIGN_ERRORS as error:
+        log = _written_traceback(runner, error)
+        if log is None:
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise MMScaleError(
+            f'{phase} stopped at iteration {runner.iter}: {one_line(error):.400} '
+            f'({Path(last.filename).name}:{last.lineno}; traceback in {log})'
+        ) from error
