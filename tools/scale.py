@@ -14,8 +14,8 @@ from pathlib import Path
 from mmscale.apis.cost import fit_latency
 from mmscale.apis.scaling.archs import networks_to_time, plan_scaling
 from mmscale.apis.scaling.budgets import read_budget
-from mmscale.apis.scaling.common import MODES
-from mmscale.apis.scaling.recipes import check_output, write_scaling
+from mmscale.apis.scaling.common import HEAD_WIDTHS, MODES
+from mmscale.apis.scaling.recipes import check_output, recipe_for, write_scaling
 from mmscale.apis.scaling.searched import read_family
 from mmscale.apis.scaling.tables import milliseconds, scaling_tables
 from mmscale.arch import SCALING_RULES, preset_names
@@ -92,10 +92,21 @@ def parse_args() -> argparse.Namespace:
         choices=CONVENTIONS,
         help='pycls (default) counts bias additions and max-pools too',
     )
+    parser.add_argument(
+        '--head-width',
+        choices=HEAD_WIDTHS,
+        help='of attention: kept (default), or free to become a third narrower or wider',
+    )
     parser.add_argument('--latency-model', type=Path, metavar='FILE', help='predicts times')
     parser.add_argument('--measure', choices=DEVICES, help='time every network there')
     parser.add_argument(
         '--out', type=Path, help='folder for configs that train the networks, Archs and a plot'
+    )
+    parser.add_argument(
+        '--data-config',
+        metavar='CONFIG',
+        help='with --out: config whose data, schedule and head train the networks (default: that '
+        'of the base model, or a known recipe that fits it)',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace existing files')
     parser.add_argument('--json', action='store_true', help='print a list of JSON objects')
@@ -144,6 +155,8 @@ def check_args(args: argparse.Namespace) -> None:
         args.mode = args.mode or 'matched'
     if args.mode != 'matched' and args.from_search is None:
         refuse(args, MATCHED, 'needs --mode matched, or a --budget')
+    if args.data_config is not None and args.out is None:
+        raise UsageError('--data-config is for the configs that --out writes')
     if args.metric == 'latency' and args.latency_model is None:
         raise UsageError('latency needs --latency-model; --fit-latency makes one')
 
@@ -207,9 +220,12 @@ def scale(args: argparse.Namespace) -> None:
             model,
             channel_divisor=args.channel_divisor,
             resolution_divisor=args.resolution_divisor,
+            head_width=args.head_width or 'kept',
         )
-        if args.out is not None and not args.overwrite:
-            check_output(plan.labels, args.out)
+        if args.out is not None:
+            recipe = recipe_for(plan, args.data_config)
+            if not args.overwrite:
+                check_output(plan.labels, args.out)
         networks = plan.run(leave_out)
         if not networks:
             raise UsageError('; '.join(left_out))
@@ -218,7 +234,7 @@ def scale(args: argparse.Namespace) -> None:
         rows = [plan.base.unscaled(), *networks]
         times = [milliseconds(made, model, setting, args.repeats or REPEATS) for made in rows]
         if args.out is not None:
-            write_scaling(plan, networks, args.out)
+            write_scaling(plan, networks, args.out, recipe)
     if args.json:
         pairs = zip(networks, times[1:], strict=True)
         print(json.dumps([{**made.to_json(), **own} for made, own in pairs], indent=1))

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.networks import Network
 from mmscale.cost import ModuleCost, count_module
+from mmscale.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +49,21 @@ def count_model(
     return count_module(
         module, shape, None, convention, batch, memory, keywords=samples, draw=True
     )
+
+
+def count_network(
+    network: Network, convention: str = 'mmscale', batch: int = 1, memory: bool = True
+) -> ModuleCost:
+    """Counts a network that a user named, at the size it is made for; see :func:`count_model`.
+
+    Raises:
+        UsageError: It cannot be built, or does not run on such an input.
+    """
+    shape = network.image_shape
+    try:
+        return count_model(network.skeleton, shape, convention, batch, memory)
+    except UsageError:  # it may need numbers on its way
+        return count_model(network.build(), shape, convention, batch, memory)
 
 
 def _samples_of(module: nn.Module, shape: Sequence[int]) -> Callable[[int], dict[str, Any]] | None:

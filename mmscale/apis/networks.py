@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.input_shape import ASSUMED_SIDE, InputShape, config_input
 from mmscale.apis.packaged_configs import packaged_config
+from mmscale.apis.reports.run_files import result_origin
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import Origin, origin_of, read_origin
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
@@ -199,6 +201,17 @@ class Network:
         return found if isinstance(found, Arch) else None
 
     @cached_property
+    def origin(self) -> Origin | None:
+        """The config that it is from and its data, as far as that is known."""
+        if self.config is not None:
+            return origin_of(self.config)
+        path = Path(self.source or '')
+        path = path / 'result.json' if path.is_dir() else path
+        if not path.is_file():
+            return None
+        return read_origin(path) if self.member is None else result_origin(path)
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height and width of the images that it is made for; or a text's length."""
         return self._input.shape
@@ -236,6 +249,7 @@ def _timm_network(name: str) -> nn.Module:
 def _packaged_config(source: str, options: Sequence[str]) -> Config:
     """A config that a package ships, as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``."""
     package, _, place = source.partition('::')
+    place = place if place.endswith('.py') else f'{place}.py'
     try:
         with quiet_imports():
             from mmengine.hub import get_config
@@ -308,9 +322,9 @@ def find_network(
         name = text.removeprefix('timm:')
         found = {'module': _timm_network(name)}
     elif text is not None and '::' in text:
+        found = {'config': _packaged_config(text, options)}
         text = text if text.endswith('.py') else f'{text}.py'
         name = Path(text.partition('::')[2]).stem
-        found = {'config': _packaged_config(text, options)}
     elif path is not None and path.suffix == '.py':
         name, found = path.stem, {'config': read_config(text, options)}
     elif path is not None and path.suffix == '.json' and path.is_file():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.arch.checks import integer
+from mmscale.arch.origin import Origin, origin_of
 from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.errors import UsageError, one_line
@@ -261,9 +262,9 @@ def _run(
         return search.run(scorer, on_step), time.monotonic() - start
 
 
-def _write(path: Path, result: SearchResult, convention: str) -> None:
-    versions = {'mmscale': __version__}
-    write_json(path, {**result.to_json(), 'convention': convention, 'versions': versions})
+def _write(path: Path, result: SearchResult, convention: str, origin: Origin) -> None:
+    about = {'origin': origin.to_json(), 'versions': {'mmscale': __version__}}
+    write_json(path, {**result.to_json(), 'convention': convention, **about})
 
 
 def dry_run(config: Config, resume: bool = False) -> DryRun:
@@ -298,7 +299,7 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
         # A report on the way reads from it what the costs of the history are.
         config.dump(work_dir / Path(config.filename or 'config.py').name)
         with _logger(work_dir) as logger:
-            return _dry_run(planned, evaluator, work_dir, logger)
+            return _dry_run(planned, evaluator, work_dir, logger, origin_of(config))
     except (OSError, ValueError) as error:
         raise UsageError(one_line(error)) from error
 
@@ -308,6 +309,7 @@ def _dry_run(
     evaluator: AnalyticEvaluator,
     work_dir: Path,
     logger: logging.Logger,
+    origin: Origin,
 ) -> DryRun:
     search, table = planned.search, planned.table
     history = History(work_dir / 'history.jsonl')
@@ -323,8 +325,8 @@ def _dry_run(
     finally:
         history.close()
     for name, arch in result.networks.items():
-        write_json(work_dir / 'archs' / f'{name}.json', arch.to_json())
-    _write(work_dir / 'result.json', result, table.convention)
+        arch.save(work_dir / 'archs' / f'{name}.json', origin)
+    _write(work_dir / 'result.json', result, table.convention, origin)
     logger.info(str(result))
     outcome = DryRun(result, seconds)
     if not isinstance(search, (EvolutionSearch, ScalingSearch, RandomSearch)):
@@ -332,7 +334,7 @@ def _dry_run(
         search = RandomSearch(search.family, result.evaluations, planned.seed)
         directory = work_dir / 'random'
         random, random_seconds = _run(search, evaluator, directory / 'archive', logger)
-        _write(directory / 'result.json', random, table.convention)
+        _write(directory / 'result.json', random, table.convention, origin)
         outcome = DryRun(result, seconds, random, random_seconds)
     logger.info(f'dry run: {json.dumps(outcome.to_json())}')
     return outcome

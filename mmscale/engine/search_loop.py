@@ -19,6 +19,7 @@ from mmengine.runner.base_loop import BaseLoop
 
 from mmscale.arch.checks import integer
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import origin_of
 from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.engine.distributed import Ranks
@@ -319,8 +320,9 @@ class SearchLoop(BaseLoop):
         work_dir = Path(self._runner.work_dir)
         (work_dir / 'archs').mkdir(exist_ok=True)
         (work_dir / 'weights').mkdir(exist_ok=True)
+        origin = origin_of(self._runner.cfg)
         for name, arch in result.networks.items():
-            write_json(work_dir / 'archs' / f'{name}.json', arch.to_json())
+            arch.save(work_dir / 'archs' / f'{name}.json', origin)
             net = self.evaluator.extract(arch)
             weights = work_dir / 'weights' / f'{name}.pth'
             state = {'state_dict': net.state_dict()}
@@ -332,6 +334,7 @@ class SearchLoop(BaseLoop):
                 **result.to_json(),
                 'convention': self.table.convention,
                 'config_hash': self._config_hash(fingerprint),
+                'origin': origin.to_json(),
                 'versions': {
                     'mmscale': __version__,
                     **{name: _version_of(name) for name in _PACKAGES},

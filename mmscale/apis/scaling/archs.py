@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmscale.apis.networks import (
-    build_network,
-    find_network,
-    holds_result,
-    image_shape,
-)
+from mmscale.apis.networks import build_network, holds_result, image_shape
+from mmscale.apis.scaling.bases import BaseArch, find_base
 from mmscale.apis.scaling.budgets import read_budget
-from mmscale.apis.scaling.common import MODES, backbone_of
+from mmscale.apis.scaling.common import MODES
 from mmscale.apis.scaling.rule_files import read_rules
 from mmscale.apis.scaling.searched import FoundFamily, read_family
-from mmscale.arch import (
-    PYCLS_ROUNDING,
-    Arch,
-    Rounding,
-    Scaling,
-    ScalingRule,
-    apply_scaling,
-    fast_rule,
-    scaling_rule,
-)
+from mmscale.arch import Arch, Rounding, ScalingRule, fast_rule, scaling_rule
 from mmscale.arch.checks import choice
 from mmscale.arch.json_files import read_json
-from mmscale.config_parts import type_name
-from mmscale.cost import Constraints, LatencyModel, NotReachable, Scaled, count, match
-from mmscale.cost.scaled import label_of, value_of
-from mmscale.errors import UsageError, one_line
-from mmscale.quiet import quiet_imports
+from mmscale.cost import Constraints, LatencyModel, NotReachable, Scaled
+from mmscale.cost.scaled import label_of
+from mmscale.errors import UsageError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
-    from mmscale.apis.networks import Network
     from mmscale.apis.scaling.backbones import BaseConfig
 
 # Networks that a runtime model is fitted on: acts, flops and params grow in different proportions.
@@ -84,183 +68,6 @@ def find_rules(
             f'{", ".join(map(str, strategies))}'
         )
     return rules
-
-
-def arch_of(config: Config) -> Arch | None:
-    """The Arch of a config's backbone, or None if that is no ArchNet.
-
-    Raises:
-        ValueError: The backbone's Arch is not one.
-    """
-    backbone = backbone_of(config)
-    if backbone is None or type_name(backbone) != 'ArchNet':
-        return None
-    with quiet_imports():
-        from mmscale.models.backbones.arch_net import scaled_arch
-
-    return scaled_arch(backbone.get('arch'), backbone.get('scaling'))
-
-
-@dataclass(frozen=True)
-class BaseArch:
-    """An Arch to scale.
-
-    Attributes:
-        name: Its name.
-        arch: The base model.
-        convention: How costs are counted, see :func:`mmscale.cost.count`.
-        divisors: ``channel_divisor`` and ``resolution_divisor`` of matched mode, those that are
-            not the defaults.
-        recipe: The config that it is from, if it is from one.
-    """
-
-    name: str
-    arch: Arch
-    convention: str = 'pycls'
-    divisors: dict[str, int] = field(default_factory=dict)
-    recipe: str | None = None
-
-    def present(self, metric: str, latency_model: LatencyModel | None = None) -> float:
-        """The base model's own cost in a metric; the latency is predicted by a model.
-
-        Raises:
-            ValueError: There is no such metric, or no model for the latency.
-        """
-        # The runtime model is fitted on costs of the default convention.
-        convention = 'mmscale' if metric == 'latency' else self.convention
-        return value_of(count(self.arch, convention), metric, latency_model)
-
-    def unscaled(self) -> Scaled:
-        """The base model itself."""
-        cost = count(self.arch, self.convention)
-        return Scaled(
-            self.arch, Scaling(), 1.0, cost, 'flops', cost.flops, cost.flops,
-            name=self.name, strategy='base', convention=self.convention,
-        )  # fmt: skip
-
-    def reference(self, rule: ScalingRule, factor: float) -> Scaled:
-        """Scales the base model as the paper does, rounding once."""
-        scaling = rule.scaling(factor)
-        arch = apply_scaling(self.arch, scaling, 'pycls', PYCLS_ROUNDING)
-        cost, target = count(arch, self.convention), factor * self.present('flops')
-        return Scaled(
-            arch, scaling, factor, cost, 'flops', target, cost.flops,
-            name=self.name, strategy=rule.name, factor=factor, convention=self.convention,
-        )  # fmt: skip
-
-    def matched(
-        self,
-        rule: ScalingRule,
-        factor: float,
-        target: float,
-        metric: str,
-        tolerance: float,
-        constraints: Constraints,
-        latency_model: LatencyModel | None,
-    ) -> Scaled:
-        """Scales the base model so that its true cost meets a target.
-
-        Raises:
-            NotReachable: The target cannot be met.
-            ValueError: A setting is not allowed.
-        """
-        divisors = {'channel_divisor': 8, 'resolution_divisor': self.arch.strides[-1]}
-        rounding = Rounding('nearest', strict=True, **{**divisors, **self.divisors})
-        return match(
-            self.arch, rule.scaling, target, metric, tolerance, constraints, self.convention,
-            rounding=rounding, latency_model=latency_model,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class BaseOfFamily(BaseArch):
-    """The base model of a searched family, to scale the family on.
-
-    Depth and width are what the fitted rule gives at the factor, rounded as the search rounded;
-    the resolution is solved for, so that the true cost meets the budget, with the adjustments of
-    :func:`mmscale.cost.matching.match`. Where that is not possible, all three are solved for
-    along the rule, as in matched mode.
-    """
-
-    family: FoundFamily | None = None
-
-    def matched(
-        self,
-        rule: ScalingRule,
-        factor: float,
-        target: float,
-        metric: str,
-        tolerance: float,
-        constraints: Constraints,
-        latency_model: LatencyModel | None,
-    ) -> Scaled:
-        """See :meth:`BaseArch.matched`."""
-        fitted = rule.scaling(factor)
-        rounding = replace(self.family.rounding, **self.divisors)
-
-        def with_resolution(solved: float) -> Scaling:
-            return Scaling(fitted.depth, fitted.width, solved**0.5)
-
-        def solve(scaling_of: Callable[[float], Scaling]) -> Scaled:
-            return match(
-                self.arch, scaling_of, target, metric, tolerance, constraints, self.convention,
-                self.family.width_rule, rounding, latency_model,
-            )  # fmt: skip
-
-        try:
-            return solve(with_resolution)
-        except NotReachable:
-            return solve(rule.scaling)
-
-
-def _timm_arch(network: Network) -> Arch:
-    """The Arch of a module that is timm's.
-
-    Raises:
-        UsageError: None is known.
-    """
-    from mmscale.models.timm_networks import from_timm
-
-    try:
-        return from_timm(network.build())[0]
-    except (ImportError, ValueError) as error:
-        raise UsageError(
-            f'{network.name} cannot be scaled: it is neither an Arch nor the model of a config, '
-            f'nor a network of timm that an Arch is known of ({one_line(error):.120})'
-        ) from None
-
-
-def _base_of(
-    source: str | Path | dict | Arch | FoundFamily,
-    name: str | None,
-    convention: str | None,
-    divisors: dict[str, int],
-) -> BaseArch | BaseConfig:
-    """Finds the base model that a user named."""
-    if isinstance(source, FoundFamily):
-        if convention is not None:
-            raise UsageError(f'convention={convention}: a family keeps that of its search')
-        return BaseOfFamily(
-            name or source.name, source.base, source.convention, divisors, family=source
-        )
-    network = find_network(source)
-    name, arch, recipe = name or network.name, network.arch, None
-    if network.config is not None:
-        recipe, arch = network.source, arch_of(network.config)
-        if arch is None:
-            from mmscale.apis.scaling.backbones import BaseConfig
-
-            if divisors:
-                raise UsageError(f'{name}: {", ".join(divisors)}: constraints are for Archs')
-            if convention not in (None, 'mmscale'):
-                raise UsageError(
-                    f'{name}: convention={convention}: backbones with an adapter are counted by '
-                    'mmscale'
-                )
-            return BaseConfig(network.source or name, network.config, name)
-    if arch is None:
-        arch = _timm_arch(network)
-    return BaseArch(name, arch, convention or 'pycls', divisors, recipe)
 
 
 @dataclass(frozen=True)
@@ -359,6 +166,7 @@ def plan_scaling(
     name: str | None = None,
     channel_divisor: int | None = None,
     resolution_divisor: int | None = None,
+    head_width: str = 'kept',
 ) -> ScalingPlan:
     """Checks what :func:`scale` is asked for, without scaling.
 
@@ -387,6 +195,8 @@ def plan_scaling(
             family what its search rounded to.
         resolution_divisor: The resolution becomes a multiple of it, in matched mode; by default
             the network's total stride, for a family what its search rounded to.
+        head_width: Whether attention heads keep their width (``kept``), so that their number is
+            scaled, or may become a third narrower or wider (``free``).
 
     Raises:
         UsageError: A setting is not allowed, or the base model is not found.
@@ -424,7 +234,7 @@ def plan_scaling(
     else:
         rules = find_rules(['dWr'] if strategies is None else strategies, alphas)
     factors = [factors] if isinstance(factors, (int, float)) else list(factors or ())
-    found = _base_of(base, name, convention, divisors)
+    found = find_base(base, name, convention, divisors, head_width)
     if not isinstance(found, BaseArch) and constraints != Constraints():
         raise UsageError(f'{found.recipe}: constraints are for Archs')
     for rule in rules:
@@ -459,6 +269,7 @@ def scale(
     name: str | None = None,
     channel_divisor: int | None = None,
     resolution_divisor: int | None = None,
+    head_width: str = 'kept',
 ) -> list[Scaled]:
     """Scales a network by every strategy to every factor.
 
@@ -480,6 +291,7 @@ def scale(
         name: Of the base model.
         channel_divisor: Channels become multiples of it, in matched mode.
         resolution_divisor: The resolution becomes a multiple of it, in matched mode.
+        head_width: Whether attention heads keep their width, ``kept`` or ``free``.
 
     Returns:
         Strategy by strategy, factor by factor.
@@ -495,7 +307,7 @@ def scale(
     """
     return plan_scaling(
         base, strategies, factors, alphas, mode, metric, budget, tolerance, constraints,
-        convention, latency_model, name, channel_divisor, resolution_divisor,
+        convention, latency_model, name, channel_divisor, resolution_divisor, head_width,
     ).run()  # fmt: skip
 
 
@@ -522,7 +334,7 @@ def networks_to_time(base: str | None = None) -> dict[str, Arch]:
     """
     archs = {}
     for source in _TIMED_BASES if base is None else (base,):
-        found = _base_of(source, None, None, {})
+        found = find_base(source, None, None, {})
         if not isinstance(found, BaseArch):
             raise UsageError(f'{found.name}: a runtime model is fitted on Archs alone')
         archs[found.name] = found.arch

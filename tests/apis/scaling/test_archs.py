@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from mmscale.apis.scaling.archs import (
-    arch_of,
     find_rules,
     networks_to_time,
     plan_scaling,
     scale,
 )
+from mmscale.apis.scaling.bases import arch_of
 from mmscale.apis.scaling.recipes import config_text
 from mmscale.apis.scaling.searched import read_family
 from mmscale.arch import SCALING_RULES, Rounding, Scaling, apply_scaling, get_arch
@@ -312,3 +312,11 @@ def test_configs_that_packages_ship_are_scaled_by_their_names(source, tmp_path):
     assert "_base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'" in config_text(
         network, plan.base.recipe, tmp_path
     )
+
+
+def test_only_heads_have_a_width_that_may_be_free():
+    for source in ('RegNetY-400MF', 'resnet18_8xb32_in1k'):
+        with pytest.raises(ValueError, match=r'head_width=free: .* has no attention heads'):
+            scale(source, 'w', 2, head_width='free')
+    with pytest.raises(ValueError, match="head_width='wide' is not one of kept, free"):
+        scale('RegNetY-400MF', 'w', 2, head_width='wide')
