@@ -319,7 +319,7 @@ def find_network(
         name = Path(text.partition('::')[2]).stem
         found = {'config': _packaged_config(text)}
     elif path is not None and path.suffix == '.py':
-        name, found = path.stem, {'config': read_config(text, options)}
+        name, found = path.stem, {'config': read_config(text)}
     elif path is not None and path.suffix == '.json' and path.is_file():
         is_result = _is_result(read_json(path))
         name, found = path.stem, {} if is_result else {'arch': get_arch(text)}
@@ -342,11 +342,13 @@ def find_network(
         name, found = type(source).__name__, {'module': source}
     else:
         raise UsageError(f'{source!r:.60} is no name, file, Arch, config or module')
-    if options and not (text and text.endswith('.py')):
-        raise UsageError(f'options={list(options)}: {name} is no config')
     if scaling_stage is not None and not is_result:
         raise UsageError(f'scaling stage {scaling_stage}: {source} is no result of a search')
     config = found.get('config')
+    if options and config is None:
+        raise UsageError(f'options={list(options)}: {name} is no config')
+    if options:
+        config = found['config'] = read_config(config, options)
     if config is not None and not isinstance(config.get('model'), Mapping):
         raise UsageError(f'{text or name}: the config has no model')
     if is_result:
