@@ -216,7 +216,7 @@ def _hidden(planned: PlannedSearch) -> AnalyticEvaluator:
     search = planned.search
     if search.family is None or isinstance(search, GivenFamily):
         raise UsageError(
-            f'--dry-run: {type(search).__name__} has no known optimum; only searches for a family '
+            f'dry run: {type(search).__name__} has no known optimum; only searches for a family '
             f'of networks can be run dry'
         )
     return analytic_evaluator(search, planned.seed)
@@ -288,7 +288,7 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
     if not resume and any(any(archive.glob('*.jsonl')) for archive in archives):
         raise UsageError(
             f'work_dir={work_dir} holds the archive of an earlier search: continue it with '
-            f'--resume, or take another work dir'
+            f'resume (--resume), or take another work dir'
         )
     try:
         evaluator = _hidden(planned)
@@ -393,8 +393,8 @@ def search_with(config: Config, resume: bool = False, retry_failed: bool = False
 
     if not config.get('load_from'):
         raise UsageError(
-            'load_from is not set: name the checkpoint of a trained super-supernet with '
-            '--cfg-options load_from=PATH'
+            'load_from is not set: name the checkpoint of a trained super-supernet, as load_from '
+            '(--cfg-options load_from=PATH)'
         )
     config.test_cfg.resume = resume
     config.test_cfg.retry_failed = retry_failed

@@ -294,7 +294,7 @@ def test_a_failed_check_leaves_everything_as_it_was(arch, checkpoint, tmp_path, 
 def test_only_an_export_is_overwritten(arch, checkpoint, tmp_path):
     out = tmp_path / 'out'
     export(arch, out, checkpoint, formats=[])
-    with pytest.raises(ValueError, match=r'out exists: name another folder, or give --overwrite'):
+    with pytest.raises(ValueError, match=r'out exists: name another folder, or give overwrite'):
         export(arch, out, checkpoint)
     (tmp_path / 'link').symlink_to(out)
     export(arch, tmp_path / 'link', checkpoint, formats=[], name='other', overwrite=True)

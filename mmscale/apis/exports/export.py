@@ -208,7 +208,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if others:
         raise UsageError(f'{folder} holds {others[0]}, which is of no export: name another folder')
     if any(folder.iterdir()) and not overwrite:
-        raise UsageError(f'{folder} exists: name another folder, or give --overwrite')
+        raise UsageError(f'{folder} exists: name another folder, or give overwrite (--overwrite)')
 
 
 def _check_formats(formats: Sequence[str], **of_programs: bool) -> None:
