@@ -18,7 +18,8 @@ from mmscale.arch.origin import Origin, origin_of
 from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.errors import UsageError, one_line
-from mmscale.files import write_json
+from mmscale.files import write_json, write_text
+from mmscale.launch.config_text import settings_text
 from mmscale.quiet import quiet_imports
 from mmscale.search import (
     Archive,
@@ -295,7 +296,8 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
         for name in ('archs', 'random'):
             (work_dir / name).mkdir(parents=True, exist_ok=True)
         # A report on the way reads from it what the costs of the history are.
-        config.dump(work_dir / Path(config.filename or 'config.py').name)
+        name = Path(config.filename or 'config.py').name
+        write_text(work_dir / name, settings_text(config.to_dict()))
         with _logger(work_dir) as logger:
             return _dry_run(planned, evaluator, work_dir, logger, origin_of(config))
     except (OSError, ValueError) as error:

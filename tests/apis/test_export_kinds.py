@@ -22,7 +22,7 @@ from mmscale.errors import UsageError
 ARCH = Arch(
     24,
     Stem(4, in_channels=1, max_pool=True),
-    ((Block('basic', 3, 2, 4, 6, 6, residual='projection'),),),
+    ((Block('basic', 3, 2, 4, 6, 6, 1, residual='projection'),),),
     Head(10, 0, 7),
 )
 ORIGIN = Origin('search.py', 'FashionMNIST', (70.0,), (90.0,))
@@ -52,7 +52,6 @@ def test_a_network_is_exported_before_it_is_trained(tmp_path):
         library_name='mmscale',
         tags=['mmscale', 'mmpretrain'],
         pipeline_tag='image-classification',
-        datasets=['fashion_mnist'],
     )
     assert '| found by | search.py, data: FashionMNIST |' in card
     # Nothing is said twice.
@@ -73,6 +72,7 @@ def test_mmpretrains_inferencer_runs_an_arch(channels, randomise, tmp_path):
     arch.save(tmp_path / 'a.json', origin)
     out = tmp_path / 'out'
     export(tmp_path / 'a.json', out, tmp_path / 'a.pth', formats=CONFIGS)
+    assert front_matter(out)[0]['datasets'] == ['fashion_mnist']
     infer = ImageClassificationInferencer(
         str(out / 'mmpretrain_config.py'), str(out / 'weights.pth')
     )

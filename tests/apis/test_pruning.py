@@ -270,6 +270,6 @@ def test_a_pure_python_search_in_a_folder_with_an_apostrophe(tmp_path):
     assert found.load_from == str(folder / 'pruned' / 'weights.pth')
     small = build_module(found.model.to_dict())
     small.load_state_dict(torch.load(found.load_from, weights_only=True)['state_dict'])
-    with pytest.raises(ValueError, match='MMEngine cannot read configs .* a backslash'):
+    with pytest.raises(ValueError, match=r'MMEngine cannot read configs .* a backslash'):
         export_search(config, wrapped, tmp_path / 'a\\b')
     assert not (tmp_path / 'a\\b').exists()

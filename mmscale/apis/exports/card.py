@@ -52,7 +52,8 @@ def _front_matter(
     about: dict[str, Any] = {} if license_name is None else {'license': license_name}
     about |= {'library_name': 'mmscale', 'tags': tags}
     about['pipeline_tag'] = _TASKS.get(kind, 'image-feature-extraction')
-    kinds = (source.origin.dataset or '').split(', ') if source.origin else []
+    is_trained = source.provenance.get('weights') != 'random'
+    kinds = (source.origin.dataset or '').split(', ') if source.origin and is_trained else []
     datasets = [_HUB_DATASETS[kind] for kind in kinds if kind in _HUB_DATASETS]
     if datasets:
         about['datasets'] = datasets
