@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mmscale.apis.cost import fit_latency
 from mmscale.apis.scaling.archs import networks_to_time, plan_scaling
-from mmscale.apis.scaling.common import MODES
+from mmscale.apis.scaling.budgets import read_budget
+from mmscale.apis.scaling.common import HEAD_WIDTHS, MODES
 from mmscale.apis.scaling.recipes import check_output, recipe_for, write_scaling
 from mmscale.apis.scaling.searched import read_family
 from mmscale.apis.scaling.tables import milliseconds, scaling_tables
@@ -44,11 +45,14 @@ FITTED = ('base', 'fit_latency', 'latency_model', 'overwrite', 'device', *TIMED)
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog=f'strategies: {", ".join(SCALING_RULES)}, shares such as d1_w8_g8_r1, or the '
+        epilog=f'strategies: {", ".join(SCALING_RULES)}, shares such as d1_w8_g8_r1, exponents '
+        'such as depth=.2,width=.3,resolution=.1, a JSON or Python file of such rules, or the '
         f'result.json of a search. Networks: {", ".join(preset_names())}.',
     )
     parser.add_argument(
-        'base', nargs='?', help="a network's name, an Arch's or family's JSON file, or a config"
+        'base',
+        nargs='?',
+        help="a network's name, timm:NAME, an Arch's or family's JSON file, or a config",
     )
     parser.add_argument(
         '--from-search',
@@ -58,7 +62,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--strategy', action='append', help='default: dWr; may be repeated')
     parser.add_argument('--alpha', type=float, action='append', help='other members of dWr')
     parser.add_argument('--factor', type=float, action='append', help='times the cost; repeatable')
-    parser.add_argument('--budget', metavar='METRIC=NUMBER', help='matched cost, as flops=4e9')
+    parser.add_argument(
+        '--budget',
+        metavar='METRIC=NUMBER',
+        help='matched cost, as flops=4e9, flops=4G or flops=4x',
+    )
     parser.add_argument(
         '--mode',
         choices=MODES,
@@ -83,6 +91,11 @@ def parse_args() -> argparse.Namespace:
         '--convention',
         choices=CONVENTIONS,
         help='pycls (default) counts bias additions and max-pools too',
+    )
+    parser.add_argument(
+        '--head-width',
+        choices=HEAD_WIDTHS,
+        help='of attention: kept (default), or free to become a third narrower or wider',
     )
     parser.add_argument('--latency-model', type=Path, metavar='FILE', help='predicts times')
     parser.add_argument('--measure', choices=DEVICES, help='time every network there')
@@ -137,16 +150,9 @@ def check_args(args: argparse.Namespace) -> None:
     if args.factor is None and args.budget is None:
         raise UsageError('give --factor, as --factor 4, or --budget, as --budget flops=4e9')
     if args.budget is not None:
-        metric, _, number = args.budget.partition('=')
-        if metric not in METRICS or args.metric not in (None, metric):
-            raise UsageError(
-                f'--budget {args.budget}: expected one of {", ".join(METRICS)}, as flops=4e9'
-            )
-        try:
-            args.budget = float(number)
-        except ValueError:
-            raise UsageError(f'--budget {args.budget}: {number!r} is not a number') from None
-        args.metric, args.mode = metric, args.mode or 'matched'
+        budget = read_budget(args.budget, args.metric)
+        args.metric = budget.metric if '=' in args.budget else args.metric
+        args.mode = args.mode or 'matched'
     if args.mode != 'matched' and args.from_search is None:
         refuse(args, MATCHED, 'needs --mode matched, or a --budget')
     if args.data_config is not None and args.out is None:
@@ -214,6 +220,7 @@ def scale(args: argparse.Namespace) -> None:
             model,
             channel_divisor=args.channel_divisor,
             resolution_divisor=args.resolution_divisor,
+            head_width=args.head_width or 'kept',
         )
         if args.out is not None:
             recipe = recipe_for(plan, args.data_config)

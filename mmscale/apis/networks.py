@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.input_shape import ASSUMED_SIDE, InputShape, config_input
+from mmscale.apis.packaged_configs import packaged_config
 from mmscale.apis.reports.run_files import result_origin
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
@@ -93,7 +95,8 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
     for place in (_on_meta(), contextlib.nullcontext()) if meta else (contextlib.nullcontext(),):
         try:
             with place, quiet_imports(), DefaultScope.overwrite_default_scope(scope):
-                return MODELS.build(dict(config))
+                # Copied, as some models change the parts that they are built of.
+                return MODELS.build(copy.deepcopy(dict(config)))
         except FOREIGN_ERRORS as error:
             reason = error
     raise UsageError(f'{config.get("type")} cannot be built: {one_line(reason):.300}') from reason
@@ -251,7 +254,7 @@ def _packaged_config(source: str) -> Config:
         with quiet_imports():
             from mmengine.hub import get_config
 
-            return get_config(f'{package}::{place}')
+            return read_config(get_config(f'{package}::{place}'))
     except FOREIGN_ERRORS as error:
         raise UsageError(f'{source}: {one_line(error):.300}') from error
 
@@ -267,7 +270,7 @@ def _result_network(path: Path, scaling_stage: int) -> Network:
     return Network(name, str(path), Arch.from_json(member['arch']), member=member)
 
 
-def _is_result(data: object) -> bool:
+def holds_result(data: object) -> bool:
     """Whether the content of a JSON file is meant as the result of a search."""
     return isinstance(data, Mapping) and ('settings' in data or 'scaling_stages' in data)
 
@@ -284,7 +287,8 @@ def find_network(
         source: A preset's name; an Arch, its JSON file or its content, or what scaling made of
             one; the ``result.json`` of a search or its folder; a config (a file in either of
             MMEngine's styles, its content, or ``mmpretrain::NAME`` and ``mmdet::NAME`` of those
-            that the packages ship); ``timm:NAME``; or an ``nn.Module``.
+            that the packages ship, or such a file's name alone); ``timm:NAME``; or an
+            ``nn.Module``.
         options: Overrides of a config, ``KEY=VALUE`` each.
         scaling_stage: Which network of a result; by default the base model.
         shape: Height and width of the images, in the place of what the network is made for.
@@ -302,9 +306,11 @@ def find_network(
     if not is_module and isinstance(getattr(source, 'arch', None), Arch):  # made by scaling
         name = getattr(source, 'label', type(source).__name__)
         return Network(name, None, source.arch, shape=shape)
-    if _is_result(getattr(source, 'data', None)):  # as load_result has it
+    if holds_result(getattr(source, 'data', None)):  # as load_result has it
         source = source.path
     text = str(source) if isinstance(source, (str, Path)) else None
+    if text is not None and preset_name(text) is None and not Path(text).exists():
+        text = packaged_config(text) or text
     path = None if text is None else Path(text)
     found: dict[str, Any] = {}
     is_result = False
@@ -316,12 +322,13 @@ def find_network(
         name = text.removeprefix('timm:')
         found = {'module': _timm_network(name)}
     elif text is not None and '::' in text:
-        name = Path(text.partition('::')[2]).stem
         found = {'config': _packaged_config(text)}
+        text = text if text.endswith('.py') else f'{text}.py'
+        name = Path(text.partition('::')[2]).stem
     elif path is not None and path.suffix == '.py':
         name, found = path.stem, {'config': read_config(text)}
     elif path is not None and path.suffix == '.json' and path.is_file():
-        is_result = _is_result(read_json(path))
+        is_result = holds_result(read_json(path))
         name, found = path.stem, {} if is_result else {'arch': get_arch(text)}
     elif text is not None:
         name, arch = find_arch(text)

@@ -148,10 +148,21 @@ _FAMILIES: dict[str, Callable[..., Arch]] = {
 
 
 def _key(name: str) -> str:
-    """Spellings of one name have one key: 4GF and 4.0GF, ResNeXt-50 and ResNeXt-50-32x4d."""
-    key = name.lower().replace('_', '-')
-    key = re.sub(r'\.0gf$', 'gf', key)
-    return f'{key}-32x4d' if re.fullmatch(r'resnext-\d+', key) else key
+    """Spellings of one name have one key: those of timm, torchvision and mmpretrain too.
+
+    ResNet-50, resnet50 and timm's resnet50.a1_in1k; RegNetY-4.0GF, RegNetY-4GF, timm's
+    regnety_040 and torchvision's regnet_y_4gf; ResNeXt-50 and resnext50_32x4d.
+    """
+    key = re.sub(r'\.\w*in\d+k\w*$', '', name.lower())  # the weights' tag in timm
+    key = re.sub(r'(?<=\d)_(?=\d+gf$)', '.', key)  # 3_2gf in torchvision
+    key = re.sub(r'\.0gf$', 'gf', re.sub(r'[-_ ]', '', key))
+    if found := re.fullmatch(r'(regnet[xy])(\d{3})', key):  # hundreds of millions in timm
+        hundreds = int(found[2])
+        size = f'{hundreds}00mf' if hundreds < 10 else f'{hundreds / 10:g}gf'
+        return f'{found[1]}{size}'
+    if re.fullmatch(r'resnext\d{2,3}', key):
+        return f'{key}32x4d'
+    return re.sub(r'^(mobilenetv(2|3large|3small))(100|1\.0)$', r'\1', key)
 
 
 _NAMES = {_key(name): name for name in _BUILDERS}
@@ -206,8 +217,9 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
     """Finds an Arch by preset name, JSON file, mapping, or returns the Arch given.
 
     Args:
-        source: A name of :func:`preset_names` in any case (``scalenet-s0`` ... ``scalenet-s5``
-            by the retraining width rule, with ``-search`` by the search's), the path of a JSON
+        source: A name of :func:`preset_names` in any case, and as timm, torchvision and
+            mmpretrain spell it (``scalenet-s0`` ... ``scalenet-s5`` by the retraining width
+            rule, with ``-search`` by the search's; ``regnety_040``), the path of a JSON
             file, the mapping in one, or an Arch. A mapping is an Arch's, or ``family`` and the
             parameters of that function of :mod:`mmscale.arch.families`:
             ``dict(family='regnet', kind='z', depth=21, w0=16, wa=10.7, wm=2.51, group_width=4)``.

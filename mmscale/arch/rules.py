@@ -111,6 +111,7 @@ SCALING_RULES: dict[str, ScalingRule] = {
 }
 
 _SHARES = re.compile(r'[dwgr]\d+(\.\d+)?(_[dwgr]\d+(\.\d+)?)*')
+_EXPONENTS = ('depth', 'width', 'resolution', 'group_width')
 _ALPHA = re.compile(r'dWr_a(?P<alpha>\d*\.?\d+)(?P<gfix>_gfix)?')
 
 
@@ -130,14 +131,53 @@ def _shares_rule(name: str) -> ScalingRule:
     return ScalingRule(name, share('d'), share('w') / 2, share('r') / 2, share('g') / 2)
 
 
+def _exponents_rule(text: str) -> ScalingRule:
+    """A rule written as exponents, ``depth=.2,width=.3,resolution=.1``, absent ones being 0."""
+    exponents: dict[str, float] = {}
+    for part in text.split(','):
+        key, _, value = (word.strip() for word in part.partition('='))
+        try:
+            exponent = float(value)
+        except ValueError:
+            exponent = None
+        if key not in _EXPONENTS or key in exponents or exponent is None:
+            raise UsageError(
+                f'strategy={text!r:.80}: {part.strip()!r:.40} is not one of '
+                f'{", ".join(_EXPONENTS)} with an exponent, as depth=.2,width=.3,resolution=.1'
+            )
+        exponents[key] = exponent
+    # Of letters that a file's name may have.
+    name = '_'.join(f'{key}{exponents[key]:g}' for key in _EXPONENTS if key in exponents)
+    return ScalingRule(name, *(exponents.get(key, 0.0) for key in _EXPONENTS[:3]),
+                       exponents.get('group_width'))  # fmt: skip
+
+
+def _hint(name: str) -> str:
+    """What may have been meant by a rule that is not known."""
+    if re.fullmatch(r'[dwgr]+', name) and 'g' in name and len(set(name)) == len(name):
+        ours = ''.join(letter for letter in 'dwr' if letter in name)
+        shares = '_'.join(f'{letter}1' for letter in 'dwgr' if letter in name)
+        if 'w' in ours:
+            return (
+                f"pycls' {name} is {ours} here, where groups widen too, and its {ours} is "
+                f'{ours}_gfix; '
+            )
+        return f"pycls' {name} is {shares} here; "
+    # The order of near names: those that differ in case alone come first.
+    same = [known for known in SCALING_RULES if known.lower() == name.lower()]
+    near = same + difflib.get_close_matches(name, SCALING_RULES, n=3)
+    return f'did you mean {" or ".join(dict.fromkeys(near))}? ' if near else ''
+
+
 def scaling_rule(name: str | ScalingRule, alpha: float | None = None) -> ScalingRule:
     """Looks a rule up by name.
 
     Args:
         name: A key of :data:`SCALING_RULES`; ``dWr_a0.6`` (or ``dWr_a0.6_gfix``) for another
             share of fast scaling; relative shares as pycls writes them, such as
-            ``d1_w8_g8_r1``, where an absent ``g`` keeps group widths; or a rule. Upper and lower
-            case differ: ``dwr`` is uniform compound scaling, ``dWr`` is fast scaling.
+            ``d1_w8_g8_r1``, where an absent ``g`` keeps group widths; exponents of the factor,
+            ``depth=.2,width=.3,resolution=.1``; or a rule. Upper and lower case differ: ``dwr``
+            is uniform compound scaling, ``dWr`` is fast scaling.
         alpha: Share of the width in fast scaling, for ``dWr`` and ``dWr_gfix`` alone.
 
     Raises:
@@ -160,11 +200,10 @@ def scaling_rule(name: str | ScalingRule, alpha: float | None = None) -> Scaling
         return fixed_groups(member) if found['gfix'] else member
     if _SHARES.fullmatch(str(name)):
         return _shares_rule(name)
-    # The order of near names: those that differ in case alone come first.
-    same = [known for known in SCALING_RULES if known.lower() == str(name).lower()]
-    near = same + difflib.get_close_matches(str(name), SCALING_RULES, n=3)
-    hint = f'did you mean {" or ".join(dict.fromkeys(near))}? ' if near else ''
+    if isinstance(name, str) and '=' in name:
+        return _exponents_rule(name)
     raise UsageError(
-        f'strategy={name!r:.60} is not known: {hint}upper and lower case differ; rules are '
-        f'{", ".join(SCALING_RULES)}, and shares such as d1_w8_g8_r1'
+        f'strategy={name!r:.60} is not known: {_hint(str(name))}upper and lower case differ; '
+        f'rules are {", ".join(SCALING_RULES)}, shares such as d1_w8_g8_r1, and exponents such as '
+        'depth=.2,width=.3,resolution=.1'
     )

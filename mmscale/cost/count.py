@@ -7,11 +7,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mmscale.arch.arch import Arch, Block, Head, Stem
+from mmscale.arch.checks import choice
+from mmscale.arch.presets import get_arch
 from mmscale.tables import Printed, make_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
-from mmscale.arch.checks import choice
 
 CONVENTIONS = ('mmscale', 'pycls')
 
@@ -137,13 +140,16 @@ class PartCost:
     cost: Cost
 
 
-def count_parts(arch: Arch, convention: str = 'mmscale') -> tuple[PartCost, ...]:
+def count_parts(
+    arch: str | Path | dict | Arch, convention: str = 'mmscale'
+) -> tuple[PartCost, ...]:
     """Counts the stem, every network stage and the head of an Arch; see :func:`count`.
 
     Raises:
-        ValueError: The convention is unknown.
+        ValueError: There is no such Arch, or the convention is unknown.
     """
     check_convention(convention)
+    arch = get_arch(arch)
     cost, size = stem_cost(arch.stem, arch.resolution, convention)
     parts = [PartCost('stem', 0, arch.stem.out_channels, size, cost)]
     for i, stage in enumerate(arch.stages):
@@ -164,15 +170,20 @@ def count_parts(arch: Arch, convention: str = 'mmscale') -> tuple[PartCost, ...]
     return tuple(parts)
 
 
-def count(arch: Arch, convention: str = 'mmscale') -> Cost:
+def count(arch: str | Path | dict | Arch, convention: str = 'mmscale') -> Cost:
     """Counts an Arch at its resolution, exactly, without building it.
 
     Args:
-        arch: The network.
+        arch: The network, as :func:`mmscale.arch.get_arch` finds it.
         convention: ``mmscale`` counts multiply-adds of convolutions and linear layers alone;
-            ``pycls`` adds bias additions to flops and max-pool outputs to acts.
+            ``pycls``, which :func:`mmscale.scale` reports by default, adds bias additions to
+            flops and max-pool outputs to acts.
 
     Raises:
-        ValueError: The convention is unknown.
+        ValueError: There is no such Arch, or the convention is unknown.
+
+    Example:
+        >>> count('scalenet-s1').flops
+        800296060
     """
     return sum((part.cost for part in count_parts(arch, convention)), Cost())

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmscale.arch.arch import Arch
+from mmscale.arch.presets import get_arch
 from mmscale.cost.count import count, output_size
-from mmscale.cost.module import count_module, is_matrix_work, on_device, weightless_twin
+from mmscale.cost.module import count_module, on_device, weightless_twin
+from mmscale.cost.operations import is_matrix_work
 from mmscale.errors import UsageError, one_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import nn
 
@@ -59,19 +63,22 @@ def _mmengine_difference(
     return ToolDifference("MMEngine's FlopAnalyzer", total, convention_flops, reasons)
 
 
-def explain_arch_difference(arch: Arch, convention: str = 'mmscale') -> ToolDifference:
+def explain_arch_difference(
+    arch: str | Path | dict | Arch, convention: str = 'mmscale'
+) -> ToolDifference:
     """What MMEngine's FlopAnalyzer reports of an Arch's network, and why it differs from ours.
 
     By arithmetic: two flops for every element that a BN outputs, one for every element that an
     average pool (of an SE or of the neck) takes in. Nothing is built.
 
     Args:
-        arch: The network.
+        arch: The network, as :func:`mmscale.arch.get_arch` finds it.
         convention: How ours is counted, see :func:`count`.
 
     Raises:
         ValueError: The convention is unknown.
     """
+    arch = get_arch(arch)
     cost = count(arch)
     size = output_size(arch.resolution, arch.stem.stride)
     if arch.stem.max_pool:

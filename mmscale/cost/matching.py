@@ -6,11 +6,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from mmscale.arch import Arch, Rounding, Scaling, apply_scaling, width_rule
+from mmscale.arch import Arch, Rounding, Scaling, apply_scaling, get_arch, width_rule
 from mmscale.arch.adjust import adjust, single_adjustments
 from mmscale.arch.checks import choice, number
 from mmscale.cost.count import Cost, check_convention, count
@@ -350,7 +351,7 @@ def solve(
 
 
 def match(
-    base: Arch,
+    base: str | Path | dict | Arch,
     scaling_of: Callable[[float], Scaling],
     target: float,
     metric: str = 'flops',
@@ -371,7 +372,7 @@ def match(
     budget, then with all whose cost is within a factor of two of it.
 
     Args:
-        base: The base model.
+        base: The base model, as :func:`mmscale.arch.get_arch` finds it.
         scaling_of: The rule, from a factor to a Scaling: :meth:`ScalingRule.scaling`.
         target: The budget, in units of `metric`.
         metric: ``flops``, ``params``, ``acts`` or ``latency`` (milliseconds).
@@ -388,6 +389,7 @@ def match(
         NotReachable: No network of the rule, nor one a step beside, meets the budget.
         ValueError: A setting is not allowed, or the width rule cannot scale this base model.
     """
+    base = get_arch(base)
     check_metric(metric, latency_model)
     number('target', target, above=0)
     number('tolerance', tolerance, above=0)
@@ -407,7 +409,7 @@ def match(
 
 
 def match_scaling(
-    base: Arch,
+    base: str | Path | dict | Arch,
     scaling_of: Callable[[float], Scaling],
     factor: float,
     rule: str = 'search',
@@ -419,7 +421,7 @@ def match_scaling(
     Rounding makes a rule miss: twice the depth of one block out of three is not a third more.
 
     Args:
-        base: The base model.
+        base: The base model, as :func:`mmscale.arch.get_arch` finds it.
         scaling_of: The rule, from a factor to a Scaling.
         factor: Wanted multiple of the base model's cost, 1 or more.
         rule: Name of the width rule.
@@ -432,6 +434,7 @@ def match_scaling(
     Raises:
         ValueError: A setting is not allowed.
     """
+    base = get_arch(base)
     choice('metric', metric, METRICS[:-1])
     number('factor', factor, 1)
     width_rule(rule)

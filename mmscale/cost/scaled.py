@@ -90,6 +90,7 @@ class Scaled:
         strategy: Name of the rule.
         factor: Multiple of the base model's cost that was asked for.
         matched: Whether the budget was solved for, in matched mode.
+        convention: How the cost is counted, see :func:`mmscale.cost.count`.
     """
 
     network: Network
@@ -104,10 +105,11 @@ class Scaled:
     strategy: str = ''
     factor: float = 1.0
     matched: bool = False
+    convention: str = 'mmscale'
 
     def __repr__(self) -> str:
         costs = ', '.join(f'{value:,} {key}' for key, value in asdict(self.cost).items())
-        return f'<{self.label}: {self.resolution} px, {costs}>'
+        return f'<{self.label}: {self.resolution} px, {costs}, convention {self.convention}>'
 
     @property
     def arch(self) -> Arch | None:

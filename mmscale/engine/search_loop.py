@@ -24,6 +24,7 @@ from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.engine.distributed import Ranks
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
+from mmscale.engine.space_settings import check_settings
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError
 from mmscale.files import write_json
@@ -201,6 +202,7 @@ class SearchLoop(BaseLoop):
                 f'{type(self).__name__} needs model.type=mmscale.SuperNetClassifier or '
                 f'mmscale.SuperNetDetector, got {type(model).__name__}'
             )
+        check_settings(runner.cfg)
         self.seed = runner.seed if seed is None else seed
         integer('seed', self.seed, 0)
         self.resume = resume

@@ -197,6 +197,13 @@ def _overrides(options: Sequence[str]) -> dict[str, Any]:
     return read.cfg_options
 
 
+def _look_at(part: object) -> None:
+    """Looks at all parts of a config: pure-Python ones import what they name when it is first."""
+    if isinstance(part, (dict, list, tuple)):
+        for value in part.values() if isinstance(part, dict) else part:
+            _look_at(value)
+
+
 def read_config(
     source: str | Path | Config,
     options: Sequence[str] = (),
@@ -231,6 +238,7 @@ def read_config(
             check_names(path, config)
             _check_override_names(overrides, config)
             config.merge_from_dict(overrides)
+            _look_at(config._cfg_dict)
     except FOREIGN_ERRORS as error:
         if isinstance(error, ModuleNotFoundError) and 'mmdet' in str(error):
             _check_detection()

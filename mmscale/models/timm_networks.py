@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -84,7 +85,8 @@ def create(name: str) -> nn.Module:
     try:
         return timm.create_model(name)
     except RuntimeError as error:  # of an unknown name
-        near = timm.list_models(f'*{name}*')[:4]
+        names = timm.list_models()
+        near = timm.list_models(f'*{name}*')[:4] or difflib.get_close_matches(name, names, n=4)
         hint = f'; near names are {", ".join(near)}' if near else ''
         raise UsageError(f'timm:{name}: timm has no such network{hint}') from error
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmscale.arch import Arch, Scaling, apply_scaling, get_arch, preset_names
+from mmscale.arch import Arch, Scaling, apply_scaling, get_arch, preset_name, preset_names
 from mmscale.cost import count
 
 FAMILY = json.loads(
@@ -77,6 +77,65 @@ def test_presets_are_distinct_and_found_in_any_case():
     archs = [get_arch(name) for name in preset_names()]
     assert len(set(archs)) == len(archs)
     assert get_arch('ScaleNet-S1-Search') == get_arch('scalenet-s1-search')
+
+
+@pytest.mark.parametrize(
+    ('name', 'preset'),
+    [
+        ('resnet50', 'ResNet-50'),
+        ('resnet_18', 'ResNet-18'),
+        ('resnet50.a1_in1k', 'ResNet-50'),
+        ('resnext50_32x4d', 'ResNeXt-50-32x4d'),
+        ('resnext101-32x8d', 'ResNeXt-101-32x8d'),
+        ('resnext-50', 'ResNeXt-50-32x4d'),
+        ('regnety_040', 'RegNetY-4.0GF'),
+        ('regnety_004', 'RegNetY-400MF'),
+        ('regnetx_320', 'RegNetX-32GF'),
+        ('regnety_016.tv2_in1k', 'RegNetY-1.6GF'),
+        ('regnet_y_3_2gf', 'RegNetY-3.2GF'),
+        ('regnet_y_32gf', 'RegNetY-32GF'),
+        ('regnet_x_400mf', 'RegNetX-400MF'),
+        ('regnetx-8.0gf', 'RegNetX-8.0GF'),
+        ('RegNetY-4GF', 'RegNetY-4.0GF'),
+        ('efficientnet_b0', 'EfficientNet-B0'),
+        ('efficientnet_lite4', 'EfficientNet-Lite4'),
+        ('mobilenet_v2', 'MobileNetV2'),
+        ('mobilenetv2_100', 'MobileNetV2'),
+        ('mobilenetv3_large_100', 'MobileNetV3-Large'),
+        ('mobilenet_v3_small', 'MobileNetV3-Small'),
+        ('mobilenet-v3-large', 'MobileNetV3-Large'),
+        ('scalenet_s1', 'scalenet-s1'),
+        # Networks of their own.
+        ('mobilenetv2_140', None),
+        ('tf_efficientnet_b0', None),
+        ('regnetz_040', None),
+        ('resnet50.json', None),
+        ('resnet50d', None),
+    ],
+)
+def test_presets_are_found_as_timm_torchvision_and_mmpretrain_spell_them(name, preset):
+    assert preset_name(name) == preset
+    if preset is not None:
+        assert get_arch(name) is get_arch(preset)
+
+
+@pytest.mark.parametrize(
+    ('name', 'nearest'),
+    [
+        ('regnety_041', 'RegNetY-4.0GF'),
+        ('resnet55', 'ResNet-50'),
+        ('efficientnet_b9', 'Efficient'),
+    ],
+)
+def test_a_name_that_is_not_known_is_answered_by_the_nearest(name, nearest):
+    with pytest.raises(ValueError, match=rf"arch='{name}' is neither .*near names are {nearest}"):
+        get_arch(name)
+
+
+def test_every_preset_has_a_key_of_its_own_whatever_the_spelling():
+    for name in preset_names():
+        assert preset_name(name) == name
+        assert preset_name(name.upper().replace('-', '_')) == name
 
 
 def test_get_arch_takes_archs_mappings_and_files(tmp_path):

@@ -82,6 +82,15 @@ def test_shares_as_pycls_writes_them():
     assert scaling_rule('w1.5_r0.5').width == 0.375
 
 
+def test_exponents_as_a_user_writes_them():
+    rule = scaling_rule('depth=.2, width=0.3,resolution=1e-1')
+    assert rule == ScalingRule('depth0.2_width0.3_resolution0.1', 0.2, 0.3, 0.1)
+    assert rule.scaling(4) == Scaling(4**0.2, 4**0.3, 4**0.1)
+    assert scaling_rule('width=.5,group_width=0') == ScalingRule(
+        'width0.5_group_width0', 0, 0.5, 0, 0.0
+    )
+
+
 def test_bad_numbers(refuses):
     bad = [math.nan, True, '2', None]
     refuses(SCALING_RULES['dWr'].scaling, factor=[0, -1, math.inf, *bad])
@@ -106,6 +115,15 @@ def test_unknown_rules():
     for name, message in (
         ('DWR', r"strategy='DWR' is not known: did you mean dwr or dWr\?"),
         ('wgfix', r'did you mean w_gfix'),
+        ('wg', r"pycls' wg is w here, where groups widen too, and its w is w_gfix"),
+        ('dwgr', r"pycls' dwgr is dwr here, .* its dwr is dwr_gfix"),
+        ('gwd', r"pycls' gwd is dw here"),
+        ('dg', r"pycls' dg is d1_g1 here"),
+        ('depth=.2,widht=.3', r"'widht=.3' is not one of depth, width, resolution, group_width"),
+        ('depth=.2,depth=.3', r"'depth=.3' is not one of"),
+        ('depth=much', r"'depth=much' is not one of"),
+        ('depth=3', r'depth=3.0 must be a number in -2..2'),
+        ('depth=nan', r'depth=nan must be a number in -2..2'),
         ('uniform', r"strategy='uniform' is not known: upper.* rules are d, w, r, dw"),
         (None, r'strategy=None is not known'),
         ('d1_d2', r'every letter may come once'),

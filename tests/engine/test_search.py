@@ -345,10 +345,12 @@ def test_strategies_that_fit_no_budget_are_refused(refused, read_result, searche
     assert 'nearest within reach' in line
 
 
-def test_images_of_another_dataset_are_refused(refused, loader):
-    plain = loader('search', [], dict(type='DefaultSampler'), seeded=False)
+def test_images_of_another_size_than_is_searched_are_refused(refused, loader):
+    pipeline = [dict(type='Resize', scale=16)]
+    plain = loader('search', pipeline, dict(type='DefaultSampler'), seeded=False)
     line = refused('--resume', changes={'test_dataloader': {**plain, '_delete_': True}})
-    assert 'dataset.type=mmscale.SeededDataset, got ClutteredDigits' in line
+    assert 'test_dataloader.dataset: its pipeline makes images of 16 x 16 px where' in line
+    assert 'to get 12 x 12' in line
 
 
 def test_foreign_checkpoint_is_refused_by_its_keys(

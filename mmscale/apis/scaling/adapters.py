@@ -16,8 +16,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.networks import build_module
+from mmscale.apis.scaling.common import HEAD_WIDTHS
 from mmscale.arch import PYCLS_ROUNDING, Rounding, Scaling
-from mmscale.arch.checks import integer
+from mmscale.arch.checks import choice, integer
 from mmscale.arch.pycls import compatible_widths, scaled_group_width
 from mmscale.config_parts import type_name, type_scope
 from mmscale.cost import Cost, count_module
@@ -33,8 +34,10 @@ _AS_ARCH = {
     'MobileNetV3': "use backbone=dict(type='mmscale.ArchNet', arch='MobileNetV3-Large')",
 }
 _WIDTH_DIVISOR = 8
-# Heads may become narrower or wider than the base model's by this factor.
+# Free heads may become narrower or wider than the base model's by this factor.
 _HEAD_RANGE = 4 / 3
+# What has no heads may differ from its ratio to what has by these shares, to meet a budget.
+_BESIDE_HEADS = [share / 32 for share in range(-8, 9) if share]
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class Adapter:
         depth: Numbers of blocks.
         width: Channels; they become multiples of 8. A fraction (a width multiplier) is not
             rounded.
-        heads: Numbers of attention heads of the first of the `width` settings. Heads keep about
-            their width, and `width` becomes a multiple of them.
+        heads: Numbers of attention heads of the first of the `width` settings. Heads keep their
+            width, or if that is free about their width, and `width` becomes a multiple of them.
         group_width: Channels of a group; `width`, times the setting ``bottleneck_ratio``, becomes
             a multiple of it, as the network itself would make it.
         resolution: Side of the input, where the backbone has to know it.
@@ -168,6 +171,17 @@ def find_adapter(backbone: Mapping[str, Any]) -> Adapter:
     return ADAPTERS[name]
 
 
+def check_head_width(backbone: Mapping[str, Any], head_width: str) -> None:
+    """Checks what a user asks of the heads of a backbone.
+
+    Raises:
+        ValueError: There is no such choice, no adapter for the backbone, or it has no heads.
+    """
+    choice('head_width', head_width, HEAD_WIDTHS)
+    if find_adapter(backbone).heads is None and head_width != 'kept':
+        raise UsageError(f'head_width={head_width}: {backbone["type"]} has no attention heads')
+
+
 def _get(settings: Mapping[str, Any], path: str) -> Any:
     for key in path.split('.'):
         settings = settings[key]
@@ -184,12 +198,16 @@ def _change(settings: dict[str, Any], path: str, change: Callable[[Any], Any]) -
     settings[key] = [change(number) for number in value] if is_list else change(value)
 
 
-def _scaled_heads(width: int, heads: int, multiplier: float) -> tuple[int, int]:
+def _scaled_heads(
+    width: int, heads: int, multiplier: float, head_width: str = 'kept'
+) -> tuple[int, int]:
     """Number and width of heads whose product is nearest to a multiple of the width.
 
-    Of equally near ones those with heads most like the base model's.
+    Heads keep their width; or if that is free, of equally near ones it is that most like it.
     """
     head = width // heads
+    if head_width == 'kept':
+        return max(1, round(heads * multiplier)), head
     step = math.gcd(head, _WIDTH_DIVISOR)
     smallest, largest = math.ceil(head / _HEAD_RANGE), math.floor(head * _HEAD_RANGE)
     candidates = [
@@ -215,7 +233,12 @@ def _make_groups_whole(settings: dict[str, Any], adapter: Adapter) -> None:
 
 
 def _scaled_backbone(
-    backbone: Mapping[str, Any], scaling: Scaling, resolution: int, net: nn.Module, steps: int
+    backbone: Mapping[str, Any],
+    scaling: Scaling,
+    resolution: int,
+    net: nn.Module,
+    steps: int,
+    head_width: str,
 ) -> tuple[dict[str, Any], int]:
     """The scaled settings of a backbone and its resolution; `net` is the base model.
 
@@ -234,7 +257,7 @@ def _scaled_backbone(
         first, *widths = widths
         heads, width = _get(explicit, adapter.heads), _get(explicit, first)
         base = heads[0] if isinstance(heads, (list, tuple)) else heads
-        number, size = _scaled_heads(width, base, multiplier)
+        number, size = _scaled_heads(width, base, multiplier, head_width)
         _change(explicit, adapter.heads, lambda count: round(count * number / base))
         _change(explicit, first, lambda _: number * size)
         multiplier = number * size / width  # the other widths keep their ratio to this one
@@ -291,17 +314,22 @@ class ScalableConfig:
     Args:
         config: ``dict(type='ResNet', ...)``, or the ``model`` of a config.
         resolution: Side of the base model's input.
+        head_width: ``kept``, or ``free`` to become a third narrower or wider.
 
     Raises:
-        ValueError: There is no adapter for the backbone, or it cannot be built.
+        ValueError: There is no adapter for the backbone, it cannot be built, or has no heads
+            whose width could be free.
     """
 
-    def __init__(self, config: Mapping[str, Any], resolution: int) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], resolution: int, head_width: str = 'kept'
+    ) -> None:
         self.resolution = integer('resolution', resolution)
+        self.head_width = head_width
         self.config = copy.deepcopy(dict(config))
         self.whole = isinstance(config.get('backbone'), Mapping)
         self.backbone = dict(self.config['backbone']) if self.whole else self.config
-        find_adapter(self.backbone)
+        check_head_width(self.backbone, head_width)
         self.net = build_module(self.backbone, meta=True)
         self.channels = self.backbone.get('in_channels', 3)
         self.features = self._features(self.net, resolution) if self.whole else []
@@ -311,13 +339,15 @@ class ScalableConfig:
 
     def scaled_backbone(self, scaling: Scaling, steps: int = 0) -> tuple[dict[str, Any], int]:
         """Settings of the scaled backbone and the resolution, so many strides larger."""
-        return _scaled_backbone(self.backbone, scaling, self.resolution, self.net, steps)
+        return _scaled_backbone(
+            self.backbone, scaling, self.resolution, self.net, steps, self.head_width
+        )
 
     def one_step_beside(self, scaling: Scaling) -> Iterator[tuple[dict[str, Any], int]]:
         """Scaled backbones of which one number is a step larger or smaller.
 
-        One step of the resolution, of one depth or of one width; only of what is scaled, and
-        widths that are tied to heads are not changed.
+        One step of the resolution, of one depth or of one width; only of what is scaled. Widths
+        that are tied to heads are not changed, those beside them by up to a quarter.
         """
         adapter = find_adapter(self.backbone)
         if scaling.resolution != 1:
@@ -345,6 +375,12 @@ class ScalableConfig:
                         _make_groups_whole(beside, adapter)
                     if changed > 0 and beside != backbone:
                         yield beside, resolution
+        if scaling.width != 1 and adapter.heads is not None:
+            rounding = Rounding('nearest', _WIDTH_DIVISOR)
+            for path, share in itertools.product(adapter.width[1:], _BESIDE_HEADS):
+                beside = copy.deepcopy(backbone)
+                _change(beside, path, lambda width, s=share: rounding.width(width, 1 + s))
+                yield beside, resolution
 
     def config_of(self, backbone: dict[str, Any], resolution: int) -> dict[str, Any]:
         """The config with another backbone, whose features neck and head follow."""
@@ -433,7 +469,10 @@ def config_cost(config: Mapping[str, Any], resolution: int = 224) -> Cost:
 
 
 def scale_config(
-    config: Mapping[str, Any], scaling: Scaling, resolution: int = 224
+    config: Mapping[str, Any],
+    scaling: Scaling,
+    resolution: int = 224,
+    head_width: str = 'kept',
 ) -> tuple[dict[str, Any], int]:
     """Scales the config of an mmpretrain backbone, or of a model with one.
 
@@ -446,6 +485,7 @@ def scale_config(
         config: ``dict(type='ResNet', ...)``, or the ``model`` of a config.
         scaling: The multipliers.
         resolution: Side of the base model's input, in pixels.
+        head_width: See :class:`ScalableConfig`.
 
     Returns:
         The scaled config and the side of its input.
@@ -453,6 +493,6 @@ def scale_config(
     Raises:
         ValueError: There is no adapter for the backbone, or it cannot be built.
     """
-    base = ScalableConfig(config, resolution)
+    base = ScalableConfig(config, resolution, head_width)
     backbone, scaled_resolution = base.scaled_backbone(scaling)
     return base.config_of(backbone, scaled_resolution), scaled_resolution

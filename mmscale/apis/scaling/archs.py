@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmscale.apis.networks import build_network, find_arch, find_network, image_shape
-from mmscale.apis.scaling.common import MODES, backbone_of
+from mmscale.apis.networks import build_network, holds_result, image_shape
+from mmscale.apis.scaling.bases import BaseArch, find_base
+from mmscale.apis.scaling.budgets import read_budget
+from mmscale.apis.scaling.common import MODES
+from mmscale.apis.scaling.rule_files import read_rules
 from mmscale.apis.scaling.searched import FoundFamily, read_family
-from mmscale.arch import (
-    PYCLS_ROUNDING,
-    Arch,
-    Rounding,
-    Scaling,
-    ScalingRule,
-    apply_scaling,
-    fast_rule,
-    scaling_rule,
-)
-from mmscale.arch.checks import choice, number
-from mmscale.arch.origin import Origin
-from mmscale.config_parts import type_name
-from mmscale.cost import Constraints, LatencyModel, NotReachable, Scaled, count, match
-from mmscale.cost.scaled import label_of, value_of
+from mmscale.arch import Arch, Rounding, ScalingRule, fast_rule, scaling_rule
+from mmscale.arch.checks import choice
+from mmscale.arch.json_files import read_json
+from mmscale.cost import Constraints, LatencyModel, NotReachable, Scaled
+from mmscale.cost.scaled import label_of
 from mmscale.errors import UsageError
-from mmscale.quiet import quiet_imports
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -49,8 +41,9 @@ def find_rules(
     """Looks rules up.
 
     Args:
-        strategies: Names as of :func:`mmscale.arch.scaling_rule`; rules; or files
-            ``result.json``, whose searched strategy is fitted by a rule.
+        strategies: Names as of :func:`mmscale.arch.scaling_rule`; rules; files
+            ``result.json``, whose searched strategy is fitted by a rule; or files of rules, see
+            :func:`mmscale.apis.scaling.rule_files.read_rules`.
         alphas: Other shares of fast scaling, in the place of ``dWr`` and ``dWr_gfix``.
 
     Raises:
@@ -59,8 +52,12 @@ def find_rules(
     """
     rules = []
     for strategy in strategies:
-        if isinstance(strategy, str) and strategy.endswith('.json'):
-            rules.append(read_family(strategy).rule())
+        if isinstance(strategy, str) and strategy.endswith(('.json', '.py')):
+            path = Path(strategy)
+            is_rules = path.suffix == '.py' or (
+                path.is_file() and not holds_result(read_json(path))
+            )
+            rules += read_rules(path) if is_rules else [read_family(path).rule()]
         elif alphas and (isinstance(strategy, ScalingRule) or strategy.startswith('dWr')):
             rules += [scaling_rule(strategy, alpha) for alpha in alphas]
         else:
@@ -71,171 +68,6 @@ def find_rules(
             f'{", ".join(map(str, strategies))}'
         )
     return rules
-
-
-def arch_of(config: Config) -> Arch | None:
-    """The Arch of a config's backbone, or None if that is no ArchNet.
-
-    Raises:
-        ValueError: The backbone's Arch is not one.
-    """
-    backbone = backbone_of(config)
-    if backbone is None or type_name(backbone) != 'ArchNet':
-        return None
-    with quiet_imports():
-        from mmscale.models.backbones.arch_net import scaled_arch
-
-    return scaled_arch(backbone.get('arch'), backbone.get('scaling'))
-
-
-@dataclass(frozen=True)
-class BaseArch:
-    """An Arch to scale.
-
-    Attributes:
-        name: Its name.
-        arch: The base model.
-        convention: How costs are counted, see :func:`mmscale.cost.count`.
-        divisors: ``channel_divisor`` and ``resolution_divisor`` of matched mode, those that are
-            not the defaults.
-        recipe: The config that it is from, if it is from one.
-        origin: What its file remembers of the config that it was found by.
-    """
-
-    name: str
-    arch: Arch
-    convention: str = 'pycls'
-    divisors: dict[str, int] = field(default_factory=dict)
-    recipe: str | None = None
-    origin: Origin | None = None
-
-    def present(self, metric: str, latency_model: LatencyModel | None = None) -> float:
-        """The base model's own cost in a metric; the latency is predicted by a model.
-
-        Raises:
-            ValueError: There is no such metric, or no model for the latency.
-        """
-        # The runtime model is fitted on costs of the default convention.
-        convention = 'mmscale' if metric == 'latency' else self.convention
-        return value_of(count(self.arch, convention), metric, latency_model)
-
-    def unscaled(self) -> Scaled:
-        """The base model itself."""
-        cost = count(self.arch, self.convention)
-        return Scaled(
-            self.arch, Scaling(), 1.0, cost, 'flops', cost.flops, cost.flops,
-            name=self.name, strategy='base',
-        )  # fmt: skip
-
-    def reference(self, rule: ScalingRule, factor: float) -> Scaled:
-        """Scales the base model as the paper does, rounding once."""
-        scaling = rule.scaling(factor)
-        arch = apply_scaling(self.arch, scaling, 'pycls', PYCLS_ROUNDING)
-        cost, target = count(arch, self.convention), factor * self.present('flops')
-        return Scaled(
-            arch, scaling, factor, cost, 'flops', target, cost.flops,
-            name=self.name, strategy=rule.name, factor=factor,
-        )  # fmt: skip
-
-    def matched(
-        self,
-        rule: ScalingRule,
-        factor: float,
-        target: float,
-        metric: str,
-        tolerance: float,
-        constraints: Constraints,
-        latency_model: LatencyModel | None,
-    ) -> Scaled:
-        """Scales the base model so that its true cost meets a target.
-
-        Raises:
-            NotReachable: The target cannot be met.
-            ValueError: A setting is not allowed.
-        """
-        divisors = {'channel_divisor': 8, 'resolution_divisor': self.arch.strides[-1]}
-        rounding = Rounding('nearest', strict=True, **{**divisors, **self.divisors})
-        return match(
-            self.arch, rule.scaling, target, metric, tolerance, constraints, self.convention,
-            rounding=rounding, latency_model=latency_model,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class BaseOfFamily(BaseArch):
-    """The base model of a searched family, to scale the family on.
-
-    Depth and width are what the fitted rule gives at the factor, rounded as the search rounded;
-    the resolution is solved for, so that the true cost meets the budget, with the adjustments of
-    :func:`mmscale.cost.matching.match`. Where that is not possible, all three are solved for
-    along the rule, as in matched mode.
-    """
-
-    family: FoundFamily | None = None
-
-    def matched(
-        self,
-        rule: ScalingRule,
-        factor: float,
-        target: float,
-        metric: str,
-        tolerance: float,
-        constraints: Constraints,
-        latency_model: LatencyModel | None,
-    ) -> Scaled:
-        """See :meth:`BaseArch.matched`."""
-        fitted = rule.scaling(factor)
-        rounding = replace(self.family.rounding, **self.divisors)
-
-        def with_resolution(solved: float) -> Scaling:
-            return Scaling(fitted.depth, fitted.width, solved**0.5)
-
-        def solve(scaling_of: Callable[[float], Scaling]) -> Scaled:
-            return match(
-                self.arch, scaling_of, target, metric, tolerance, constraints, self.convention,
-                self.family.width_rule, rounding, latency_model,
-            )  # fmt: skip
-
-        try:
-            return solve(with_resolution)
-        except NotReachable:
-            return solve(rule.scaling)
-
-
-def _base_of(
-    source: str | Path | dict | Arch | FoundFamily,
-    name: str | None,
-    convention: str | None,
-    divisors: dict[str, int],
-) -> BaseArch | BaseConfig:
-    """Finds the base model that a user named."""
-    if isinstance(source, FoundFamily):
-        if convention is not None:
-            raise UsageError(f'convention={convention}: a family keeps that of its search')
-        return BaseOfFamily(
-            name or source.name, source.base, source.convention, divisors, origin=source.origin,
-            family=source,
-        )  # fmt: skip
-    network = find_network(source)
-    name, arch, recipe = name or network.name, network.arch, None
-    if network.config is not None:
-        recipe, arch = network.source, arch_of(network.config)
-        if arch is None:
-            from mmscale.apis.scaling.backbones import BaseConfig
-
-            if divisors:
-                raise UsageError(f'{name}: {", ".join(divisors)}: constraints are for Archs')
-            if convention not in (None, 'mmscale'):
-                raise UsageError(
-                    f'{name}: convention={convention}: backbones with an adapter are counted by '
-                    'mmscale'
-                )
-            return BaseConfig(network.source or name, network.config, name)
-    if arch is None:
-        raise UsageError(
-            f'{name} cannot be scaled: it is neither an Arch nor the model of a config'
-        )
-    return BaseArch(name, arch, convention or 'pycls', divisors, recipe, network.origin)
 
 
 @dataclass(frozen=True)
@@ -301,7 +133,10 @@ class ScalingPlan:
             rule, factor, target, self.metric, self.tolerance, self.constraints,
             self.latency_model,
         )  # fmt: skip
-        return replace(made, name=self.base.name, strategy=rule.name, factor=factor)
+        return replace(
+            made, name=self.base.name, strategy=rule.name, factor=factor,
+            convention=self.base.convention,
+        )  # fmt: skip
 
     def sweep(self) -> list[Scaled]:
         """The base model under fast scaling of several alphas, in reference mode."""
@@ -312,6 +147,10 @@ class ScalingPlan:
         ]
 
 
+def _said(budget: object) -> str:
+    return f'budget={budget:g}' if isinstance(budget, (int, float)) else f'budget={budget!r:.60}'
+
+
 def plan_scaling(
     base: str | Path | dict | Arch | FoundFamily,
     strategies: str | ScalingRule | Sequence[str | ScalingRule] | None = None,
@@ -319,7 +158,7 @@ def plan_scaling(
     alphas: float | Sequence[float] = (),
     mode: str | None = None,
     metric: str | None = None,
-    budget: float | None = None,
+    budget: float | str | Mapping[str, float | str] | None = None,
     tolerance: float = 0.01,
     constraints: Constraints = Constraints(),  # noqa: B008 - immutable
     convention: str | None = None,
@@ -327,6 +166,7 @@ def plan_scaling(
     name: str | None = None,
     channel_divisor: int | None = None,
     resolution_divisor: int | None = None,
+    head_width: str = 'kept',
 ) -> ScalingPlan:
     """Checks what :func:`scale` is asked for, without scaling.
 
@@ -343,7 +183,8 @@ def plan_scaling(
         metric: What is to be multiplied: ``flops``, ``params``, ``acts`` or ``latency``; the
             rules of reference mode are about flops. By default ``flops``, for a family what its
             search's budgets were about.
-        budget: Wanted cost, in the place of factors; matched mode alone.
+        budget: Wanted cost, in the place of factors; matched mode alone. Or ``flops=4G`` and
+            ``flops=4x``, see :func:`mmscale.apis.scaling.budgets.read_budget`.
         tolerance: Largest relative deviation from a budget, in matched mode.
         constraints: Caps that a network has to keep to, in matched mode.
         convention: See :func:`mmscale.cost.count`; by default ``pycls``. Backbones with an
@@ -354,6 +195,8 @@ def plan_scaling(
             family what its search rounded to.
         resolution_divisor: The resolution becomes a multiple of it, in matched mode; by default
             the network's total stride, for a family what its search rounded to.
+        head_width: Whether attention heads keep their width (``kept``), so that their number is
+            scaled, or may become a third narrower or wider (``free``).
 
     Raises:
         UsageError: A setting is not allowed, or the base model is not found.
@@ -361,14 +204,16 @@ def plan_scaling(
     if not isinstance(constraints, Constraints):
         raise UsageError(f'constraints={constraints!r:.60} must be mmscale.cost.Constraints')
     family = base if isinstance(base, FoundFamily) else None
-    metric = metric or (family.metric if family else 'flops')
+    metric = metric or (family.metric if family else None)
+    wanted = None if budget is None else read_budget(budget, metric)
+    metric = metric or ('flops' if wanted is None else wanted.metric)
     solves = family is not None or budget is not None or metric != 'flops'
     mode = choice('mode', mode or ('matched' if solves else 'reference'), MODES)
     divisors = {'channel_divisor': channel_divisor, 'resolution_divisor': resolution_divisor}
     divisors = {key: value for key, value in divisors.items() if value is not None}
     if mode == 'reference':
         if metric != 'flops' or budget is not None:
-            given = f'metric={metric}' if budget is None else f'budget={budget:g}'
+            given = f'metric={metric}' if budget is None else _said(budget)
             raise UsageError(
                 f'{given} needs mode=matched: reference mode does not solve for a cost'
             )
@@ -389,18 +234,18 @@ def plan_scaling(
     else:
         rules = find_rules(['dWr'] if strategies is None else strategies, alphas)
     factors = [factors] if isinstance(factors, (int, float)) else list(factors or ())
-    found = _base_of(base, name, convention, divisors)
+    found = find_base(base, name, convention, divisors, head_width)
     if not isinstance(found, BaseArch) and constraints != Constraints():
         raise UsageError(f'{found.recipe}: constraints are for Archs')
     for rule in rules:
         for factor in factors:
             rule.scaling(factor)  # refuses a bad one
     present = found.present(metric, latency_model)
-    if budget is not None:
-        number('budget', budget, above=0)
+    if wanted is not None:
         if factors:
-            raise UsageError(f'budget={budget:g} and factor={factors[0]:g}: give one of them')
-        targets = [(budget / present, budget)]
+            raise UsageError(f'{_said(budget)} and factor={factors[0]:g}: give one of them')
+        target = wanted.value * present if wanted.is_multiple else wanted.value
+        targets = [(target / present, target)]
     elif factors:
         targets = [(factor, factor * present) for factor in factors]
     else:
@@ -413,7 +258,7 @@ def scale(
     strategies: str | ScalingRule | Sequence[str | ScalingRule] | None = None,
     factors: float | Sequence[float] = (),
     *,
-    budget: float | None = None,
+    budget: float | str | Mapping[str, float | str] | None = None,
     mode: str | None = None,
     metric: str | None = None,
     alphas: float | Sequence[float] = (),
@@ -424,6 +269,7 @@ def scale(
     name: str | None = None,
     channel_divisor: int | None = None,
     resolution_divisor: int | None = None,
+    head_width: str = 'kept',
 ) -> list[Scaled]:
     """Scales a network by every strategy to every factor.
 
@@ -434,7 +280,7 @@ def scale(
         base: See :func:`plan_scaling`, as the other arguments.
         strategies: One or several; by default ``dWr``.
         factors: Wanted multiples of the base model's cost, one or several.
-        budget: Wanted cost, in the place of factors.
+        budget: Wanted cost, in the place of factors: ``4e9``, ``flops=4G`` or ``flops=4x``.
         mode: ``reference`` or ``matched``; a budget or another metric than flops means the latter.
         metric: What is to be multiplied: ``flops``, ``params``, ``acts`` or ``latency``.
         alphas: Other members of ``dWr``.
@@ -445,6 +291,7 @@ def scale(
         name: Of the base model.
         channel_divisor: Channels become multiples of it, in matched mode.
         resolution_divisor: The resolution becomes a multiple of it, in matched mode.
+        head_width: Whether attention heads keep their width, ``kept`` or ``free``.
 
     Returns:
         Strategy by strategy, factor by factor.
@@ -460,7 +307,7 @@ def scale(
     """
     return plan_scaling(
         base, strategies, factors, alphas, mode, metric, budget, tolerance, constraints,
-        convention, latency_model, name, channel_divisor, resolution_divisor,
+        convention, latency_model, name, channel_divisor, resolution_divisor, head_width,
     ).run()  # fmt: skip
 
 
@@ -477,7 +324,7 @@ def networks_to_time(base: str | None = None) -> dict[str, Arch]:
     """The handful of networks that a runtime model is fitted on.
 
     Args:
-        base: A network as of :func:`mmscale.arch.get_arch`; by default three.
+        base: A network as of :func:`mmscale.apis.networks.find_network`; by default three.
 
     Returns:
         Every base and its scalings by ``d``, ``w`` and ``r`` at 2, by name.
@@ -487,8 +334,10 @@ def networks_to_time(base: str | None = None) -> dict[str, Arch]:
     """
     archs = {}
     for source in _TIMED_BASES if base is None else (base,):
-        name, arch = find_arch(source)
-        archs[name] = arch
-        for network in scale(arch, _TIMED_RULES, 2.0, name=name):
+        found = find_base(source, None, None, {})
+        if not isinstance(found, BaseArch):
+            raise UsageError(f'{found.name}: a runtime model is fitted on Archs alone')
+        archs[found.name] = found.arch
+        for network in scale(found.arch, _TIMED_RULES, 2.0, name=found.name):
             archs[network.label] = network.arch
     return archs

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.networks import build_module, config_image_shape
-from mmscale.apis.scaling.adapters import ScalableConfig, ScaledModel, find_adapter, scale_config
+from mmscale.apis.scaling.adapters import (
+    ScalableConfig,
+    ScaledModel,
+    check_head_width,
+    scale_config,
+)
 from mmscale.apis.scaling.common import backbone_of
 from mmscale.arch import Scaling, ScalingRule, scaling_rule
 from mmscale.arch.checks import number
@@ -63,12 +68,15 @@ def match_config(
     resolution: int = 224,
     tolerance: float = 0.1,
     latency_model: LatencyModel | None = None,
+    head_width: str = 'kept',
 ) -> Scaled:
     """Scales a config by a rule so that its true cost is a multiple of the base model's.
 
     Cost grows with the rule's factor in steps, as numbers are rounded. The factor is bisected to
     the step at the budget; if both sides are too far off, one step of the resolution, of one
-    depth or of one width is added to them or taken away.
+    depth or of one width is added to them or taken away. Where heads keep their width, steps of
+    the width are large: there what lies between the layers of a transformer's MLP may become up
+    to a quarter narrower or wider.
 
     Args:
         config: See :func:`mmscale.apis.scaling.adapters.scale_config`.
@@ -78,6 +86,7 @@ def match_config(
         resolution: Side of the base model's input.
         tolerance: How far off the cost may be, relative to the budget.
         latency_model: Predicts the latency.
+        head_width: See :class:`mmscale.apis.scaling.adapters.ScalableConfig`.
 
     Returns:
         The network, a :class:`mmscale.apis.scaling.adapters.ScaledModel`, and its cost.
@@ -90,7 +99,7 @@ def match_config(
     rule = scaling_rule(rule)
     rule.scaling(factor)  # checks the factor
     value_of(Cost(), metric, latency_model)  # checks the metric
-    base = ScalableConfig(config, resolution)
+    base = ScalableConfig(config, resolution, head_width)
     present = value_of(ScaledModel(base.config, resolution).cost, metric, latency_model)
     models = _Models(base, rule, metric, latency_model)
     return solve(models, metric, factor * present, tolerance, factor)
@@ -103,6 +112,7 @@ class BaseConfig:
         path: Where the config is from.
         config: The config.
         name: Name of the base model; by default the file's.
+        head_width: See :class:`mmscale.apis.scaling.adapters.ScalableConfig`.
 
     Raises:
         ValueError: There is no adapter for its backbone, or it cannot be built.
@@ -110,14 +120,17 @@ class BaseConfig:
 
     convention = 'mmscale'
 
-    def __init__(self, path: str, config: Config, name: str | None = None) -> None:
+    def __init__(
+        self, path: str, config: Config, name: str | None = None, head_width: str = 'kept'
+    ) -> None:
         if backbone_of(config) is None:
             raise UsageError(f'{path}: the config has no model with a backbone')
         self.recipe = path
         self.name = name or Path(path).stem
         model = config.model.to_dict()
-        find_adapter(model['backbone'])
+        check_head_width(model['backbone'], head_width)
         resolution = config_image_shape(config, build_module(model, meta=True))[1]
+        self.head_width = head_width
         self.network = ScaledModel(model, resolution)
         self.cost = self.network.cost
 
@@ -136,7 +149,7 @@ class BaseConfig:
     def reference(self, rule: ScalingRule, factor: float) -> Scaled:
         """Scales the base model, rounding once."""
         scaling, base = rule.scaling(factor), self.network
-        network = ScaledModel(*scale_config(base.model, scaling, base.resolution))
+        network = ScaledModel(*scale_config(base.model, scaling, base.resolution, self.head_width))
         cost = network.cost
         return Scaled(
             network, scaling, factor, cost, 'flops', factor * self.cost.flops, cost.flops,
@@ -161,5 +174,6 @@ class BaseConfig:
         """
         base = self.network
         return match_config(
-            base.model, rule, factor, metric, base.resolution, tolerance, latency_model
-        )
+            base.model, rule, factor, metric, base.resolution, tolerance, latency_model,
+            self.head_width,
+        )  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 MODES = ('reference', 'matched')
+HEAD_WIDTHS = ('kept', 'free')
 
 
 def backbone_of(config: Config) -> Mapping | None:
@@ -16,3 +17,11 @@ def backbone_of(config: Config) -> Mapping | None:
     model = config.get('model')
     backbone = model.get('backbone') if isinstance(model, Mapping) else None
     return backbone if isinstance(backbone, Mapping) else None
+
+
+def sides(resolution: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of an image whose size is said as one side, or as both."""
+    if isinstance(resolution, int):
+        return (resolution, resolution)
+    height, width = resolution
+    return (height, width)

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmscale.arch import Arch, Block, Head, Scaling, Stem, apply_scaling, get_arch
 from mmscale.arch.checks import check_keys, integer, number
 from mmscale.errors import UsageError
+from mmscale.input_size import note_resolution
 from mmscale.models.backbones.blocks import ArchBlock, conv_norm_act, freeze
 from mmscale.models.checkpoints import read_part
 from mmscale.registry import MODELS
@@ -125,6 +126,8 @@ class ArchNet(BaseBackbone):
         super().__init__([part for part in configs if part not in self._pretrained])
         self.arch = scaled_arch(arch, scaling)
         self.resolution = self.arch.resolution
+        # For the pipelines of tools that build a network, and then read images for it.
+        note_resolution(self.resolution)
         self.norm_eval = norm_eval
         self.channels_last = channels_last
         self.norm_cfg = dict(type='BN') if norm_cfg is None else dict(norm_cfg)

@@ -45,8 +45,8 @@ BASES = {
     ),
 }
 RULES = ('d', 'w', 'r', 'dw', 'dr', 'wr', 'dwr', 'dWr')
-# Widths of heads leave a gap at twice the flops.
-UNREACHABLE = {('SwinTransformer', 'w')}
+# A head more or less leaves a gap at twice the flops.
+UNREACHABLE = {('SwinTransformer', 'w'), ('SwinTransformer', 'wr')}
 
 
 def setting(config, path):
@@ -184,13 +184,43 @@ def test_necks_of_several_features_follow():
     multiplier=st.floats(0.5, 4),
 )
 def test_heads_divide_the_width_and_keep_their_size(heads, size, multiplier):
-    number, width = _scaled_heads(heads * size, heads, multiplier)
+    number, width = _scaled_heads(heads * size, heads, multiplier, 'free')
     assert number >= 1
     assert 0.74 * size <= width <= 1.34 * size
     wanted = heads * size * multiplier
     nearest = max(1, round(wanted / size)) * size
     assert abs(number * width - wanted) <= abs(nearest - wanted)
-    assert _scaled_heads(heads * size, heads, 1.0) == (heads, size)
+    assert _scaled_heads(heads * size, heads, 1.0, 'free') == (heads, size)
+    assert _scaled_heads(heads * size, heads, multiplier) == (
+        max(1, round(heads * multiplier)),
+        size,
+    )
+
+
+@pytest.mark.parametrize('name', ['VisionTransformer', 'SwinTransformer'])
+def test_heads_keep_their_width_and_are_added(name):
+    base = BASES[name]['arch']
+    heads = base['num_heads']
+    for multiplier in (0.4, 1.1, 1.37, 1.5, 2.2, 3.6):
+        arch = scale_config(BASES[name], Scaling(1, multiplier, 1))[0]['arch']
+        first = arch['num_heads'] if name == 'VisionTransformer' else arch['num_heads'][0]
+        size = 64 if name == 'VisionTransformer' else 32
+        assert arch['embed_dims'] == first * size
+        if name == 'SwinTransformer':
+            assert arch['num_heads'] == [first * 2**stage for stage in range(4)]
+        else:
+            assert arch['feedforward_channels'] == 4 * arch['embed_dims']
+    assert base['num_heads'] == heads
+    free = scale_config(BASES[name], Scaling(1, 1.25, 1), head_width='free')[0]['arch']
+    assert free['embed_dims'] == 1.25 * base['embed_dims']
+
+
+@pytest.mark.parametrize('rule', ['w', 'wr', 'dWr'])
+def test_a_matched_transformer_has_heads_of_the_same_width(rule):
+    arch = match_config(BASES['VisionTransformer'], rule, 2.0).network.model['arch']
+    assert arch['embed_dims'] == 64 * arch['num_heads']
+    assert 3 <= arch['feedforward_channels'] / arch['embed_dims'] <= 5
+    assert arch['feedforward_channels'] % 8 == 0
 
 
 def test_latency_budget():

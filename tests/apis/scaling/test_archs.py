@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from mmscale.apis.scaling.archs import arch_of, find_rules, networks_to_time, scale
+from mmscale.apis.scaling.archs import (
+    find_rules,
+    networks_to_time,
+    plan_scaling,
+    scale,
+)
+from mmscale.apis.scaling.bases import arch_of
+from mmscale.apis.scaling.recipes import config_text
 from mmscale.apis.scaling.searched import read_family
 from mmscale.arch import SCALING_RULES, Rounding, Scaling, apply_scaling, get_arch
 from mmscale.arch.presets import SCALENET_STRATEGY
@@ -76,8 +83,8 @@ def test_one_of_each_needs_no_list():
         ({'budget': 4e9, 'mode': 'reference'}, 'budget=4e[+]09 needs mode=matched'),
         ({'budget': 4e9, 'mode': 'matched'}, 'budget=4e[+]09 and factor=2: give one of them'),
         (
-            {'budget': '4e9', 'mode': 'matched', 'factors': []},
-            "budget='4e9' must be a number above 0",
+            {'budget': '4 billions', 'mode': 'matched', 'factors': []},
+            "budget='4 billions': '4 billions' is not a number, as 4e9, with K, M or G",
         ),
         ({'metric': 'acts', 'mode': 'reference'}, 'metric=acts needs mode=matched'),
         ({'constraints': Constraints(most_acts=5e6)}, 'most_acts=5000000.0.* needs mode=matched'),
@@ -277,3 +284,39 @@ def test_a_base_may_be_a_config(tmp_path):
     path.write_text("model = 'ResNet'\n")
     with pytest.raises(ValueError, match='the config has no model'):
         scale(path, 'w', 2)
+
+
+@pytest.mark.parametrize(
+    ('source', 'preset'), [('timm:resnet50', 'ResNet-50'), ('regnety_004', 'RegNetY-400MF')]
+)
+def test_networks_of_timm_and_their_names_are_scaled_as_archs(source, preset):
+    (network,), (expected,) = scale(source, 'dWr', 2), scale(preset, 'dWr', 2)
+    assert network.arch == expected.arch
+
+
+def test_a_module_that_no_arch_is_known_of_is_refused():
+    message = r'vit_tiny_patch16_224 cannot be scaled: .*no Arch matches such a network of timm'
+    with pytest.raises(ValueError, match=message):
+        scale('timm:vit_tiny_patch16_224', 'dWr', 2)
+
+
+@pytest.mark.parametrize(
+    'source', ['mmpretrain::resnet/resnet18_8xb32_in1k', 'resnet18_8xb32_in1k']
+)
+def test_configs_that_packages_ship_are_scaled_by_their_names(source, tmp_path):
+    plan = plan_scaling(source, 'w', 2)
+    assert plan.base.recipe == 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
+    (network,) = plan.run()
+    assert network.label == 'resnet18_8xb32_in1k_w_x2'
+    assert network.network.backbone['base_channels'] == 88
+    assert "_base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'" in config_text(
+        network, plan.base.recipe, tmp_path
+    )
+
+
+def test_only_heads_have_a_width_that_may_be_free():
+    for source in ('RegNetY-400MF', 'resnet18_8xb32_in1k'):
+        with pytest.raises(ValueError, match=r'head_width=free: .* has no attention heads'):
+            scale(source, 'w', 2, head_width='free')
+    with pytest.raises(ValueError, match="head_width='wide' is not one of kept, free"):
+        scale('RegNetY-400MF', 'w', 2, head_width='wide')
