@@ -363,7 +363,9 @@ def check_output(labels: Sequence[str], folder: Path) -> None:
         raise UsageError(f'{folder} is a file, not a folder')
     for path in output_files(labels, folder):
         if path.exists():
-            raise UsageError(f'{path} exists: name another folder, or give --overwrite')
+            raise UsageError(
+                f'{path} exists: name another folder, or give overwrite (--overwrite)'
+            )
 
 
 def write_networks(networks: Sequence[Scaled], recipe: str, folder: Path) -> None:
