@@ -249,8 +249,8 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     earlier = [name for name in (*_DESCRIPTIONS, 'weights.pth') if (folder / name).exists()]
     if earlier and not overwrite:
         raise UsageError(
-            f'{folder / earlier[0]} exists: name another folder, or give --overwrite; what was '
-            'trained from it would no longer fit'
+            f'{folder / earlier[0]} exists: name another folder, or give overwrite (--overwrite); '
+            'what was trained from it would no longer fit'
         )
 
 

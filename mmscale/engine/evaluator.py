@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice, integer
 from mmscale.arch.sampling import SIDES
-from mmscale.datasets import SeededDataset
-from mmscale.datasets.samplers import Draw
+from mmscale.datasets import Draw, accept_draws
+from mmscale.engine.train_data import check_size, check_sizes
 from mmscale.errors import UsageError
 from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
@@ -46,12 +46,13 @@ class _Images:
     """Images of a dataset as the network sees them, prepared once per resolution.
 
     Args:
-        dataloader: Config of a data loader whose dataset is a SeededDataset with a pipeline
-            without randomness; batch size and workers are taken from it.
+        dataloader: Config of a data loader whose pipeline, of whatever dataset, is without
+            randomness; batch size and workers are taken from it.
         prepare: The model's data preprocessor.
         count: Number of images, evenly spread over the dataset; None for all.
         cache: Whether to keep the images of every resolution in memory.
         key: The setting that `count` comes from, for the error.
+        name: The setting that the data loader comes from, for the error.
         targets_of: Takes what is to be predicted from the data samples of a batch.
     """
 
@@ -62,18 +63,15 @@ class _Images:
         count: int | None,
         cache: bool,
         key: str,
+        name: str,
         targets_of: Callable[[list], Targets],
     ) -> None:
         self._targets_of = targets_of
         self._loader = Runner.build_dataloader(dict(dataloader))
         self._prepare = prepare
-        dataset = self._loader.dataset
-        if not isinstance(dataset, SeededDataset):
-            raise TypeError(
-                f'the images of a search need dataset.type=mmscale.SeededDataset, got '
-                f'{type(dataset).__name__}'
-            )
-        size = len(dataset)
+        self._name = name
+        size = len(self._loader.dataset)
+        accept_draws(self._loader.dataset)
         if count is not None and not 1 <= count <= size:
             raise UsageError(f'{key}={count} must lie in 1..{size}, the images there are')
         count = size if count is None else count
@@ -97,6 +95,14 @@ class _Images:
         if resolution not in self._cache:
             self._cache[resolution] = list(self._load(resolution))
         yield from self._cache[resolution]
+
+    def check_sizes(self, resolutions: Collection[int]) -> None:
+        """Checks that images come at the resolutions that they will be asked for at.
+
+        Raises:
+            UsageError: They do not.
+        """
+        check_sizes(self._loader.dataset, resolutions, f'{self._name}.dataset')
 
     def prepare(self, resolution: int) -> int:
         """Fills the cache with a resolution, if there is one; returns the bytes that it takes."""
@@ -122,13 +128,14 @@ class _Images:
         loader = self._loader
         batches = DataLoader(
             loader.dataset,
-            batch_size=loader.batch_size,
+            batch_size=loader.batch_size or loader.batch_sampler.batch_size,
             sampler=[Draw(index, resolution, index) for index in self._indices],
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
         )
         try:
             for batch in batches:
+                check_size(batch['inputs'], resolution, f'{self._name}.dataset')
                 data = self._prepare(batch, training=False)
                 yield data['inputs'], self._targets_of(data['data_samples'])
         except RuntimeError as error:
@@ -209,7 +216,6 @@ class SubnetEvaluator:
         images_saved: Images that were not, because enough others were wrong.
 
     Raises:
-        TypeError: A loader's dataset is no SeededDataset.
         ValueError: A setting is not allowed.
     """
 
@@ -246,7 +252,13 @@ class SubnetEvaluator:
                 'calibration_images': calibration_images,
             }
         self._images = _Images(
-            dataloader, model.data_preprocessor, max_images, cache, 'max_images', self.targets_of
+            dataloader,
+            model.data_preprocessor,
+            max_images,
+            cache,
+            'max_images',
+            'test_dataloader',
+            self.targets_of,
         )
         self._calibration = _Images(
             calibration_dataloader,
@@ -254,8 +266,11 @@ class SubnetEvaluator:
             calibration_images,
             cache,
             'calibration_images',
+            'calibration_dataloader',
             self.targets_of,
         )
+        for images in self._images, self._calibration:
+            images.check_sizes(model.backbone.space.resolutions)
 
     @staticmethod
     def targets_of(data_samples: list) -> Targets:

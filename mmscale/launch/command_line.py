@@ -191,8 +191,8 @@ def _overrides(options: Sequence[str]) -> dict[str, Any]:
         raise UsageError(f'--cfg-options {" ".join(options)}: {reason}') from None
     for option in options:
         key, _, value = option.partition('=')
-        # MMEngine would take the spaces out of a path and split it at commas.
-        if os.path.isfile(value) and set(value) & set(' ,()[]'):
+        # MMEngine would take quotes and spaces out of a path and split it at commas.
+        if os.path.exists(value) and set(value) & set(' ,()[]\'"'):
             read.cfg_options[key] = value
     return read.cfg_options
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import mmscale
 from mmscale.apis.input_shape import config_input
-from mmscale.apis.scaling.common import sides
+from mmscale.apis.scaling.common import backbone_of, sides
 from mmscale.apis.scaling.model_settings import starts_from_weights
 from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
-from mmscale.config_parts import nested_datasets, nested_transforms, type_name
+from mmscale.arch.origin import Origin, origin_of
+from mmscale.config_parts import head_classes, nested_datasets, nested_transforms, type_name
 from mmscale.cost import Scaled
 from mmscale.errors import UsageError
 from mmscale.files import write_text
@@ -80,37 +81,85 @@ _STRIDE = 32
 _HEIGHT_FIRST = ('EfficientNetRandomCrop', 'RandomCrop', 'RandomResizedCrop')
 
 
-def recipe_of(name: str, arch: Arch) -> str:
-    """The config whose recipe trains networks like a base model.
+def recipe_of(name: str, arch: Arch, origin: Origin | None = None) -> str:
+    """The config whose recipe trains networks like a base model, if there is one that fits them.
 
     Args:
         name: Name of the base model; a preset's says the family.
         arch: The base model. Of another name, a network for gray images is trained like the
             digit networks, others like ResNet or, without full-width blocks, EfficientNet.
+        origin: What is remembered of the config that the base model is from.
 
     Returns:
         The path of a config, or ``mmpretrain::...``.
 
     Raises:
-        ValueError: It is a config of this project, and those are not installed.
+        UsageError: The recipe is for images of other channels, for other classes or other data; or
+            it is a config of this project, and those are not installed.
     """
     named = [recipe for key, recipe in _RECIPES.items() if name.lower().startswith(key)]
-    if named:
-        recipe = named[0]
-    elif arch.stem.in_channels == 1:
-        recipe = _DIGITS
+    if arch.stem.in_channels == 1:
+        like = _DIGITS
     elif any(block.kind in ('bottleneck', 'basic') for block in arch.blocks):
-        recipe = _RECIPES['resnet']
+        like = _RECIPES['resnet']
     else:
-        recipe = _RECIPES['efficientnet']
-    if '::' in recipe:
-        return recipe
-    if not (_CONFIGS / recipe).is_file():
+        like = _RECIPES['efficientnet']
+    kinds = []
+    for recipe in dict.fromkeys([*named, like]):
+        if '::' not in recipe and not (_CONFIGS / recipe).is_file():
+            raise UsageError(
+                f"{name}: its recipe is configs/{recipe}, but the project's configs are not "
+                'installed here; name a config as the base, or as data_config (--data-config)'
+            )
+        recipe = recipe if '::' in recipe else str(_CONFIGS / recipe)
+        config = load_recipe(recipe)
+        known, classes = origin_of(config), head_classes(config.model)
+        data = None if origin is None else origin.dataset
+        # An Arch without a head is of no classes; its name may say what it is for.
+        of_classes = arch.head.num_classes in (classes, 0 if named else classes)
+        of_channels = arch.stem.in_channels == len(known.mean or 'RGB')
+        # Gray images of ten classes may be anything.
+        of_data = data == known.dataset if data else known.dataset == 'ImageNet'
+        if of_classes and of_channels and of_data:
+            return recipe
+        kinds.append(known.dataset)
+    is_from = f'from {origin}' if origin else 'whose config is not remembered'
+    raise UsageError(
+        f'{name}: no recipe is known for networks of {arch.stem.in_channels} channels and '
+        f'{arch.head.num_classes} classes, {is_from} (the nearest is for {kinds[0]}): name the '
+        'config whose data and schedule train them as data_config (--data-config CONFIG)'
+    )
+
+
+def recipe_for(plan: ScalingPlan, data_config: str | Path | None = None) -> str:
+    """The config whose recipe trains the networks of a plan.
+
+    Args:
+        plan: What is to be scaled.
+        data_config: A config with data, schedule and head for them, by path or as
+            ``mmpretrain::...``; by default the one that the base model is from, or a known recipe.
+
+    Raises:
+        UsageError: It is no config of a model with a backbone, or its images have other channels
+            than the networks take; or no recipe is known that fits, see :func:`recipe_of`.
+    """
+    base = plan.base.unscaled()
+    if data_config is None:
+        origin = getattr(plan.base, 'origin', None)
+        return plan.base.recipe or recipe_of(base.name, base.arch, origin)
+    recipe = str(data_config)
+    if '::' not in recipe and not Path(recipe).is_file():
+        raise UsageError(f'data_config={recipe} is not a file')
+    config = load_recipe(recipe)
+    if backbone_of(config) is None:
+        raise UsageError(f'data_config={recipe}: the config has no model with a backbone')
+    mean = origin_of(config).mean
+    if base.arch is not None and mean and len(mean) != base.arch.stem.in_channels:
         raise UsageError(
-            f"{name}: its recipe is configs/{recipe}, but the project's configs are not installed "
-            'here; name a config as the base'
+            f'data_config={recipe}: its images have {len(mean)} channels, and {base.name} takes '
+            f'{base.arch.stem.in_channels}'
         )
-    return str(_CONFIGS / recipe)
+    return recipe
 
 
 def load_recipe(recipe: str) -> Config:
@@ -318,7 +367,9 @@ def check_output(labels: Sequence[str], folder: Path) -> None:
         raise UsageError(f'{folder} is a file, not a folder')
     for path in output_files(labels, folder):
         if path.exists():
-            raise UsageError(f'{path} exists: name another folder, or give --overwrite')
+            raise UsageError(
+                f'{path} exists: name another folder, or give overwrite (--overwrite)'
+            )
 
 
 def write_networks(networks: Sequence[Scaled], recipe: str, folder: Path) -> None:
@@ -331,28 +382,32 @@ def write_networks(networks: Sequence[Scaled], recipe: str, folder: Path) -> Non
     """
     check_config_folder(folder)
     texts = [config_text(network, recipe, folder) for network in networks]
+    origin = origin_of(load_recipe(recipe), Path(recipe).name)
     folder.mkdir(parents=True, exist_ok=True)
     for network, text in zip(networks, texts, strict=True):
         if network.arch is not None:
             (folder / 'archs').mkdir(exist_ok=True)
-            network.arch.save(folder / 'archs' / f'{network.label}.json')
+            network.arch.save(folder / 'archs' / f'{network.label}.json', origin)
         write_text(folder / f'{network.label}.py', text)
     rows = json.dumps([network.to_json() for network in networks], indent=1)
     write_text(folder / 'networks.json', rows + '\n')
 
 
-def write_scaling(plan: ScalingPlan, networks: Sequence[Scaled], folder: Path) -> None:
+def write_scaling(
+    plan: ScalingPlan, networks: Sequence[Scaled], folder: Path, recipe: str | None = None
+) -> None:
     """Writes networks, see :func:`write_networks`, and a picture of them beside fast scaling.
 
     Args:
         plan: What the networks came of.
         networks: The networks.
         folder: Gets ``sweep.png`` and ``sweep.svg`` too.
+        recipe: Their recipe; by default see :func:`recipe_for`.
     """
     from mmscale.visualization.scalings import ScalingPoint, plot_scalings
 
     base, model = plan.base.unscaled(), plan.latency_model
-    write_networks(networks, plan.base.recipe or recipe_of(base.name, base.arch), folder)
+    write_networks(networks, recipe or recipe_for(plan), folder)
     origin, *points = (
         ScalingPoint(
             made.strategy,

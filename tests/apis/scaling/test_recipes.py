@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from mmscale.arch import (
     apply_scaling,
     get_arch,
 )
+from mmscale.arch.origin import Origin, read_origin
 from mmscale.errors import UsageError
 from mmscale.models import ArchNet
 
@@ -120,7 +122,7 @@ def test_a_config_trains_its_network_for_a_step(name, images, tmp_path):
 @pytest.mark.slow
 def test_a_digit_network_trains_by_the_digits_recipe(images, tmp_path):
     networks = scale(DIGITS, ['dwr'], [1], name='digits-s0')
-    recipe = recipe_of('digits-s0', networks[0].arch)
+    recipe = recipe_of('digits-s0', networks[0].arch, read_origin(DIGITS))
     assert Path(recipe).name == 'arch-net_digits.py'
     write_networks(networks, recipe, tmp_path)
     path = tmp_path / f'{networks[0].label}.py'
@@ -336,7 +338,28 @@ test_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=pipeline))
 def test_networks_without_a_name_have_a_recipe_too():
     assert 'efficientnet' in recipe_of('mine', get_arch('EfficientNet-B0'))
     assert 'resnet' in recipe_of('mine', get_arch('RegNetX-200MF'))
-    assert recipe_of('mine', get_arch(DIGITS)).endswith('configs/scalenet/arch-net_digits.py')
+    recipe = recipe_of('mine', get_arch(DIGITS), read_origin(DIGITS))
+    assert recipe.endswith('configs/scalenet/arch-net_digits.py')
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'origin', 'said'),
+    [
+        ('mine', dict(num_classes=3), None, '3 channels and 3 classes, whose config is not rem'),
+        ('resnet-mine', dict(num_classes=3), None, 'the nearest is for ImageNet'),
+        ('mine', {}, Origin(dataset='Places'), 'from data: Places (the nearest is for ImageNet)'),
+        ('mine', dict(num_classes=0), None, '3 channels and 0 classes'),
+        (DIGITS, {}, None, '1 channels and 10 classes, whose config is not remembered'),
+        (DIGITS, {}, Origin('s.py', 'FashionMNIST'), 'from s.py, data: FashionMNIST'),
+        (DIGITS, dict(num_classes=3), read_origin(DIGITS), 'the nearest is for ClutteredDigits'),
+    ],
+)
+def test_no_recipe_is_one_for_other_data(name, changes, origin, said):
+    arch = get_arch(DIGITS if name == DIGITS else 'ResNet-18')
+    arch = replace(arch, head=replace(arch.head, **changes))
+    with pytest.raises(UsageError, match=r'data_config \(--data-config CONFIG\)') as error:
+        recipe_of('found', arch, origin) if name == DIGITS else recipe_of(name, arch, origin)
+    assert said in str(error.value) and '\n' not in str(error.value)
 
 
 def test_files_are_not_written_over(tmp_path):
