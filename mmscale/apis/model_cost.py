@@ -45,7 +45,7 @@ def count_model(
 
         texts = torch.zeros(batch if memory else 1, *shape, dtype=torch.long, device='meta')
         return count_module(module, inputs=(texts,), convention=convention, memory=memory)
-    samples = _samples_of(module, shape)
+    samples = samples_of(module, shape)
     return count_module(
         module, shape, None, convention, batch, memory, keywords=samples, draw=True
     )
@@ -66,7 +66,7 @@ def count_network(
         return count_model(network.build(), shape, convention, batch, memory)
 
 
-def _samples_of(module: nn.Module, shape: Sequence[int]) -> Callable[[int], dict[str, Any]] | None:
+def samples_of(module: nn.Module, shape: Sequence[int]) -> Callable[[int], dict[str, Any]] | None:
     """What makes the samples of a detector of mmdet; None for any other model."""
     if (
         'mmdet' not in sys.modules
