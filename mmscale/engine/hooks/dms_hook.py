@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from mmscale.arch.checks import integer, number
 from mmscale.engine.hooks.finite_loss_hook import check_loss
-from mmscale.engine.wrappers import unwrapped_model
+from mmscale.engine.wrappers import is_stand_in, unwrapped_model
 from mmscale.errors import UsageError
 from mmscale.models import DMSModel
 from mmscale.registry import HOOKS
@@ -64,6 +64,10 @@ class DMSHook(Hook):
         Raises:
             ValueError: Losses are scaled, and there are no weights to train.
         """
+        if is_stand_in(runner, unwrapped_model(runner)):
+            # Nothing is searched. A new list: this one is being gone through.
+            runner._hooks = [hook for hook in runner.hooks if hook is not self]
+            return
         self._model = self._find_model(runner)
         if not isinstance(runner.optim_wrapper, OptimWrapper):
             return
