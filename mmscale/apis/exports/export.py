@@ -162,7 +162,7 @@ def export(
     choice('dtype', dtype, programs.TOLERANCES)
     if 'onnx' in formats and (missing := programs.missing_for_onnx()):
         raise UsageError(
-            f'onnx needs {missing}, or leave it out of the formats: '
+            f'onnx needs {missing}, or leave it out with formats (--formats) '
             f'{" ".join(one for one in FORMATS if one != "onnx")}'
         )
     found = find_source(source, checkpoint, scaling_stage, config, options, random_weights)
@@ -255,7 +255,6 @@ def _write(
         write_safetensors(folder / 'weights.safetensors', weights, words)
     fuse, dynamic_size, dtype = how
     program = programs.Program(source.model)
-    cost = count_module(program, source.image_shape, convention=_CONVENTION, memory=False).cost
     images = programs.example_images(source.image_shape)
     larger = programs.larger_images(images) if dynamic_size else None
     with _one_line_of('input_size'):
@@ -263,6 +262,7 @@ def _write(
     if dynamic_size:
         with _one_line_of('dynamic_size'):
             program.run(larger)
+    cost = count_module(program, source.image_shape, convention=_CONVENTION, memory=False).cost
     differences = {}
     if fuse:
         fused = programs.Program(source.model, fuse=True)
