@@ -106,12 +106,14 @@ def plan_search(config: Config) -> PlannedSearch:
     check_search(config)
     with quiet_imports():
         from mmscale.engine.search_loop import LOOP_KEYS, SearchLoop, build_search
+        from mmscale.engine.space_settings import check_settings
         from mmscale.registry import LOOPS
     settings = dict(config.test_cfg)
     name = settings.pop('type')
     loop = LOOPS.get(name)
     if not isinstance(loop, type) or not issubclass(loop, SearchLoop):
         raise UsageError(f'test_cfg.type={name} is not a search loop of mmscale')
+    check_settings(config)
     settings = loop.nested(settings)
     seed = settings.get('seed')
     if seed is None:

@@ -345,6 +345,17 @@ def test_strategies_that_fit_no_budget_are_refused(refused, read_result, searche
     assert 'nearest within reach' in line
 
 
+def test_resolutions_that_were_never_trained_are_refused(refused):
+    key = 'model.backbone.space.scaling_stages'
+    stages = [
+        SPACE['scaling_stages'][0],
+        dict(SPACE['scaling_stages'][1], resolution=[12, 13, 16, 20]),
+    ]
+    line = refused('--resume', changes={key: stages})
+    assert 'model.backbone.space has resolutions of 13, 20 px, at which this super-' in line
+    assert 'only at 12, 14, 16 px' in line
+
+
 def test_images_of_another_size_than_is_searched_are_refused(refused, loader):
     pipeline = [dict(type='Resize', scale=16)]
     plain = loader('search', pipeline, dict(type='DefaultSampler'), seeded=False)

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError, one_line
@@ -66,6 +67,8 @@ class FittingLoadHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Renames the weights of a checkpoint that the runner loads, and checks them."""
+        if isinstance(runner.model, FullyShardedDataParallel):
+            return  # its parts hold pieces of weights, by names of their own
         state = checkpoint.get('state_dict', checkpoint)
         found = unwrapped_state(state)
         if found.keys() != state.keys():
