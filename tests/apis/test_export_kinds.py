@@ -161,6 +161,27 @@ def test_what_takes_one_size_only_is_refused_in_one_line(tmp_path):
         export(fixed, tmp_path / 'b', formats=['pt2'], input_size=(9, 9))
 
 
+def test_a_config_around_an_arch_is_for_its_images(tmp_path):
+    config = tmp_path / 'around.py'
+    model = dict(
+        type='ImageClassifier',
+        backbone=dict(type='mmscale.ArchNet', arch='ResNet-18'),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=3, in_channels=512),
+    )
+    text = f"default_scope = 'mmpretrain'\nmodel = {model!r}\n"
+    config.write_text(f'{text}data_preprocessor = dict(mean=[70.0], std=[90.0])\n')
+    out = tmp_path / 'out'
+    export(ARCH, out, config=config, random_weights=True, formats=CONFIGS)
+    written = Config.fromfile(out / 'mmpretrain_config.py')
+    assert (written.model.head.in_channels, written.model.head.num_classes) == (10, 3)
+    assert Arch.from_json(out / 'arch.json').head.num_classes == 3
+    with pytest.raises(
+        UsageError, match=r'around\.py: its images have 1 channels, and the Arch ta'
+    ):
+        export('ResNet-18', out, config=config, random_weights=True, overwrite=True)
+
+
 def test_weights_of_what_was_around_the_network(randomise, tmp_path, monkeypatch):
     network = randomise(build_network(ARCH), weights=True).eval()
     wrapped = torch.compile(nn.DataParallel(network)).state_dict()
