@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from mmscale.apis.exports.export import export
+from mmscale.apis.exports.programs import Program
 from mmscale.apis.networks import build_module, build_network
 from mmscale.arch import Arch, Block, Head, Stem
 from mmscale.arch.origin import Origin, read_origin
@@ -176,9 +177,7 @@ def test_a_config_around_an_arch_is_for_its_images(tmp_path):
     written = Config.fromfile(out / 'mmpretrain_config.py')
     assert (written.model.head.in_channels, written.model.head.num_classes) == (10, 3)
     assert Arch.from_json(out / 'arch.json').head.num_classes == 3
-    with pytest.raises(
-        UsageError, match=r'around\.py: its images have 1 channels, and the Arch ta'
-    ):
+    with pytest.raises(UsageError, match=r'around\.py: its images have 1 channels, and'):
         export('ResNet-18', out, config=config, random_weights=True, overwrite=True)
 
 
@@ -246,3 +245,13 @@ def test_a_pure_python_config_in_a_folder_with_an_apostrophe(tmp_path):
         with pytest.raises(UsageError, match='MMEngine cannot read configs'):
             export(folder / 'lazy.py', tmp_path / name, random_weights=True, formats=CONFIGS)
         assert not (tmp_path / name).exists()
+
+
+def test_what_a_module_has_computed_of_its_weights_is_copied():
+    network = nn.Linear(2, 2)
+    network.kept = [network.weight * 2]
+    program = Program(network)
+    assert torch.equal(program.model.kept[0], network.weight * 2)
+    network.parts = {'deeper': network.weight * 2}
+    with pytest.raises(UsageError, match='Linear cannot be copied: RuntimeError: Only Tensors'):
+        Program(network)

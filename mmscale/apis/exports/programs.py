@@ -101,7 +101,12 @@ def _copied(model: nn.Module) -> nn.Module:
         for value in (part if isinstance(part, (list, tuple)) else [part])
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(model, computed)
+    try:
+        return copy.deepcopy(model, computed)
+    except RuntimeError as error:
+        raise UsageError(
+            f'{type(model).__name__} cannot be copied: {one_line(error):.300}'
+        ) from error
 
 
 def missing_for_onnx() -> str | None:
