@@ -89,6 +89,7 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
         ValueError: The config cannot be built.
     """
     with quiet_imports():
+        from mmengine.config import ConfigDict
         from mmengine.registry import MODELS, DefaultScope
 
         import mmscale.models  # noqa: F401
@@ -96,8 +97,9 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
     for place in (_on_meta(), contextlib.nullcontext()) if meta else (contextlib.nullcontext(),):
         try:
             with place, quiet_imports(), DefaultScope.overwrite_default_scope(scope):
-                # Copied, as some models change the parts that they are built of.
-                return MODELS.build(copy.deepcopy(dict(config)))
+                # Copied, as some models change the parts that they are built of; mmdet's look
+                # these up as attributes.
+                return MODELS.build(ConfigDict(copy.deepcopy(dict(config))))
         except FOREIGN_ERRORS as error:
             reason = error
     raise UsageError(

@@ -15,6 +15,7 @@ from torch import nn
 from mmscale.apis.networks import build_module
 from mmscale.arch import Arch, get_arch
 from mmscale.arch.checks import number
+from mmscale.arch.origin import origin_of
 from mmscale.config_parts import head_classes, type_name, with_valid_topk
 from mmscale.cost import ModuleCost, count_module
 from mmscale.errors import UsageError, one_line
@@ -225,7 +226,10 @@ def export_search(
     folder.mkdir(parents=True, exist_ok=True)
     for name in _DESCRIPTIONS:
         (folder / name).unlink(missing_ok=True)
-    described.save(path)
+    if isinstance(described, Arch):
+        described.save(path, origin_of(recipe))
+    else:
+        described.save(path)
     weights = folder / 'weights.pth'
     with atomic_write(weights) as file:
         torch.save({'state_dict': tensors}, file)

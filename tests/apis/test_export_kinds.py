@@ -1,5 +1,6 @@
 """Exports without weights, of other sizes, in half precision and of any source."""
 
+import json
 from dataclasses import replace
 
 import cv2
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from mmscale.apis.exports.export import export
+from mmscale.apis.exports.programs import Program
 from mmscale.apis.networks import build_module, build_network
 from mmscale.arch import Arch, Block, Head, Stem
 from mmscale.arch.origin import Origin, read_origin
@@ -153,11 +155,30 @@ def test_what_takes_one_size_only_is_refused_in_one_line(tmp_path):
     assert torch.equal(saved['2.weight'], network[2].weight)
     fixed = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     fixed.default_cfg = dict(input_size=(3, 8, 8))
-    with pytest.raises(UsageError, match='dynamic_size: the network fails: RuntimeError') as error:
+    with pytest.raises(UsageError, match='dynamic_size: the network fails on images of') as error:
         export(fixed, tmp_path / 'b', formats=['pt2'], dynamic_size=True)
     assert '\n' not in str(error.value) and not (tmp_path / 'b').exists()
-    with pytest.raises(UsageError, match='input_size: the network fails'):
+    with pytest.raises(UsageError, match=r'^the network fails on images of \(3, 9, 9\)'):
         export(fixed, tmp_path / 'b', formats=['pt2'], input_size=(9, 9))
+
+
+def test_a_config_around_an_arch_is_for_its_images(tmp_path):
+    config = tmp_path / 'around.py'
+    model = dict(
+        type='ImageClassifier',
+        backbone=dict(type='mmscale.ArchNet', arch='ResNet-18'),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=3, in_channels=512),
+    )
+    text = f"default_scope = 'mmpretrain'\nmodel = {model!r}\n"
+    config.write_text(f'{text}data_preprocessor = dict(mean=[70.0], std=[90.0])\n')
+    out = tmp_path / 'out'
+    export(ARCH, out, config=config, random_weights=True, formats=CONFIGS)
+    written = Config.fromfile(out / 'mmpretrain_config.py')
+    assert (written.model.head.in_channels, written.model.head.num_classes) == (10, 3)
+    assert Arch.from_json(out / 'arch.json').head.num_classes == 3
+    with pytest.raises(UsageError, match=r'around\.py: its images have 1 channels, and'):
+        export('ResNet-18', out, config=config, random_weights=True, overwrite=True)
 
 
 def test_weights_of_what_was_around_the_network(randomise, tmp_path, monkeypatch):
@@ -175,7 +196,7 @@ def test_weights_of_what_was_around_the_network(randomise, tmp_path, monkeypatch
             assert torch.equal(file.get_tensor(key), network.state_dict()[key])
             words = file.metadata()
         assert (words['format'], words['name']) == ('pt', 'arch')
-        assert Arch.from_json(yaml.safe_load(words['arch'])) == ARCH
+        assert Arch.from_json(json.loads(words['arch'])) == ARCH
     matter, card = front_matter(tmp_path / 'a')
     assert matter['license'] == 'mit' and 'safetensors' in matter['tags']
     # The card's own words load it.
@@ -224,3 +245,13 @@ def test_a_pure_python_config_in_a_folder_with_an_apostrophe(tmp_path):
         with pytest.raises(UsageError, match='MMEngine cannot read configs'):
             export(folder / 'lazy.py', tmp_path / name, random_weights=True, formats=CONFIGS)
         assert not (tmp_path / name).exists()
+
+
+def test_what_a_module_has_computed_of_its_weights_is_copied():
+    network = nn.Linear(2, 2)
+    network.kept = [network.weight * 2]
+    program = Program(network)
+    assert torch.equal(program.model.kept[0], network.weight * 2)
+    network.parts = {'deeper': network.weight * 2}
+    with pytest.raises(UsageError, match='Linear cannot be copied: RuntimeError: Only Tensors'):
+        Program(network)

@@ -13,6 +13,7 @@ from torch import nn
 from mmscale.apis.networks import build_module
 from mmscale.apis.pruning import channel_groups, export_search, prune
 from mmscale.arch import Arch
+from mmscale.arch.origin import read_origin
 from mmscale.cost import count, count_module
 from mmscale.models import ArchNet, SuperNet
 
@@ -192,6 +193,8 @@ def test_retraining_needs_no_number(model, of, make_search, tmp_path):
         recipe = config_file(tmp_path / 'recipe.py', model=model, custom_hooks=HOOKS[:1])
     report = export_search(config, search.state_dict(), out, recipe).to_json()
     assert report['files'][-1] == str(out / 'retrain.py')
+    if model is SCALED:
+        assert read_origin(out / 'arch.json').config == 'search.py'
     # Of its parents only the place counts; the folder itself may move.
     moved = tmp_path / 'moved'
     shutil.copytree(out, moved)

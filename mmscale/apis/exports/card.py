@@ -21,7 +21,7 @@ _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'onnx', 'onnxru
 CONTENT = {
     'arch.json': 'the Arch: the network as data',
     'pruned.json': 'which channels and blocks of the model are left',
-    'weights.pth': 'the weights: tensors, numbers and strings, the Arch inside',
+    'weights.pth': 'the weights: tensors, numbers and strings',
     'weights.safetensors': 'the same weights in a format that cannot hold code',
     'mmpretrain_config.py': 'config for mmpretrain and mmscale, with these weights',
     'mmdet_config.py': 'config for mmdet, with these weights',

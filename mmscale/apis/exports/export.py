@@ -6,8 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +23,9 @@ from mmscale.tables import Printed
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-    from torch import nn
+    from torch import Tensor, nn
 
+    from mmscale.apis.exports.programs import Program
     from mmscale.cost import Cost
 
 FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2', 'safetensors')
@@ -162,7 +162,7 @@ def export(
     choice('dtype', dtype, programs.TOLERANCES)
     if 'onnx' in formats and (missing := programs.missing_for_onnx()):
         raise UsageError(
-            f'onnx needs {missing}, or leave it out of the formats: '
+            f'onnx needs {missing}, or leave it out with formats (--formats) '
             f'{" ".join(one for one in FORMATS if one != "onnx")}'
         )
     found = find_source(source, checkpoint, scaling_stage, config, options, random_weights)
@@ -255,14 +255,12 @@ def _write(
         write_safetensors(folder / 'weights.safetensors', weights, words)
     fuse, dynamic_size, dtype = how
     program = programs.Program(source.model)
-    cost = count_module(program, source.image_shape, convention=_CONVENTION, memory=False).cost
     images = programs.example_images(source.image_shape)
     larger = programs.larger_images(images) if dynamic_size else None
-    with _one_line_of('input_size'):
-        program.run(images[:1])
-    if dynamic_size:
-        with _one_line_of('dynamic_size'):
-            program.run(larger)
+    for what, batch in (('', images[:1]), ('dynamic_size: ', larger)):
+        if batch is not None:
+            _try(program, batch, what)
+    cost = count_module(program, source.image_shape, convention=_CONVENTION, memory=False).cost
     differences = {}
     if fuse:
         fused = programs.Program(source.model, fuse=True)
@@ -290,13 +288,19 @@ def _write(
     return Exported(destination, files, cost, _CONVENTION, differences, source.notes)
 
 
-@contextmanager
-def _one_line_of(setting: str) -> Iterator[None]:
-    """Makes one line of what a network raises of images that it does not take."""
+def _try(program: Program, images: Tensor, what: str) -> None:
+    """Checks that a network takes images.
+
+    Raises:
+        UsageError: It does not.
+    """
     try:
-        yield
+        program.run(images)
     except FOREIGN_ERRORS as error:
-        raise UsageError(f'{setting}: the network fails: {one_line(error):.300}') from error
+        raise UsageError(
+            f'{what}the network fails on images of {tuple(images.shape[1:])}: '
+            f'{one_line(error):.300}'
+        ) from error
 
 
 def _put(partial: Path, folder: Path) -> None:

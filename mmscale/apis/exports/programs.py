@@ -42,7 +42,7 @@ class Program(nn.Module):
     def __init__(self, model: nn.Module, fuse: bool = False, dtype: str = 'float32') -> None:
         super().__init__()
         self.dtype = dtype
-        self.model = copy.deepcopy(model)
+        self.model = _copied(model)
         self.model.eval()
         self.model.requires_grad_(False)
         for module in self.model.modules():
@@ -90,6 +90,23 @@ class Program(nn.Module):
         else:
             self.outputs = [f'feature_{i}' for i in range(len(outputs))]
         return outputs
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy of a model; what it has computed of its weights and keeps is copied as values."""
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for part in vars(module).values()
+        for value in (part if isinstance(part, (list, tuple)) else [part])
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        return copy.deepcopy(model, computed)
+    except RuntimeError as error:
+        raise UsageError(
+            f'{type(model).__name__} cannot be copied: {one_line(error):.300}'
+        ) from error
 
 
 def missing_for_onnx() -> str | None:

@@ -113,7 +113,8 @@ def find_source(
     if isinstance(source, (str, Path)) and Path(source).suffix in ('.pth', '.safetensors'):
         network, checkpoint = _exported(Path(source), checkpoint, scaling_stage, random_weights)
     else:
-        network = find_network(source, () if config else options, scaling_stage)
+        with same_random_weights():  # where a name alone builds a module
+            network = find_network(source, () if config else options, scaling_stage)
     if network.arch is None:
         if config is not None:
             raise UsageError(f'config={config}: {network.name} is no Arch that it could be around')
@@ -187,7 +188,8 @@ def _load(made: Source, checkpoint: str | Path | None, weights: Mapping | None) 
     """Puts weights into the model of a source, or says that they are random."""
     if weights is None:
         made.notes.append(RANDOM)
-        made.provenance.setdefault('weights', 'random')
+        made.provenance['weights'] = 'random'
+        made.provenance.pop('trained on', None)
         return
     load_weights(made.model, weights, checkpoint)
 
@@ -326,8 +328,18 @@ def _around(
     backbone = model.get('backbone') if isinstance(model, Mapping) else None
     if not isinstance(backbone, Mapping) or type_name(backbone) != 'ArchNet':
         raise UsageError(f'{path}: model.backbone is no mmscale.ArchNet')
+    mean = origin_of(config).mean
+    if mean and len(mean) != arch.stem.in_channels:
+        raise UsageError(
+            f'config={path}: its images have {len(mean)} channels, and the Arch takes '
+            f'{arch.stem.in_channels}'
+        )
     backbone['arch'] = arch.to_json()
     backbone.pop('scaling', None)
+    head = model.get('head')
+    if isinstance(head, Mapping) and type_name(model.get('neck')) == 'GlobalAveragePooling':
+        # It is for the config's own Arch.
+        head['in_channels'] = arch.feature_channels
     made = _of_config(config, path.stem, path)
     _load(made, checkpoint, weights)
     made.arch = made.arch if made.arch is None else _with_classes(made.arch, made.model)
