@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 _WIDTH = 100
 
 
+def size_text(shape: Sequence[int]) -> str:
+    """The size of an image (height, width) or of a text (length) in words.
+
+    Example:
+        >>> size_text((224, 224)), size_text((800, 1344)), size_text((128,))
+        ('224 px', '800 x 1344 px', '128 tokens')
+    """
+    if len(shape) == 1:
+        return f'{shape[0]} tokens'
+    height, width = shape
+    return f'{height} px' if height == width else f'{height} x {width} px'
+
+
 def make_table(
     title: str | None,
     columns: Sequence[str],

@@ -10,12 +10,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / 'mmscale'
 
 # What each package (or module beside them) may import of mmscale, itself and `version` apart.
-GROUND = {'config_parts', 'errors', 'files', 'quiet', 'settings', 'tables', 'untrusted'}
+GROUND = {
+    'config_parts', 'errors', 'files', 'input_size', 'quiet', 'settings', 'tables', 'untrusted',
+}  # fmt: skip
 BESIDE = {'arch', 'registry'} | GROUND
 MAY_IMPORT = {
     'version': set(),
     'config_parts': set(),
     'errors': set(),
+    'input_size': set(),
     'quiet': set(),
     'settings': set(),
     'tables': set(),

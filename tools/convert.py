@@ -44,16 +44,11 @@ def read_weights(path: str) -> dict:
     Raises:
         UsageError: The file holds no weights, or something beside tensors and plain values.
     """
-    from torch import Tensor
-
     checkpoint = read_checkpoint(path)
-    weights = checkpoint.get('state_dict', checkpoint)
-    if not isinstance(weights, dict) or not weights:
-        raise UsageError(f'{path} holds no weights')
-    for key, value in weights.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UsageError(f'{path}: {key!r} is a {type(value).__name__}, not weights')
-    return weights
+    with quiet_imports():
+        from mmscale.models.checkpoints import weights_of
+
+    return weights_of(path, checkpoint)
 
 
 def main() -> None:

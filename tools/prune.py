@@ -44,7 +44,8 @@ def main() -> None:
     recipe = None if args.recipe is None else read_config(args.recipe)
     with quiet_imports():
         from mmscale.apis.pruning import export_search
-    state = checkpoint.get('state_dict', checkpoint)
+        from mmscale.models.checkpoints import weights_of
+    state = weights_of(args.checkpoint, checkpoint)
     show(export_search(config, state, args.out, recipe, args.overwrite), args.json)
 
 

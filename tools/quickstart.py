@@ -29,6 +29,7 @@ from rich.progress import (
 
 from mmscale.apis.compare.families import FAMILIES, collect, plot, table
 from mmscale.apis.compare.retrain import RetrainJob, run_jobs
+from mmscale.arch import Arch
 from mmscale.errors import UsageError
 from mmscale.files import write_json, write_text
 from mmscale.launch.command_line import set_environment
@@ -190,7 +191,7 @@ def retrain(
     # Families share networks, at least S0 of compound scaling: one training serves all.
     same = {}
     for job in jobs.values():
-        same.setdefault(Path(job.arch).read_text(encoding='utf-8'), []).append(job.name)
+        same.setdefault(Arch.from_json(job.arch), []).append(job.name)
     jobs = {names[0]: jobs[names[0]] for names in same.values()}
     columns = (
         TextColumn('  {task.description}'),

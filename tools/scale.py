@@ -15,7 +15,7 @@ from mmscale.apis.cost import fit_latency
 from mmscale.apis.scaling.archs import networks_to_time, plan_scaling
 from mmscale.apis.scaling.budgets import read_budget
 from mmscale.apis.scaling.common import HEAD_WIDTHS, MODES
-from mmscale.apis.scaling.recipes import check_output, write_scaling
+from mmscale.apis.scaling.recipes import check_output, recipe_for, write_scaling
 from mmscale.apis.scaling.searched import read_family
 from mmscale.apis.scaling.tables import milliseconds, scaling_tables
 from mmscale.arch import SCALING_RULES, preset_names
@@ -102,6 +102,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, help='folder for configs that train the networks, Archs and a plot'
     )
+    parser.add_argument(
+        '--data-config',
+        metavar='CONFIG',
+        help='with --out: config whose data, schedule and head train the networks (default: that '
+        'of the base model, or a known recipe that fits it)',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace existing files')
     parser.add_argument('--json', action='store_true', help='print a list of JSON objects')
     fit = parser.add_argument_group('runtime model')
@@ -149,6 +155,8 @@ def check_args(args: argparse.Namespace) -> None:
         args.mode = args.mode or 'matched'
     if args.mode != 'matched' and args.from_search is None:
         refuse(args, MATCHED, 'needs --mode matched, or a --budget')
+    if args.data_config is not None and args.out is None:
+        raise UsageError('--data-config is for the configs that --out writes')
     if args.metric == 'latency' and args.latency_model is None:
         raise UsageError('latency needs --latency-model; --fit-latency makes one')
 
@@ -225,8 +233,10 @@ def scale(args: argparse.Namespace) -> None:
             resolution_divisor=args.resolution_divisor,
             head_width=args.head_width or 'kept',
         )
-        if args.out is not None and not args.overwrite:
-            check_output(plan.labels, args.out)
+        if args.out is not None:
+            recipe = recipe_for(plan, args.data_config)
+            if not args.overwrite:
+                check_output(plan.labels, args.out)
         networks = plan.run(leave_out)
         if not networks:
             raise UsageError('; '.join(left_out))
@@ -235,7 +245,7 @@ def scale(args: argparse.Namespace) -> None:
         rows = [plan.base.unscaled(), *networks]
         times = [milliseconds(made, model, setting, args.repeats or REPEATS) for made in rows]
         if args.out is not None:
-            write_scaling(plan, networks, args.out)
+            write_scaling(plan, networks, args.out, recipe)
     if args.json:
         pairs = zip(networks, times[1:], strict=True)
         print(json.dumps([{**made.to_json(), **own} for made, own in pairs], indent=1))

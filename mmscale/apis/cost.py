@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.model_cost import count_network
 from mmscale.apis.networks import Network, build_network, find_network, image_shape, quiet_log
 from mmscale.arch import Arch
 from mmscale.arch.checks import integer
@@ -26,7 +27,7 @@ from mmscale.cost import (
     this_device,
 )
 from mmscale.errors import UsageError
-from mmscale.tables import Printed, make_table
+from mmscale.tables import Printed, make_table, size_text
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -135,19 +136,6 @@ class NetworkCost(Printed):
         return [make_table(title, ('part', *shapes, *numbers), rows, total), *lines]
 
 
-def size_text(shape: Sequence[int]) -> str:
-    """The size of an image (height, width) or of a text (length) in words.
-
-    Example:
-        >>> size_text((224, 224)), size_text((800, 1344)), size_text((128,))
-        ('224 px', '800 x 1344 px', '128 tokens')
-    """
-    if len(shape) == 1:
-        return f'{shape[0]} tokens'
-    height, width = shape
-    return f'{height} px' if height == width else f'{height} x {width} px'
-
-
 def get_cost(
     source: str | Path | Mapping | Arch | Config | nn.Module | Network,
     resolution: int | None = None,
@@ -233,23 +221,12 @@ def _closed_form(
 
 def _counted(network: Network, convention: str, batch: int, compare: bool) -> NetworkCost:
     """Cost of a model, counted from what it runs; its memory comes with it."""
-    shape, model = network.image_shape, network.skeleton
-    given: dict[str, Any] = dict(convention=convention)
-    if len(shape) == 1:
-        import torch
-
-        given['inputs'] = (torch.zeros(1, *shape, dtype=torch.long, device='meta'),)
-    else:
-        given.update(input_shape=shape)
-    try:
-        counted = count_module(model, batch=batch, **given)
-    except ValueError:  # it may need numbers on its way
-        model = network.build()
-        counted = count_module(model, batch=batch, **given)
+    shape = network.image_shape
+    counted = count_network(network, convention, batch)
     difference: ToolDifference | str | None = None
     if compare:
         try:
-            difference = explain_difference(model, **given)
+            difference = explain_difference(network.build(), shape, convention=convention)
         except ValueError as error:
             difference = f"MMEngine's FlopAnalyzer: {error}"
     return NetworkCost(

@@ -35,7 +35,7 @@ _SIDES_OF_DATASETS = {'CIFAR10': 32, 'CIFAR100': 32, 'FashionMNIST': 28, 'MNIST'
 # Transforms that do not change the size of an image, and need more than one.
 _LEFT_OUT = re.compile(r'(.*Load|Pack|Collect|DefaultFormat|FilterAnnotations|Albu).*')
 # Transforms of transforms that are done one after the other, and those of which one is chosen.
-_IN_A_ROW = ('Compose', 'KeyMapper', 'RandomApply', 'TransformBroadcaster')
+_IN_A_ROW = ('Compose', 'KeyMapper', 'ProposalBroadcaster', 'RandomApply', 'TransformBroadcaster')
 # Largest number in a pipeline that may be a size in pixels.
 _LARGEST_SIDE = 8192
 
@@ -52,7 +52,7 @@ class InputShape(NamedTuple):
     source: str
 
 
-def core_of(module: nn.Module) -> nn.Module:
+def core_of(module: nn.Module | None) -> nn.Module | None:
     """The module with the backbone, out of those around it, such as a ``DMSModel``."""
     while not hasattr(module, 'backbone'):
         inner = getattr(module, 'detector', None) or getattr(module, 'model', None)
@@ -253,7 +253,9 @@ def _length(config: Mapping) -> int | None:
     return None
 
 
-def _image_size(config: Mapping, module: nn.Module, channels: int) -> tuple[tuple[int, int], str]:
+def _image_size(
+    config: Mapping, module: nn.Module | None, channels: int
+) -> tuple[tuple[int, int], str]:
     """Height and width of the images that reach the preprocessor, and what says so."""
     backbone = getattr(core_of(module), 'backbone', None)
     arch = getattr(backbone, 'arch', None)
@@ -278,7 +280,7 @@ def _image_size(config: Mapping, module: nn.Module, channels: int) -> tuple[tupl
     return (ASSUMED_SIDE, ASSUMED_SIDE), 'an assumption'
 
 
-def config_input(config: Config, module: nn.Module) -> InputShape:
+def config_input(config: Config, module: nn.Module | None) -> InputShape:
     """Shape of what a config's model gets, and what says so.
 
     The config's test pipeline is run on blank images, so that it is what the pipeline makes:
@@ -290,7 +292,7 @@ def config_input(config: Config, module: nn.Module) -> InputShape:
 
     Args:
         config: A whole config, in either of MMEngine's styles.
-        module: The model built of it.
+        module: The model built of it; without, an Arch and a backbone say nothing of themselves.
     """
     length = _length(config)
     if length is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.input_shape import ASSUMED_SIDE, InputShape, config_input
 from mmscale.apis.packaged_configs import packaged_config
+from mmscale.apis.reports.run_files import result_origin
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import Origin, origin_of, read_origin
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
@@ -85,6 +88,7 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
         ValueError: The config cannot be built.
     """
     with quiet_imports():
+        from mmengine.config import ConfigDict
         from mmengine.registry import MODELS, DefaultScope
 
         import mmscale.models  # noqa: F401
@@ -92,7 +96,9 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
     for place in (_on_meta(), contextlib.nullcontext()) if meta else (contextlib.nullcontext(),):
         try:
             with place, quiet_imports(), DefaultScope.overwrite_default_scope(scope):
-                return MODELS.build(dict(config))
+                # Copied, as some models change the parts that they are built of; mmdet's look
+                # these up as attributes.
+                return MODELS.build(ConfigDict(copy.deepcopy(dict(config))))
         except FOREIGN_ERRORS as error:
             reason = error
     raise UsageError(f'{config.get("type")} cannot be built: {one_line(reason):.300}') from reason
@@ -197,6 +203,17 @@ class Network:
         return found if isinstance(found, Arch) else None
 
     @cached_property
+    def origin(self) -> Origin | None:
+        """The config that it is from and its data, as far as that is known."""
+        if self.config is not None:
+            return origin_of(self.config)
+        path = Path(self.source or '')
+        path = path / 'result.json' if path.is_dir() else path
+        if not path.is_file():
+            return None
+        return read_origin(path) if self.member is None else result_origin(path)
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height and width of the images that it is made for; or a text's length."""
         return self._input.shape
@@ -231,7 +248,7 @@ def _timm_network(name: str) -> nn.Module:
     return create(name)
 
 
-def _packaged_config(source: str, options: Sequence[str]) -> Config:
+def _packaged_config(source: str) -> Config:
     """A config that a package ships, as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``."""
     package, _, place = source.partition('::')
     place = place if place.endswith('.py') else f'{place}.py'
@@ -239,7 +256,7 @@ def _packaged_config(source: str, options: Sequence[str]) -> Config:
         with quiet_imports():
             from mmengine.hub import get_config
 
-            return read_config(get_config(f'{package}::{place}'), options)
+            return read_config(get_config(f'{package}::{place}'))
     except FOREIGN_ERRORS as error:
         raise UsageError(f'{source}: {one_line(error):.300}') from error
 
@@ -307,11 +324,11 @@ def find_network(
         name = text.removeprefix('timm:')
         found = {'module': _timm_network(name)}
     elif text is not None and '::' in text:
-        found = {'config': _packaged_config(text, options)}
+        found = {'config': _packaged_config(text)}
         text = text if text.endswith('.py') else f'{text}.py'
         name = Path(text.partition('::')[2]).stem
     elif path is not None and path.suffix == '.py':
-        name, found = path.stem, {'config': read_config(text, options)}
+        name, found = path.stem, {'config': read_config(text)}
     elif path is not None and path.suffix == '.json' and path.is_file():
         is_result = holds_result(read_json(path))
         name, found = path.stem, {} if is_result else {'arch': get_arch(text)}
@@ -334,11 +351,13 @@ def find_network(
         name, found = type(source).__name__, {'module': source}
     else:
         raise UsageError(f'{source!r:.60} is no name, file, Arch, config or module')
-    if options and not (text and ('::' in text or text.endswith('.py'))):
-        raise UsageError(f'options={list(options)}: {name} is no config')
     if scaling_stage is not None and not is_result:
         raise UsageError(f'scaling stage {scaling_stage}: {source} is no result of a search')
     config = found.get('config')
+    if options and config is None:
+        raise UsageError(f'options={list(options)}: {name} is no config')
+    if options:
+        config = found['config'] = read_config(config, options)
     if config is not None and not isinstance(config.get('model'), Mapping):
         raise UsageError(f'{text or name}: the config has no model')
     if is_result:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmscale.arch.checks import check_keys, check_schema, choice, integer, number
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import KEY, Origin
 from mmscale.errors import UsageError
 from mmscale.files import write_json
 from mmscale.tables import AsText
@@ -338,7 +339,9 @@ class Arch(AsText):
         # The schema comes first: a file of another one may well have other keys.
         if isinstance(source, dict) and 'schema' in source:
             check_schema(owner, source['schema'], SCHEMA)
-        check_keys(owner, source, names, names)
+        source = check_keys(owner, source, (*names, KEY), names)
+        if KEY in source:
+            Origin.from_json(owner, source.pop(KEY))
         stages = source['stages']
         lists = (list, tuple)
         if not isinstance(stages, lists) or not all(isinstance(stage, lists) for stage in stages):
@@ -368,9 +371,15 @@ class Arch(AsText):
             'head': _values(self.head),
         }
 
-    def save(self, path: str | Path) -> None:
-        """Writes the Arch as a JSON file that :meth:`from_json` reads."""
-        write_json(path, self.to_json())
+    def save(self, path: str | Path, origin: Origin | None = None) -> None:
+        """Writes the Arch as a JSON file that :meth:`from_json` reads.
+
+        Args:
+            path: The file.
+            origin: Where it is from, for :func:`mmscale.arch.origin.read_origin`.
+        """
+        known = {} if origin is None else {KEY: origin.to_json()}
+        write_json(path, {**self.to_json(), **known})
 
     @cached_property
     def digest(self) -> str:

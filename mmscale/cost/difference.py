@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from mmscale.arch.arch import Arch
 from mmscale.arch.presets import get_arch
 from mmscale.cost.count import count, output_size
-from mmscale.cost.module import count_module, is_matrix_work, on_device, weightless_twin
+from mmscale.cost.module import count_module, on_device, weightless_twin
+from mmscale.cost.operations import is_matrix_work
 from mmscale.errors import UsageError, one_line
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import re
 import warnings
 import weakref
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.arch.checks import integer
 from mmscale.cost.count import Cost, check_convention
-from mmscale.errors import UsageError, one_line
+from mmscale.cost.operations import drawn_products, has_bias, is_matrix_work, matrix_formulas
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.tables import Printed, make_table
 
 if TYPE_CHECKING:
@@ -31,13 +31,6 @@ _SHAPE_KEEPING = {
     *('batch_norm', 'group_norm', 'instance_norm', 'layer_norm'),
     *('gelu', 'hardsigmoid', 'hardswish', 'hardtanh', 'relu', 'relu6', 'sigmoid', 'silu'),
 }
-# Names of operations that multiply matrices; where one of them cannot be counted, a warning says
-# so. Upsampling (bilinear2d) and the fused cells of recurrent networks do not.
-_MATRIX_WORK = re.compile(
-    r'(.*_)?((add|badd|addb|b|int|int8|scaled|grouped|sparse)?mm|matmul|e?mv|addmv|v?dot|'
-    r'conv\w*|linear|attention|attn|rnn|lstm|gru|einsum|cdist|trilinear)(_.*)?'
-)
-_POINTWISE = re.compile(r'.*(_cell|_backward|embedding.*|pad\w*)')
 
 
 @dataclass(frozen=True)
@@ -111,6 +104,8 @@ def count_module(
     convention: str = 'mmscale',
     batch: int = 1,
     memory: bool = True,
+    keywords: Callable[[int], dict[str, Any]] | None = None,
+    draw: bool = False,
 ) -> ModuleCost:
     """Counts a module by running it once and looking at every operation of torch.
 
@@ -126,6 +121,9 @@ def count_module(
         convention: ``mmscale`` or ``pycls``, see :func:`mmscale.cost.count`.
         batch: Images that memory is counted for, with `input_shape`.
         memory: Whether to count memory too, which needs another pass.
+        keywords: Makes keyword arguments of the module, for so many images.
+        draw: Whether a module that needs real numbers may get random ones where it would multiply
+            matrices, which takes much less time; right where its weights are random anyway.
 
     Raises:
         ValueError: The convention is unknown, not exactly one of `input_shape` and `inputs` is
@@ -138,16 +136,19 @@ def count_module(
     integer('count_module: batch', batch)
     for size in (size for shape in shapes for size in shape):
         integer(f'count_module: input_shape={input_shape}: size', size)
-    tally = _tally(module, _tensors(inputs, shapes), convention == 'pycls')
+    biased = convention == 'pycls'
+    given = _Given(_tensors(inputs, shapes), keywords, draw)
+    tally = _tally(module, given, biased)
     peak, kept = None, None
     if memory:
         if inputs is None and batch > 1:
             shapes = [(batch, *input_shape)]
-            peak = _tally(module, _tensors(inputs, shapes), False).peak
+            given = _Given(_tensors(inputs, shapes), keywords, draw)
+            peak = _tally(module, given, False).peak
         else:
             peak = tally.peak
         with contextlib.suppress(ValueError):
-            kept = _kept_for_backward(module, _tensors(inputs, shapes))
+            kept = _kept_for_backward(module, given)
     for name in sorted(tally.uncounted):
         warnings.warn(
             f'{type(module).__name__}: {name} seems to multiply matrices and is not counted',
@@ -186,11 +187,29 @@ def count_layers(
     """
     if (input_shape is None) == (inputs is None):
         raise UsageError('count_layers: exactly one of input_shape and inputs must be given')
-    tally = _tally(module, _tensors(inputs, [(1, *(input_shape or ()))]), False)
+    tally = _tally(module, _Given(_tensors(inputs, [(1, *(input_shape or ()))])), False)
     return {
         name: Cost(flops=tally.flops[name], acts=tally.acts[name])
         for name in dict.fromkeys([*tally.flops, *tally.acts])
     }
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a module is run on, see :func:`count_module`."""
+
+    inputs: tuple[torch.Tensor, ...]
+    keywords: Callable[[int], dict[str, Any]] | None = None
+    draw: bool = False
+
+    def run(self, module: nn.Module, images: tuple[torch.Tensor, ...]) -> None:
+        """Runs a module on the inputs, which are on its device."""
+        keywords = self.keywords(len(images[0])) if self.keywords else {}
+        module(*images, **keywords)
+
+    def mode(self) -> contextlib.AbstractContextManager[Any]:
+        """What the run goes through below what watches it."""
+        return drawn_products() if self.draw else contextlib.nullcontext()
 
 
 @dataclass
@@ -213,7 +232,7 @@ class _Tally:
             flops, acts = formula(args, output)
             self.flops[where] += flops
             self.acts[where] += acts
-            if self.biased and _has_bias(name, args):
+            if self.biased and has_bias(name, args):
                 self.flops[where] += output.numel()
         elif self.biased and re.match(r'max_pool\dd', name):
             first = output[0] if isinstance(output, tuple) else output
@@ -234,68 +253,6 @@ class _Tally:
                 self.live[key] = storage.nbytes()
                 weakref.finalize(storage, self.live.pop, key, None)
         self.peak = max(self.peak, sum(self.live.values()))
-
-
-def is_matrix_work(name: str) -> bool:
-    """Whether an operation multiplies matrices, by its name."""
-    return bool(_MATRIX_WORK.fullmatch(name) and not _POINTWISE.fullmatch(name))
-
-
-def _has_bias(name: str, args: tuple) -> bool:
-    """Whether an operation that `_formulas` knows adds a bias."""
-    if name == 'addmm':
-        return True
-    return (name == 'linear' or 'conv' in name) and len(args) > 2 and args[2] is not None
-
-
-def _formulas() -> dict[str, Callable[[tuple, Any], tuple[int, int]]]:
-    """Multiply-adds and outputs of the operations that multiply matrices, by name."""
-    from torch.utils.flop_counter import conv_flop_count
-
-    def convolution(args: tuple, output: Any) -> tuple[int, int]:
-        images, weight, transposed = args[0], args[1], bool(args[6])
-        if images.numel() and not output.numel():
-            # Torch 2.4 lets this pass on the meta device alone.
-            raise RuntimeError('the kernel is larger than the image')
-        # Torch counts a multiplication and an addition as two.
-        flops = conv_flop_count(images.shape, weight.shape, output.shape, transposed) // 2
-        return flops, output.numel()
-
-    def linear(args: tuple, output: Any) -> tuple[int, int]:
-        return output.numel() * args[0].shape[-1], output.numel()
-
-    def product(first: int) -> Callable[[tuple, Any], tuple[int, int]]:
-        def formula(args: tuple, output: Any) -> tuple[int, int]:
-            return output.numel() * args[first].shape[-1], output.numel()
-
-        return formula
-
-    def sum_of_products(args: tuple, output: Any) -> tuple[int, int]:
-        return output.numel() * args[1].shape[0] * args[1].shape[-1], output.numel()
-
-    def attention(args: tuple, output: Any) -> tuple[int, int]:
-        query, key, value = args[:3]
-        result = output[0] if isinstance(output, tuple) else output
-        scores = math.prod(query.shape[:-1]) * key.shape[-2]
-        return scores * (query.shape[-1] + value.shape[-1]), scores + result.numel()
-
-    formulas = {'linear': linear, 'addbmm': sum_of_products}
-    formulas |= dict.fromkeys(
-        ('mm', 'bmm', 'mv', 'dot', 'vdot', '_int_mm', '_scaled_mm'), product(0)
-    )
-    formulas |= dict.fromkeys(('addmm', 'baddbmm', 'addmv'), product(1))
-    formulas |= dict.fromkeys(('convolution', '_convolution'), convolution)
-    formulas |= dict.fromkeys(
-        (
-            'scaled_dot_product_attention',
-            '_scaled_dot_product_cudnn_attention',
-            '_scaled_dot_product_efficient_attention',
-            '_scaled_dot_product_flash_attention',
-            '_scaled_dot_product_flash_attention_for_cpu',
-        ),
-        attention,
-    )
-    return formulas
 
 
 def _tensors(
@@ -329,7 +286,7 @@ def weightless_twin(module: nn.Module, device: str | torch.device) -> nn.Module:
 
 def _run(
     module: nn.Module,
-    inputs: Sequence[torch.Tensor],
+    given: _Given,
     run: Callable[[nn.Module, tuple[torch.Tensor, ...]], Any],
 ) -> Any:
     """Runs a twin of a module on the meta device, or where its weights are if it cannot there.
@@ -343,11 +300,11 @@ def _run(
         try:
             return run(
                 weightless_twin(module, device),
-                tuple(on_device(tensor, device) for tensor in inputs),
+                tuple(on_device(tensor, device) for tensor in given.inputs),
             )
-        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        except FOREIGN_ERRORS as error:
             reason = error
-    shapes = ', '.join(str(tuple(tensor.shape)) for tensor in inputs)
+    shapes = ', '.join(str(tuple(tensor.shape)) for tensor in given.inputs)
     said = f'{type(module).__name__} does not run on an input of shape {shapes}'
     raise UsageError(f'{said}: {one_line(reason):.300}') from reason
 
@@ -361,13 +318,13 @@ def on_device(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
-def _tally(module: nn.Module, inputs: Sequence[torch.Tensor], biased: bool) -> _Tally:
+def _tally(module: nn.Module, given: _Given, biased: bool) -> _Tally:
     """Runs a module once without gradients and looks at every operation."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    formulas = _formulas()
+    formulas = matrix_formulas()
 
     def tensors_in(tree: Any) -> list[torch.Tensor]:
         return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
@@ -414,16 +371,16 @@ def _tally(module: nn.Module, inputs: Sequence[torch.Tensor], biased: bool) -> _
         # It hides the attention of nn.MultiheadAttention in one operation.
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with torch.inference_mode(), Watch(tally):
-                twin(*images)
+            with torch.inference_mode(), given.mode(), Watch(tally):
+                given.run(twin, images)
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
         return tally
 
-    return _run(module, inputs, run)
+    return _run(module, given, run)
 
 
-def _kept_for_backward(module: nn.Module, inputs: Sequence[torch.Tensor]) -> int:
+def _kept_for_backward(module: nn.Module, given: _Given) -> int:
     """Bytes that a forward pass in training mode keeps, see ModuleCost."""
     import torch
     from torch.autograd.graph import saved_tensors_hooks
@@ -439,11 +396,11 @@ def _kept_for_backward(module: nn.Module, inputs: Sequence[torch.Tensor]) -> int
             if storage._cdata not in ignored:
                 kept[storage._cdata] = storage
 
-        with torch.enable_grad(), saved_tensors_hooks(keep, lambda _: None):
-            twin(*images)
+        with torch.enable_grad(), saved_tensors_hooks(keep, lambda _: None), given.mode():
+            given.run(twin, images)
         return sum(storage.nbytes() for storage in kept.values())
 
-    return _run(module, inputs, run)
+    return _run(module, given, run)
 
 
 def _part_names(module: nn.Module) -> list[str]:

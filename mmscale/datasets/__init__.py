@@ -3,11 +3,13 @@
 from mmscale.datasets.cluttered_digits import ClutteredDigits
 from mmscale.datasets.composer import Composite, Composition, compose_image
 from mmscale.datasets.digits_detection import DetectionFiles, digits_detection
-from mmscale.datasets.samplers import Draw, ResolutionSampler
+from mmscale.datasets.draws import Draw, accept_draws, item_of
+from mmscale.datasets.samplers import ResolutionSampler, SeededBatches
 from mmscale.datasets.seeded_dataset import SeededDataset
 from mmscale.datasets.tokens import StandardLibrary, TokenFile
 from mmscale.datasets.transforms import (
     CenterCropToResolution,
+    GrayImage,
     RandomResizedCropToResolution,
     ResizeToResolution,
 )
@@ -19,12 +21,16 @@ __all__ = [
     'Composition',
     'DetectionFiles',
     'Draw',
+    'GrayImage',
     'RandomResizedCropToResolution',
     'ResizeToResolution',
     'ResolutionSampler',
+    'SeededBatches',
     'SeededDataset',
     'StandardLibrary',
     'TokenFile',
+    'accept_draws',
     'compose_image',
     'digits_detection',
+    'item_of',
 ]

@@ -1,28 +1,39 @@
 """Transforms whose output size is the resolution drawn by the sampler.
 
-Each reads ``results['resolution']``, which :class:`~mmscale.datasets.SeededDataset` puts there,
-and else uses its own ``resolution``, which may also be set as an attribute later: so the same
-pipeline serves supernet training, where every batch has another resolution, and everything else.
+Each takes the first resolution that there is of ``results['resolution']``; the draw whose image is
+being loaded; its own ``resolution``, which may also be set as an attribute later; and that of the
+:class:`~mmscale.models.ArchNet` that this process had built when it built the transform. So the
+same pipeline serves supernet training, where every batch has another resolution, and everything
+else.
 """
 
+import logging
 import math
 from typing import Any
 
 import mmcv
 from mmcv.transforms import BaseTransform, CenterCrop
+from mmengine.logging import print_log
 from mmpretrain.datasets.transforms import RandomResizedCrop, ResizeEdge
 
+from mmscale.datasets.draws import drawn_resolution
 from mmscale.errors import UsageError
+from mmscale.input_size import noted_resolution
 from mmscale.registry import TRANSFORMS
 
 
 def _resolution_of(transform: BaseTransform, results: dict) -> int:
-    resolution = results.get('resolution', transform.resolution)
+    own = (results.get('resolution'), drawn_resolution(), transform.resolution, transform.noted)
+    resolution = next((side for side in own if side is not None), None)
     if resolution is None:
-        raise UsageError(
-            f'{type(transform).__name__}: resolution is neither in the results nor an argument; '
-            'give resolution=... or wrap the dataset in a SeededDataset'
+        print_log(
+            f'{type(transform).__name__}: nobody says a resolution (no sampler, no hook, no '
+            'network, no resolution=...): the short side of the image is taken',
+            'current',
+            logging.WARNING,
         )
+        # What a tool that only shows a dataset sees from here on.
+        transform.noted = resolution = min(results['img'].shape[:2])
     _check(transform, resolution)
     return resolution
 
@@ -45,7 +56,7 @@ class ResizeToResolution(_ToResolution):
     mmdet's boxes, where there are some, go with it.
 
     Args:
-        resolution: Side in pixels where the results name none.
+        resolution: Side in pixels where no draw says one.
         interpolation: 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'.
         backend: 'cv2' or 'pillow'.
     """
@@ -58,6 +69,7 @@ class ResizeToResolution(_ToResolution):
     ) -> None:
         _check(self, resolution)
         self.resolution = resolution
+        self.noted = noted_resolution()
         self.interpolation = interpolation
         self.backend = backend
 
@@ -85,7 +97,7 @@ class RandomResizedCropToResolution(RandomResizedCrop):
     The crop itself does not depend on the resolution: only its size after resizing does.
 
     Args:
-        resolution: Side in pixels where the results name none.
+        resolution: Side in pixels where no draw says one.
         **kwargs: Arguments of ``RandomResizedCrop`` other than ``scale``.
     """
 
@@ -93,6 +105,7 @@ class RandomResizedCropToResolution(RandomResizedCrop):
         _check(self, resolution)
         super().__init__(scale=resolution or 1, **kwargs)
         self.resolution = resolution
+        self.noted = noted_resolution()
 
     def transform(self, results: dict) -> dict:
         """Crop and resize ``img``; sets ``img_shape``."""
@@ -108,7 +121,7 @@ class CenterCropToResolution(_ToResolution):
     This is the usual evaluation on ImageNet: 256, then 224 pixels.
 
     Args:
-        resolution: Side in pixels where the results name none.
+        resolution: Side in pixels where no draw says one.
         crop_ratio: Side of the crop relative to the short edge, in (0, 1].
         interpolation: 'nearest', 'bilinear', 'bicubic', 'area' or 'lanczos'.
         backend: 'cv2' or 'pillow'.
@@ -128,6 +141,7 @@ class CenterCropToResolution(_ToResolution):
         if not 0 < crop_ratio <= 1:
             raise UsageError(f'CenterCropToResolution: crop_ratio={crop_ratio} must be in (0, 1]')
         self.resolution = resolution
+        self.noted = noted_resolution()
         self.crop_ratio = crop_ratio
         self.interpolation = interpolation
         self.backend = backend
@@ -141,3 +155,17 @@ class CenterCropToResolution(_ToResolution):
             interpolation=self.interpolation,
         )
         return CenterCrop(resolution)(resize(results))
+
+
+@TRANSFORMS.register_module()
+class GrayImage(BaseTransform):
+    """Makes one channel of ``img`` (H, W, 3), blue first; other images are left as they are.
+
+    So a network for gray images can be given colour ones, as mmpretrain's inferencer reads them.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Converts ``img`` to (H, W)."""
+        if results['img'].ndim == 3 and results['img'].shape[2] == 3:
+            results['img'] = mmcv.bgr2gray(results['img'])
+        return results

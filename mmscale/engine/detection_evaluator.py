@@ -52,7 +52,7 @@ class DetectionEvaluator(SubnetEvaluator):
         **kwargs: As for :class:`SubnetEvaluator`; `side` cannot be ``both``.
 
     Raises:
-        TypeError: A loader's dataset is no SeededDataset, or the model no SuperNetDetector.
+        TypeError: The model is no SuperNetDetector.
         ValueError: A setting is not allowed.
     """
 

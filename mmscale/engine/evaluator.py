@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
@@ -14,15 +14,15 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice, integer
 from mmscale.arch.sampling import SIDES
-from mmscale.datasets import SeededDataset
-from mmscale.datasets.samplers import Draw
-from mmscale.errors import UsageError
+from mmscale.datasets import Draw, accept_draws
+from mmscale.engine.calibration import Item, even_batches, recalibrate
+from mmscale.engine.train_data import check_size, check_sizes
+from mmscale.errors import UsageError, one_line
 from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
 from mmscale.search import EvaluationError, Score
@@ -46,13 +46,15 @@ class _Images:
     """Images of a dataset as the network sees them, prepared once per resolution.
 
     Args:
-        dataloader: Config of a data loader whose dataset is a SeededDataset with a pipeline
-            without randomness; batch size and workers are taken from it.
+        dataloader: Config of a data loader whose pipeline, of whatever dataset, is without
+            randomness; batch size and workers are taken from it.
         prepare: The model's data preprocessor.
         count: Number of images, evenly spread over the dataset; None for all.
         cache: Whether to keep the images of every resolution in memory.
         key: The setting that `count` comes from, for the error.
+        name: The setting that the data loader comes from, for the error.
         targets_of: Takes what is to be predicted from the data samples of a batch.
+        even: Whether batches are of equal sizes, as BN layers need that normalise with them.
     """
 
     def __init__(
@@ -62,24 +64,24 @@ class _Images:
         count: int | None,
         cache: bool,
         key: str,
+        name: str,
         targets_of: Callable[[list], Targets],
+        even: bool,
     ) -> None:
         self._targets_of = targets_of
+        self._even = even
         self._loader = Runner.build_dataloader(dict(dataloader))
         self._prepare = prepare
-        dataset = self._loader.dataset
-        if not isinstance(dataset, SeededDataset):
-            raise TypeError(
-                f'the images of a search need dataset.type=mmscale.SeededDataset, got '
-                f'{type(dataset).__name__}'
-            )
-        size = len(dataset)
+        self._name = name
+        size = len(self._loader.dataset)
+        accept_draws(self._loader.dataset)
         if count is not None and not 1 <= count <= size:
             raise UsageError(f'{key}={count} must lie in 1..{size}, the images there are')
         count = size if count is None else count
         # Datasets are often sorted by class.
         self._indices = [i * size // count for i in range(count)]
         self._cache: dict[int, list[Batch]] | None = {} if cache else None
+        self.batch_size = self._loader.batch_size or self._loader.batch_sampler.batch_size
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -89,6 +91,16 @@ class _Images:
         """Meta information of the dataset."""
         return self._loader.dataset.metainfo
 
+    @property
+    def has_single_images(self) -> bool:
+        """Whether there is a batch of one image."""
+        return any(len(batch) == 1 for batch in self._batches(self._indices))
+
+    def _batches(self, items: list[Item]) -> list[list[Item]]:
+        if self._even:
+            return even_batches(items, self.batch_size)
+        return [items[i : i + self.batch_size] for i in range(0, len(items), self.batch_size)]
+
     def batches(self, resolution: int) -> Iterator[Batch]:
         """Normalised images (N, channels, resolution, resolution), and their targets."""
         if self._cache is None:
@@ -97,6 +109,14 @@ class _Images:
         if resolution not in self._cache:
             self._cache[resolution] = list(self._load(resolution))
         yield from self._cache[resolution]
+
+    def check_sizes(self, resolutions: Collection[int]) -> None:
+        """Checks that images come at the resolutions that they will be asked for at.
+
+        Raises:
+            UsageError: They do not.
+        """
+        check_sizes(self._loader.dataset, resolutions, f'{self._name}.dataset')
 
     def prepare(self, resolution: int) -> int:
         """Fills the cache with a resolution, if there is one; returns the bytes that it takes."""
@@ -122,13 +142,15 @@ class _Images:
         loader = self._loader
         batches = DataLoader(
             loader.dataset,
-            batch_size=loader.batch_size,
-            sampler=[Draw(index, resolution, index) for index in self._indices],
+            batch_sampler=self._batches(
+                [Draw(index, resolution, index) for index in self._indices]
+            ),
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
         )
         try:
             for batch in batches:
+                check_size(batch['inputs'], resolution, f'{self._name}.dataset')
                 data = self._prepare(batch, training=False)
                 yield data['inputs'], self._targets_of(data['data_samples'])
         except RuntimeError as error:
@@ -209,7 +231,6 @@ class SubnetEvaluator:
         images_saved: Images that were not, because enough others were wrong.
 
     Raises:
-        TypeError: A loader's dataset is no SeededDataset.
         ValueError: A setting is not allowed.
     """
 
@@ -246,7 +267,14 @@ class SubnetEvaluator:
                 'calibration_images': calibration_images,
             }
         self._images = _Images(
-            dataloader, model.data_preprocessor, max_images, cache, 'max_images', self.targets_of
+            dataloader,
+            model.data_preprocessor,
+            max_images,
+            cache,
+            'max_images',
+            'test_dataloader',
+            self.targets_of,
+            even=bn == 'batch',
         )
         self._calibration = _Images(
             calibration_dataloader,
@@ -254,8 +282,37 @@ class SubnetEvaluator:
             calibration_images,
             cache,
             'calibration_images',
+            'calibration_dataloader',
             self.targets_of,
+            even=True,
         )
+        for images in self._images, self._calibration:
+            images.check_sizes(model.backbone.space.resolutions)
+        for name, images in (
+            ('test_dataloader', self._images if bn == 'batch' else None),
+            ('calibration_dataloader', self._calibration),
+        ):
+            if images is not None and images.has_single_images:
+                self._check_single_images(name)
+
+    def _check_single_images(self, name: str) -> None:
+        """Refuses batches of one image where maps of 1 x 1 leave BN layers one value each."""
+        space = self.model.backbone.space
+        stage = min(
+            range(len(space.scaling_stages)),
+            key=lambda j: space.scaling_stages[j].resolution[0],
+        )
+        arch = space.smallest(stage)
+        part = self.normalised_part(self._raw(arch, self.sides[0])).train()
+        images = next(self._calibration.batches(arch.resolution))[0][:1]
+        try:
+            with torch.no_grad():
+                part(images)
+        except ValueError as error:
+            raise UsageError(
+                f'{name}: BN layers cannot take statistics of one image at {arch.resolution} px '
+                f'({one_line(error):.100}): take a batch_size of 2 or more, and as many images'
+            ) from None
 
     @staticmethod
     def targets_of(data_samples: list) -> Targets:
@@ -313,7 +370,7 @@ class SubnetEvaluator:
     def _recalibrated(self, arch: Arch, side: str) -> BaseModel:
         net = self._raw(arch, side)
         calibration = self._calibration.batches(arch.resolution)
-        update_bn((inputs for inputs, _ in calibration), self.normalised_part(net))
+        recalibrate(self.normalised_part(net), (inputs for inputs, _ in calibration))
         return net.eval()
 
     def _scored(self, arch: Arch, side: str) -> BaseModel:

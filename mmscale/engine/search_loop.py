@@ -19,10 +19,12 @@ from mmengine.runner.base_loop import BaseLoop
 
 from mmscale.arch.checks import integer
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import origin_of
 from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.engine.distributed import Ranks
 from mmscale.engine.evaluator import SubnetEvaluator, content_of
+from mmscale.engine.space_settings import check_settings
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError
 from mmscale.files import write_json
@@ -200,6 +202,7 @@ class SearchLoop(BaseLoop):
                 f'{type(self).__name__} needs model.type=mmscale.SuperNetClassifier or '
                 f'mmscale.SuperNetDetector, got {type(model).__name__}'
             )
+        check_settings(runner.cfg)
         self.seed = runner.seed if seed is None else seed
         integer('seed', self.seed, 0)
         self.resume = resume
@@ -317,8 +320,9 @@ class SearchLoop(BaseLoop):
         work_dir = Path(self._runner.work_dir)
         (work_dir / 'archs').mkdir(exist_ok=True)
         (work_dir / 'weights').mkdir(exist_ok=True)
+        origin = origin_of(self._runner.cfg)
         for name, arch in result.networks.items():
-            write_json(work_dir / 'archs' / f'{name}.json', arch.to_json())
+            arch.save(work_dir / 'archs' / f'{name}.json', origin)
             net = self.evaluator.extract(arch)
             weights = work_dir / 'weights' / f'{name}.pth'
             state = {'state_dict': net.state_dict()}
@@ -330,6 +334,7 @@ class SearchLoop(BaseLoop):
                 **result.to_json(),
                 'convention': self.table.convention,
                 'config_hash': self._config_hash(fingerprint),
+                'origin': origin.to_json(),
                 'versions': {
                     'mmscale': __version__,
                     **{name: _version_of(name) for name in _PACKAGES},

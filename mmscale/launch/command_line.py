@@ -191,10 +191,17 @@ def _overrides(options: Sequence[str]) -> dict[str, Any]:
         raise UsageError(f'--cfg-options {" ".join(options)}: {reason}') from None
     for option in options:
         key, _, value = option.partition('=')
-        # MMEngine would take the spaces out of a path and split it at commas.
-        if os.path.isfile(value) and set(value) & set(' ,()[]'):
+        # MMEngine would take quotes and spaces out of a path and split it at commas.
+        if os.path.exists(value) and set(value) & set(' ,()[]\'"'):
             read.cfg_options[key] = value
     return read.cfg_options
+
+
+def _look_at(part: object) -> None:
+    """Looks at all parts of a config: pure-Python ones import what they name when it is first."""
+    if isinstance(part, (dict, list, tuple)):
+        for value in part.values() if isinstance(part, dict) else part:
+            _look_at(value)
 
 
 def read_config(
@@ -231,12 +238,18 @@ def read_config(
             check_names(path, config)
             _check_override_names(overrides, config)
             config.merge_from_dict(overrides)
+            _look_at(config._cfg_dict)
     except FOREIGN_ERRORS as error:
         if isinstance(error, ModuleNotFoundError) and 'mmdet' in str(error):
             _check_detection()
         # A base of this config may be one of ours by its old name.
         missing = error.filename if isinstance(error, FileNotFoundError) else None
         now = '' if missing is None else now_called(missing)
+        if isinstance(error, SyntaxError) and set('\'"\n') & set(os.path.abspath(path.parent)):
+            now = (
+                '; MMEngine pastes the path of the folder for {{ fileDirname }} into the text, as '
+                'it is: put that in three double quotes'
+            )
         raise UsageError(f'config={path}: {one_line(error)}{now}') from error
     if config.get('default_scope') == 'mmdet':
         _check_detection()

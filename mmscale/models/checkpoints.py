@@ -53,6 +53,9 @@ _LOCK = threading.RLock()
 _torch_load = torch.load
 # What of a safetensors file's own words is read: an export has them in weights.pth too.
 _WORDS = ('arch', 'name', 'mmscale')
+# Where checkpoints of MMEngine, torchvision and timm have the weights; the average of them, which
+# MMEngine's hook saves as the weights themselves, is taken where there is nothing else.
+_STATES = ('state_dict', 'model', 'ema_state_dict', 'state_dict_ema', 'model_ema')
 # What torch calls the module inside of its wrappers.
 _WRAPPERS = {'_orig_mod', '_fsdp_wrapped_module', '_checkpoint_wrapped_module'}
 # Of MMEngine's and torch's averages of weights, beside ``module.``.
@@ -260,6 +263,31 @@ def unwrapped_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     return found
 
 
+def state_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a checkpoint that holds the weights: the whole of it, where none is named."""
+    found = (checkpoint[key] for key in _STATES if isinstance(checkpoint.get(key), Mapping))
+    return next(found, checkpoint)
+
+
+def weights_of(path: str | os.PathLike[str], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of a checkpoint, by the names that the network gives them.
+
+    Args:
+        path: The file, for messages.
+        checkpoint: Its content, see :func:`load_checkpoint`.
+
+    Raises:
+        UsageError: There are no weights, or something else is among them.
+    """
+    state = state_of(checkpoint)
+    if not state:
+        raise UsageError(f'{path} holds no weights')
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise UsageError(f'{path}: {key!r:.80} is a {type(value).__name__}, not weights')
+    return unwrapped_state(state)
+
+
 def misfit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
     """Says in one line how two state dicts differ in keys and shapes; empty if they do not."""
     problems = {
@@ -303,9 +331,11 @@ def read_part(
         checkpoint = load_checkpoint(path)
     except ValueError as error:
         raise UsageError(f'init_cfg: {error}') from error
-    state = checkpoint.get('state_dict', checkpoint)
-    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+    state = state_of(checkpoint)
+    is_named = all(isinstance(key, str) for key in state)
+    if not is_named or 'state_dict' in state:
         raise UsageError(f'init_cfg: {path} holds no weights by their names')
+    state = unwrapped_state(state)
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     found = {key: tensor for key, tensor in state.items() if key.startswith(prefix)}
     for key, tensor in found.items():

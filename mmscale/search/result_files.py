@@ -10,6 +10,7 @@ from typing import Any
 from mmscale.arch import Arch, Scaling
 from mmscale.arch.checks import check_keys, check_schema, choice, integer, number
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import KEY, Origin
 from mmscale.cost import CONVENTIONS, Cost
 from mmscale.errors import UsageError
 from mmscale.search.entry import Score
@@ -46,7 +47,7 @@ def _scaling(owner: str, value: object) -> None:
 
 def _member(owner: str, value: object, needed: Collection[str]) -> None:
     """A network of a result."""
-    member = check_keys(owner, value, None, needed)
+    member = check_keys(owner, value, None, {'arch', *needed})
     if 'scaling_stage' in member:
         integer(f'{owner}: scaling_stage', member['scaling_stage'], 0, _MOST)
     if 'scaling' in member:
@@ -122,14 +123,14 @@ def check_structure(owner: str, value: object) -> None:
             integer(f'{owner}.structure.{name!s:.60}', one, 0, _MOST)
 
 
-def read_result(path: str | Path, needed: Collection[str]) -> dict[str, Any]:
+def read_result(path: str | Path, needed: Collection[str] = ()) -> dict[str, Any]:
     """Reads the ``result.json`` of a search, a family or (``kind`` is ``pareto``) a front.
 
     Keys of which nothing is known here may be there.
 
     Args:
         path: The file.
-        needed: Keys that each of its networks must have.
+        needed: Keys that each of its networks must have besides ``arch``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -148,6 +149,8 @@ def read_result(path: str | Path, needed: Collection[str]) -> dict[str, Any]:
         choice(f'{owner}: convention', data['convention'], CONVENTIONS)
     if 'metric' in data:
         choice(f'{owner}: metric', data['metric'], _METRICS)
+    if KEY in data:
+        Origin.from_json(owner, data[KEY])
     if 'fitness' in data:
         number(f'{owner}: fitness', data['fitness'], 0)
     _numbers(f'{owner}: hypervolume', data.get('hypervolume', []))

@@ -319,3 +319,35 @@ def test_difference_to_mmengine_is_explained_to_the_last_unit():
     assert 'misses scaled_dot_product_attention (-4,096)' in str(difference)
     same = explain_difference(nn.Conv2d(3, 4, 3).to('meta'), (3, 8, 8))
     assert str(same) == "MMEngine's FlopAnalyzer reports the same flops"
+
+
+class Chooses(nn.Module):
+    """Its second layer sees as many pixels as are not zero: it needs numbers, not good ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.linear = nn.Linear(4, 5)
+
+    def forward(self, images, samples=None):
+        features = self.conv(images)
+        chosen = features.permute(0, 2, 3, 1)[features[:, 0] != 0]
+        return self.linear(chosen) if samples == len(images) else chosen
+
+
+def test_numbers_can_be_drawn_in_the_place_of_products(monkeypatch):
+    module = Chooses()
+
+    def samples(batch):
+        return dict(samples=batch)
+
+    computed = count_module(module, (3, 6, 4), keywords=samples)
+    assert computed.flops == 6 * 4 * (3 * 4 * 9 + 4 * 5)
+    drawn = count_module(module, (3, 6, 4), keywords=samples, draw=True)
+    assert drawn == computed
+    # Zeros come of these weights, so that no pixel is left.
+    nn.init.zeros_(module.conv.weight)
+    nn.init.zeros_(module.conv.bias)
+    assert count_module(module, (3, 6, 4), keywords=samples).flops == 6 * 4 * 3 * 4 * 9
+    assert count_module(module, (3, 6, 4), keywords=samples, draw=True) == computed
+    assert count_module(module, (3, 6, 4)).by_part.keys() == {'conv', 'linear'}

@@ -7,7 +7,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 
-from mmscale.datasets import ResolutionSampler
+from mmscale.datasets import ResolutionSampler, SeededBatches
 from mmscale.registry import DATA_SAMPLERS
 
 
@@ -165,6 +165,71 @@ def test_workers_give_the_batches_of_the_main_process_and_so_does_resuming(tmp_p
         resumed.skip_iter(5)
         for batch in batches[5:]:
             assert_same(next(resumed), batch)
+
+
+def test_in_epochs_every_rank_has_an_equal_part_of_each_and_resumes_within_one():
+    for world_size in (1, 3):
+        ranks = [
+            make(size=10, batch_size=2, rank=r, world_size=world_size) for r in range(world_size)
+        ]
+        length = -(-len(ranks[0]) // 2)
+        assert {len(rank) for rank in ranks} == {-(-10 // world_size)}
+        seeds = set()
+        for epoch in range(3):
+            draws = []
+            for rank in ranks:
+                rank.run_in_epochs(length)
+                rank.begin_epoch(epoch)
+                own = list(rank)
+                assert len(own) == len(rank)
+                for i, draw in enumerate(own):
+                    assert draw.resolution == schedule(epoch * length + i // 2)
+                rank.begin_epoch(epoch, done=1)
+                assert list(rank) == own[2:]
+                draws += own
+            assert {draw.index for draw in draws} == set(range(10))
+            seeds |= {draw.seed for draw in draws}
+        assert len(seeds) == 3 * world_size * len(ranks[0])
+
+
+class Groups:
+    """Batches of one parity each, as a batch sampler chooses them by what the images are."""
+
+    batch_size = 2
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def __iter__(self):
+        buckets = {0: [], 1: []}
+        for index in self.sampler:
+            bucket = buckets[self.sampler.dataset[index] % 2]
+            bucket.append(index)
+            if len(bucket) == 2:
+                yield bucket[:]
+                bucket.clear()
+
+    def __len__(self):
+        return len(self.sampler) // 2
+
+
+def test_batches_of_a_batch_sampler_have_one_resolution_and_resume_exactly():
+    def batches_of(sampler):
+        sampler.yields_indices = True
+        batches = SeededBatches(Groups(sampler), seed=5)
+        batches.resolution_schedule = schedule
+        return batches
+
+    expected = take(batches_of(make()), 15)
+    for iteration, batch in enumerate(expected):
+        assert {draw.resolution for draw in batch} == {schedule(iteration)}
+        assert len({draw.index % 2 for draw in batch}) == 1
+    assert len({draw.seed for batch in expected for draw in batch}) == 30
+    for epoch, done in ((0, 2), (2, 3)):
+        batches = batches_of(make())
+        batches.run_in_epochs(5)
+        batches.begin_epoch(epoch, done)
+        assert list(batches) == expected[5 * epoch + done : 5 * epoch + 5]
 
 
 def test_bad_arguments_are_refused():

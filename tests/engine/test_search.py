@@ -28,7 +28,7 @@ def searched(search_config, trained, data_root, write_config, call_tool):
     work_dir = Path(data_root) / 'searched'
     if not (work_dir / 'result.json').is_file():
         config = dict(search_config, work_dir=str(work_dir), load_from=trained)
-        code, errors = call_tool('search.py', write_config(config, 'searched.py'))
+        code, errors = call_tool('search.py', write_config(config))
         assert code == 0, errors
     return work_dir
 
@@ -345,10 +345,23 @@ def test_strategies_that_fit_no_budget_are_refused(refused, read_result, searche
     assert 'nearest within reach' in line
 
 
-def test_images_of_another_dataset_are_refused(refused, loader):
-    plain = loader('search', [], dict(type='DefaultSampler'), seeded=False)
+def test_resolutions_that_were_never_trained_are_refused(refused):
+    key = 'model.backbone.space.scaling_stages'
+    stages = [
+        SPACE['scaling_stages'][0],
+        dict(SPACE['scaling_stages'][1], resolution=[12, 13, 16, 20]),
+    ]
+    line = refused('--resume', changes={key: stages})
+    assert 'model.backbone.space has resolutions of 13, 20 px, at which this super-' in line
+    assert 'only at 12, 14, 16 px' in line
+
+
+def test_images_of_another_size_than_is_searched_are_refused(refused, loader):
+    pipeline = [dict(type='Resize', scale=16)]
+    plain = loader('search', pipeline, dict(type='DefaultSampler'), seeded=False)
     line = refused('--resume', changes={'test_dataloader': {**plain, '_delete_': True}})
-    assert 'dataset.type=mmscale.SeededDataset, got ClutteredDigits' in line
+    assert 'test_dataloader.dataset: its pipeline makes images of 16 x 16 px where' in line
+    assert 'to get 12 x 12' in line
 
 
 def test_foreign_checkpoint_is_refused_by_its_keys(

@@ -2,25 +2,17 @@
 
 import copy
 import json
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader
+from recorded_runs import Stopper, recorded, runner_of, train
 from small_setups import AUGMENT, ROOT, SPACE
 
 from mmscale.arch import HierarchicalSampler, SearchSpace
-
-
-def runner_of(config, **changes):
-    config = Config(copy.deepcopy(config))
-    config.experiment_name = uuid.uuid4().hex
-    config.merge_from_dict(changes)
-    return Runner.from_cfg(config)
 
 
 def checkpoint(work_dir, iteration=8):
@@ -50,37 +42,6 @@ def assert_equal_states(one, other):
                 assert value == right[name], name
 
 
-class Recorder(Hook):
-    """Records side and sum of every batch, and the draw it is for."""
-
-    priority = 'VERY_LOW'
-
-    def __init__(self):
-        self.seen = []
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        inputs = data_batch['inputs']
-        draw = getattr(runner.model, '_draw', None)
-        self.seen.append((tuple(inputs.shape[2:]), int(inputs.sum()), draw))
-
-
-def train(runner):
-    try:
-        runner.train()
-    finally:
-        iterator = runner.train_loop.dataloader_iterator._iterator
-        if hasattr(iterator, '_shutdown_workers'):
-            # Garbage collection would wait five seconds for each of them.
-            iterator._shutdown_workers()
-
-
-def recorded(config, **changes):
-    runner, recorder = runner_of(config, **changes), Recorder()
-    runner.register_hook(recorder)
-    train(runner)
-    return recorder.seen
-
-
 # ------------------------------------------------------------------ draws
 
 
@@ -100,12 +61,6 @@ def test_draws_follow_the_seed_alone(supernet_config, tmp_path):
     other = recorded(supernet_config, work_dir=str(tmp_path / 'other'), randomness=dict(seed=4))
     assert first == again
     assert [draw for *_, draw in first] != [draw for *_, draw in other]
-
-
-def test_sampler_hook_refuses_another_data_sampler(supernet_config):
-    supernet_config['train_dataloader']['sampler'] = dict(type='InfiniteSampler')
-    with pytest.raises(TypeError, match=r'mmscale.ResolutionSampler, got InfiniteSampler'):
-        runner_of(supernet_config).train()
 
 
 def test_sampler_hook_refuses_another_model(retrain_config):
@@ -144,14 +99,6 @@ def test_resumed_training_equals_uninterrupted(kind, num_workers, tmp_path, requ
     start, end = checkpoint(straight, 2), checkpoint(straight)
     name = 'head.fc.weight'
     assert not torch.equal(start['state_dict'][name], end['state_dict'][name])
-
-
-class Stopper(Hook):
-    """Interrupts training after five iterations, one after the last checkpoint."""
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if runner.iter == 4:
-            raise KeyboardInterrupt
 
 
 # ------------------------------------------------------------------ input resolution

@@ -9,7 +9,14 @@ import mmpretrain
 import pytest
 from command_lines import arguments, write
 
-from mmscale.launch.command_line import SETTINGS, check_names, load_config, set_environment
+from mmscale.errors import UsageError
+from mmscale.launch.command_line import (
+    SETTINGS,
+    check_names,
+    load_config,
+    read_config,
+    set_environment,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'scalenet'
 pytestmark = pytest.mark.usefixtures('own_environment')
@@ -122,3 +129,11 @@ def test_files_are_data_unless_the_user_decided_otherwise(monkeypatch):
     set_environment()
     assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '0'
     assert os.environ['OMP_WAIT_POLICY'] == 'ACTIVE'
+
+
+def test_what_a_pure_python_config_names_is_looked_up_when_it_is_read():
+    text = 'from mmengine.hooks import {name}\ncustom_hooks = [dict(type={name})]\n'
+    config = read_config(write('good.py', text.format(name='EMAHook')))
+    assert config.custom_hooks[0].type.__name__ == 'EMAHook'
+    with pytest.raises(UsageError, match=r'bad.py: ImportError: .*EMAHooks'):
+        read_config(write('bad.py', text.format(name='EMAHooks')))

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmscale.arch import apply_scaling, get_arch
+from mmscale.arch.origin import read_origin
 from mmscale.arch.presets import SCALENET_STRATEGY
 from mmscale.cost import LatencyModel, LatencySetting, count
 
@@ -36,6 +38,60 @@ def result(tmp_path):
     data = dict(schema=1, convention='mmscale', settings=settings, scaling_stages=stages)
     path.write_text(json.dumps(data), encoding='utf-8')
     return path
+
+
+@pytest.fixture
+def fashion(tmp_path):
+    """What a search on Fashion-MNIST leaves, its dumped config included."""
+    base = get_arch(ROOT / 'configs/scalenet/archs/digits-s0.json')
+    strategy = SCALENET_STRATEGY[:3]
+    archs = [apply_scaling(base, scaling) for scaling in strategy]
+    folder = tmp_path / 'search'
+    folder.mkdir()
+    stages = [
+        {'scaling': scaling.to_json(), 'cost': vars(count(arch)), 'arch': arch.to_json()}
+        for scaling, arch in zip(strategy, archs, strict=True)
+    ]
+    data = dict(schema=1, convention='mmscale', settings={}, scaling_stages=stages)
+    (folder / 'result.json').write_text(json.dumps(data))
+    (folder / 'fashion.py').write_text(
+        'data_preprocessor = dict(mean=[72.9], std=[90.0])\ntest_dataloader = dict(dataset=dict('
+        "type='mmscale.SeededDataset', dataset=dict(type='FashionMNIST', data_root='/data')))\n"
+    )
+    return folder / 'result.json'
+
+
+def test_a_searched_family_is_trained_on_its_own_data(fashion, run, tmp_path):
+    out = tmp_path / 'out'
+    found = run('--from-search', fashion, '--factor', 8, '--out', out)
+    assert found.returncode == 2 and not out.exists()
+    assert found.stderr.count('\n') == 1
+    assert 'from fashion.py, data: FashionMNIST (the nearest is for Clutt' in found.stderr
+    assert '--data-config' in found.stderr
+    # As the search itself would have said it.
+    data = json.loads(fashion.read_text())
+    told = {'config': 'fashion.py', 'dataset': 'FashionMNIST'}
+    fashion.write_text(json.dumps({**data, 'origin': told}))
+    (fashion.parent / 'fashion.py').unlink()
+    assert (
+        'data: FashionMNIST' in run('--from-search', fashion, '--factor', 8, '--out', out).stderr
+    )
+    own = tmp_path / 'retrain.py'
+    own.write_text(
+        f'_base_ = {str(ROOT / "configs/scalenet/arch-net_digits.py")!r}\n'
+        "data = dict(type='FashionMNIST', data_root='/d')\n"
+        'train_dataloader = dict(dataset=dict(dataset=data))\n'
+    )
+    found = run('--from-search', fashion, '--factor', 8, '--out', out, '--data-config', own)
+    assert found.returncode == 0, found.stderr
+    (written,) = out.glob('*.py')
+    config = Config.fromfile(written)
+    assert config.train_dataloader.dataset.dataset.type == 'FashionMNIST'
+    origin = read_origin(config.model.backbone.arch)
+    assert (origin.config, origin.dataset) == ('retrain.py', 'FashionMNIST')
+    # So the Arch alone does not lead to other data either.
+    again = run(config.model.backbone.arch, '--factor', 2, '--out', tmp_path / 'more')
+    assert again.returncode == 2 and 'from retrain.py, data: FashionMNIST' in again.stderr
 
 
 @pytest.fixture

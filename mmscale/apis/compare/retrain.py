@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mmscale.apis.reports.run_files import json_lines
+from mmscale.arch import Arch
 from mmscale.files import write_json
 from mmscale.launch.command_line import set_environment
 
@@ -51,7 +52,7 @@ class RetrainJob:
         config = Config.fromfile(self.config, import_custom_modules=False)
         settings = {
             'config': config.to_dict(),
-            'arch': json.loads(Path(self.arch).read_text(encoding='utf-8')),
+            'arch': Arch.from_json(self.arch).to_json(),
             'options': self.options,
         }
         return json.loads(json.dumps(settings, default=str))

@@ -14,6 +14,7 @@ import numpy as np
 from mmscale.apis.networks import find_network
 from mmscale.apis.reports.run_files import RunFiles, read_run
 from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace
+from mmscale.arch.origin import KEY, Origin, origin_of
 from mmscale.config_parts import type_name
 from mmscale.cost import count
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
@@ -144,10 +145,10 @@ def _report(target: str | Path | Arch) -> Report:
         raise UsageError(
             f'{network.name}: nothing to report: no work dir, and no network with an Arch'
         )
-    return _report_arch(arch, network.name)
+    return _report_arch(arch, network.name, network.origin)
 
 
-def _report_arch(arch: Arch, name: str) -> Report:
+def _report_arch(arch: Arch, name: str, origin: Origin | None) -> Report:
     return Report(
         f'Network {name}',
         [
@@ -155,6 +156,7 @@ def _report_arch(arch: Arch, name: str) -> Report:
             ('input', f'{arch.resolution} px'),
             ('blocks', f'{len(arch.blocks)}'),
             *((key, f'{value:,}') for key, value in asdict(count(arch)).items()),
+            *([] if origin is None else [('from', f'{origin}')]),
         ],
         {'arch': plot_arch(arch, name)},
     )
@@ -218,7 +220,12 @@ def _cost_name(metric: str) -> str:
 
 
 def _search_facts(run: RunFiles) -> list[tuple[str, str]]:
+    origin = origin_of(run.config)
+    if run.result is not None and KEY in run.result:
+        origin = Origin.from_json(str(run.work_dir), run.result[KEY])
     facts = [('networks evaluated', f'{run.evaluated:,}')]
+    if origin != Origin():
+        facts.append(('searched by', f'{origin}'))
     if run.records:
         best = max(run.records, key=lambda r: _score(r['score']))
         facts.append(('best score', f'{float(_score(best["score"])):.4f}'))

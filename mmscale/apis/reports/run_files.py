@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mmscale.arch.origin import Origin, origin_of, read_origin
 from mmscale.config_parts import type_name
 from mmscale.launch.config_text import read_config_text
 from mmscale.search import Archive
@@ -178,6 +179,23 @@ def _read_config(run: RunFiles) -> None:
             run.config |= read_config_text(path.read_text(encoding='utf-8'))
         except (MemoryError, OSError, SyntaxError, ValueError, RecursionError):
             run.missing.append(f'{path.name}: not a config')
+
+
+def result_origin(path: Path) -> Origin | None:
+    """Where a search's ``result.json`` is from: what it says, or the config dumped beside it.
+
+    Raises:
+        UsageError: What it says is not allowed.
+        UntrustedFileError: There is a link out of the folder, or no regular file.
+    """
+    found = read_origin(path)
+    if found is not None:
+        return found
+    check_work_dir(path.parent)
+    run = RunFiles(path.parent)
+    _read_config(run)
+    names = [file.name for file in sorted(path.parent.glob('*.py'))]
+    return origin_of(run.config, names[0]) if names else None
 
 
 def _iterations_done(work_dir: Path) -> int:

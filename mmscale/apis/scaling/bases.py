@@ -12,6 +12,7 @@ from mmscale.apis.scaling.common import HEAD_WIDTHS, backbone_of
 from mmscale.apis.scaling.searched import FoundFamily
 from mmscale.arch import PYCLS_ROUNDING, Arch, Rounding, Scaling, ScalingRule, apply_scaling
 from mmscale.arch.checks import choice
+from mmscale.arch.origin import Origin
 from mmscale.config_parts import type_name
 from mmscale.cost import Constraints, LatencyModel, NotReachable, Scaled, count, match
 from mmscale.cost.scaled import value_of
@@ -50,6 +51,7 @@ class BaseArch:
         divisors: ``channel_divisor`` and ``resolution_divisor`` of matched mode, those that are
             not the defaults.
         recipe: The config that it is from, if it is from one.
+        origin: What its file remembers of the config that it was found by.
     """
 
     name: str
@@ -57,6 +59,7 @@ class BaseArch:
     convention: str = 'pycls'
     divisors: dict[str, int] = field(default_factory=dict)
     recipe: str | None = None
+    origin: Origin | None = None
 
     def present(self, metric: str, latency_model: LatencyModel | None = None) -> float:
         """The base model's own cost in a metric; the latency is predicted by a model.
@@ -197,8 +200,9 @@ def find_base(
             raise UsageError(f'convention={convention}: a family keeps that of its search')
         _refuse_heads(source.name, head_width)
         return BaseOfFamily(
-            name or source.name, source.base, source.convention, divisors, family=source
-        )
+            name or source.name, source.base, source.convention, divisors, origin=source.origin,
+            family=source,
+        )  # fmt: skip
     network = find_network(source)
     name, arch, recipe = name or network.name, network.arch, None
     if network.config is not None:
@@ -217,4 +221,4 @@ def find_base(
     if arch is None:
         arch = _timm_arch(network)
     _refuse_heads(name, head_width)
-    return BaseArch(name, arch, convention or 'pycls', divisors, recipe)
+    return BaseArch(name, arch, convention or 'pycls', divisors, recipe, network.origin)

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mmscale
+from mmscale.apis.input_shape import config_input
+from mmscale.apis.scaling.common import backbone_of, sides
+from mmscale.apis.scaling.model_settings import starts_from_weights
 from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
-from mmscale.config_parts import nested_datasets, nested_transforms, type_name
+from mmscale.arch.origin import Origin, origin_of
+from mmscale.config_parts import head_classes, nested_datasets, nested_transforms, type_name
 from mmscale.cost import Scaled
 from mmscale.errors import UsageError
 from mmscale.files import write_text
-from mmscale.launch.config_text import BesideConfig, base_of, check_config_folder, settings_text
+from mmscale.launch.config_text import BesideConfig, check_config_folder, child_of, settings_text
 from mmscale.quiet import quiet_imports
+from mmscale.tables import size_text
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -37,51 +44,122 @@ _RECIPES = {
 _DIGITS = 'scalenet/arch-net_digits.py'
 _CONFIGS = (Path(mmscale.__file__).parent / '.mim' / 'configs').resolve()
 
-# Where mmpretrain's own configs are, wherever it is installed.
-_STOCK = '/mmpretrain/.mim/configs/'
+# Where the configs are that packages bring, wherever these are installed.
+_STOCK = re.compile(r'.*/(mmpretrain|mmdet)/\.mim/configs/(.*)')
 
-# Which argument of a transform is a size in pixels. The first ones cut the network's input.
-_CROPS = {
-    'CenterCrop': 'crop_size',
-    'EfficientNetCenterCrop': 'crop_size',
-    'EfficientNetRandomCrop': 'scale',
-    'RandomCrop': 'crop_size',
-    'RandomResizedCrop': 'scale',
+# Which arguments of transforms are sizes in pixels.
+_SIZES = {
+    'BatchFixedSizePad': ('size',),
+    'BatchSyncRandomResize': ('random_size_range',),
+    'CachedMixUp': ('img_scale',),
+    'CachedMosaic': ('img_scale',),
+    'CenterCrop': ('crop_size',),
+    'CenterCropToResolution': ('resolution',),
+    'EfficientNetCenterCrop': ('crop_size',),
+    'EfficientNetRandomCrop': ('scale',),
+    'FixScaleResize': ('scale',),
+    'FixShapeResize': ('width', 'height'),
+    'MixUp': ('img_scale',),
+    'Mosaic': ('img_scale',),
+    'Pad': ('size',),
+    'RandomAffine': ('border',),
+    'RandomCenterCropPad': ('crop_size',),
+    'RandomChoiceResize': ('scales',),
+    'RandomCrop': ('crop_size',),
+    'RandomResize': ('scale',),
+    'RandomResizedCrop': ('scale',),
+    'RandomResizedCropAndInterpolationWithTwoPic': ('size', 'second_size'),
+    'RandomResizedCropToResolution': ('resolution',),
+    'Resize': ('scale',),
+    'ResizeEdge': ('scale',),
+    'ResizeShortestEdge': ('scale', 'max_size'),
+    'ResizeToResolution': ('resolution',),
 }
-_SIZES = {**_CROPS, 'Resize': 'scale', 'ResizeEdge': 'scale'}
+# What sides of images of detectors are multiples of.
+_STRIDE = 32
+# Those of MMCV and mmdet say pairs as (width, height), these as (height, width).
+_HEIGHT_FIRST = ('EfficientNetRandomCrop', 'RandomCrop', 'RandomResizedCrop')
 
 
-def recipe_of(name: str, arch: Arch) -> str:
-    """The config whose recipe trains networks like a base model.
+def recipe_of(name: str, arch: Arch, origin: Origin | None = None) -> str:
+    """The config whose recipe trains networks like a base model, if there is one that fits them.
 
     Args:
         name: Name of the base model; a preset's says the family.
         arch: The base model. Of another name, a network for gray images is trained like the
             digit networks, others like ResNet or, without full-width blocks, EfficientNet.
+        origin: What is remembered of the config that the base model is from.
 
     Returns:
         The path of a config, or ``mmpretrain::...``.
 
     Raises:
-        ValueError: It is a config of this project, and those are not installed.
+        UsageError: The recipe is for images of other channels, for other classes or other data; or
+            it is a config of this project, and those are not installed.
     """
     named = [recipe for key, recipe in _RECIPES.items() if name.lower().startswith(key)]
-    if named:
-        recipe = named[0]
-    elif arch.stem.in_channels == 1:
-        recipe = _DIGITS
+    if arch.stem.in_channels == 1:
+        like = _DIGITS
     elif any(block.kind in ('bottleneck', 'basic') for block in arch.blocks):
-        recipe = _RECIPES['resnet']
+        like = _RECIPES['resnet']
     else:
-        recipe = _RECIPES['efficientnet']
-    if '::' in recipe:
-        return recipe
-    if not (_CONFIGS / recipe).is_file():
+        like = _RECIPES['efficientnet']
+    kinds = []
+    for recipe in dict.fromkeys([*named, like]):
+        if '::' not in recipe and not (_CONFIGS / recipe).is_file():
+            raise UsageError(
+                f"{name}: its recipe is configs/{recipe}, but the project's configs are not "
+                'installed here; name a config as the base, or as data_config (--data-config)'
+            )
+        recipe = recipe if '::' in recipe else str(_CONFIGS / recipe)
+        config = load_recipe(recipe)
+        known, classes = origin_of(config), head_classes(config.model)
+        data = None if origin is None else origin.dataset
+        # An Arch without a head is of no classes; its name may say what it is for.
+        of_classes = arch.head.num_classes in (classes, 0 if named else classes)
+        of_channels = arch.stem.in_channels == len(known.mean or 'RGB')
+        # Gray images of ten classes may be anything.
+        of_data = data == known.dataset if data else known.dataset == 'ImageNet'
+        if of_classes and of_channels and of_data:
+            return recipe
+        kinds.append(known.dataset)
+    is_from = f'from {origin}' if origin else 'whose config is not remembered'
+    raise UsageError(
+        f'{name}: no recipe is known for networks of {arch.stem.in_channels} channels and '
+        f'{arch.head.num_classes} classes, {is_from} (the nearest is for {kinds[0]}): name the '
+        'config whose data and schedule train them as data_config (--data-config CONFIG)'
+    )
+
+
+def recipe_for(plan: ScalingPlan, data_config: str | Path | None = None) -> str:
+    """The config whose recipe trains the networks of a plan.
+
+    Args:
+        plan: What is to be scaled.
+        data_config: A config with data, schedule and head for them, by path or as
+            ``mmpretrain::...``; by default the one that the base model is from, or a known recipe.
+
+    Raises:
+        UsageError: It is no config of a model with a backbone, or its images have other channels
+            than the networks take; or no recipe is known that fits, see :func:`recipe_of`.
+    """
+    base = plan.base.unscaled()
+    if data_config is None:
+        origin = getattr(plan.base, 'origin', None)
+        return plan.base.recipe or recipe_of(base.name, base.arch, origin)
+    recipe = str(data_config)
+    if '::' not in recipe and not Path(recipe).is_file():
+        raise UsageError(f'data_config={recipe} is not a file')
+    config = load_recipe(recipe)
+    if backbone_of(config) is None:
+        raise UsageError(f'data_config={recipe}: the config has no model with a backbone')
+    mean = origin_of(config).mean
+    if base.arch is not None and mean and len(mean) != base.arch.stem.in_channels:
         raise UsageError(
-            f"{name}: its recipe is configs/{recipe}, but the project's configs are not installed "
-            'here; name a config as the base'
+            f'data_config={recipe}: its images have {len(mean)} channels, and {base.name} takes '
+            f'{base.arch.stem.in_channels}'
         )
-    return str(_CONFIGS / recipe)
+    return recipe
 
 
 def load_recipe(recipe: str) -> Config:
@@ -105,30 +183,35 @@ def _difference(old: Any, new: Any) -> Any:
     return {key: _difference(old.get(key), new[key]) for key in changed}
 
 
-def _resized(pipeline: list, resolution: int) -> list:
-    """A pipeline for another input size; what is resized before the crop keeps its ratio."""
-    resized = copy.deepcopy(pipeline)
-    for sizes in (_CROPS, _SIZES):
-        inputs = [
-            one[sizes[type_name(one)]]
-            for one in nested_transforms(pipeline)
-            if type_name(one) in sizes
-        ]
-        if inputs:
-            break
-    else:
-        return resized
-    before = inputs[-1] if isinstance(inputs[-1], int) else max(inputs[-1])
+def _resized(part: Any, old: tuple[int, int], new: tuple[int, int]) -> Any:
+    """A pipeline for another input size, all sizes of which grow or shrink as much.
 
-    def size(value: Any) -> Any:
+    Args:
+        part: A pipeline, or another part of a config with transforms in it.
+        old: Height and width of the input so far.
+        new: The ones wanted.
+    """
+    height, width = (Fraction(after, before) for before, after in zip(old, new, strict=True))
+
+    def grown(value: Any, factors: tuple[Fraction, Fraction]) -> Any:
         if isinstance(value, (list, tuple)):
-            return tuple(size(part) for part in value)
-        return round(value * resolution / before) if value > 0 else value
+            pair = factors if len(value) == 2 else [max(factors)] * len(value)
+            return type(value)(
+                grown(one, factors if isinstance(one, (list, tuple)) else (factor, factor))
+                for one, factor in zip(value, pair, strict=True)
+            )
+        # Shares of the image stay what they are, and so do -1 and 0; borders are below 0.
+        is_size = type(value) is int and abs(value) > 1
+        return round(value * max(factors)) if is_size else value
 
-    for old, new in zip(nested_transforms(pipeline), nested_transforms(resized), strict=True):
-        key = _SIZES.get(type_name(old))
-        if key is not None:
-            new[key] = size(old[key])
+    resized = copy.deepcopy(part)
+    # From the old to the new: what occurs twice may be one object.
+    for before, after in zip(nested_transforms(part), nested_transforms(resized), strict=True):
+        name = type_name(before)
+        factors = (height, width) if name in _HEIGHT_FIRST else (width, height)
+        for key in _SIZES.get(name, ()):
+            if before.get(key) is not None:
+                after[key] = grown(before[key], factors)
     return resized
 
 
@@ -143,55 +226,127 @@ def _model_overrides(recipe: Config, network: Scaled) -> dict[str, Any]:
         backbone['scaling'] = None
     else:
         backbone['_delete_'] = True
+    if 'head' not in recipe.model:
+        return dict(backbone=backbone)
     head: dict[str, Any] = dict(in_channels=arch.feature_channels)
     if arch.head.hidden_channels:
         head['mid_channels'] = [arch.head.hidden_channels]
     return dict(backbone=backbone, head=head)
 
 
-def _overrides(recipe: Config, network: Scaled) -> dict[str, Any]:
-    """What a child config of a recipe has to say to train a network."""
+def _sizes(recipe: Config, network: Scaled) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the input by a recipe, and of a network made of it.
+
+    They are the same where the pipelines are not to be changed.
+    """
+    new = sides(network.resolution)
+    if 'InputResolutionHook' in map(type_name, recipe.get('custom_hooks') or ()):
+        return new, new  # it sets the pipelines' sizes from the Arch
+    shape, source = config_input(recipe, None)
+    if source == 'an assumption':
+        return new, new
+    old = (shape[-2], shape[-1])
+    if network.arch is None or type_name(recipe.model.backbone) != 'ArchNet':
+        return old, new
+    with quiet_imports():
+        from mmscale.models.backbones.arch_net import scaled_arch
+
+    backbone = recipe.model.backbone
+    base = scaled_arch(backbone.get('arch'), backbone.get('scaling')).resolution
+    if old == (base, base):
+        return old, new
+    # The images of a detector are others than those that its Arch is made for.
+    grown = Fraction(network.resolution, base)
+    height, width = (round(side * grown / _STRIDE) * _STRIDE for side in old)
+    return old, old if grown == 1 else (height, width)
+
+
+def _overrides(
+    recipe: Config, network: Scaled, sizes: tuple[tuple[int, int], tuple[int, int]]
+) -> dict[str, Any]:
+    """What a child config of a recipe has to say to train a network, see :func:`_sizes`."""
     overrides: dict[str, Any] = {}
     imports = list((recipe.get('custom_imports') or {}).get('imports') or ())
     if 'mmscale.models' not in imports:
         imports.append('mmscale.models')
         overrides['custom_imports'] = dict(imports=imports, allow_failed_imports=False)
     overrides['model'] = _model_overrides(recipe, network)
-    if 'InputResolutionHook' in map(type_name, recipe.get('custom_hooks') or ()):
-        return overrides  # it sets the pipelines' sizes from the Arch
+    old, new = sizes
+    if old == new:
+        return overrides
+    # Some batches are resized in the preprocessor.
+    model = overrides['model'] if network.arch is None else recipe.model
+    if model.get('data_preprocessor'):
+        resized = _resized(model['data_preprocessor'], old, new)
+        if resized != model['data_preprocessor']:
+            overrides['model']['data_preprocessor'] = resized
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         dataset = (recipe.get(loader) or {}).get('dataset')
         resized = copy.deepcopy(dataset)
-        # From the old to the new: a part that occurs twice may be one object.
-        for old, new in zip(nested_datasets(dataset), nested_datasets(resized), strict=True):
-            if old.get('pipeline'):
-                new['pipeline'] = _resized(old['pipeline'], network.resolution)
+        for before, after in zip(nested_datasets(dataset), nested_datasets(resized), strict=True):
+            if before.get('pipeline'):
+                after['pipeline'] = _resized(before['pipeline'], old, new)
         if resized != dataset:
             overrides[loader] = dict(dataset=_difference(dataset, resized))
     return overrides
 
 
+def _check_size(
+    recipe: Config, overrides: Mapping[str, Any], wanted: tuple[int, int], label: str
+) -> None:
+    """Checks that the pipelines of a child config give a network the images that it is for.
+
+    Raises:
+        UsageError: They do not: no size in them is known by name.
+    """
+    child = copy.deepcopy(recipe)
+    child.merge_from_dict({key: overrides[key] for key in overrides if key != 'model'})
+    made, source = config_input(child, None)
+    if made[-2:] != wanted:
+        raise UsageError(
+            f'{label} is for images of {size_text(wanted)}, but {source} of its recipe makes '
+            f'{size_text(made[-2:])}, by transforms whose size is not known by name; scale depth '
+            'or width alone, or name a recipe with a Resize or a crop of MMCV, mmpretrain or mmdet'
+        )
+
+
 def config_text(network: Scaled, recipe: str, folder: Path) -> str:
     """The config that trains a network: a child of a recipe, in a folder.
+
+    Of a recipe in MMEngine's pure-Python style, which no text inherits from, it has all settings.
 
     Args:
         network: The network.
         recipe: See :func:`recipe_of`.
         folder: Where the config will lie, beside ``archs/`` with the network's JSON file.
+
+    Raises:
+        UsageError: The recipe's pipelines cannot be set to the size of the network.
     """
-    overrides = _overrides(load_recipe(recipe), network)
-    base = recipe
-    if _STOCK in recipe:
-        base = f'mmpretrain::{recipe.rpartition(_STOCK)[2]}'
+    base = load_recipe(recipe)
+    old, new = _sizes(base, network)
+    overrides = _overrides(base, network, (old, new))
+    if old != new:
+        _check_size(base, overrides, new, network.label)
+    stock = _STOCK.fullmatch(recipe)
+    if stock is not None:
+        settings = dict(_base_='::'.join(stock.groups()), **overrides)
+    elif Path(recipe).is_file():
+        settings = child_of(base, folder, overrides)
+    else:
+        settings = dict(_base_=recipe, **overrides)
     cost = network.cost
     # A searched family is named after its folder, whatever that is called.
     made = one_line_text(f'{network.name} scaled by {network.strategy}, factor {network.factor:g}')
     comment = (
         f'{made}: {cost.flops:,} flops,\n'
-        f'{cost.params:,} params, {cost.acts:,} acts at {network.resolution} px. '
+        f'{cost.params:,} params, {cost.acts:,} acts at {size_text(sides(network.resolution))}. '
         'The recipe is the base config.'
     )
-    return settings_text(dict(_base_=base_of(base, folder), **overrides), comment)
+    backbone = {} if network.arch is not None else network.network.backbone
+    if starts_from_weights(base.model.backbone) and not starts_from_weights(backbone):
+        comment += '\nThe weights it starts from do not fit: the backbone starts at random.'
+    return settings_text(settings, comment)
 
 
 def output_files(labels: Sequence[str], folder: Path) -> list[Path]:
@@ -212,7 +367,9 @@ def check_output(labels: Sequence[str], folder: Path) -> None:
         raise UsageError(f'{folder} is a file, not a folder')
     for path in output_files(labels, folder):
         if path.exists():
-            raise UsageError(f'{path} exists: name another folder, or give --overwrite')
+            raise UsageError(
+                f'{path} exists: name another folder, or give overwrite (--overwrite)'
+            )
 
 
 def write_networks(networks: Sequence[Scaled], recipe: str, folder: Path) -> None:
@@ -225,28 +382,32 @@ def write_networks(networks: Sequence[Scaled], recipe: str, folder: Path) -> Non
     """
     check_config_folder(folder)
     texts = [config_text(network, recipe, folder) for network in networks]
+    origin = origin_of(load_recipe(recipe), Path(recipe).name)
     folder.mkdir(parents=True, exist_ok=True)
     for network, text in zip(networks, texts, strict=True):
         if network.arch is not None:
             (folder / 'archs').mkdir(exist_ok=True)
-            network.arch.save(folder / 'archs' / f'{network.label}.json')
+            network.arch.save(folder / 'archs' / f'{network.label}.json', origin)
         write_text(folder / f'{network.label}.py', text)
     rows = json.dumps([network.to_json() for network in networks], indent=1)
     write_text(folder / 'networks.json', rows + '\n')
 
 
-def write_scaling(plan: ScalingPlan, networks: Sequence[Scaled], folder: Path) -> None:
+def write_scaling(
+    plan: ScalingPlan, networks: Sequence[Scaled], folder: Path, recipe: str | None = None
+) -> None:
     """Writes networks, see :func:`write_networks`, and a picture of them beside fast scaling.
 
     Args:
         plan: What the networks came of.
         networks: The networks.
         folder: Gets ``sweep.png`` and ``sweep.svg`` too.
+        recipe: Their recipe; by default see :func:`recipe_for`.
     """
     from mmscale.visualization.scalings import ScalingPoint, plot_scalings
 
     base, model = plan.base.unscaled(), plan.latency_model
-    write_networks(networks, plan.base.recipe or recipe_of(base.name, base.arch), folder)
+    write_networks(networks, recipe or recipe_for(plan), folder)
 
     def points(some: Sequence[Scaled]) -> list[ScalingPoint]:
         return [

@@ -8,9 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from mmscale.apis.reports.run_files import result_origin
 from mmscale.arch import WIDTH_RULES, Arch, Rounding, Scaling, apply_scaling
 from mmscale.arch.checks import choice
 from mmscale.arch.generalise import fit_rule
+from mmscale.arch.origin import Origin
 from mmscale.arch.rules import ScalingRule
 from mmscale.cost import count
 from mmscale.errors import UsageError
@@ -32,6 +34,7 @@ class FoundFamily:
         convention: How the costs were counted.
         width_rule: Name of the width rule by which the strategy makes the networks.
         rounding: The rounding by which it does.
+        origin: The config of the search and its data, as far as they are known.
     """
 
     name: str
@@ -41,6 +44,7 @@ class FoundFamily:
     convention: str
     width_rule: str
     rounding: Rounding
+    origin: Origin | None = None
 
     @property
     def base(self) -> Arch:
@@ -114,4 +118,5 @@ def read_family(path: str | Path) -> FoundFamily:
             f'{path}: the scalings do not make the networks of scaling_stages of one base model; '
             f'those of mmscale.SeparateSearch have one each'
         )
-    return FoundFamily(path.resolve().parent.name, strategy, archs, metric, convention, *making)
+    name, origin = path.resolve().parent.name, result_origin(path)
+    return FoundFamily(name, strategy, archs, metric, convention, *making, origin)

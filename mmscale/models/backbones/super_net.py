@@ -15,14 +15,14 @@ from mmscale.arch.checks import check_keys, choice
 from mmscale.arch.sampling import SIDES
 from mmscale.errors import UsageError
 from mmscale.models.backbones.arch_net import ArchNet, Layer
-from mmscale.models.backbones.blocks import ArchBlock
+from mmscale.models.backbones.blocks import ArchBlock, checkpointed
 from mmscale.registry import MODELS
 
 KERNEL_SHARING = ('shared', 'separate')
 # What of an ArchNet's settings a SuperNet has too.
 _SETTINGS = (
     *('out_indices', 'out_strides', 'neck', 'frozen_stages', 'norm_eval', 'norm_cfg'),
-    *('channels_last', 'init_cfg'),
+    *('channels_last', 'init_cfg', 'with_cp'),
 )
 
 # One slice per dimension of a tensor, as hashable (start, stop) pairs.
@@ -116,8 +116,8 @@ class SuperNet(ArchNet):
         **settings: As for :class:`ArchNet`: ``out_indices``, ``out_strides``, ``neck`` (a subnet
             uses the part of its weights that fits its widths), ``frozen_stages``, ``norm_eval``,
             ``norm_cfg`` (``dict(type='SyncBN')`` computes the statistics of a step over all
-            processes, GPUs only; extracted networks have plain BN), ``channels_last`` and
-            ``init_cfg``.
+            processes, GPUs only; extracted networks have plain BN), ``channels_last``,
+            ``init_cfg`` and ``with_cp``.
 
     Attributes:
         used_regions: Parameter name to the regions that forward passes in training mode have
@@ -225,11 +225,15 @@ class SuperNet(ArchNet):
                 module.training = own.training
             return functional_call(template, tensors, (x,))
 
-        return run
+        is_block = isinstance(part, Block)
+        return checkpointed(run, template, tensors) if is_block and self._recomputes else run
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Runs the active subnet on images (N, channels, H, W)."""
         arch, side = self._active
+        if torch.jit.is_tracing():
+            # Tracing, as MMEngine's analysis of cost does it, knows no functional calls.
+            return self.extract(arch, side).train(self.training)(x)
         last = self.out_indices[-1]
         stages = [
             [

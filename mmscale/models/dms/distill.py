@@ -7,7 +7,7 @@ from mmpretrain.models import ImageClassifier
 from torch import nn
 
 from mmscale.errors import UsageError, one_line
-from mmscale.models.checkpoints import load_checkpoint
+from mmscale.models.checkpoints import load_checkpoint, weights_of
 from mmscale.registry import MODELS
 
 
@@ -66,7 +66,7 @@ class DISTClassifier(ImageClassifier):
         teacher = MODELS.build(teacher)
         found = load_checkpoint(teacher_checkpoint)
         try:
-            teacher.load_state_dict(found.get('state_dict', found))
+            teacher.load_state_dict(weights_of(teacher_checkpoint, found))
         except RuntimeError as error:
             raise UsageError(
                 f'teacher_checkpoint={teacher_checkpoint}: {one_line(error):.300}'

@@ -14,7 +14,7 @@ from torch import distributed, nn
 from mmscale.arch.checks import check_keys, choice, number
 from mmscale.cost import Cost, LatencyModel
 from mmscale.errors import UsageError, one_line
-from mmscale.models.checkpoints import load_checkpoint
+from mmscale.models.checkpoints import load_checkpoint, weights_of
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.find import channel_groups
 from mmscale.models.dms.groups import GROUP_KINDS, ChannelGroups, DepthGroup
@@ -285,7 +285,7 @@ class DMSModel(BaseModel):
             return
         found = load_checkpoint(self.pretrained)
         try:
-            self.model.load_state_dict(found.get('state_dict', found))
+            self.model.load_state_dict(weights_of(self.pretrained, found))
         except RuntimeError as error:
             raise UsageError(f'pretrained={self.pretrained}: {one_line(error):.300}') from None
 

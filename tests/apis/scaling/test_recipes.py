@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmscale.apis.cost import get_cost
+from mmscale.apis.input_shape import config_input
+from mmscale.apis.networks import build_module
 from mmscale.apis.scaling.archs import scale
 from mmscale.apis.scaling.backbones import BaseConfig
 from mmscale.apis.scaling.recipes import (
@@ -25,6 +29,8 @@ from mmscale.arch import (
     apply_scaling,
     get_arch,
 )
+from mmscale.arch.origin import Origin, read_origin
+from mmscale.errors import UsageError
 from mmscale.models import ArchNet
 
 ROOT = Path(__file__).parents[3]
@@ -116,7 +122,7 @@ def test_a_config_trains_its_network_for_a_step(name, images, tmp_path):
 @pytest.mark.slow
 def test_a_digit_network_trains_by_the_digits_recipe(images, tmp_path):
     networks = scale(DIGITS, ['dwr'], [1], name='digits-s0')
-    recipe = recipe_of('digits-s0', networks[0].arch)
+    recipe = recipe_of('digits-s0', networks[0].arch, read_origin(DIGITS))
     assert Path(recipe).name == 'arch-net_digits.py'
     write_networks(networks, recipe, tmp_path)
     path = tmp_path / f'{networks[0].label}.py'
@@ -179,21 +185,51 @@ def test_sizes_before_the_crop_keep_their_ratio():
         dict(type='ResizeEdge', scale=256, edge='short'),
         dict(type='mmpretrain.CenterCrop', crop_size=(224, 224)),
     ]
-    assert _resized(pipeline, 448)[1:] == [
+    assert _resized(pipeline, (224, 224), (448, 448))[1:] == [
         dict(type='ResizeEdge', scale=512, edge='short'),
         dict(type='mmpretrain.CenterCrop', crop_size=(448, 448)),
     ]
     assert pipeline[1]['scale'] == 256
-    assert _resized([dict(type='Resize', scale=(32, -1))], 40) == [
+    assert _resized([dict(type='Resize', scale=(32, -1))], (32, 32), (40, 40)) == [
         dict(type='Resize', scale=(40, -1))
     ]
-    assert _resized([dict(type='PackInputs')], 40) == [dict(type='PackInputs')]
+    assert _resized([dict(type='PackInputs')], (32, 32), (40, 40)) == [dict(type='PackInputs')]
 
 
-def test_every_dataset_in_a_dataset_gets_the_size(tmp_path):
-    base = tmp_path / 'base.py'
-    base.write_text(
-        """
+def test_all_sizes_of_a_detector_grow_alike():
+    flip = dict(type='RandomFlip', prob=0.5)
+    pipeline = [
+        dict(type='Mosaic', img_scale=(640, 640), pad_val=114.0),
+        dict(type='RandomAffine', scaling_ratio_range=(0.1, 2), border=(-320, -320)),
+        dict(type='RandomResize', scale=[(1280, 640), (1280, 800)], keep_ratio=True),
+        dict(type='RandomChoiceResize', scales=[(640, 480), 600], keep_ratio=True),
+        dict(type='RandomCrop', crop_type='relative_range', crop_size=(0.3, 0.7)),
+        dict(type='RandomApply', transforms=[dict(type='Pad', size=(640, 640), pad_val=114)]),
+        flip,
+    ]
+    assert _resized(pipeline, (640, 1280), (960, 1920)) == [
+        dict(type='Mosaic', img_scale=(960, 960), pad_val=114.0),
+        dict(type='RandomAffine', scaling_ratio_range=(0.1, 2), border=(-480, -480)),
+        dict(type='RandomResize', scale=[(1920, 960), (1920, 1200)], keep_ratio=True),
+        dict(type='RandomChoiceResize', scales=[(960, 720), 900], keep_ratio=True),
+        dict(type='RandomCrop', crop_type='relative_range', crop_size=(0.3, 0.7)),
+        dict(type='RandomApply', transforms=[dict(type='Pad', size=(960, 960), pad_val=114)]),
+        flip,
+    ]
+
+
+def test_the_two_sides_may_grow_by_other_factors():
+    pipeline = [
+        dict(type='CenterCrop', crop_size=(128, 256)),  # MMCV: (width, height)
+        dict(type='RandomResizedCrop', scale=(256, 128)),  # mmpretrain: (height, width)
+    ]
+    assert _resized(pipeline, (256, 128), (320, 192)) == [
+        dict(type='CenterCrop', crop_size=(192, 320)),
+        dict(type='RandomResizedCrop', scale=(320, 192)),
+    ]
+
+
+SMALL = """
 default_scope = 'mmpretrain'
 model = dict(
     type='ImageClassifier',
@@ -201,31 +237,129 @@ model = dict(
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=2, in_channels=64),
 )
+"""
+RESOLUTION = ScalingRule('r', 0, 0, 0.5)
+WIDTH = ScalingRule('w', 0, 0.5, 0)
+
+
+def scaled_child(text, rule, folder):
+    """A config, what a rule makes of it at four times its cost, and the config for that."""
+    base = folder / 'base.py'
+    base.write_text(text, encoding='utf-8')
+    config = Config.fromfile(base)
+    network = BaseConfig(str(base), config).reference(rule, 4)
+    write_networks([network], str(base), folder / 'out')
+    return config, network, Config.fromfile(folder / 'out' / f'{network.label}.py')
+
+
+def test_every_dataset_in_a_dataset_gets_the_size(tmp_path):
+    data = """
 crop = dict(type='CenterCrop', crop_size=128)
 part = dict(type='CustomDataset', pipeline=[dict(type='LoadImageFromFile'), crop])
 flips = [dict(type='RandomApply', prob=0.5, transforms=[crop])]
 both = dict(type='ConcatDataset', datasets=[dict(part, data_root='a'), dict(part, pipeline=flips)])
 train_dataloader = dict(batch_size=2, dataset=dict(type='RepeatDataset', times=2, dataset=both))
 test_dataloader = dict(dataset=dict(type='ClassBalancedDataset', oversample_thr=1, dataset=part))
-""",
-        encoding='utf-8',
-    )
-    config = Config.fromfile(base)
-    base_model = BaseConfig(str(base), config)
-    assert base_model.network.resolution == 128
-    network = base_model.reference(ScalingRule('r', 0, 0, 0.5), 4)
+"""
+    config, network, child = scaled_child(SMALL + data, RESOLUTION, tmp_path)
     assert network.resolution == 256
-    write_networks([network], str(base), tmp_path / 'out')
-    child = Config.fromfile(tmp_path / 'out' / f'{network.label}.py')
     for loader in ('train_dataloader', 'test_dataloader'):
         text = json.dumps(config[loader].to_dict()).replace(' 128', ' 256')
         assert child[loader].to_dict() == json.loads(text)
 
 
+PEOPLE = """
+resize = dict(type='Resize', scale=(144, 288))
+part = dict(
+    type='CustomDataset',
+    pipeline=[resize, dict(type='CenterCrop', crop_size=(128, 256)), dict(type='PackInputs')],
+)
+train_dataloader = test_dataloader = dict(dataset=part)
+"""
+
+
+def test_the_sides_of_a_rectangle_are_kept_or_grow_by_one_factor(tmp_path):
+    config, network, child = scaled_child(SMALL + PEOPLE, WIDTH, tmp_path)
+    assert network.resolution == (256, 128)
+    assert child.train_dataloader == config.train_dataloader
+    (tmp_path / 'grown').mkdir()
+    _, network, child = scaled_child(SMALL + PEOPLE, RESOLUTION, tmp_path / 'grown')
+    assert network.resolution == (512, 256)
+    for loader in (child.train_dataloader, child.test_dataloader):
+        resize, crop, _ = loader.dataset.pipeline
+        assert (resize.scale, crop.crop_size) == ((288, 576), (256, 512))
+    assert get_cost(child).flops == network.cost.flops
+    # Every map is four times as large.
+    before = get_cost(config)
+    assert (before.shape, network.cost.acts) == ((256, 128), 4 * (before.acts - 2) + 2)
+    text = (tmp_path / 'grown' / 'out' / f'{network.label}.py').read_text(encoding='utf-8')
+    assert 'at 512 x 256 px' in text
+
+
+LAZY = """
+from mmcv.transforms import CenterCrop
+from mmpretrain.datasets import CustomDataset, PackInputs
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet
+
+default_scope = 'mmpretrain'
+model = dict(
+    type=ImageClassifier,
+    backbone=dict(type=ResNet, depth=18, base_channels=8, stem_channels=8),
+    neck=dict(type=GlobalAveragePooling),
+    head=dict(type=LinearClsHead, num_classes=2, in_channels=64),
+)
+pipeline = [dict(type=CenterCrop, crop_size=128), dict(type=PackInputs)]
+test_dataloader = dict(dataset=dict(type=CustomDataset, data_root='a', pipeline=pipeline))
+"""
+
+
+def test_a_pure_python_config_is_scaled_into_one_that_builds(tmp_path):
+    _, network, child = scaled_child(LAZY, ScalingRule('wr', 0, 0.25, 0.25), tmp_path)
+    assert network.resolution == 192
+    assert config_input(child, None).shape == (3, 192, 192)
+    model = build_module(child.model)
+    assert type(model.backbone).__name__ == 'ScalableResNet'
+    assert sum(p.numel() for p in model.parameters()) == network.cost.params
+    assert get_cost(child).flops == network.cost.flops
+
+
+def test_a_size_that_no_name_says_is_told(tmp_path):
+    resize = """
+crop = dict(type='torchvision/CenterCrop', size=64)
+pipeline = [dict(type='NumpyToPIL'), crop, dict(type='PILToNumpy')]
+test_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=pipeline))
+"""
+    text = SMALL + resize
+    with pytest.raises(UsageError, match='is for images of 128 px, but the test pipeline of its'):
+        scaled_child(text, RESOLUTION, tmp_path)
+    assert scaled_child(text, WIDTH, tmp_path)[1].resolution == 64
+
+
 def test_networks_without_a_name_have_a_recipe_too():
     assert 'efficientnet' in recipe_of('mine', get_arch('EfficientNet-B0'))
     assert 'resnet' in recipe_of('mine', get_arch('RegNetX-200MF'))
-    assert recipe_of('mine', get_arch(DIGITS)).endswith('configs/scalenet/arch-net_digits.py')
+    recipe = recipe_of('mine', get_arch(DIGITS), read_origin(DIGITS))
+    assert recipe.endswith('configs/scalenet/arch-net_digits.py')
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'origin', 'said'),
+    [
+        ('mine', dict(num_classes=3), None, '3 channels and 3 classes, whose config is not rem'),
+        ('resnet-mine', dict(num_classes=3), None, 'the nearest is for ImageNet'),
+        ('mine', {}, Origin(dataset='Places'), 'from data: Places (the nearest is for ImageNet)'),
+        ('mine', dict(num_classes=0), None, '3 channels and 0 classes'),
+        (DIGITS, {}, None, '1 channels and 10 classes, whose config is not remembered'),
+        (DIGITS, {}, Origin('s.py', 'FashionMNIST'), 'from s.py, data: FashionMNIST'),
+        (DIGITS, dict(num_classes=3), read_origin(DIGITS), 'the nearest is for ClutteredDigits'),
+    ],
+)
+def test_no_recipe_is_one_for_other_data(name, changes, origin, said):
+    arch = get_arch(DIGITS if name == DIGITS else 'ResNet-18')
+    arch = replace(arch, head=replace(arch.head, **changes))
+    with pytest.raises(UsageError, match=r'data_config \(--data-config CONFIG\)') as error:
+        recipe_of('found', arch, origin) if name == DIGITS else recipe_of(name, arch, origin)
+    assert said in str(error.value) and '\n' not in str(error.value)
 
 
 def test_files_are_not_written_over(tmp_path):
