@@ -84,7 +84,7 @@ def plot_scalings(
             )
         for point in asked:
             axes.annotate(
-                f'{point.strategy} {point.factor:g}x',
+                f'{point.strategy} {point.factor:.3g}x',
                 (point.flops, getattr(point, key)),
                 xytext=(8, -10),
                 textcoords='offset points',
