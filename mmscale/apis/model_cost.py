@@ -75,6 +75,7 @@ def _samples_of(module: nn.Module, shape: Sequence[int]) -> Callable[[int], dict
         return None
     import torch
     from mmdet.models.detectors.base import BaseDetector
+    from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
@@ -89,9 +90,14 @@ def _samples_of(module: nn.Module, shape: Sequence[int]) -> Callable[[int], dict
             batch_input_shape=size, scale_factor=(1.0, 1.0), flip=False, flip_direction=None,
         )  # fmt: skip
         made = DetDataSample(metainfo=about)
+        labels = torch.zeros(0, dtype=torch.long)
+        made.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=labels)
         if hasattr(detector, 'roi_head') and not getattr(detector, 'with_rpn', True):
             boxes = torch.tensor([[0.0, 0.0, size[1], size[0]]]).repeat(_PROPOSALS, 1)
             made.proposals = InstanceData(bboxes=boxes, scores=torch.ones(_PROPOSALS))
         return made
 
-    return lambda batch: {'data_samples': [sample() for _ in range(batch)]}
+    # Masks of boxes are made of those that were found, or else of the true ones.
+    needs_boxes = isinstance(detector, SingleStageInstanceSegmentor) and detector.with_bbox
+    mode = {'mode': 'predict'} if needs_boxes else {}
+    return lambda batch: {'data_samples': [sample() for _ in range(batch)], **mode}

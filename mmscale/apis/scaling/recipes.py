@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import mmscale
 from mmscale.apis.input_shape import config_input
 from mmscale.apis.scaling.common import backbone_of, sides
+from mmscale.apis.scaling.model_settings import starts_from_weights
 from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
 from mmscale.arch.origin import Origin, origin_of
@@ -342,6 +343,9 @@ def config_text(network: Scaled, recipe: str, folder: Path) -> str:
         f'{cost.params:,} params, {cost.acts:,} acts at {size_text(sides(network.resolution))}. '
         'The recipe is the base config.'
     )
+    backbone = {} if network.arch is not None else network.network.backbone
+    if starts_from_weights(base.model.backbone) and not starts_from_weights(backbone):
+        comment += '\nThe weights it starts from do not fit: the backbone starts at random.'
     return settings_text(settings, comment)
 
 

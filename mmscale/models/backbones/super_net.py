@@ -231,6 +231,9 @@ class SuperNet(ArchNet):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Runs the active subnet on images (N, channels, H, W)."""
         arch, side = self._active
+        if torch.jit.is_tracing():
+            # Tracing, as MMEngine's analysis of cost does it, knows no functional calls.
+            return self.extract(arch, side).train(self.training)(x)
         last = self.out_indices[-1]
         stages = [
             [
