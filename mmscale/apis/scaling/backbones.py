@@ -48,7 +48,7 @@ class _Models:
         return self._network(*self.base.scaled_backbone(scaling)), scaling
 
     def neighbours(
-        self, network: ScaledModel, scaling: Scaling, both: bool
+        self, network: ScaledModel, scaling: Scaling, reach: int
     ) -> Iterator[tuple[ScaledModel, tuple[object, ...]]]:
         for beside in self.base.one_step_beside(scaling):
             yield self._network(*beside), ()

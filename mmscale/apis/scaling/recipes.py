@@ -413,16 +413,22 @@ def write_scaling(
 
     base, model = plan.base.unscaled(), plan.latency_model
     write_networks(networks, recipe or recipe_for(plan), folder)
-    origin, *points = (
-        ScalingPoint(
-            made.strategy,
-            made.cost.flops,
-            made.cost.acts,
-            None if model is None else model.predict(made.default_cost),
-        )
-        for made in (base, *plan.sweep(), *networks)
-    )
+
+    def points(some: Sequence[Scaled]) -> list[ScalingPoint]:
+        return [
+            ScalingPoint(
+                made.strategy,
+                made.cost.flops,
+                made.cost.acts,
+                None if model is None else model.predict(made.default_cost),
+                made.factor,
+            )
+            for made in some
+        ]
+
     title = f'{base.name} under fast scaling of several alphas'
-    figure = plot_scalings(origin, points, title, '' if model is None else str(model.setting))
+    setting = '' if model is None else str(model.setting)
+    (origin,) = points([base])
+    figure = plot_scalings(origin, points(plan.sweep()), title, setting, points(networks))
     for kind in ('png', 'svg'):
         figure.savefig(folder / f'sweep.{kind}', dpi=120)
