@@ -33,7 +33,7 @@ _LOADERS = {
 # Sides of images that a dataset has, whatever is done to them.
 _SIDES_OF_DATASETS = {'CIFAR10': 32, 'CIFAR100': 32, 'FashionMNIST': 28, 'MNIST': 28}
 # Transforms that do not change the size of an image, and need more than one.
-_LEFT_OUT = re.compile(r'(.*Load|Pack|Collect|DefaultFormat|FilterAnnotations|Albu).*')
+_LEFT_OUT = re.compile(r'(.*Load|Pack|Collect|DefaultFormat|FilterAnnotations).*')
 # Transforms of transforms that are done one after the other, and those of which one is chosen.
 _IN_A_ROW = ('Compose', 'KeyMapper', 'ProposalBroadcaster', 'RandomApply', 'TransformBroadcaster')
 # Largest number in a pipeline that may be a size in pixels, and the least side of a blank image.
