@@ -1,7 +1,7 @@
 # A super-supernet under RetinaNet, trained on detection: shared kernels, warm-up, sandwich.
 _base_ = [
     '../_base_/models/retinanet_supernet_digits.py',
-    '../_base_/datasets/digits_detection.py',
+    '../_base_/datasets/digits_detection_train.py',
     '../_base_/schedules/digits_detection_adamw.py',
     '../_base_/detection_runtime.py',
 ]
@@ -29,12 +29,6 @@ custom_hooks = [
     dict(type='mmscale.StrictLoadHook'),
 ]
 model_wrapper_cfg = dict(type='mmscale.SliceParallel')
-
-# Running BN statistics fit no single subnet: the search judges a super-supernet, not training.
-val_dataloader = None
-val_evaluator = None
-test_dataloader = None
-test_evaluator = None
 
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=40),

@@ -48,7 +48,6 @@ calibration_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    _delete_=True,
     batch_size=50,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),

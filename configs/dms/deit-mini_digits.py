@@ -25,6 +25,7 @@ data_preprocessor = dict(mean=[43.7], std=[45.0])
 composition = dict(canvas=24, digit_size=(12, 15), fragments=(0, 0), rotation=10.0, shear=0.1)
 pipeline = [
     dict(type='mmscale.ResizeToResolution', resolution=24, interpolation='area'),
+    dict(type='mmscale.GrayImage'),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(

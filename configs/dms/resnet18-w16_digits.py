@@ -23,6 +23,7 @@ model = dict(
 
 pipeline = [
     dict(type='mmscale.ResizeToResolution', resolution=24, interpolation='area'),
+    dict(type='mmscale.GrayImage'),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(

@@ -32,7 +32,6 @@ calibration_dataloader = dict(
     collate_fn=dict(type='default_collate'),
 )
 test_dataloader = dict(
-    _delete_=True,
     batch_size=250,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),

@@ -36,7 +36,6 @@ calibration_dataloader = dict(
     collate_fn=dict(type='default_collate'),
 )
 test_dataloader = dict(
-    _delete_=True,
     batch_size=128,
     num_workers=8,
     sampler=dict(type='DefaultSampler', shuffle=False),

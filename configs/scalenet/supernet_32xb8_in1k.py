@@ -2,7 +2,7 @@
 # 750,000 iterations of 256 images, separate kernels, both sides of the channel coupling.
 _base_ = [
     '../_base_/search_spaces/scalenet.py',
-    '../_base_/datasets/imagenet.py',
+    '../_base_/datasets/imagenet_train.py',
     '../_base_/default_runtime.py',
 ]
 
@@ -34,10 +34,6 @@ train_dataloader = dict(
         )
     ),
 )
-val_dataloader = None
-val_evaluator = None
-test_dataloader = None
-test_evaluator = None
 
 custom_hooks = [
     dict(type='mmscale.HierarchicalSamplerHook', distribution='choices', sides=('left', 'right')),

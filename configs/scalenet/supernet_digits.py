@@ -1,7 +1,7 @@
 # The super-supernet of the digit space: shared kernels, warm-up, sandwich with distillation.
 _base_ = [
     '../_base_/search_spaces/digits.py',
-    '../_base_/datasets/cluttered_digits.py',
+    '../_base_/datasets/cluttered_digits_train.py',
     '../_base_/schedules/digits_sgd.py',
     '../_base_/default_runtime.py',
 ]
@@ -31,12 +31,6 @@ custom_hooks = [
     dict(type='mmscale.StrictLoadHook'),
 ]
 model_wrapper_cfg = dict(type='mmscale.SliceParallel')
-
-# Running BN statistics fit no single subnet: the search judges a super-supernet, not training.
-val_dataloader = None
-val_evaluator = None
-test_dataloader = None
-test_evaluator = None
 
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=100),

@@ -9,6 +9,7 @@ from mmscale.datasets.seeded_dataset import SeededDataset
 from mmscale.datasets.tokens import StandardLibrary, TokenFile
 from mmscale.datasets.transforms import (
     CenterCropToResolution,
+    GrayImage,
     RandomResizedCropToResolution,
     ResizeToResolution,
 )
@@ -20,6 +21,7 @@ __all__ = [
     'Composition',
     'DetectionFiles',
     'Draw',
+    'GrayImage',
     'RandomResizedCropToResolution',
     'ResizeToResolution',
     'ResolutionSampler',

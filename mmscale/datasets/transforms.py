@@ -155,3 +155,17 @@ class CenterCropToResolution(_ToResolution):
             interpolation=self.interpolation,
         )
         return CenterCrop(resolution)(resize(results))
+
+
+@TRANSFORMS.register_module()
+class GrayImage(BaseTransform):
+    """Makes one channel of ``img`` (H, W, 3), blue first; other images are left as they are.
+
+    So a network for gray images can be given colour ones, as mmpretrain's inferencer reads them.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Converts ``img`` to (H, W)."""
+        if results['img'].ndim == 3 and results['img'].shape[2] == 3:
+            results['img'] = mmcv.bgr2gray(results['img'])
+        return results

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.arch.checks import integer
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError
 from mmscale.launch.command_line import read_checkpoint
 from mmscale.launch.config_text import read_config_text
 from mmscale.settings import differences, flat
@@ -29,7 +29,8 @@ def check_checkpoint(runner: Runner, path: str, resume: bool) -> dict[str, Any]:
         resume: Whether a training goes on from it.
 
     Raises:
-        UsageError: The file is damaged, holds code, or does not fit the model.
+        UsageError: The file is damaged, holds code, or does not fit the model; or it is of a
+            super-supernet that was not trained at the resolutions that are to be searched.
     """
     from mmscale.engine.hooks import FittingLoadHook, StrictLoadHook
 
@@ -42,7 +43,32 @@ def check_checkpoint(runner: Runner, path: str, resume: bool) -> dict[str, Any]:
                 hook.after_load_checkpoint(runner, checkpoint)
             except ValueError as error:
                 raise UsageError(f'{path}: {error}') from error
+    if not resume and runner.cfg.get('test_cfg') is not None:
+        _check_resolutions(runner, path, checkpoint)
     return checkpoint
+
+
+def _check_resolutions(runner: Runner, path: str, checkpoint: dict[str, Any]) -> None:
+    """Checks that what a search asks a super-supernet for was trained."""
+    from mmscale.arch import SearchSpace
+    from mmscale.engine.space_settings import space_of
+    from mmscale.engine.wrappers import unwrapped_model
+    from mmscale.models import SuperNetTraining
+
+    model = unwrapped_model(runner)
+    if not isinstance(model, SuperNetTraining):
+        return
+    try:
+        trained = SearchSpace(**space_of(read_config_text(checkpoint['meta']['cfg']))).resolutions
+    except FOREIGN_ERRORS:
+        return  # Not a training of ours: nothing to compare.
+    never = sorted({*model.backbone.space.resolutions} - {*trained})
+    if never:
+        raise UsageError(
+            f'{path}: model.backbone.space has resolutions of {", ".join(map(str, never))} px, at '
+            f'which this super-supernet was never trained (only at '
+            f'{", ".join(map(str, trained))} px): search among these, or train it with this space'
+        )
 
 
 def _check_meta(path: str, checkpoint: dict[str, Any]) -> None:

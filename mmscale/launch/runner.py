@@ -181,6 +181,7 @@ def build_runner(config: Config, phase: str) -> Runner:
         from mmscale.engine import FittingLoadHook
         from mmscale.launch.log import ShortLogRunner
         from mmscale.launch.resume import check_checkpoint, choose_checkpoint
+        from mmscale.launch.schedules import schedule_mistakes
         from mmscale.models.checkpoints import restrict_torch_load
     # The runner reads weights again, whenever it runs.
     restrict_torch_load()
@@ -229,6 +230,8 @@ def build_runner(config: Config, phase: str) -> Runner:
         if runner.param_schedulers is not None:
             with _one_line_of('param_scheduler'):
                 runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+        for mistake in schedule_mistakes(runner):
+            runner.logger.warning(mistake)
     return runner
 
 

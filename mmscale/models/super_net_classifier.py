@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from mmpretrain.models import ImageClassifier
 
 from mmscale.arch import Arch
@@ -31,7 +33,8 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         teacher: The sandwich's largest subnet: of the drawn ``scaling_stage`` or of the whole
             ``space``; at the drawn resolution either way.
         distill_weight: Weight of the distillation loss.
-        **kwargs: As for mmpretrain's ``ImageClassifier``.
+        **kwargs: As for mmpretrain's ``ImageClassifier``; with ``train_cfg.augments`` (Mixup,
+            CutMix, ...) the head calculates no accuracy, as mixed labels have none.
 
     Raises:
         ValueError: A setting is not allowed.
@@ -51,6 +54,15 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         super().__init__(backbone=backbone, **kwargs)
         self.set_training(mode, warmup_iters, warmup_scaling_stage, teacher)
         self.distill_weight = distill_weight
+        mixes = getattr(self.data_preprocessor, 'batch_augments', None) is not None
+        if mixes and getattr(self.head, 'cal_acc', False):
+            # The head would refuse to train.
+            self.head.cal_acc = False
+            print_log(
+                'model.head.cal_acc=True is switched off: batch augmentations mix labels',
+                'current',
+                logging.WARNING,
+            )
 
     def loss(self, inputs: torch.Tensor, data_samples: list) -> dict:
         """Losses of the subnet that was chosen last, on the labels."""

@@ -9,7 +9,8 @@ from mmengine.runner import Runner
 
 
 def runner_of(config, **changes):
-    config = Config(copy.deepcopy(config))
+    config = copy.deepcopy(config)
+    config = config if isinstance(config, Config) else Config(config)
     config.experiment_name = uuid.uuid4().hex
     config.merge_from_dict(changes)
     return Runner.from_cfg(config)

@@ -28,7 +28,7 @@ def searched(search_config, trained, data_root, write_config, call_tool):
     work_dir = Path(data_root) / 'searched'
     if not (work_dir / 'result.json').is_file():
         config = dict(search_config, work_dir=str(work_dir), load_from=trained)
-        code, errors = call_tool('search.py', write_config(config, 'searched.py'))
+        code, errors = call_tool('search.py', write_config(config))
         assert code == 0, errors
     return work_dir
 
@@ -343,6 +343,17 @@ def test_strategies_that_fit_no_budget_are_refused(refused, read_result, searche
     line = refused('--resume', changes={'test_cfg.budget': flops, 'test_cfg.tolerance': 1e-9})
     assert 'scaling stage 1' in line
     assert 'nearest within reach' in line
+
+
+def test_resolutions_that_were_never_trained_are_refused(refused):
+    key = 'model.backbone.space.scaling_stages'
+    stages = [
+        SPACE['scaling_stages'][0],
+        dict(SPACE['scaling_stages'][1], resolution=[12, 13, 16, 20]),
+    ]
+    line = refused('--resume', changes={key: stages})
+    assert 'model.backbone.space has resolutions of 13, 20 px, at which this super-' in line
+    assert 'only at 12, 14, 16 px' in line
 
 
 def test_images_of_another_size_than_is_searched_are_refused(refused, loader):

@@ -439,3 +439,33 @@ def test_other_norm_layers():
     assert all(m.eps == 1e-5 for m in net.modules() if isinstance(m, nn.GroupNorm))
     net.init_weights()
     net(torch.rand(1, 3, 40, 40))
+
+
+def test_gradient_checkpointing_changes_no_bit(randomise):
+    """Gradients, BN statistics and what is dropped at random are the same; less is kept."""
+    found = []
+    for with_cp in (False, True):
+        net = ArchNet('scalenet-s0', drop_path_rate=0.5, with_cp=with_cp, frozen_stages=1)
+        randomise(net, weights=True)
+        kept = 0
+
+        def keep(tensor):
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        torch.manual_seed(3)
+        images = torch.rand(2, 3, 64, 64)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = net.train()(images)[0]
+        seen = kept
+        out.square().mean().backward()
+        gradients = {key: p.grad for key, p in net.named_parameters() if p.requires_grad}
+        found.append((seen, out, gradients, net.state_dict()))
+    (most, *plain), (least, *anew) = found
+    assert least < most / 3
+    assert torch.equal(plain[0], anew[0])
+    for one, other in zip(plain[1:], anew[1:], strict=True):
+        assert one.keys() == other.keys() and len(one) > 50
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert int(anew[2]['stages.3.0.spatial.bn.num_batches_tracked']) == 1

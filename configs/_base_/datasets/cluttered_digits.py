@@ -1,32 +1,14 @@
-# Digits among clutter, made from scikit-learn's handwriting; gray, 48 x 48, 10 classes.
-data_preprocessor = dict(num_classes=10, mean=[52.7], std=[53.6])
+# Digits among clutter to train, validate and test with.
+_base_ = './cluttered_digits_train.py'
 
-train_pipeline = [
-    dict(type='mmscale.ResizeToResolution', interpolation='area'),
-    dict(type='PackInputs'),
-]
-test_pipeline = [
-    dict(type='mmscale.ResizeToResolution', interpolation='area'),
-    dict(type='PackInputs'),
-]
-
-train_dataloader = dict(
-    batch_size=96,
-    num_workers=0,
-    persistent_workers=False,
-    sampler=dict(type='mmscale.ResolutionSampler', seed=0),
-    dataset=dict(
-        type='mmscale.SeededDataset',
-        dataset=dict(type='mmscale.ClutteredDigits', split='train', pipeline=train_pipeline),
-    ),
-    collate_fn=dict(type='default_collate'),
-)
 val_dataloader = dict(
     batch_size=250,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='mmscale.ClutteredDigits', split='search', pipeline=test_pipeline),
+    dataset=dict(
+        type='mmscale.ClutteredDigits', split='search', pipeline={{_base_.test_pipeline}}
+    ),
     collate_fn=dict(type='default_collate'),
 )
 val_evaluator = dict(type='Accuracy', topk=(1,))
@@ -35,7 +17,7 @@ test_dataloader = dict(
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='mmscale.ClutteredDigits', split='test', pipeline=test_pipeline),
+    dataset=dict(type='mmscale.ClutteredDigits', split='test', pipeline={{_base_.test_pipeline}}),
     collate_fn=dict(type='default_collate'),
 )
 test_evaluator = val_evaluator

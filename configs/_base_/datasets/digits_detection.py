@@ -1,40 +1,16 @@
-# One to eight digits of several sizes among clutter, made from scikit-learn's handwriting; gray,
-# 128 x 128, 10 classes, resized to 96 x 96.
-resolution = 96
-train_pipeline = [
-    dict(type='LoadImageFromFile', color_type='grayscale'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='mmscale.ResizeToResolution', resolution=resolution, interpolation='area'),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile', color_type='grayscale'),
-    dict(type='mmscale.ResizeToResolution', resolution=resolution, interpolation='area'),
-    # The boxes stay those of the original image, where the predictions are compared with them.
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances'),
-    ),
-]
+# One to eight digits of several sizes among clutter to train, validate and test with.
+_base_ = './digits_detection_train.py'
 
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
-    sampler=dict(type='mmscale.ResolutionSampler', batch_size=8, seed=0),
-    dataset=dict(
-        type='mmscale.SeededDataset',
-        dataset=dict(type='mmscale.DigitsDetection', split='train', pipeline=train_pipeline),
-    ),
-)
 val_dataloader = dict(
     batch_size=25,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='mmscale.DigitsDetection', split='search', pipeline=test_pipeline, test_mode=True
+        type='mmscale.DigitsDetection',
+        split='search',
+        pipeline={{_base_.test_pipeline}},
+        test_mode=True,
     ),
 )
 # Without a file of annotations the metric takes them from the images' own `instances`.
@@ -45,7 +21,10 @@ test_dataloader = dict(
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='mmscale.DigitsDetection', split='test', pipeline=test_pipeline, test_mode=True
+        type='mmscale.DigitsDetection',
+        split='test',
+        pipeline={{_base_.test_pipeline}},
+        test_mode=True,
     ),
 )
 test_evaluator = val_evaluator

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from mmscale.arch.checks import integer, number
 from mmscale.engine.hooks.finite_loss_hook import check_loss
-from mmscale.engine.wrappers import unwrapped_model
+from mmscale.engine.wrappers import is_stand_in, unwrapped_model
 from mmscale.errors import UsageError
 from mmscale.models import DMSModel
 from mmscale.registry import HOOKS
@@ -65,6 +65,10 @@ class DMSHook(Hook):
             ValueError: Losses are scaled, and there are no weights to train; or the model's
                 wrapper has taken its parameters apart.
         """
+        if is_stand_in(runner, unwrapped_model(runner)):
+            # Nothing is searched. A new list: this one is being gone through.
+            runner._hooks = [hook for hook in runner.hooks if hook is not self]
+            return
         self._model = self._find_model(runner)
         ratios = [gate._parameters.get('pruning_ratio') for gate in self._model.gates.values()]
         if any(ratio is None or ratio.dim() for ratio in ratios):

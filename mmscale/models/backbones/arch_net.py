@@ -8,23 +8,23 @@ from pathlib import Path
 from types import NoneType
 
 import torch
-from mmengine.model import PretrainedInit
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscale.arch import Arch, Block, Head, Scaling, Stem, apply_scaling, get_arch
 from mmscale.arch.checks import check_keys, integer, number
+from mmscale.config_parts import type_name
 from mmscale.errors import UsageError
 from mmscale.input_size import note_resolution
-from mmscale.models.backbones.blocks import ArchBlock, conv_norm_act, freeze
+from mmscale.models.backbones.blocks import ArchBlock, checkpointed, conv_norm_act, freeze
 from mmscale.models.checkpoints import read_part
 from mmscale.registry import MODELS
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
 Neck = Callable[[tuple[torch.Tensor, ...]], Sequence[torch.Tensor]]
 # How an init_cfg names the loading of a checkpoint.
-_PRETRAINED = ('Pretrained', PretrainedInit)
+_PRETRAINED = ('Pretrained', 'PretrainedInit')
 
 
 def scaled_arch(arch: str | Path | dict | Arch, scaling: dict | None = None) -> Arch:
@@ -88,6 +88,8 @@ class ArchNet(BaseBackbone):
         init_cfg: MMEngine's initialisation config; by default Kaiming for convolutions.
             ``dict(type='Pretrained', checkpoint=, prefix='backbone.')`` loads the weights of a
             classifier; all keys must fit, but for those of a neck.
+        with_cp: Whether the backward pass computes every block anew, to keep less in memory
+            (gradient checkpointing); gradients and BN statistics are the same.
         make_block: Makes the layers of a block, given ``norm_cfg`` and its drop path rate too.
 
     Attributes:
@@ -112,6 +114,7 @@ class ArchNet(BaseBackbone):
         drop_path_rate: float = 0.0,
         channels_last: bool = False,
         init_cfg: dict | list | None = None,
+        with_cp: bool = False,
         make_block: Callable[[Block, dict, float], nn.Module] = ArchBlock,
     ) -> None:
         if init_cfg is None:
@@ -120,7 +123,7 @@ class ArchNet(BaseBackbone):
                 dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
             ]
         configs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
-        self._pretrained = [part for part in configs if part.get('type') in _PRETRAINED]
+        self._pretrained = [part for part in configs if type_name(part) in _PRETRAINED]
         for part in self._pretrained:
             _check_pretrained(part)
         super().__init__([part for part in configs if part not in self._pretrained])
@@ -130,6 +133,7 @@ class ArchNet(BaseBackbone):
         note_resolution(self.resolution)
         self.norm_eval = norm_eval
         self.channels_last = channels_last
+        self.with_cp = with_cp
         self.norm_cfg = dict(type='BN') if norm_cfg is None else dict(norm_cfg)
         if out_strides is not None:
             out_indices = self._indices_of_strides(out_indices, out_strides)
@@ -252,7 +256,18 @@ class ArchNet(BaseBackbone):
 
         A map of stride s has ceil(H / s) x ceil(W / s) positions.
         """
-        return self._run(x, self.stem, self.stages, self.conv_head, self.neck)
+        stages = self.stages
+        if self._recomputes:
+            stages = [
+                [checkpointed(block, block, dict(block.named_buffers())) for block in stage]
+                for stage in stages
+            ]
+        return self._run(x, self.stem, stages, self.conv_head, self.neck)
+
+    @property
+    def _recomputes(self) -> bool:
+        """Whether a forward pass now leaves its blocks to be computed anew."""
+        return self.with_cp and self.training and torch.is_grad_enabled()
 
     def _run(
         self,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+
 import torch
 from mmcv.cnn import ConvModule, build_activation_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from mmpretrain.models.utils import SELayer
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from mmscale.arch import Block
 
@@ -124,6 +129,48 @@ class ArchBlock(BaseModule):
                 out = self.drop_path(out)
             out = out + (x if self.shortcut is None else self.shortcut(x))
         return out if self.last_act is None else self.last_act(out)
+
+
+@contextmanager
+def _uncounted(norms: Sequence[_BatchNorm], counters: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Lets BNs normalise a batch again that their statistics have counted already."""
+    momenta = [norm.momentum for norm in norms]
+    counts = [counter.clone() for counter in counters]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for counter, count in zip(counters, counts, strict=True):
+            counter.copy_(count)
+
+
+def checkpointed(
+    layer: Callable[[torch.Tensor], torch.Tensor],
+    module: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A layer that is computed anew in the backward pass, and keeps nothing but its input for it.
+
+    Args:
+        layer: What is computed; any dropping at random is repeated.
+        module: Has the norm layers that the layer runs.
+        tensors: Has the buffers that it runs them with, by name.
+    """
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    counters = [part for key, part in tensors.items() if key.endswith('num_batches_tracked')]
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(
+            layer,
+            x,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _uncounted(norms, counters)),
+        )
+
+    return run
 
 
 def freeze(module: nn.Module) -> None:

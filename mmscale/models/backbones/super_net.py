@@ -13,16 +13,17 @@ from torch.func import functional_call
 from mmscale.arch import Arch, Block, Head, SearchSpace, Stem
 from mmscale.arch.checks import check_keys, choice
 from mmscale.arch.sampling import SIDES
+from mmscale.config_parts import type_name
 from mmscale.errors import UsageError
 from mmscale.models.backbones.arch_net import ArchNet, Layer
-from mmscale.models.backbones.blocks import ArchBlock
+from mmscale.models.backbones.blocks import ArchBlock, checkpointed
 from mmscale.registry import MODELS
 
 KERNEL_SHARING = ('shared', 'separate')
 # What of an ArchNet's settings a SuperNet has too.
 _SETTINGS = (
     *('out_indices', 'out_strides', 'neck', 'frozen_stages', 'norm_eval', 'norm_cfg'),
-    *('channels_last', 'init_cfg'),
+    *('channels_last', 'init_cfg', 'with_cp'),
 )
 
 # One slice per dimension of a tensor, as hashable (start, stop) pairs.
@@ -116,8 +117,8 @@ class SuperNet(ArchNet):
         **settings: As for :class:`ArchNet`: ``out_indices``, ``out_strides``, ``neck`` (a subnet
             uses the part of its weights that fits its widths), ``frozen_stages``, ``norm_eval``,
             ``norm_cfg`` (``dict(type='SyncBN')`` computes the statistics of a step over all
-            processes, GPUs only; extracted networks have plain BN), ``channels_last`` and
-            ``init_cfg``.
+            processes, GPUs only; extracted networks have plain BN), ``channels_last``,
+            ``init_cfg`` and ``with_cp``.
 
     Attributes:
         used_regions: Parameter name to the regions that forward passes in training mode have
@@ -225,11 +226,15 @@ class SuperNet(ArchNet):
                 module.training = own.training
             return functional_call(template, tensors, (x,))
 
-        return run
+        is_block = isinstance(part, Block)
+        return checkpointed(run, template, tensors) if is_block and self._recomputes else run
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Runs the active subnet on images (N, channels, H, W)."""
         arch, side = self._active
+        if torch.jit.is_tracing():
+            # Tracing, as MMEngine's analysis of cost does it, knows no functional calls.
+            return self.extract(arch, side).train(self.training)(x)
         last = self.out_indices[-1]
         stages = [
             [
@@ -249,6 +254,11 @@ class SuperNet(ArchNet):
         """Starts a new record of what forward passes use."""
         self.used_regions.clear()
 
+    @property
+    def is_synchronised(self) -> bool:
+        """Whether its norms are to be those of all processes together."""
+        return type_name(self.norm_cfg) in ('SyncBN', 'SyncBatchNorm')
+
     def extract(self, arch: Arch, side: str = 'left') -> ArchNet:
         """A stand-alone ArchNet with its own contiguous copy of a subnet's weights.
 
@@ -257,8 +267,7 @@ class SuperNet(ArchNet):
         """
         self._check(arch, side)
         # Ranks score networks of their own: a stand-alone one must not wait for the others'.
-        synchronised = self.norm_cfg['type'] == 'SyncBN'
-        norm_cfg = {**self.norm_cfg, 'type': 'BN'} if synchronised else self.norm_cfg
+        norm_cfg = {**self.norm_cfg, 'type': 'BN'} if self.is_synchronised else self.norm_cfg
         # Without weights at first: drawing some would cost time and random numbers.
         with torch.device('meta'):
             net = ArchNet(
