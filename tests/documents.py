@@ -71,7 +71,12 @@ from mmscale.arch import get_arch
 images = torch.zeros(1, 1, 24, 24).numpy()
 arch = get_arch('ResNet-18')
 classifier = build_network(arch)
-"""
+""",
+    'docs/own_data.md': """
+from own_images import prepare
+
+prepare()
+""",
 }
 
 

@@ -16,6 +16,7 @@ from mmscale.apis.reports.run_files import result_origin
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
 from mmscale.arch.origin import Origin, origin_of, read_origin
+from mmscale.config_parts import type_name
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
@@ -101,7 +102,9 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
                 return MODELS.build(ConfigDict(copy.deepcopy(dict(config))))
         except FOREIGN_ERRORS as error:
             reason = error
-    raise UsageError(f'{config.get("type")} cannot be built: {one_line(reason):.300}') from reason
+    raise UsageError(
+        f'{type_name(config) or None} cannot be built: {one_line(reason):.300}'
+    ) from reason
 
 
 def build_network(arch: Arch, meta: bool = False) -> nn.Module:

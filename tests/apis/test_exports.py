@@ -187,6 +187,9 @@ def test_of_a_search(result, arch, network, tmp_path):
     assert torch.equal(built(images), network(images))
     # What was exported can be exported again.
     export(moved / 'weights.pth', tmp_path / 'again', formats=[])
+    for wrong in (dict(options=['a=1']), dict(random_weights=True), dict(scaling_stage=0)):
+        with pytest.raises(ValueError, match=r'weights\.pth'):
+            export(moved / 'weights.pth', tmp_path / 'no', formats=[], **wrong)
     again = torch.load(tmp_path / 'again' / 'weights.pth', weights_only=True)
     assert all(torch.equal(again['state_dict'][k], v) for k, v in content['state_dict'].items())
 

@@ -195,6 +195,8 @@ def capture(
     program.run(images)  # names the outputs
     dims = {0: torch.export.Dim('batch')}
     if dynamic_size:
+        if not hasattr(torch.export.Dim, 'DYNAMIC'):
+            raise UsageError(f'dynamic_size needs torch 2.6 or newer, found {torch.__version__}')
         # Its range is found out: feature maps must not shrink to one pixel.
         dims |= dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC)
     with warnings.catch_warnings(), torch.no_grad():

@@ -112,6 +112,8 @@ def find_source(
         raise UsageError(f'checkpoint={checkpoint} is not a file')
     if isinstance(source, (str, Path)) and Path(source).suffix in ('.pth', '.safetensors'):
         network, checkpoint = _exported(Path(source), checkpoint, scaling_stage, random_weights)
+        if options and config is None:
+            raise UsageError(f'options={list(options)}: {source} is no config')
     else:
         with same_random_weights():  # where a name alone builds a module
             network = find_network(source, () if config else options, scaling_stage)
@@ -119,7 +121,7 @@ def find_source(
         if config is not None:
             raise UsageError(f'config={config}: {network.name} is no Arch that it could be around')
         return _of_network(network, checkpoint, random_weights)
-    member = None if network.member is None else _Member(network)
+    member = None if network.member is None else _Member(network, scaling_stage or 0)
     is_scored = checkpoint is None and member is not None and not random_weights
     if is_scored:
         checkpoint = member.checkpoint
@@ -200,15 +202,13 @@ def _load(made: Source, checkpoint: str | Path | None, weights: Mapping | None) 
 class _Member:
     """One network of a search's result: its files and what is known of the search."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, number: int) -> None:
         path = Path(network.source)
         self.path = path / 'result.json' if path.is_dir() else path
         self.folder = self.path.parent
         self.data = read_result(self.path)
-        key, name = ('scaling_stages', 'scaling_stage')
-        if self.data.get('kind') == 'pareto':
-            key = name = 'front'
-        self.file_name = f'{name}_{self.data[key].index(network.member)}'
+        is_front = self.data.get('kind') == 'pareto'
+        self.file_name = f'{"front" if is_front else "scaling_stage"}_{number}'
         self.name = f'{self.path.resolve().parent.name}_{self.file_name}'
         self.run = read_run(self.folder)
 

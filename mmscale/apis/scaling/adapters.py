@@ -198,8 +198,10 @@ def find_adapter(backbone: Mapping[str, Any], scope: str = 'mmpretrain') -> Adap
         )
     if name not in adapters or scope not in ('mmdet', 'mmpretrain', 'mmscale'):
         names = ', '.join(sorted(name for name in adapters if not name.startswith('Scalable')))
+        kind = backbone.get('type')
+        kind = name if isinstance(kind, type) else kind
         raise UsageError(
-            f'backbone.type={name!r} of {scope} has no adapter for scaling; there are {names}'
+            f'backbone.type={kind!r} has no adapter for scaling; there are {names} of {scope}'
         )
     for key in _UNKNOWN_TO_US:
         if backbone.get(key) and key in adapters[name].removed:

@@ -169,7 +169,12 @@ def load_recipe(recipe: str) -> Config:
 
         if Path(recipe).is_file():
             return Config.fromfile(recipe)
-        return Config.fromstring(settings_text(dict(_base_=recipe)), '.py')
+        return Config.fromstring(settings_text(dict(_base_=_packaged(recipe))), '.py')
+
+
+def _packaged(recipe: str) -> str:
+    """The name of a packaged config as MMEngine takes it for a base: with its ending."""
+    return recipe if recipe.endswith('.py') else f'{recipe}.py'
 
 
 def _difference(old: Any, new: Any) -> Any:
@@ -334,7 +339,7 @@ def config_text(network: Scaled, recipe: str, folder: Path) -> str:
     elif Path(recipe).is_file():
         settings = child_of(base, folder, overrides)
     else:
-        settings = dict(_base_=recipe, **overrides)
+        settings = dict(_base_=_packaged(recipe), **overrides)
     cost = network.cost
     # A searched family is named after its folder, whatever that is called.
     made = one_line_text(f'{network.name} scaled by {network.strategy}, factor {network.factor:g}')

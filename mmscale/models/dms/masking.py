@@ -22,6 +22,7 @@ from mmscale.models.dms.layers import (
     input_dimension,
     masked_norm,
     output_dimension,
+    takes_channels_first,
 )
 from mmscale.models.dms.topk import DifferentiableTopK, TopKStack
 
@@ -157,7 +158,8 @@ class Masks:
             ]
         if acting.norm:
             # Hooks run beside a layer's own forward pass; that of a norm would be for nothing.
-            layer.__dict__['forward'] = partial(self._norm, name, layer)
+            channels_first = takes_channels_first(layer)
+            layer.__dict__['forward'] = partial(self._norm, name, layer, channels_first)
 
     def _detach(self, name: str) -> None:
         """Takes the masks off a layer."""
@@ -287,11 +289,18 @@ class Masks:
 
     @torch.compiler.disable
     def _norm(
-        self, name: str, layer: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any
+        self,
+        name: str,
+        layer: nn.Module,
+        channels_first: bool,
+        x: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
     ) -> torch.Tensor:
         acting = self._acting[name]
         mask = self._channels(acting.norm, x)
-        return masked_norm(layer, x, mask, *args, masks_output=acting.folded, **kwargs)
+        kwargs |= {'masks_output': acting.folded, 'channels_first': channels_first}
+        return masked_norm(layer, x, mask, *args, **kwargs)
 
 
 def _at(model: nn.Module, name: str) -> nn.Module | None:

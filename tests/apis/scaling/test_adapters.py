@@ -257,7 +257,7 @@ def test_adapter_of_a_few_lines(monkeypatch):
         (dict(type='EfficientNet', arch='b0'), {}, r"EfficientNet: .*type='mmscale.ArchNet'"),
         (dict(type='mmscale.ArchNet', arch='x'), {}, 'ArchNet: .*scale its Arch'),
         (dict(type='HRNet', arch='w18'), {}, "'HRNet' has no adapter .*; there are ConvNeXt, Mob"),
-        (dict(type='mmdet.ResNet', depth=50), {}, "'mmdet.ResNet' has no adapter"),
+        (dict(type='mmdet.HRNet'), {}, "'mmdet.HRNet' has no adapter .* of mmdet"),
         (dict(), {}, 'None has no adapter'),
         (dict(type='ResNet', depth=7), {}, 'ResNet cannot be built: .*invalid depth 7'),
         (BASES['ResNet'], dict(factor=0), 'factor=0 must be'),
