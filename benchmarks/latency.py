@@ -117,7 +117,8 @@ def main():
     plot(model, args.out / 'latency.png')
     print(f'{len(archs)} networks: {model.setting}')
     for metric, r in sorted(model.pearson.items(), key=lambda item: -item[1]):
-        print(f'Pearson r of time with {metric}: {r:.3f}')
+        low, high = model.pearson_interval(metric) or (r, r)
+        print(f'Pearson r of time with {metric}: {r:.3f}, 95 % interval {low:.2f} to {high:.2f}')
     print(f'ms = {model.a:.4g} + {model.b:.4g} acts + {model.c:.4g} flops')
     print(f'median error of the fit: {model.error:.1%}')
 

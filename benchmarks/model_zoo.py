@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 # How many configs of a folder are tried until one builds.
-TRIES = 4
+TRIES = 2
 
 TEXT = """# Costs of other people's configs
 

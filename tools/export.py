@@ -16,14 +16,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         'source',
-        help='result.json of a search; an Arch (a name or its JSON file); a config (.py); or '
-        'weights.pth or weights.safetensors of an earlier export',
+        help='result.json of a search; an Arch (a name or its JSON file); a config (.py, or '
+        'mmpretrain::NAME, mmdet::NAME); timm:NAME; or weights.pth or weights.safetensors of an '
+        'earlier export',
     )
     parser.add_argument('--out', required=True, help='folder to write')
     parser.add_argument(
         '--checkpoint',
         help='the weights, of a classifier, a backbone, or the model of the config (default: '
         'those that the search scored the network with)',
+    )
+    parser.add_argument(
+        '--random-weights',
+        action='store_true',
+        help='without a checkpoint: a network that is to be timed before it is trained',
     )
     parser.add_argument(
         '--scaling-stage',
@@ -60,6 +66,18 @@ def parse_args() -> argparse.Namespace:
         metavar=('HEIGHT', 'WIDTH'),
         help='size of the images of ONNX and .pt2 (default: what the network is made for)',
     )
+    parser.add_argument(
+        '--dynamic-size',
+        action='store_true',
+        help='ONNX and .pt2 take images of other sizes (multiples of 32), not only other batches',
+    )
+    parser.add_argument(
+        '--dtype',
+        choices=('float32', 'float16'),
+        default='float32',
+        help='what ONNX and .pt2 compute in; they take and give float32 (default: float32)',
+    )
+    parser.add_argument('--license', help='license of the weights, such as apache-2.0')
     parser.add_argument('--name', help='name of the network in the model card')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier export')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
@@ -83,6 +101,10 @@ def main() -> None:
         input_size=args.input_size,
         name=args.name,
         overwrite=args.overwrite,
+        random_weights=args.random_weights,
+        dynamic_size=args.dynamic_size,
+        dtype=args.dtype,
+        license=args.license,
     )
     show(exported, args.json)
 

@@ -173,6 +173,8 @@ def timed_setting(
 
 def save_latency_model(args: argparse.Namespace) -> None:
     """Measures networks on this device, fits the runtime model, and saves it."""
+    from mmscale.visualization.style import short
+
     path = args.latency_model or Path('work_dirs') / f'latency_{args.device or "cpu"}.json'
     if path.exists() and not args.overwrite:
         raise UsageError(f'{path} exists: name another --latency-model, or give --overwrite')
@@ -187,7 +189,16 @@ def save_latency_model(args: argparse.Namespace) -> None:
     model = fit_latency(archs, *timed, repeats=args.repeats or REPEATS, on_measured=tell)
     model.save(path)
     print(f'{len(archs)} networks: {model.setting}')
-    print('Pearson r of time with', *(f'{key} {r:.3f}' for key, r in model.pearson.items()))
+    for key, r in model.pearson.items():
+        sizes = sorted(getattr(network, key) for network in model.networks)
+        interval = model.pearson_interval(key)
+        within = (
+            'no interval'
+            if interval is None
+            else '95 % interval {:.2f} to {:.2f}'.format(*interval)
+        )
+        spread = f'{short(sizes[0])} to {short(sizes[-1])}'
+        print(f'Pearson r of time with {key} {r:.3f} ({within}; {key} from {spread})')
     print(f'ms = {model.a:.4g} + {model.b:.4g} acts + {model.c:.4g} flops')
     print(f'median error of the fit {model.error:.1%}; saved as {path}')
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.model_cost import count_network
+from mmscale.apis.model_cost import count_network, samples_of, texts
 from mmscale.apis.networks import Network, build_network, find_network, image_shape, quiet_log
 from mmscale.arch import Arch
 from mmscale.arch.checks import integer
@@ -225,8 +225,16 @@ def _counted(network: Network, convention: str, batch: int, compare: bool) -> Ne
     counted = count_network(network, convention, batch)
     difference: ToolDifference | str | None = None
     if compare:
+        model = network.build()
+        is_text = len(shape) == 1
         try:
-            difference = explain_difference(network.build(), shape, convention=convention)
+            difference = explain_difference(
+                model,
+                None if is_text else shape,
+                texts(shape) if is_text else None,
+                convention,
+                None if is_text else samples_of(model, shape),
+            )
         except ValueError as error:
             difference = f"MMEngine's FlopAnalyzer: {error}"
     return NetworkCost(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmscale.arch import Arch
 from mmscale.config_parts import innermost_datasets, nested_datasets, type_name
-from mmscale.errors import FOREIGN_ERRORS
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.quiet import quiet_imports
 from mmscale.settings import flat
 
@@ -36,8 +36,9 @@ _SIDES_OF_DATASETS = {'CIFAR10': 32, 'CIFAR100': 32, 'FashionMNIST': 28, 'MNIST'
 _LEFT_OUT = re.compile(r'(.*Load|Pack|Collect|DefaultFormat|FilterAnnotations|Albu).*')
 # Transforms of transforms that are done one after the other, and those of which one is chosen.
 _IN_A_ROW = ('Compose', 'KeyMapper', 'ProposalBroadcaster', 'RandomApply', 'TransformBroadcaster')
-# Largest number in a pipeline that may be a size in pixels.
+# Largest number in a pipeline that may be a size in pixels, and the least side of a blank image.
 _LARGEST_SIDE = 8192
+_SMALLEST_BLANK = 256
 
 
 class InputShape(NamedTuple):
@@ -73,11 +74,12 @@ def model_config(config: Mapping) -> Mapping:
     return model
 
 
-def _straight(pipeline: Any) -> Iterator[Mapping]:
+def _straight(pipeline: Any) -> Iterator[Any]:
     """The transforms that one image goes through: of alternatives the first or largest one."""
-    if isinstance(pipeline, Mapping):
-        pipeline = [pipeline]
-    for transform in pipeline:
+    for transform in [pipeline] if isinstance(pipeline, Mapping) else pipeline:
+        if not isinstance(transform, Mapping):  # built already
+            yield transform
+            continue
         name, inner = type_name(transform), transform.get('transforms')
         if name in _IN_A_ROW:
             yield from _straight(inner)
@@ -95,31 +97,34 @@ def _straight(pipeline: Any) -> Iterator[Mapping]:
 def _largest_resize(transform: Mapping) -> dict[str, Any]:
     """A resize to one size in the place of one to a random size."""
     scales = transform.get('scales') or transform['scale']
-    if isinstance(scales, list) and isinstance(scales[0], (list, tuple)):
-        scales = max(scales, key=lambda scale: scale[0] * scale[1])
-    elif isinstance(scales, list):
-        scales = max(scales)
+    if isinstance(scales, list):
+        scales = max(scales, key=lambda scale: math.prod(_pair(scale) or scale))
     resize = dict(type=transform.get('resize_type', 'Resize'), scale=scales)
-    keep_ratio = transform.get(
-        'keep_ratio', dict(transform.get('resize_cfg') or {}).get('keep_ratio')
-    )
-    return resize if keep_ratio is None else dict(resize, keep_ratio=keep_ratio)
+    for settings in (transform, transform.get('resize_cfg') or {}):
+        if 'keep_ratio' in settings:
+            resize['keep_ratio'] = settings['keep_ratio']
+    return resize
 
 
-def _blank_size(transforms: list[Mapping]) -> tuple[int, int]:
+def _blank_size(transforms: list[Any]) -> tuple[int, int]:
     """Height and width of an image to try a pipeline with.
 
     It has the aspect ratio of the last size that keeps the image's, and is larger than any crop.
     """
     width = height = 1
+    numbers = []
     for transform in transforms:
+        if not isinstance(transform, Mapping):
+            continue
+        others = dict(transform)
         scale = transform.get('scale')
         is_pair = isinstance(scale, (list, tuple)) and len(scale) == 2
         if is_pair and transform.get('keep_ratio') and all(0 < s < math.inf for s in scale):
             width, height = map(round, scale)
-    numbers = [v for v in flat([dict(t) for t in transforms]).values() if type(v) is int]
+            del others['scale']
+        numbers += [value for value in flat(others).values() if type(value) is int]
     largest = max((n for n in numbers if n <= _LARGEST_SIDE), default=1)
-    grown = -(-max(largest, 256) // min(width, height))
+    grown = -(-max(largest, _SMALLEST_BLANK) // min(width, height))
     return height * grown, width * grown
 
 
@@ -142,7 +147,11 @@ def _built(transforms: list[Mapping], scope: str, arch: Arch | None) -> Iterator
 
         import mmscale.datasets  # noqa: F401
     for config in transforms:
-        if _LEFT_OUT.fullmatch(type_name(config)):
+        name = type_name(config) if isinstance(config, Mapping) else type(config).__name__
+        if _LEFT_OUT.fullmatch(name):
+            continue
+        if not isinstance(config, Mapping):
+            yield name, config
             continue
         transform = None
         in_scope = DefaultScope.overwrite_default_scope(scope)
@@ -151,7 +160,7 @@ def _built(transforms: list[Mapping], scope: str, arch: Arch | None) -> Iterator
         # As InputResolutionHook will.
         if arch is not None and getattr(transform, 'resolution', 0) is None:
             transform.resolution = arch.resolution
-        yield type_name(config), transform
+        yield name, transform
 
 
 @contextlib.contextmanager
@@ -264,7 +273,10 @@ def _image_size(
     for phase, source in _LOADERS.items():
         dataset = (config.get(f'{phase}_dataloader') or {}).get('dataset')
         pipeline = config.get(f'{phase}_pipeline')
-        found = _pipeline_size(dataset, pipeline, scope, channels, arch)
+        try:
+            found = _pipeline_size(dataset, pipeline, scope, channels, arch)
+        except FOREIGN_ERRORS as error:
+            raise UsageError(f'{source} cannot be read: {one_line(error):.300}') from error
         if found is not None:
             return found[0], source + found[1]
     if arch is not None:
@@ -301,7 +313,9 @@ def config_input(config: Config, module: nn.Module | None) -> InputShape:
     preprocessor = _preprocessor(config, model)
     backbone = model.get('backbone') or {}
     arch = getattr(getattr(core_of(module), 'backbone', None), 'arch', None)
-    channels = len(preprocessor.get('mean') or ()) or backbone.get('in_channels')
+    mean = preprocessor.get('mean')
+    channels = len(mean) if isinstance(mean, (list, tuple)) else None
+    channels = channels or backbone.get('in_channels')
     if isinstance(arch, Arch):
         channels = arch.stem.in_channels
     channels = channels or 3

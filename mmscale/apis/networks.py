@@ -16,6 +16,7 @@ from mmscale.apis.reports.run_files import result_origin
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
 from mmscale.arch.origin import Origin, origin_of, read_origin
+from mmscale.config_parts import type_name
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
@@ -88,6 +89,7 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
         ValueError: The config cannot be built.
     """
     with quiet_imports():
+        from mmengine.config import ConfigDict
         from mmengine.registry import MODELS, DefaultScope
 
         import mmscale.models  # noqa: F401
@@ -95,11 +97,14 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
     for place in (_on_meta(), contextlib.nullcontext()) if meta else (contextlib.nullcontext(),):
         try:
             with place, quiet_imports(), DefaultScope.overwrite_default_scope(scope):
-                # Copied, as some models change the parts that they are built of.
-                return MODELS.build(copy.deepcopy(dict(config)))
+                # Copied, as some models change the parts that they are built of; mmdet's look
+                # these up as attributes.
+                return MODELS.build(ConfigDict(copy.deepcopy(dict(config))))
         except FOREIGN_ERRORS as error:
             reason = error
-    raise UsageError(f'{config.get("type")} cannot be built: {one_line(reason):.300}') from reason
+    raise UsageError(
+        f'{type_name(config) or None} cannot be built: {one_line(reason):.300}'
+    ) from reason
 
 
 def build_network(arch: Arch, meta: bool = False) -> nn.Module:
@@ -246,7 +251,7 @@ def _timm_network(name: str) -> nn.Module:
     return create(name)
 
 
-def _packaged_config(source: str, options: Sequence[str]) -> Config:
+def _packaged_config(source: str) -> Config:
     """A config that a package ships, as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``."""
     package, _, place = source.partition('::')
     place = place if place.endswith('.py') else f'{place}.py'
@@ -254,7 +259,7 @@ def _packaged_config(source: str, options: Sequence[str]) -> Config:
         with quiet_imports():
             from mmengine.hub import get_config
 
-            return read_config(get_config(f'{package}::{place}'), options)
+            return read_config(get_config(f'{package}::{place}'))
     except FOREIGN_ERRORS as error:
         raise UsageError(f'{source}: {one_line(error):.300}') from error
 
@@ -322,11 +327,11 @@ def find_network(
         name = text.removeprefix('timm:')
         found = {'module': _timm_network(name)}
     elif text is not None and '::' in text:
-        found = {'config': _packaged_config(text, options)}
+        found = {'config': _packaged_config(text)}
         text = text if text.endswith('.py') else f'{text}.py'
         name = Path(text.partition('::')[2]).stem
     elif path is not None and path.suffix == '.py':
-        name, found = path.stem, {'config': read_config(text, options)}
+        name, found = path.stem, {'config': read_config(text)}
     elif path is not None and path.suffix == '.json' and path.is_file():
         is_result = holds_result(read_json(path))
         name, found = path.stem, {} if is_result else {'arch': get_arch(text)}
@@ -349,11 +354,13 @@ def find_network(
         name, found = type(source).__name__, {'module': source}
     else:
         raise UsageError(f'{source!r:.60} is no name, file, Arch, config or module')
-    if options and not (text and ('::' in text or text.endswith('.py'))):
-        raise UsageError(f'options={list(options)}: {name} is no config')
     if scaling_stage is not None and not is_result:
         raise UsageError(f'scaling stage {scaling_stage}: {source} is no result of a search')
     config = found.get('config')
+    if options and config is None:
+        raise UsageError(f'options={list(options)}: {name} is no config')
+    if options:
+        config = found['config'] = read_config(config, options)
     if config is not None and not isinstance(config.get('model'), Mapping):
         raise UsageError(f'{text or name}: the config has no model')
     if is_result:

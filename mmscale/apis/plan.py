@@ -174,7 +174,7 @@ class SearchPlan(Printed):
             f'{_size(self.free_bytes)}',
         ]
         if self.free_bytes < largest:
-            lines.append('THE DISK MAY FILL UP: take another --work-dir')
+            lines.append('THE DISK MAY FILL UP: take another work_dir (--work-dir)')
         return lines
 
 

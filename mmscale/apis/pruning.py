@@ -15,6 +15,7 @@ from torch import nn
 from mmscale.apis.networks import build_module
 from mmscale.arch import Arch, get_arch
 from mmscale.arch.checks import number
+from mmscale.arch.origin import origin_of
 from mmscale.config_parts import head_classes, type_name, with_valid_topk
 from mmscale.cost import ModuleCost, count_module
 from mmscale.errors import UsageError, one_line
@@ -225,7 +226,10 @@ def export_search(
     folder.mkdir(parents=True, exist_ok=True)
     for name in _DESCRIPTIONS:
         (folder / name).unlink(missing_ok=True)
-    described.save(path)
+    if isinstance(described, Arch):
+        described.save(path, origin_of(recipe))
+    else:
+        described.save(path)
     weights = folder / 'weights.pth'
     with atomic_write(weights) as file:
         torch.save({'state_dict': tensors}, file)
@@ -249,8 +253,8 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     earlier = [name for name in (*_DESCRIPTIONS, 'weights.pth') if (folder / name).exists()]
     if earlier and not overwrite:
         raise UsageError(
-            f'{folder / earlier[0]} exists: name another folder, or give --overwrite; what was '
-            'trained from it would no longer fit'
+            f'{folder / earlier[0]} exists: name another folder, or give overwrite (--overwrite); '
+            'what was trained from it would no longer fit'
         )
 
 

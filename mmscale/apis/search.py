@@ -18,7 +18,8 @@ from mmscale.arch.origin import Origin, origin_of
 from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.errors import UsageError, one_line
-from mmscale.files import write_json
+from mmscale.files import write_json, write_text
+from mmscale.launch.config_text import settings_text
 from mmscale.quiet import quiet_imports
 from mmscale.search import (
     Archive,
@@ -218,7 +219,7 @@ def _hidden(planned: PlannedSearch) -> AnalyticEvaluator:
     search = planned.search
     if search.family is None or isinstance(search, GivenFamily):
         raise UsageError(
-            f'--dry-run: {type(search).__name__} has no known optimum; only searches for a family '
+            f'dry run: {type(search).__name__} has no known optimum; only searches for a family '
             f'of networks can be run dry'
         )
     return analytic_evaluator(search, planned.seed)
@@ -290,14 +291,15 @@ def dry_run(config: Config, resume: bool = False) -> DryRun:
     if not resume and any(any(archive.glob('*.jsonl')) for archive in archives):
         raise UsageError(
             f'work_dir={work_dir} holds the archive of an earlier search: continue it with '
-            f'--resume, or take another work dir'
+            f'resume (--resume), or take another work dir'
         )
     try:
         evaluator = _hidden(planned)
         for name in ('archs', 'random'):
             (work_dir / name).mkdir(parents=True, exist_ok=True)
         # A report on the way reads from it what the costs of the history are.
-        config.dump(work_dir / Path(config.filename or 'config.py').name)
+        name = Path(config.filename or 'config.py').name
+        write_text(work_dir / name, settings_text(config.to_dict()))
         with _logger(work_dir) as logger:
             return _dry_run(planned, evaluator, work_dir, logger, origin_of(config))
     except (OSError, ValueError) as error:
@@ -395,8 +397,8 @@ def search_with(config: Config, resume: bool = False, retry_failed: bool = False
 
     if not config.get('load_from'):
         raise UsageError(
-            'load_from is not set: name the checkpoint of a trained super-supernet with '
-            '--cfg-options load_from=PATH'
+            'load_from is not set: name the checkpoint of a trained super-supernet, as load_from '
+            '(--cfg-options load_from=PATH)'
         )
     config.test_cfg.resume = resume
     config.test_cfg.retry_failed = retry_failed

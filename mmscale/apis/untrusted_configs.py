@@ -144,7 +144,7 @@ def check_untrusted(owner: str, config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(_check(owner, config, scope, 0))
     except UntrustedFileError as error:
         raise UntrustedFileError(
-            f'{error}; if you trust it, give the config by yourself (--config)'
+            f'{error}; if you trust it, give the config by yourself, as config (--config)'
         ) from None
 
 

@@ -39,21 +39,26 @@ def width_step(arch: Arch, stage: int, divisor: int) -> int:
     Args:
         arch: The network.
         stage: Network stage, from 0.
-        divisor: The change is a multiple of it.
+        divisor: The change is a multiple of it, and that of hidden widths that follow.
     """
     step = divisor
     for block in arch.stages[stage]:
-        if block.groups == 1 or block.depthwise or not follows_output(block):
+        if block.kind == 'basic' or block.depthwise or not follows_output(block):
             continue
         part = Fraction(block.hidden_channels, block.out_channels)
-        group = block.hidden_channels // block.groups
-        # Smallest width w with w * part a multiple of the group width.
-        step = math.lcm(step, (group / part).numerator)
+        group = 1 if block.groups == 1 else block.hidden_channels // block.groups
+        # Smallest width w with w * part a multiple of the group width and the divisor.
+        step = math.lcm(step, (math.lcm(group, divisor) / part).numerator)
     return step
 
 
-def adjust(arch: Arch, adjustment: Adjustment) -> Arch:
+def adjust(arch: Arch, adjustment: Adjustment, channel_divisor: int = 1) -> Arch:
     """Applies one adjustment.
+
+    Args:
+        arch: The network.
+        adjustment: One of :func:`single_adjustments`.
+        channel_divisor: Hidden widths that change become multiples of it.
 
     Raises:
         ValueError: It would leave a network stage without blocks or channels, or no pixels.
@@ -67,17 +72,18 @@ def adjust(arch: Arch, adjustment: Adjustment) -> Arch:
         if len(stage) + adjustment.step < 1:
             raise UsageError(f'{adjustment}: no block would be left')
         stages[index] = stage[: len(stage) + adjustment.step]
-        stages[index] += [repeated(stage[-1])] * adjustment.step
+        stages[index] += [repeated(stage[-1], channel_divisor)] * adjustment.step
         return replace(arch, stages=tuple(map(tuple, stages)))
     width = stage[-1].out_channels + adjustment.step
     if width < 1:
         raise UsageError(f'{adjustment}: no channel would be left')
     stages[index] = [
-        rewired(block, width if j else block.in_channels, width) for j, block in enumerate(stage)
+        rewired(block, width if j else block.in_channels, width, channel_divisor)
+        for j, block in enumerate(stage)
     ]
     if index + 1 < len(stages):
         first = stages[index + 1][0]
-        stages[index + 1][0] = rewired(first, width, first.out_channels)
+        stages[index + 1][0] = rewired(first, width, first.out_channels, channel_divisor)
     return replace(arch, stages=tuple(map(tuple, stages)))
 
 

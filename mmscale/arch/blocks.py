@@ -45,14 +45,20 @@ def follows_output(block: Block) -> bool:
 
 # Most blocks of a deep network stage are equal.
 @lru_cache(maxsize=4096)
-def rewired(block: Block, in_channels: int, out_channels: int) -> Block:
-    """The block between other widths: equal expansion, equal channels per group."""
+def rewired(block: Block, in_channels: int, out_channels: int, divisor: int = 1) -> Block:
+    """The block between other widths: equal expansion, equal channels per group.
+
+    A hidden width that does not divide into groups becomes a multiple of `divisor`; the widths
+    given have to be such that another one does.
+    """
     if (in_channels, out_channels) == (block.in_channels, block.out_channels):
         return block
     change = (block.in_channels, in_channels)
     if follows_output(block):
         change = (block.out_channels, out_channels)
     hidden = expanded(block.hidden_channels, *change)
+    if divisor > 1 and (block.groups == 1 or block.depthwise):
+        hidden = nearest(block.hidden_channels * change[1], change[0], divisor)
     grouped = block.grouped_channels and expanded(block.grouped_channels, *change)
     groups = block.groups
     if block.depthwise:
@@ -78,9 +84,10 @@ def rewired(block: Block, in_channels: int, out_channels: int) -> Block:
 
 
 @lru_cache(maxsize=2**12)
-def repeated(block: Block) -> Block:
+def repeated(block: Block, divisor: int = 1) -> Block:
     """The block that may follow `block` in its network stage: equal kernel and expansion."""
     if block.residual == 'identity':
         return block
-    following = rewired(replace(block, stride=1), block.out_channels, block.out_channels)
+    widths = (block.out_channels, block.out_channels)
+    following = rewired(replace(block, stride=1), *widths, divisor)
     return replace(following, residual='identity')

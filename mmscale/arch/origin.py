@@ -14,7 +14,7 @@ from mmscale.config_parts import innermost_datasets, type_name
 from mmscale.errors import UsageError
 
 KEY = 'origin'
-_NAME = re.compile(r'[\w .,+@=()\[\]-]{1,120}')
+_NAME = re.compile(r'[\w .,+@=()-]{1,120}')
 _MOST_CHANNELS = 64
 
 

@@ -89,7 +89,7 @@ def compatible_widths(
         width: Output width of the block.
         ratio: Hidden over output width.
         group_width: Wanted channels per group.
-        rounding: Says whether the output stays a multiple of its divisor.
+        rounding: Says whether both widths stay multiples of its divisor.
 
     Returns:
         Output width, hidden width and channels per group. The hidden width is a multiple of the
@@ -98,13 +98,14 @@ def compatible_widths(
     over, under = ratio.numerator, ratio.denominator
     hidden = max(1, width * over // under)
     group_width = min(group_width, hidden)
+    divisor = rounding.channel_divisor if rounding.strict else 1
     if over > 1 and under > 1:
         # Uneven widths (pruned networks, which pycls does not have): the output may stay.
-        return width, nearest(hidden, 1, group_width), group_width
-    step = math.lcm(group_width, over)
-    if rounding.strict:
-        step = math.lcm(step, Fraction(rounding.channel_divisor * over, under).numerator)
-    hidden = nearest(hidden, 1, step)
+        return width, nearest(hidden, 1, math.lcm(group_width, divisor)), group_width
+    step = math.lcm(over, divisor, Fraction(divisor * over, under).numerator)
+    if rounding.strict and group_width == hidden:  # one group stays one
+        group_width = hidden = nearest(hidden, 1, step)
+    hidden = nearest(hidden, 1, math.lcm(step, group_width))
     return hidden * under // over, hidden, group_width
 
 
@@ -135,17 +136,19 @@ def _pycls_block(
         group_width = block.hidden_channels // block.groups
         # Without any group convolution there are no groups to keep: dense stays dense.
         own = kin.grouped and scaling.group_width is not None
-        group_width = scaled_group_width(
-            group_width, scaling.group_width if own else scaling.width
-        )
+        if kin.grouped or not rounding.strict:
+            grown = scaling.group_width if own else scaling.width
+            group_width = scaled_group_width(group_width, grown)
+        else:
+            group_width = out_channels * ratio.numerator  # as many as there are
         out_channels, hidden, group_width = compatible_widths(
             out_channels, ratio, group_width, rounding
         )
         groups = hidden // group_width
     elif block.kind != 'dsconv':
-        hidden, rest = divmod(in_channels * block.hidden_channels, block.in_channels)
-        if rest:
-            exact = (in_channels * block.hidden_channels, block.in_channels)
+        exact = (in_channels * block.hidden_channels, block.in_channels)
+        hidden, rest = divmod(*exact)
+        if rest or rounding.strict:
             hidden = nearest(*exact, rounding.channel_divisor)
         groups = math.gcd(groups, hidden)
     if block.depthwise and not (kin.anynet and block.kind in ('mbconv', 'bottleneck')):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmscale.arch.arch import Arch
 from mmscale.arch.presets import get_arch
 from mmscale.cost.count import count, output_size
 from mmscale.cost.module import count_module, on_device, weightless_twin
 from mmscale.cost.operations import is_matrix_work
-from mmscale.errors import UsageError, one_line
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,6 +102,7 @@ def explain_difference(
     input_shape: Sequence[int] | None = None,
     inputs: Sequence[torch.Tensor] | None = None,
     convention: str = 'mmscale',
+    keywords: Callable[[int], dict[str, Any]] | None = None,
 ) -> ToolDifference:
     """What MMEngine's FlopAnalyzer reports of a module, and why it differs from ours.
 
@@ -112,19 +114,23 @@ def explain_difference(
         input_shape: Shape of one image.
         inputs: Positional arguments of the module instead.
         convention: How ours is counted, see :func:`count`.
+        keywords: Makes keyword arguments of the module, for so many images.
 
     Raises:
         ValueError: The convention is unknown, the module does not run on such an input, or it
             cannot be traced.
     """
-    plain = ours = count_module(module, input_shape, inputs, memory=False).flops
+    given: dict[str, Any] = dict(memory=False, keywords=keywords)
+    plain = ours = count_module(module, input_shape, inputs, **given).flops
     if convention != 'mmscale':
-        ours = count_module(module, input_shape, inputs, convention, memory=False).flops
+        ours = count_module(module, input_shape, inputs, convention, **given).flops
     import torch
     from mmengine.analysis import FlopAnalyzer
 
     twin = weightless_twin(module, 'cpu')
     twin.eval()
+    if keywords is not None:
+        twin.forward = functools.partial(twin.forward, **keywords(1))
     if inputs is None:
         inputs = (torch.zeros(1, *input_shape),)
     images = tuple(on_device(tensor, 'cpu') for tensor in inputs)
@@ -134,7 +140,7 @@ def explain_difference(
     analyzer.tracer_warnings('none')
     try:
         theirs = {name: int(flops) for name, flops in analyzer.by_operator().items()}
-    except (RuntimeError, TypeError, ValueError) as error:
+    except FOREIGN_ERRORS as error:
         raise UsageError(
             f'{type(module).__name__} cannot be traced: {one_line(error):.200}'
         ) from error

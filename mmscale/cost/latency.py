@@ -300,6 +300,40 @@ class LatencyModel:
         """Milliseconds of a batch of networks of this cost: a number, or an array of arrays."""
         return self.a + self.b * cost.acts + self.c * cost.flops
 
+    def pearson_interval(self, metric: str) -> tuple[float, float] | None:
+        """The 95 % interval of the correlation of time with a metric, by bootstrap.
+
+        Few networks say little of others, and the more their sizes spread the nearer any
+        correlation is to 1.
+
+        Args:
+            metric: ``flops``, ``params`` or ``acts``.
+
+        Returns:
+            Lower and upper end; None where too few networks differ.
+
+        Raises:
+            UsageError: There is no such metric.
+        """
+        from scipy.stats import bootstrap
+
+        choice('metric', metric, _METRICS)
+        values = np.array([getattr(network, metric) for network in self.networks], float)
+        times = np.array([network.ms for network in self.networks])
+        if len(values) < 2 or np.ptp(values) == 0 or np.ptp(times) == 0:
+            return None
+        found = bootstrap(
+            (values, times),
+            _pearson,
+            paired=True,
+            vectorized=False,
+            method='percentile',
+            n_resamples=2000,
+            random_state=np.random.default_rng(0),
+        )
+        low, high = (float(end) for end in found.confidence_interval)
+        return low, high
+
     def save(self, path: str | Path) -> None:
         """Writes the model as a JSON file that :meth:`load` reads."""
         data = {'schema': LATENCY_SCHEMA, **asdict(self)}

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from mmscale.arch import Arch, Rounding, Scaling, apply_scaling, get_arch, width_rule
-from mmscale.arch.adjust import adjust, single_adjustments
+from mmscale.arch.adjust import Adjustment, adjust, single_adjustments
 from mmscale.arch.checks import choice, number
 from mmscale.cost.count import Cost, check_convention, count
 from mmscale.cost.latency import LatencyModel
@@ -61,9 +61,13 @@ class Candidates(Protocol):
         """
 
     def neighbours(
-        self, network: Network, scaling: Scaling, both: bool
+        self, network: Network, scaling: Scaling, reach: int
     ) -> Iterator[tuple[Network, tuple[object, ...]]]:
-        """Networks one adjustment beside one, or two (`both`), with the adjustments."""
+        """Networks beside one, with the adjustments.
+
+        One adjustment (a `reach` of 1), one of a network stage and one of the resolution (2), or
+        of two network stages (3).
+        """
 
     def cost(self, network: Network) -> tuple[Cost, float]:
         """The cost of a network, and its value in the metric of the budget."""
@@ -119,8 +123,8 @@ class _Solver:
                 self._found[factor] = self._judge(network, scaling, factor)
         return self._found[factor]
 
-    def _beside(self, found: Scaled, both: bool) -> Iterator[Scaled]:
-        for network, changes in self._candidates.neighbours(found.network, found.scaling, both):
+    def _beside(self, found: Scaled, reach: int) -> Iterator[Scaled]:
+        for network, changes in self._candidates.neighbours(found.network, found.scaling, reach):
             yield self._judge(network, found.scaling, found.solved, changes)
 
     def _meets(self, found: Scaled) -> bool:
@@ -202,9 +206,9 @@ class _Solver:
             around = self._around(centre, widest)
             if (plain := nearest(around)) is not None:
                 return plain
-            for both in (False, True):
+            for reach in (1, 2, 3):
                 for found in around:
-                    if (adjusted := nearest(self._beside(found, both))) is not None:
+                    if (adjusted := nearest(self._beside(found, reach))) is not None:
                         return adjusted
         return None
 
@@ -234,7 +238,7 @@ class _Solver:
         for at in (low, high):
             if (found := near(self._tolerance)) is not None:
                 return found
-            for made in self._beside(made_at(at), both=False):
+            for made in self._beside(made_at(at), reach=1):
                 tried.append(made)
                 if (found := near(self._tolerance)) is not None:
                     return found
@@ -293,7 +297,7 @@ class _Archs:
         return apply_scaling(self.base, scaling, self.rule, self.rounding), scaling
 
     def neighbours(
-        self, arch: Arch, scaling: Scaling, both: bool
+        self, arch: Arch, scaling: Scaling, reach: int
     ) -> Iterator[tuple[Arch, tuple[object, ...]]]:
         most = self.largest_resolution or math.inf
         divisors = self.rounding.channel_divisor, self.rounding.resolution_divisor
@@ -303,11 +307,16 @@ class _Archs:
                 stages.append(single)
             elif arch.resolution + single.step <= most and self.metric != 'params':
                 pixels.append(single)
-        ones = ((single,) for single in (*pixels, *stages))
-        for changes in itertools.product(stages, pixels) if both else ones:
+        chosen: Iterable[tuple[Adjustment, ...]] = ((single,) for single in (*pixels, *stages))
+        if reach == 2:
+            chosen = itertools.product(stages, pixels)
+        elif reach == 3:
+            pairs = itertools.combinations(stages, 2)
+            chosen = ((one, other) for one, other in pairs if one.stage != other.stage)
+        for changes in chosen:
             adjusted = arch
             for change in changes:
-                adjusted = adjust(adjusted, change)
+                adjusted = adjust(adjusted, change, self.rounding.channel_divisor)
             yield adjusted, changes
 
     def cost(self, arch: Arch) -> tuple[Cost, float]:
@@ -366,8 +375,9 @@ def match(
 
     Where rounding lets no factor meet it, one step is added to or taken from a network that the
     rule makes: fewest adjustments first, so the resolution *or* the depth or the width of a
-    single network stage, then a network stage *and* the resolution. Networks are tried in the
-    order of their distance from the budget; of those one step beside one, the nearest is taken.
+    single network stage, then a network stage *and* the resolution, then two network stages.
+    Hidden widths keep to the rounding's divisor as widths do. Networks are tried in the order of
+    their distance from the budget; of those one step beside one, the nearest is taken.
     All this first with networks whose factor is within 5 % of where the cost steps over the
     budget, then with all whose cost is within a factor of two of it.
 

@@ -10,6 +10,7 @@ from mmscale.arch.checks import choice, integer, number
 from mmscale.cost.count import Cost, count
 from mmscale.cost.latency import LatencyModel
 from mmscale.errors import UsageError
+from mmscale.tables import size_text
 
 METRICS = (*(field.name for field in fields(Cost)), 'latency')
 
@@ -70,7 +71,7 @@ class Network(Protocol):
 
     depths: Any
     widths: Any
-    resolution: int
+    resolution: int | tuple[int, int]
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,7 +110,9 @@ class Scaled:
 
     def __repr__(self) -> str:
         costs = ', '.join(f'{value:,} {key}' for key, value in asdict(self.cost).items())
-        return f'<{self.label}: {self.resolution} px, {costs}, convention {self.convention}>'
+        resolution = self.resolution
+        shape = (resolution, resolution) if isinstance(resolution, int) else resolution
+        return f'<{self.label}: {size_text(shape)}, {costs}, convention {self.convention}>'
 
     @property
     def arch(self) -> Arch | None:
@@ -117,8 +120,8 @@ class Scaled:
         return self.network if isinstance(self.network, Arch) else None
 
     @property
-    def resolution(self) -> int:
-        """Side of the input, in pixels."""
+    def resolution(self) -> int | tuple[int, int]:
+        """Side of the images, in pixels, or height and width where these differ."""
         return self.network.resolution
 
     @property

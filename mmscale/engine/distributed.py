@@ -45,7 +45,7 @@ class SliceParallel(nn.Module):
                 f'{type(module).__name__}'
             )
         synchronised = any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
-        if synchronised and module.backbone.norm_cfg['type'] != 'SyncBN':
+        if synchronised and not module.backbone.is_synchronised:
             raise UsageError(
                 'sync_bn does not reach the subnets of a super-supernet: set '
                 "model.backbone.norm_cfg=dict(type='SyncBN') instead"

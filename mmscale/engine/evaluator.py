@@ -14,15 +14,15 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice, integer
 from mmscale.arch.sampling import SIDES
 from mmscale.datasets import Draw, accept_draws
+from mmscale.engine.calibration import Item, even_batches, recalibrate
 from mmscale.engine.train_data import check_size, check_sizes
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
 from mmscale.search import EvaluationError, Score
@@ -54,6 +54,7 @@ class _Images:
         key: The setting that `count` comes from, for the error.
         name: The setting that the data loader comes from, for the error.
         targets_of: Takes what is to be predicted from the data samples of a batch.
+        even: Whether batches are of equal sizes, as BN layers need that normalise with them.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class _Images:
         key: str,
         name: str,
         targets_of: Callable[[list], Targets],
+        even: bool,
     ) -> None:
         self._targets_of = targets_of
+        self._even = even
         self._loader = Runner.build_dataloader(dict(dataloader))
         self._prepare = prepare
         self._name = name
@@ -78,6 +81,7 @@ class _Images:
         # Datasets are often sorted by class.
         self._indices = [i * size // count for i in range(count)]
         self._cache: dict[int, list[Batch]] | None = {} if cache else None
+        self.batch_size = self._loader.batch_size or self._loader.batch_sampler.batch_size
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -86,6 +90,16 @@ class _Images:
     def metainfo(self) -> dict[str, Any]:
         """Meta information of the dataset."""
         return self._loader.dataset.metainfo
+
+    @property
+    def has_single_images(self) -> bool:
+        """Whether there is a batch of one image."""
+        return any(len(batch) == 1 for batch in self._batches(self._indices))
+
+    def _batches(self, items: list[Item]) -> list[list[Item]]:
+        if self._even:
+            return even_batches(items, self.batch_size)
+        return [items[i : i + self.batch_size] for i in range(0, len(items), self.batch_size)]
 
     def batches(self, resolution: int) -> Iterator[Batch]:
         """Normalised images (N, channels, resolution, resolution), and their targets."""
@@ -128,8 +142,9 @@ class _Images:
         loader = self._loader
         batches = DataLoader(
             loader.dataset,
-            batch_size=loader.batch_size or loader.batch_sampler.batch_size,
-            sampler=[Draw(index, resolution, index) for index in self._indices],
+            batch_sampler=self._batches(
+                [Draw(index, resolution, index) for index in self._indices]
+            ),
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
         )
@@ -259,6 +274,7 @@ class SubnetEvaluator:
             'max_images',
             'test_dataloader',
             self.targets_of,
+            even=bn == 'batch',
         )
         self._calibration = _Images(
             calibration_dataloader,
@@ -268,9 +284,35 @@ class SubnetEvaluator:
             'calibration_images',
             'calibration_dataloader',
             self.targets_of,
+            even=True,
         )
         for images in self._images, self._calibration:
             images.check_sizes(model.backbone.space.resolutions)
+        for name, images in (
+            ('test_dataloader', self._images if bn == 'batch' else None),
+            ('calibration_dataloader', self._calibration),
+        ):
+            if images is not None and images.has_single_images:
+                self._check_single_images(name)
+
+    def _check_single_images(self, name: str) -> None:
+        """Refuses batches of one image where maps of 1 x 1 leave BN layers one value each."""
+        space = self.model.backbone.space
+        stage = min(
+            range(len(space.scaling_stages)),
+            key=lambda j: space.scaling_stages[j].resolution[0],
+        )
+        arch = space.smallest(stage)
+        part = self.normalised_part(self._raw(arch, self.sides[0])).train()
+        images = next(self._calibration.batches(arch.resolution))[0][:1]
+        try:
+            with torch.no_grad():
+                part(images)
+        except ValueError as error:
+            raise UsageError(
+                f'{name}: BN layers cannot take statistics of one image at {arch.resolution} px '
+                f'({one_line(error):.100}): take a batch_size of 2 or more, and as many images'
+            ) from None
 
     @staticmethod
     def targets_of(data_samples: list) -> Targets:
@@ -328,7 +370,7 @@ class SubnetEvaluator:
     def _recalibrated(self, arch: Arch, side: str) -> BaseModel:
         net = self._raw(arch, side)
         calibration = self._calibration.batches(arch.resolution)
-        update_bn((inputs for inputs, _ in calibration), self.normalised_part(net))
+        recalibrate(self.normalised_part(net), (inputs for inputs, _ in calibration))
         return net.eval()
 
     def _scored(self, arch: Arch, side: str) -> BaseModel:

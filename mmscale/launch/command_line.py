@@ -245,6 +245,11 @@ def read_config(
         # A base of this config may be one of ours by its old name.
         missing = error.filename if isinstance(error, FileNotFoundError) else None
         now = '' if missing is None else now_called(missing)
+        if isinstance(error, SyntaxError) and set('\'"\n') & set(os.path.abspath(path.parent)):
+            now = (
+                '; MMEngine pastes the path of the folder for {{ fileDirname }} into the text, as '
+                'it is: put that in three double quotes'
+            )
         raise UsageError(f'config={path}: {one_line(error)}{now}') from error
     if config.get('default_scope') == 'mmdet':
         _check_detection()

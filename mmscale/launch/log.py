@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from mmscale.engine.hooks import PreemptionHook
 from mmscale.errors import FOREIGN_ERRORS, MMScaleError, one_line
 
 # How the records begin that are long or tell users nothing; the file has them all.
@@ -88,3 +89,7 @@ def run(runner: Runner, phase: str) -> Any:
             f'{phase} stopped at iteration {runner.iter}: {one_line(error):.400} '
             f'({Path(last.filename).name}:{last.lineno}; traceback in {log})'
         ) from error
+    finally:
+        for hook in runner.hooks:
+            if isinstance(hook, PreemptionHook):
+                hook.give_back()

@@ -263,7 +263,7 @@ def unwrapped_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     return found
 
 
-def _state_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+def state_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a checkpoint that holds the weights: the whole of it, where none is named."""
     found = (checkpoint[key] for key in _STATES if isinstance(checkpoint.get(key), Mapping))
     return next(found, checkpoint)
@@ -279,7 +279,7 @@ def weights_of(path: str | os.PathLike[str], checkpoint: Mapping[str, Any]) -> d
     Raises:
         UsageError: There are no weights, or something else is among them.
     """
-    state = _state_of(checkpoint)
+    state = state_of(checkpoint)
     if not state:
         raise UsageError(f'{path} holds no weights')
     for key, value in state.items():
@@ -331,8 +331,9 @@ def read_part(
         checkpoint = load_checkpoint(path)
     except ValueError as error:
         raise UsageError(f'init_cfg: {error}') from error
-    state = _state_of(checkpoint)
-    if not all(isinstance(key, str) for key in state):
+    state = state_of(checkpoint)
+    is_named = all(isinstance(key, str) for key in state)
+    if not is_named or 'state_dict' in state:
         raise UsageError(f'init_cfg: {path} holds no weights by their names')
     state = unwrapped_state(state)
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''

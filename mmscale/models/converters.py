@@ -392,3 +392,90 @@ def revert_state_dict(
     wanted = {key: (ours, names[ours][1]) for ours, (key, _) in names.items()}
     found = _renamed(weights, wanted)
     return {key: tensor.reshape(theirs[key].shape) for key, tensor in found.items()}
+
+
+def _without_numerics(arch: Arch) -> Arch:
+    """An Arch without what a checkpoint says itself, or not at all."""
+    numerics = dict(padding='half', eps=1e-5)
+    stem = replace(arch.stem, in_channels=3, **numerics)
+    stages = tuple(tuple(replace(block, **numerics) for block in stage) for stage in arch.stages)
+    head = replace(arch.head, num_classes=0, eps=1e-5)
+    return replace(arch, resolution=1, stem=stem, stages=stages, head=head)
+
+
+def _numerics(arch: Arch) -> set[tuple[str, float]]:
+    parts = (arch.stem, *arch.blocks)
+    own = {(part.padding, part.eps) for part in parts}
+    has_norm = arch.head.channels
+    return own | {(arch.stem.padding, arch.head.eps)} if has_norm else own
+
+
+def source_name(arch: Arch, source: str) -> str | None:
+    """A source's name of the network with the layers, padding and eps of an Arch, or None.
+
+    Args:
+        arch: The network, with any classes, image channels and resolution.
+        source: ``mmpretrain`` or ``timm``.
+    """
+    wanted = _without_numerics(arch)
+    for name in source_names(source):
+        known = matching_arch(name, source)
+        if _without_numerics(known) == wanted and _numerics(known) == _numerics(arch):
+            return name
+    return None
+
+
+def weights_for_source(
+    weights: Mapping[str, Tensor], arch: Arch, source: str
+) -> dict[str, Tensor]:
+    """Renames the weights of an ArchNet's classifier to those of a source's same network.
+
+    The way back of :func:`convert_state_dict`, where the source has such a network: mmpretrain
+    has the published sizes alone, timm also what :func:`mmscale.to_timm` can say.
+
+    Args:
+        weights: Of an mmpretrain ImageClassifier with an ArchNet of the Arch, or of its
+            backbone alone (keys ``backbone...``).
+        arch: The Arch; its classes are those of the weights.
+        source: ``mmpretrain`` or ``timm``.
+
+    Returns:
+        The state dict of mmpretrain's ImageClassifier or timm's network.
+
+    Raises:
+        ValueError: The source has no such network, or the weights do not fit the Arch.
+    """
+    _check_source(source)
+    linear = 'head.layers.1.fc.weight' if arch.head.hidden_channels else 'head.fc.weight'
+    stem = weights.get('backbone.stem.conv.weight')
+    classes = len(weights[linear]) if linear in weights and weights[linear].ndim else 0
+    arch = replace(arch, head=replace(arch.head, num_classes=classes))
+    if stem is not None and stem.ndim == 4:
+        arch = replace(arch, stem=replace(arch.stem, in_channels=stem.shape[1]))
+    if source == 'timm':
+        from mmscale.models.timm_networks import to_timm
+
+        return to_timm(arch, weights).state_dict()
+    name = source_name(arch, source)
+    if name is None:
+        raise UsageError(f'arch: {source} has no such network{_near_numerics(arch, source)}')
+    stems = {'efficientnet': 'layers.0.conv', 'mobilenet-v2': 'conv1.conv'}
+    stems['mobilenet-v3'] = 'layer0.conv'
+    stem_name = next((stems[key] for key in stems if name.startswith(key)), 'conv1')
+    layout = next(one for one in _LAYOUTS[source] if one.stem == stem_name)
+    with_head = any(key.startswith('head.') for key in weights)
+    names = _names(arch, layout, 'backbone.', with_head)
+    return _renamed(weights, {theirs: (ours, like) for ours, (theirs, like) in names.items()})
+
+
+def _near_numerics(arch: Arch, source: str) -> str:
+    """What to say if a source has the layers of an Arch with another padding or eps."""
+    wanted = _without_numerics(arch)
+    for name in source_names(source):
+        known = matching_arch(name, source)
+        if _without_numerics(known) == wanted:
+            return (
+                f': its {name} has padding={known.stem.padding} and eps={known.stem.eps:g}, the '
+                f'Arch {arch.stem.padding} and {arch.stem.eps:g}'
+            )
+    return ''

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,9 +37,9 @@ def to_timm(
     """Builds timm's network with the layers of an Arch.
 
     EfficientNet, MobileNetV2 and V3, RegNet, ResNet and ResNeXt that timm has by name, with any
-    number of classes and image channels; and by the arguments of timm's classes whatever those
-    can say: networks of inverted residuals with hidden widths in multiples of 8, as ScaleNet's,
-    and ResNets of other depths and widths.
+    number of classes and image channels; and of timm's classes whatever they can be, scaled
+    networks among it: networks of inverted residuals, as ScaleNet's and MobileNetV3's, ResNets
+    and ResNeXts of other depths and widths, and RegNets with any four network stages.
 
     Args:
         arch: See :func:`mmscale.arch.get_arch`.
@@ -57,17 +57,19 @@ def to_timm(
     """
     timm = _timm()
     with quiet_imports():
-        from mmscale.models.converters import revert_state_dict
+        from mmscale.models.converters import revert_state_dict, source_name
 
     arch = get_arch(arch)
-    name = _timm_name(arch)
+    name = source_name(arch, 'timm')
     if name is not None:
         settings = dict(num_classes=arch.head.num_classes, in_chans=arch.stem.in_channels)
         network = timm.create_model(name, **settings)
     elif {block.kind for block in arch.blocks} <= {'mbconv', 'dsconv'}:
         network = _inverted(arch)
-    else:
+    elif arch.stem.max_pool and (arch.stem.kernel, arch.stem.stride) == (7, 2):
         network = _resnet(arch)
+    else:
+        network = _regnet(arch)
     if weights is not None:
         theirs = revert_state_dict(weights, arch, network.state_dict(), 'timm')
         network.load_state_dict(theirs)
@@ -136,21 +138,6 @@ def _name_of(model: nn.Module) -> str | None:
     """The name that timm's registry knows a network by."""
     about = getattr(model, 'pretrained_cfg', None) or {}
     return about.get('architecture')
-
-
-def _comparable(arch: Arch) -> Arch:
-    """An Arch without what timm sets by arguments, or not at all."""
-    stem = replace(arch.stem, in_channels=3)
-    return replace(arch, resolution=1, stem=stem, head=replace(arch.head, num_classes=0))
-
-
-def _timm_name(arch: Arch) -> str | None:
-    """The name of timm's network with the layers of an Arch, or None."""
-    from mmscale.models.converters import matching_arch, source_names
-
-    wanted = _comparable(arch)
-    names = source_names('timm')
-    return next((n for n in names if _comparable(matching_arch(n, 'timm')) == wanted), None)
 
 
 def _common(arch: Arch, key: str) -> Any:
@@ -229,18 +216,33 @@ def _inverted(arch: Arch) -> nn.Module:
         layers = dict(force_act_layer=_layer(act), gate_layer=_layer(gate))
         settings['se_layer'] = partial(SqueezeExcite, **layers)
     if not head.hidden_channels:
-        return EfficientNet(
-            **settings,
-            num_features=head.channels,
-            stem_kernel_size=stem.kernel,
-            output_stride=_NO_LIMIT,
-        )
+        with _exact_hidden_widths():
+            return EfficientNet(
+                **settings,
+                num_features=head.channels,
+                stem_kernel_size=stem.kernel,
+                output_stride=_NO_LIMIT,
+            )
     _refuse(arch.strides[-1] > 32, 'stages', f'stride {arch.strides[-1]}, timm ends at 32')
     if head.channels:
         # As in MobileNetV3, where the head's convolution is one more network stage.
         last = dict(block_type='cn', kernel_size=1, stride=1, out_chs=head.channels)
         stages.append([dict(last, act_layer=None)])
-    return MobileNetV3(**settings, num_features=head.hidden_channels, se_from_exp=False)
+    with _exact_hidden_widths():
+        return MobileNetV3(**settings, num_features=head.hidden_channels, se_from_exp=False)
+
+
+@contextlib.contextmanager
+def _exact_hidden_widths() -> Iterator[None]:
+    """Keeps timm from rounding hidden widths to multiples of 8, which no argument of it can."""
+    from timm.models import _efficientnet_blocks as blocks
+
+    rounding = blocks.make_divisible
+    blocks.make_divisible = lambda channels, *args, **kwargs: round(channels)
+    try:
+        yield
+    finally:
+        blocks.make_divisible = rounding
 
 
 def _inverted_args(arch: Arch, i: int, j: int) -> dict[str, Any]:
@@ -264,7 +266,6 @@ def _inverted_args(arch: Arch, i: int, j: int) -> dict[str, Any]:
     )
     ratio = 1.0
     if block.kind == 'mbconv':
-        _refuse(hidden % 8 > 0, where, f'hidden_channels={hidden} is no multiple of 8')
         ratio = hidden / block.in_channels
         arguments.update(block_type='ir', exp_ratio=ratio)
     if block.se is not None:
@@ -273,56 +274,134 @@ def _inverted_args(arch: Arch, i: int, j: int) -> dict[str, Any]:
     return arguments
 
 
-def _resnet(arch: Arch) -> nn.Module:
-    """A ResNet or ResNeXt: timm's with other depths and widths."""
-    from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+def _expected(where: str, block: Block, expected: Block, family: str) -> None:
+    """Refuses a block that is not what a network of a family would have there."""
+    for key in vars(block):
+        found, wanted = getattr(block, key), getattr(expected, key)
+        _refuse(found != wanted, where, f'{key}={found}, its {family} has {wanted}')
 
-    stem = arch.stem
-    is_resnet = stem.max_pool and (stem.out_channels, stem.kernel, stem.stride) == (64, 7, 2)
-    what = 'no ResNet has it, and RegNets are known to timm by their published sizes alone'
-    _refuse(not is_resnet or stem.padding != 'half', 'stem', what)
-    _refuse(bool(arch.head.channels or arch.head.hidden_channels), 'head', 'timm has none here')
-    _refuse(len(arch.stages) > 4, 'stages[4]', 'timm ends at stride 32')
-    first = arch.blocks[0]
-    _refuse(first.kind not in ('basic', 'bottleneck'), 'stages[0][0]', f'kind={first.kind}')
-    expansion = 4 if first.kind == 'bottleneck' else 1
-    planes = [width // expansion for width in arch.widths]
-    _refuse(expansion == 1 and first.groups > 1, 'stages[0][0]', f'groups={first.groups}')
-    base_width = round(first.hidden_channels / first.groups * 64 / planes[0])
-    channels = stem.out_channels
+
+def _full_width_blocks(arch: Arch, family: str, kernel: int, strides: Sequence[int]) -> None:
+    """Refuses blocks that differ from those of their network stage's first one.
+
+    What may differ from stage to stage are the widths and the groups.
+    """
+    stem, channels = arch.stem, arch.stem.out_channels
     for i, stage in enumerate(arch.stages):
+        first = stage[0]
         for j, block in enumerate(stage):
-            stride = 2 if i and not j else 1
-            hidden = math.floor(planes[i] * (base_width / 64)) * first.groups
-            out = planes[i] * expansion
-            is_projected = not j and (stride != 1 or channels != out)
+            stride = 1 if j else strides[i]
+            is_projected = not j and (stride != 1 or channels != first.out_channels)
             expected = replace(
                 first,
+                kind=arch.blocks[0].kind,
                 stride=stride,
                 in_channels=channels,
-                hidden_channels=hidden if expansion > 1 else planes[i],
-                out_channels=out,
-                kernel=3,
-                se=None,
+                kernel=kernel,
+                se=block.se,
                 act=stem.act,
                 residual='projection' if is_projected else 'identity',
                 padding='half',
+                eps=stem.eps,
                 grouped_channels=None,
             )
-            if block != expected:
-                wrong = [k for k in vars(block) if getattr(block, k) != getattr(expected, k)]
-                _refuse(
-                    True,
-                    f'stages[{i}][{j}]',
-                    f'{wrong[0]}={getattr(block, wrong[0])}, its ResNet has '
-                    f'{getattr(expected, wrong[0])}',
-                )
-            channels = out
+            _expected(f'stages[{i}][{j}]', block, expected, family)
+            channels = first.out_channels
+
+
+def _resnet(arch: Arch) -> nn.Module:
+    """A ResNet or ResNeXt: timm's with other depths, widths and groups."""
+    from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+
+    stem, kind = arch.stem, arch.blocks[0].kind
+    _refuse(stem.padding != 'half', 'stem', f'padding={stem.padding}')
+    _refuse(bool(arch.head.channels or arch.head.hidden_channels), 'head', 'timm has none here')
+    _refuse(len(arch.stages) > 4, 'stages[4]', 'timm ends at stride 32')
+    _refuse(kind not in ('basic', 'bottleneck'), 'stages[0][0]', f'kind={kind}')
+    _full_width_blocks(arch, 'ResNet', 3, (1, 2, 2, 2))
+    expansion = 4 if kind == 'bottleneck' else 1
+    blocks = []
+    for i, stage in enumerate(arch.stages):
+        first, where = stage[0], f'stages[{i}][0]'
+        _refuse(any(block.se is not None for block in stage), where, 'se: its ResNet has none')
+        planes, rest = divmod(first.out_channels, expansion)
+        _refuse(rest > 0, where, f'out_channels={first.out_channels} is no multiple of 4')
+        if kind == 'basic':
+            expected = replace(first, hidden_channels=planes, groups=1)
+            _expected(where, first, expected, 'ResNet')
+            blocks.append(BasicBlock)
+            continue
+        # timm rounds down what it makes of this.
+        base_width = (first.hidden_channels // first.groups + 0.5) * 64 / planes
+        blocks.append(_resnet_stage(Bottleneck, first.groups, base_width))
     return ResNet(
         **_settings(arch),
-        block=Bottleneck if expansion > 1 else BasicBlock,
+        block=tuple(blocks),
         layers=arch.depths,
-        channels=tuple(planes),
-        cardinality=first.groups,
-        base_width=base_width,
+        channels=tuple(width // expansion for width in arch.widths),
     )
+
+
+def _resnet_stage(
+    block: type[nn.Module], cardinality: int, base_width: float
+) -> Callable[..., nn.Module]:
+    """Makes the blocks of one network stage, where timm has one cardinality for all."""
+
+    def make(*args: Any, **kwargs: Any) -> nn.Module:
+        return block(*args, **{**kwargs, 'cardinality': cardinality, 'base_width': base_width})
+
+    make.expansion = block.expansion
+    return make
+
+
+def _regnet(arch: Arch) -> nn.Module:
+    """A RegNet X or Y: timm's with any widths, depths and groups."""
+    from timm.models.regnet import RegNet, RegNetCfg
+
+    stem = arch.stem
+    _refuse(
+        stem.max_pool or (stem.kernel, stem.stride, stem.padding) != (3, 2, 'half'),
+        'stem',
+        'no ResNet or RegNet has it',
+    )
+    _refuse(len(arch.stages) != 4, 'stages', f'there are {len(arch.stages)}, a RegNet has 4')
+    _refuse(bool(arch.head.hidden_channels), 'head', 'timm has no hidden layer here')
+    _refuse(bool(arch.head.channels) and arch.head.act != stem.act, 'head', 'act')
+    _full_width_blocks(arch, 'RegNet', 3, [stage[0].stride for stage in arch.stages])
+    stages = [
+        dict(
+            out_chs=stage[0].out_channels,
+            stride=stage[0].stride,
+            dilation=1,
+            depth=len(stage),
+            bottle_ratio=stage[0].hidden_channels / stage[0].out_channels,
+            group_size=stage[0].hidden_channels // stage[0].groups,
+            se_ratio=_se_ratio(f'stages[{i}]', stage),
+        )
+        for i, stage in enumerate(arch.stages)
+    ]
+    shared = _settings(arch)
+    layers = {key: shared.pop(key) for key in ('act_layer', 'norm_layer')}
+    config = RegNetCfg(stem_width=stem.out_channels, num_features=arch.head.channels, **layers)
+    network = RegNet.__new__(RegNet)
+    # timm computes the network stages from numbers of the design space, which scaled ones lack.
+    given = (stages, dict(layers, downsample='conv1x1', linear_out=False))
+    object.__setattr__(network, '_get_stage_args', lambda *args, **kwargs: given)
+    network.__init__(config, **shared)
+    object.__delattr__(network, '_get_stage_args')
+    return network
+
+
+def _se_ratio(where: str, stage: Sequence[Block]) -> float:
+    """The ratio of squeeze to input of which timm makes the squeezes of a network stage."""
+    squeezes = [block.se for block in stage]
+    if not any(squeezes):
+        return 0.0
+    _refuse(not all(squeezes), where, 'se: in some of its blocks alone')
+    for block, se in zip(stage, squeezes, strict=True):
+        _refuse((se.act, se.gate) != (block.act, 'sigmoid'), where, f'se: {se.act} and {se.gate}')
+    for ratio in (0.25, *(block.se.channels / block.in_channels for block in stage)):
+        if all(round(block.in_channels * ratio) == block.se.channels for block in stage):
+            return ratio
+    _refuse(True, where, 'se: the squeezes are of no one ratio')
+    raise AssertionError

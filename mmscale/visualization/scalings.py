@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from mmscale.search.dominance import pareto_front
 from mmscale.visualization.style import GREY, VERMILION, cost_axis, new_figure, short, tidy
 from mmscale.visualization.style import stage_colours as ordered_colours
 
@@ -19,6 +18,7 @@ class ScalingPoint:
 
     Attributes:
         strategy: The rule that made it.
+        factor: Multiple of the base model's cost that was asked for.
         flops: Multiply-adds.
         acts: Activations.
         milliseconds: Its time, or None where that is not known.
@@ -28,20 +28,28 @@ class ScalingPoint:
     flops: float
     acts: float
     milliseconds: float | None = None
+    factor: float = 1.0
 
 
 def plot_scalings(
-    base: ScalingPoint, points: Sequence[ScalingPoint], title: str, setting: str = ''
+    base: ScalingPoint,
+    points: Sequence[ScalingPoint],
+    title: str,
+    setting: str = '',
+    asked: Sequence[ScalingPoint] = (),
 ) -> Figure:
     """Draws acts, and time where it is known, against flops, a line per strategy.
+
+    Which network is best is not marked: they differ in flops.
 
     Args:
         base: The base model.
         points: Scaled networks.
         title: Above the picture.
         setting: What the times are of.
+        asked: The networks that were asked for, which are marked and named.
     """
-    timed = all(point.milliseconds is not None for point in (base, *points))
+    timed = all(point.milliseconds is not None for point in (base, *points, *asked))
     figure = new_figure(11 if timed else 6, 4.5)
     panels = [('acts', 'activations')]
     if timed:
@@ -63,19 +71,28 @@ def plot_scalings(
                 color=colour,
                 label=strategy,
             )
-        front = pareto_front([(point.flops, getattr(point, key)) for point in points])
-        axes.plot(
-            [points[i].flops for i in front],
-            [getattr(points[i], key) for i in front],
-            'o',
-            markersize=10,
-            markerfacecolor='none',
-            markeredgecolor=VERMILION,
-            label='Pareto front',
-        )
+        if asked:
+            axes.plot(
+                [point.flops for point in asked],
+                [getattr(point, key) for point in asked],
+                'D',
+                markersize=8,
+                markerfacecolor='none',
+                markeredgecolor=VERMILION,
+                markeredgewidth=2,
+                label='asked for',
+            )
+        for point in asked:
+            axes.annotate(
+                f'{point.strategy} {point.factor:.3g}x',
+                (point.flops, getattr(point, key)),
+                xytext=(8, -10),
+                textcoords='offset points',
+                fontsize=8,
+            )
         axes.plot(base.flops, getattr(base, key), '*', markersize=12, color=GREY, label='base')
         tidy(axes, 'multiply-adds', label)
-        cost_axis(axes, [base.flops, *(point.flops for point in points)])
+        cost_axis(axes, [base.flops, *(point.flops for point in (*points, *asked))])
         axes.set_yscale('log')
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))

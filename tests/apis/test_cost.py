@@ -19,6 +19,7 @@ from mmscale.cost import (
     explain_difference,
     this_device,
 )
+from mmscale.errors import UsageError
 from mmscale.registry import MODELS as SCALE_MODELS
 
 
@@ -221,3 +222,20 @@ def test_nothing_is_measured_that_cannot_be_fitted(names, kwargs, message):
 
     with pytest.raises(ValueError, match=message):
         fit_latency({name: ARCHS[name] for name in names}, measure=measure, **kwargs)
+
+
+def test_a_language_model_is_counted_at_the_length_of_its_texts():
+    config = 'configs/causal_lm/gpt2-mini_stdlib.py'
+    one = get_cost(config, compare=True)
+    assert (one.shape, one.shape_source) == ((128,), 'the length of the texts')
+    # Of each layer four projections and an MLP of four times the width, and attention; the head.
+    layer = 128 * (4 * 128**2 + 2 * 4 * 128**2) + 2 * 128**2 * 128
+    assert one.flops == 4 * layer + 128 * 128 * 256
+    assert one.to_json()['shape'] == [128]
+    assert 'at 128 tokens' in str(one)
+    assert one.difference.ours == one.flops
+    many = get_cost(config, batch=3)
+    assert (many.cost, many.memory.batch) == (one.cost, 3)
+    assert many.memory.peak_bytes_inference > 2 * one.memory.peak_bytes_inference
+    with pytest.raises(UsageError, match='is a language model'):
+        get_cost(config, shape=(32, 32))

@@ -11,6 +11,7 @@ from torch import nn
 from mmscale.apis.input_shape import config_input
 from mmscale.apis.networks import build_network, config_image_shape
 from mmscale.arch import get_arch
+from mmscale.errors import UsageError
 
 LOAD = dict(type='LoadImageFromFile')
 PACK = dict(type='PackInputs')
@@ -137,6 +138,17 @@ def test_a_transform_that_needs_more_than_an_image_is_named():
     found = config_input(config_of([cut, dict(type='Resize', scale=20)]), nn.Identity())
     assert found.shape == (3, 20, 20)
     assert found.source.startswith('the test pipeline (without Lambda, which')
+
+
+def test_a_transform_that_is_built_already_is_run_too():
+    loader = dict(dataset=dict(type='ImageNet', pipeline=[CenterCrop((20, 30)), PACK]))
+    config = Config(dict(model=dict(), test_dataloader=loader))
+    assert config_input(config, nn.Identity()) == ((3, 30, 20), 'the test pipeline')
+
+
+def test_a_malformed_pipeline_is_one_line():
+    with pytest.raises(UsageError, match=r'^the test pipeline cannot be read: .*NoneType'):
+        config_input(config_of([dict(type='RandomApply')]), nn.Identity())
 
 
 def test_chance_outside_is_left_alone():

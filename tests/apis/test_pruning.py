@@ -13,6 +13,7 @@ from torch import nn
 from mmscale.apis.networks import build_module
 from mmscale.apis.pruning import channel_groups, export_search, prune
 from mmscale.arch import Arch
+from mmscale.arch.origin import read_origin
 from mmscale.cost import count, count_module
 from mmscale.models import ArchNet, SuperNet
 
@@ -192,6 +193,8 @@ def test_retraining_needs_no_number(model, of, make_search, tmp_path):
         recipe = config_file(tmp_path / 'recipe.py', model=model, custom_hooks=HOOKS[:1])
     report = export_search(config, search.state_dict(), out, recipe).to_json()
     assert report['files'][-1] == str(out / 'retrain.py')
+    if model is SCALED:
+        assert read_origin(out / 'arch.json').config == 'search.py'
     # Of its parents only the place counts; the folder itself may move.
     moved = tmp_path / 'moved'
     shutil.copytree(out, moved)
@@ -232,3 +235,44 @@ def test_search_errors(make_search):
     ):
         export_search(Config(dict(model=RESNET)), state, out)
     assert not out.exists()
+
+
+LAZY = """
+from mmpretrain.datasets import CustomDataset, PackInputs
+from mmpretrain.evaluation import Accuracy
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet
+from mmscale.engine import DMSHook, StrictLoadHook
+from mmscale.models import DMSModel
+
+default_scope = 'mmpretrain'
+classifier = dict(
+    type=ImageClassifier,
+    backbone=dict(type=ResNet, depth=18, base_channels=8, stem_channels=8),
+    neck=dict(type=GlobalAveragePooling),
+    head=dict(type=LinearClsHead, num_classes=2, in_channels=64, topk=(1, 5)),
+)
+model = dict(type=DMSModel, target=0.5, input_shape=(3, 32, 32), model=classifier)
+custom_hooks = [dict(type=DMSHook), dict(type=StrictLoadHook)]
+val_evaluator = dict(type=Accuracy, topk=(1, 5))
+test_dataloader = dict(dataset=dict(type=CustomDataset, pipeline=[dict(type=PackInputs)]))
+"""
+
+
+def test_a_pure_python_search_in_a_folder_with_an_apostrophe(tmp_path):
+    folder = tmp_path / "o'neil"
+    folder.mkdir()
+    (folder / 'search.py').write_text(LAZY)
+    config = Config.fromfile(folder / 'search.py')
+    search = build_module(config.model)
+    wrapped = {f'module.{key}': value for key, value in search.state_dict().items()}
+    export_search(config, wrapped, folder / 'pruned')
+    found = Config.fromfile(folder / 'pruned' / 'retrain.py')
+    assert found.model.type == 'mmscale.PrunedModel'
+    assert found.model.model.head.topk == found.val_evaluator.topk == (1,)
+    assert [hook.type for hook in found.custom_hooks] == ['mmscale.engine.StrictLoadHook']
+    assert found.load_from == str(folder / 'pruned' / 'weights.pth')
+    small = build_module(found.model.to_dict())
+    small.load_state_dict(torch.load(found.load_from, weights_only=True)['state_dict'])
+    with pytest.raises(ValueError, match=r'MMEngine cannot read configs .* a backslash'):
+        export_search(config, wrapped, tmp_path / 'a\\b')
+    assert not (tmp_path / 'a\\b').exists()

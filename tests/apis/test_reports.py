@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmscale.apis.reports.report import report as draw
 from mmscale.apis.reports.run_files import read_run
 from mmscale.arch import HierarchicalSampler, SearchSpace
+from mmscale.arch.origin import Origin
 from mmscale.cost import CostTable, count
 from mmscale.errors import UsageError
 from mmscale.search import (
@@ -439,10 +440,11 @@ def test_the_tool_writes_png_and_svg_and_says_so(report_tool, copied):
 
 def test_the_tool_draws_a_network(report_tool, searched, tmp_path):
     arch = tmp_path / 'some_arch.json'
-    searched[1].family[1].arch.save(arch)
-    for target in (arch, 'ScaleNet-S1'):
+    searched[1].family[1].arch.save(arch, Origin('mine.py', 'FashionMNIST'))
+    for target, origin in ((arch, 'mine.py, data: FashionMNIST'), ('ScaleNet-S1', '')):
         out = tmp_path / 'out'
-        assert report_tool(target, '--out', out)[0] == 0
+        code, printed, _ = report_tool(target, '--out', out)
+        assert code == 0 and origin in printed
         assert {path.name for path in out.iterdir()} == {'arch.png', 'arch.svg'}
 
 

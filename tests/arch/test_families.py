@@ -151,7 +151,7 @@ def test_unknown_names_offer_the_nearest():
     for name, near in {
         'RegNetY-5GF': 'RegNetY-',
         'mobilenet': 'MobileNetV2',
-        'resnet50': 'ResNet-50',
+        'resnet51': 'ResNet-50',
         'xyz': 'presets are scalenet-s0',
     }.items():
         expected = f"arch='{name}' is neither a file nor a preset; .*{near}"

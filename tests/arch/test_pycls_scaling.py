@@ -145,7 +145,9 @@ def test_any_network_scales_to_a_valid_one(name, rule, factor, rounding):
         for block in many[len(few) :]:
             assert (block.stride, block.residual) == (1, 'identity')
     if rounding.strict:
-        assert all(block.out_channels % rounding.channel_divisor == 0 for block in arch.blocks)
+        for block in arch.blocks:
+            assert block.out_channels % rounding.channel_divisor == 0
+            assert block.hidden_channels % rounding.channel_divisor == 0
     if group_widths(base) is None:
         assert all(width % rounding.channel_divisor == 0 for width in arch.widths)
         assert all(block.depthwise for block in arch.blocks)

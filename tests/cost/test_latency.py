@@ -225,3 +225,19 @@ def test_bad_files_are_refused(tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             LatencyModel.load(path)
         assert str(error.value).startswith(str(path))
+
+
+def test_a_correlation_has_an_interval_by_bootstrap():
+    times = [2e-6 * network.acts * (1 + 0.2 * (-1) ** i) for i, network in enumerate(NETWORKS)]
+    model = LatencyModel.fit(NETWORKS, times, SETTING)
+    low, high = model.pearson_interval('acts')
+    assert -1 <= low < model.pearson['acts'] < high <= 1
+    assert (low, high) == model.pearson_interval('acts')
+    # Scatter widens it, and exact proportion leaves none.
+    exact = LatencyModel.fit(NETWORKS, [2e-6 * n.acts for n in NETWORKS], SETTING)
+    assert exact.pearson_interval('acts') == pytest.approx((1, 1))
+    assert model.pearson_interval('acts')[0] > model.pearson_interval('params')[0]
+    same = [replace(network, params=7) for network in NETWORKS]
+    assert LatencyModel.fit(same, times, SETTING).pearson_interval('params') is None
+    with pytest.raises(ValueError, match="metric='ms' is not one of"):
+        model.pearson_interval('ms')

@@ -19,6 +19,7 @@ BASES = (
     'EfficientNet-B0',
     'EfficientNet-B2',
     'MobileNetV2',
+    'MobileNetV3-Large',
     'RegNetX-200MF',
     'RegNetX-800MF',
     'RegNetY-400MF',
@@ -72,10 +73,10 @@ def networks(base, rule, target, metric):
         singles = list(single_adjustments(arch, 8, divisor))
         pixels = [single for single in singles if single.kind == 'resolution']
         for single in singles:
-            adjusted = adjust(arch, single)
+            adjusted = adjust(arch, single, 8)
             yield adjusted
             if single.kind != 'resolution':
-                yield from (adjust(adjusted, pixel) for pixel in pixels)
+                yield from (adjust(adjusted, pixel, 8) for pixel in pixels)
 
 
 @pytest.mark.slow
@@ -100,6 +101,7 @@ def test_a_hundred_random_budgets():
         assert abs(found.achieved / target - 1) <= TOLERANCE
         assert found.arch.resolution % base.strides[-1] == 0
         assert all(width % 8 == 0 for width in found.arch.widths)
+        assert all(block.hidden_channels % 8 == 0 for block in found.arch.blocks)
         assert len(found.adjustments) <= 2
     print(f'width: {met[True]} of {asked[True]}, others: {met[False]} of {asked[False]}')
     assert asked[True] >= 50

@@ -50,6 +50,9 @@ def test_an_image_depends_on_seed_split_and_index_alone():
     backwards = {i: compose_image(0, 'train', i) for i in reversed(range(20))}
     with multiprocessing.get_context('fork').Pool(1) as pool:
         elsewhere = pool.starmap(compose_image, [(0, 'train', i) for i in range(20)])
+        # Not by a signal, which an earlier test may have taken over.
+        pool.close()
+        pool.join()
     for index, other in enumerate(elsewhere):
         for one, two in zip(backwards[index], other, strict=True):
             np.testing.assert_array_equal(one, two)

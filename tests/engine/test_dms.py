@@ -16,6 +16,7 @@ from mmscale.apis.pruning import export_search
 from mmscale.arch import Arch
 from mmscale.cost import Cost, LatencyModel, LatencySetting, count_module
 from mmscale.engine import DMSHook
+from mmscale.errors import UsageError
 from mmscale.registry import MODELS
 
 
@@ -255,6 +256,16 @@ def test_hook_refuses_another_model(retrain_config):
     retrain_config['custom_hooks'].append(dict(type='mmscale.DMSHook'))
     with pytest.raises(TypeError, match=r'model.type=mmscale.DMSModel, got ImageClassifier'):
         runner_of(retrain_config).train()
+
+
+def test_hook_refuses_parameters_that_a_wrapper_shards(dms_config):
+    runner = runner_of(dms_config)
+    gate = next(iter(runner.model.gates.values()))
+    # As FSDP leaves it: the parameters lie in one flat one, what stays is a view.
+    del gate._parameters['pruning_ratio']
+    gate.pruning_ratio = torch.zeros(())
+    with pytest.raises(UsageError, match=r"shards parameters, .*=dict.type='MMDistributedDataPar"):
+        DMSHook().before_run(runner)
 
 
 def test_settings_of_the_hook():

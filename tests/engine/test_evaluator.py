@@ -2,14 +2,17 @@
 
 import json
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
 from small_setups import SPACE
+from torch import nn
 
 from mmscale.arch import SearchSpace
 from mmscale.engine import SubnetEvaluator
+from mmscale.errors import UsageError
 from mmscale.search import EvaluationError, Score
 
 
@@ -23,8 +26,8 @@ def make_evaluator(search_config, supernet_config, trained):
     )
     model.load_state_dict(CheckpointLoader.load_checkpoint(trained)['state_dict'])
 
-    def make(**settings):
-        return SubnetEvaluator(
+    def make(evaluator=SubnetEvaluator, **settings):
+        return evaluator(
             model,
             search_config['test_dataloader'],
             search_config['calibration_dataloader'],
@@ -75,6 +78,48 @@ def test_statistics_are_the_means_over_the_calibration_images(make_evaluator):
     outputs = net.backbone.stem.conv(torch.cat(batches))
     mean = outputs.mean(dim=(0, 2, 3))
     torch.testing.assert_close(net.backbone.stem.bn.running_mean, mean, rtol=1e-4, atol=1e-5)
+
+
+def test_every_calibration_image_counts_alike(make_evaluator):
+    """However many are in the last batch."""
+    make, _ = make_evaluator
+    arch = SearchSpace(**SPACE).smallest()
+    for count in (9, 23):
+        evaluator = make(calibration_images=count)
+        sizes = [len(inputs) for inputs, _ in evaluator._calibration.batches(arch.resolution)]
+        assert sum(sizes) == count and max(sizes) - min(sizes) <= 1
+        net = evaluator.extract(arch)
+        images = torch.cat([x for x, _ in evaluator._calibration.batches(arch.resolution)])
+        mean = net.backbone.stem.conv(images).mean(dim=(0, 2, 3))
+        torch.testing.assert_close(net.backbone.stem.bn.running_mean, mean, rtol=1e-4, atol=1e-5)
+        assert net.backbone.stem.bn.momentum == 0.1
+
+
+@pytest.mark.parametrize('bn', ['recalibrated', 'batch'])
+def test_maps_of_one_pixel_need_two_images(bn, make_evaluator):
+    make, model = make_evaluator
+    space = model.backbone.space
+
+    class OneByOne(nn.Module):
+        """What a stride of the size of the images would give."""
+
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.norm = net, nn.BatchNorm2d(net.arch.feature_channels)
+
+        def forward(self, x):
+            return self.norm(self.net(x)[-1].mean((2, 3), keepdim=True))
+
+    class Evaluator(SubnetEvaluator):
+        @staticmethod
+        def normalised_part(net):
+            return OneByOne(net.backbone)
+
+    make = partial(make, bn=bn, evaluator=Evaluator)
+    for images in (2, 9, 17):  # batches of 8
+        assert make(calibration_images=images, max_images=images).evaluate(space.smallest())
+    with pytest.raises(UsageError, match=r'calibration_dataloader: BN layers cannot take'):
+        make(calibration_images=1)
 
 
 def test_fingerprint_tells_weights_and_settings_apart(make_evaluator):

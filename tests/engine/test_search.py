@@ -28,7 +28,7 @@ def searched(search_config, trained, data_root, write_config, call_tool):
     work_dir = Path(data_root) / 'searched'
     if not (work_dir / 'result.json').is_file():
         config = dict(search_config, work_dir=str(work_dir), load_from=trained)
-        code, errors = call_tool('search.py', write_config(config, 'searched.py'))
+        code, errors = call_tool('search.py', write_config(config))
         assert code == 0, errors
     return work_dir
 

@@ -58,7 +58,7 @@ def test_a_work_dir_of_the_config_or_the_command_line_comes_first():
     assert load_config(arguments('mine.py', '--work-dir', 'there é')).work_dir == 'there é'
 
 
-def test_a_path_may_have_spaces_and_commas():
+def test_a_path_may_have_spaces_commas_and_quotes():
     write('a b, c/x (1).pth', '')
     write('mine é x.py', 'load_from = None\nother = None\n')
     config = load_config(
@@ -66,6 +66,10 @@ def test_a_path_may_have_spaces_and_commas():
     )
     assert config.load_from == 'a b, c/x (1).pth'
     assert config.other == [1, 2]
+    for name in ("'quoted'", '"quoted"', "o'neil", 'a folder'):
+        write(f'{name}/x', '')
+        read = load_config(arguments('mine é x.py', '--cfg-options', f'other={name}'))
+        assert read.other == name
 
 
 @pytest.mark.parametrize(

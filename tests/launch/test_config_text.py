@@ -9,6 +9,7 @@ from mmengine.config.lazy import LazyObject
 from torch import nn
 
 from mmscale.errors import UsageError
+from mmscale.launch.command_line import read_config
 from mmscale.launch.config_text import (
     BesideConfig,
     base_of,
@@ -133,6 +134,17 @@ def test_a_base_in_any_folder_is_found(name, tmp_path):
         settings_text(dict(_base_=base_of(base, child.parent), b=2)), encoding='utf-8'
     )
     assert read(child) == dict(a=1, b=2)
+
+
+def test_a_config_into_whose_text_a_quote_is_pasted_is_one_line(tmp_path):
+    path = tmp_path / "o'neil" / 'a.py'
+    path.parent.mkdir()
+    path.write_text("arch = '{{ fileDirname }}/a.json'\n")
+    with pytest.raises(UsageError, match='put that in three double quotes') as error:
+        read_config(path)
+    assert '\n' not in str(error.value)
+    path.write_text('arch = """{{ fileDirname }}/a.json"""\n')
+    assert read_config(path).arch == f'{path.parent}/a.json'
 
 
 def test_a_base_that_looks_like_a_packages_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints, heads, metrics and classes that do not fit each other are refused before a run."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def loaded(runner):
 def test_weights_of_wrapped_networks_are_read(build, weights, prefix, phase):
     torch.save({'state_dict': {f'{prefix}{key}': w for key, w in weights.items()}}, 'wrapped.pth')
     found = loaded(build(phase, 'load_from=wrapped.pth'))
+    assert all(torch.equal(found[key], tensor) for key, tensor in weights.items())
+
+
+@pytest.mark.parametrize('key', [None, 'state_dict', 'model', 'state_dict_ema'])
+def test_weights_are_found_where_code_bases_put_them(build, weights, key):
+    torch.save(weights if key is None else {key: weights, 'epoch': 3}, 'weights.pth')
+    found = loaded(build('test', 'load_from=weights.pth'))
     assert all(torch.equal(found[key], tensor) for key, tensor in weights.items())
 
 
@@ -116,10 +124,12 @@ def test_what_stops_a_run_is_one_line_and_its_traceback_in_the_log(build, capfd)
         raise KeyError('a mistake\nof two lines')
 
     runner.model.loss = broken
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(
         MMScaleError, match=r'train stopped at iteration 0: KeyError.*two lines'
     ) as found:
         run(runner, 'train')
+    assert signal.getsignal(signal.SIGTERM) is before
     log = str(found.value).rpartition('traceback in ')[2].rstrip(')')
     assert 'Traceback' in Path(log).read_text() and 'in broken' in Path(log).read_text()
     shown = ''.join(capfd.readouterr())

@@ -9,9 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmscale.apis.networks import build_module, classifier_config
+from mmscale.apis.networks import build_module, build_network, classifier_config
 from mmscale.arch import get_arch
-from mmscale.models.converters import convert_state_dict, matching_arch, source_names
+from mmscale.models.converters import (
+    convert_state_dict,
+    matching_arch,
+    source_name,
+    source_names,
+    weights_for_source,
+)
 
 SIDE = 75
 REGNETS = ('regnetx_800mf', 'regnetx_4.0gf', 'regnetx_12gf')
@@ -266,3 +272,65 @@ def test_counters_of_batches_may_be_missing(resnet18):
     counters = [key for key in weights if key.endswith('num_batches_tracked')]
     assert len(counters) == 20
     assert all(weights[key] == 0 for key in counters)
+
+
+@pytest.mark.parametrize(
+    ('name', 'source'),
+    [
+        ('ResNet-18', 'mmpretrain'),
+        ('RegNetX-400MF', 'mmpretrain'),
+        ('efficientnet-b0', 'mmpretrain'),
+        ('mobilenet-v2', 'mmpretrain'),
+        ('mobilenet-v3-small', 'mmpretrain'),
+        ('ResNet-18', 'timm'),
+        ('regnety_002', 'timm'),
+        ('tf_efficientnet_b0', 'timm'),
+        ('mobilenetv3_small_100', 'timm'),
+    ],
+)
+def test_the_way_back(name, source):
+    """Ours to the source's names and back: the very weights, and the source's own keys."""
+    arch = matching_arch(name, source)
+    arch = replace(arch, head=replace(arch.head, num_classes=3))
+    ours = build_network(arch).state_dict()
+    theirs = weights_for_source(ours, matching_arch(name, source), source)
+    again, weights = convert_state_dict(theirs, arch, source)
+    assert again == arch and weights.keys() == ours.keys()
+    assert all(torch.equal(weights[key], ours[key]) for key in ours)
+    if source == 'timm':
+        network = pytest.importorskip('timm').create_model(
+            source_name(arch, source), num_classes=3
+        )
+        network.load_state_dict(theirs)
+
+
+def test_the_way_back_gives_what_mmpretrain_builds(resnet18):
+    arch, ours = convert_state_dict(
+        {key: torch.zeros(value.shape) for key, value in resnet18.items()},
+        'resnet18',
+        'mmpretrain',
+    )
+    back = weights_for_source(ours, arch, 'mmpretrain')
+    assert {key: value.shape for key, value in back.items()} == {
+        key: value.shape for key, value in resnet18.items()
+    }
+    alone = {key: value for key, value in ours.items() if key.startswith('backbone.')}
+    assert set(weights_for_source(alone, arch, 'mmpretrain')) == {
+        key for key in resnet18 if key.startswith('backbone.')
+    }
+
+
+def test_there_is_no_way_back_to_what_does_not_exist():
+    for name, source, message in (
+        ('EfficientNet-B0', 'mmpretrain', r'its efficientnet-b0 has padding=same and eps=0.001'),
+        ('RegNetY-400MF', 'mmpretrain', 'mmpretrain has no such network$'),
+        ('scalenet-s0', 'mmpretrain', 'mmpretrain has no such network$'),
+        ('ResNet-18', 'torchvision', "source='torchvision' is not one of"),
+    ):
+        arch = get_arch(name)
+        weights = build_network(arch, meta=True).state_dict()
+        with pytest.raises(ValueError, match=message):
+            weights_for_source(weights, arch, source)
+    with pytest.raises(ValueError, match=r'missing: backbone\.'):
+        weights = {'head.fc.weight': torch.zeros(3, 512), 'head.fc.bias': torch.zeros(3)}
+        weights_for_source(weights, get_arch('ResNet-18'), 'mmpretrain')

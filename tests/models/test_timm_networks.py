@@ -8,7 +8,7 @@ import torch
 
 from mmscale.apis import from_timm, to_timm
 from mmscale.apis.networks import build_network
-from mmscale.arch import SqueezeExcite, get_arch
+from mmscale.arch import SCALING_RULES, SqueezeExcite, apply_scaling, get_arch
 from mmscale.arch.families import efficientnet, mobilenet_v3
 
 pytest.importorskip('timm')
@@ -44,6 +44,12 @@ def shallow(name, *depths):
     return replace(arch, stages=stages)
 
 
+def scaled(name, rule, factor):
+    """A network of a scaling, one block deep where that is enough."""
+    arch = apply_scaling(get_arch(name), SCALING_RULES[rule].scaling(factor), 'pycls')
+    return replace(arch, stages=tuple(stage[:2] for stage in arch.stages))
+
+
 ARCHS = {
     'EfficientNet-B0': get_arch('EfficientNet-B0'),
     'MobileNetV3-Small': get_arch('MobileNetV3-Small'),
@@ -59,6 +65,14 @@ ARCHS = {
     ),
     'ResNet of other depths': shallow('ResNet-34', 1, 3, 1, 2),
     'ResNeXt of other depths': shallow('ResNeXt-50-32x4d', 1, 1, 2, 1),
+    'scaled RegNetX': scaled('RegNetX-200MF', 'dWr', 2),
+    'scaled RegNetY': scaled('RegNetY-200MF', 'dWr', 2),
+    'scaled RegNetZ': scaled('RegNetZ-500MF', 'w', 1.5),
+    'scaled ResNeXt': scaled('ResNeXt-50-32x4d', 'w', 1.5),
+    'scaled ResNeXt with groups kept': scaled('ResNeXt-50-32x4d', 'dWr_gfix', 0.6),
+    # Hidden widths of 110 and 132, which timm's arguments would round.
+    'scaled MobileNetV3': scaled('MobileNetV3-Small', 'w', 1.7),
+    'scaled EfficientNet': scaled('EfficientNet-B0', 'dWr', 0.4),
 }
 
 
@@ -99,16 +113,15 @@ def test_what_timm_cannot_say_is_named():
         (with_classes(get_arch('scalenet-s0'), eps=1e-3), r'stages\[1\]\[0\] has eps=0.001'),
         (with_classes(get_arch('scalenet-s0'), padding='same'), r'stages\[1\]\[0\] has padding'),
         (
-            with_classes(get_arch('scalenet-s0'), hidden_channels=90, groups=90),
-            r'stages\[1\]\[0\]: hidden_channels=90',
-        ),
-        (
             get_arch(
                 dict(family='regnet', kind='x', depth=8, w0=24, wa=24.0, wm=2.5, group_width=8)
             ),
-            'RegNets are known to timm by',
+            'stages: there are 3, a RegNet has 4',
         ),
         (with_classes(get_arch('ResNet-18'), hidden_channels=100), r'hidden_channels=100, its'),
+        (with_classes(get_arch('RegNetY-200MF'), kernel=5), r'kernel=5, its RegNet has 3'),
+        (with_classes(get_arch('RegNetY-200MF'), se=SqueezeExcite(5)), r'se: relu and hsig'),
+        (with_classes(get_arch('ResNeXt-50'), se=SqueezeExcite(5)), 'se: its ResNet has none'),
         (get_arch('ResNet-18').to_json(), None),
     ):
         if message is None:
@@ -133,3 +146,9 @@ def test_without_timm_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
     with pytest.raises(ImportError, match='pip install timm'):
         to_timm('ResNet-18')
+
+
+def test_hidden_widths_are_rounded_as_ever_after():
+    to_timm(ARCHS['scaled MobileNetV3'])
+    again = timm.create_model('mobilenetv3_small_075')
+    assert again.blocks[1][0].conv_pw.out_channels % 8 == 0

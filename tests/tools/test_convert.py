@@ -155,3 +155,20 @@ def test_safetensors_and_an_arch_file(backbone, convert, tmp_path):
     theirs.write_bytes(b'damaged')
     with pytest.raises(UsageError, match=r'is not a checkpoint .*safetensors'):
         convert(theirs, arch, '--source', 'timm', '--out', tmp_path / 'ours.pth')
+
+
+def test_there_and_back(convert, checkpoint, tmp_path, capsys):
+    ours, back = tmp_path / 'ours.pth', tmp_path / 'back.safetensors'
+    convert(checkpoint, 'resnet18', '--source', 'mmpretrain', '--out', ours)
+    convert(ours, tmp_path / 'ours.json', '--to', 'mmpretrain', '--out', back)
+    assert 'back.safetensors: 122 tensors with the names of mmpretrain' in capsys.readouterr().out
+    from safetensors.torch import load_file
+
+    found, expected = load_file(back), torch.load(checkpoint, weights_only=True)['state_dict']
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert not back.with_suffix('.json').exists()
+    with pytest.raises(UsageError, match='missing'):
+        convert(checkpoint, 'resnet18', '--to', 'timm', '--out', tmp_path / 'no.pth')
+    with pytest.raises(UsageError, match='near names are ResNet'):
+        convert(ours, 'resnet19', '--to', 'timm', '--out', tmp_path / 'no.pth')

@@ -13,6 +13,7 @@ from mmscale.apis.exports.export import FORMATS
 from mmscale.apis.networks import build_network
 from mmscale.arch import Arch
 from mmscale.errors import UsageError
+from mmscale.launch.command_line import read_config
 
 ROOT = Path(__file__).parents[2]
 ARCH = ROOT / 'configs/scalenet/archs/digits-s0.json'
@@ -56,9 +57,17 @@ def test_the_exported_config_is_tested(run, run_tool, checkpoint, tmp_path):
 
 def test_what_is_printed(run, checkpoint, tmp_path):
     out = run(ARCH, '--checkpoint', checkpoint, '--out', tmp_path / 'out', '--formats', 'mmdet')
-    note, wrote = out.splitlines()
-    assert note.startswith('How the images of training were normalised is not known')
-    assert wrote == f'Wrote {tmp_path}/out: arch.json, weights.pth, mmdet_config.py, model_card.md'
+    wrote = f'Wrote {tmp_path}/out: arch.json, weights.pth, mmdet_config.py, model_card.md'
+    assert out.splitlines() == [wrote]
+    # The Arch's file remembers how images were normalised.
+    assert read_config(tmp_path / 'out' / 'mmdet_config.py').model.data_preprocessor.mean == [52.7]
+
+
+def test_a_network_is_exported_before_it_is_trained(run, tmp_path):
+    out = run(ARCH, '--random-weights', '--out', tmp_path / 'out', '--formats', 'mmpretrain')
+    assert out.startswith('The weights are random')
+    with pytest.raises(UsageError, match=r'random_weights \(--random-weights\)'):
+        run(ARCH, '--out', tmp_path / 'other')
 
 
 def test_a_mistake_is_one_line(run, checkpoint, tmp_path):

@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
-    get_arch('scalenet-s0').save(folder / 'ä b.json')
+    get_arch('scalenet-s0').save(folder / "ä o'b.json")
     return folder
 
 
@@ -61,7 +61,7 @@ model = dict(
 
 
 def test_archs_and_checkpoints(call, folder):
-    arch = folder / 'ä b.json'
+    arch = folder / "ä o'b.json"
     assert '"flops"' in call('cost.py', arch, '--json')
     call('scale.py', arch, '--strategy', 'dWr', '--factor', '2', '--out', folder / 'scaled ü')
     assert list((folder / 'scaled ü').rglob('*.json'))

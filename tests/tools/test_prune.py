@@ -86,3 +86,23 @@ def test_damaged_checkpoint(search, run):
     assert found.returncode == 2
     assert found.stderr.startswith(f'error: {checkpoint} is not a checkpoint')
     assert found.stderr.count('\n') == 1
+
+
+def test_dry_says_what_can_go_and_writes_nothing(search, run, tmp_path):
+    config, checkpoint, _ = search
+    report = json.loads(run(config, '--dry', '--json').stdout)
+    assert report['shape'] == [3, 32, 32]
+    widths = {group['name']: group for group in report['widths']}
+    assert widths['backbone.stages.1.0.spatial']['size'] == 128
+    assert report['elements'] == sum(group['size'] for group in report['widths'])
+    plain = tmp_path / 'plain.py'
+    # The model of any config, without a search around it.
+    settings = {}
+    exec(CONFIG, settings)
+    plain.write_text(f"default_scope = 'mmpretrain'\nmodel = {settings['model']['model']!r}\n")
+    found = run(plain, '--dry')
+    assert found.returncode == 0, found.stderr
+    assert f'{len(widths)} widths with {report["elements"]:,} elements' in found.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {'search.py', 'plain.py', 'iter_9.pth'}
+    for words in ([config, checkpoint, '--dry'], [config], [config, checkpoint]):
+        assert run(*words).returncode == 2

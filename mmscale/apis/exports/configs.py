@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,13 @@ from mmscale.apis.exports.source import Source
 from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice
+from mmscale.config_parts import (
+    head_classes,
+    nested_datasets,
+    nested_transforms,
+    type_name,
+    with_valid_topk,
+)
 from mmscale.errors import UsageError
 from mmscale.launch.config_text import BesideConfig, settings_text
 
@@ -22,11 +30,13 @@ _IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bg
 _IMAGENET_GRAY = dict(mean=[114.495], std=[57.63], bgr_to_rgb=False)
 # After all transforms, some of which know only three channels. The weights are OpenCV's in parts
 # of 256, so that a gray image in a file stays what it is.
-_GRAY = """
-# The network takes gray images: the last step before they are packed makes them.
-gray = dict(
+_GRAY_TRANSFORM = dict(
     type='RandomGrayscale', prob=1.0, channel_weights=(29, 150, 77), color_format='bgr'
 )
+_GRAY = f"""
+# The network takes gray images: the last step before they are packed makes them.
+{settings_text(dict(gray=_GRAY_TRANSFORM))}"""
+_GRAY_PIPELINES = """\
 train_pipeline = [*_base_.train_pipeline[:-1], gray, _base_.train_pipeline[-1]]
 test_pipeline = [*_base_.test_pipeline[:-1], gray, _base_.test_pipeline[-1]]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
@@ -103,25 +113,64 @@ def _text(comment: str, settings: dict[str, Any]) -> str:
     return settings_text(settings, one_line_text(f'{comment} Written by tools/export.py.'))
 
 
-def _with_resolution(part: Any, resolution: int) -> Any:
-    """A part of a config whose transforms know the input size where they had to be told it."""
-    if isinstance(part, (list, tuple)):
-        return [_with_resolution(each, resolution) for each in part]
-    if not isinstance(part, dict):
-        return part
-    found = {key: _with_resolution(value, resolution) for key, value in part.items()}
-    if str(part.get('type')).endswith('ToResolution'):
-        found.setdefault('resolution', resolution)
-    return found
+def _tell_resolution(dataset: Any, resolution: int) -> None:
+    """Tells the transforms of a dataset the input size where a hook would have told them."""
+    for part in nested_datasets(dataset):
+        for transform in nested_transforms(part.get('pipeline')):
+            if type_name(transform).endswith('ToResolution'):
+                transform.setdefault('resolution', resolution)
+
+
+def _test_data(shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Test data of an Arch that came without: images in folders, one a class.
+
+    Args:
+        shape: Channels, height and width of an image.
+    """
+    channels, height, width = shape
+    pipeline: list[dict[str, Any]] = [dict(type='LoadImageFromFile')]
+    if height == width:
+        pipeline += [
+            dict(type='ResizeEdge', scale=height, edge='short'),
+            dict(type='CenterCrop', crop_size=height),
+        ]
+    else:
+        pipeline.append(dict(type='Resize', scale=(width, height)))
+    if channels == 1:
+        pipeline.append(_GRAY_TRANSFORM)
+    pipeline.append(dict(type='PackInputs'))
+    return dict(
+        test_dataloader=dict(
+            batch_size=32,
+            num_workers=2,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            dataset=dict(type='CustomDataset', data_root='data/test', pipeline=pipeline),
+        ),
+        test_evaluator=dict(type='Accuracy', topk=(1,)),
+        test_cfg={},
+    )
 
 
 def own_config(source: Source) -> str:
     """The config of the exported model itself: mmpretrain's, or mmdet's for a detector.
 
-    Data, schedule and hooks are there if the model came with a config.
+    Data, schedule and hooks are there if the model came with a config. Else a classifier of gray
+    or color images gets a test pipeline, which mmpretrain's inferencer needs.
     """
-    settings = {key: value for key, value in source.settings.items() if key not in _OF_A_RUN}
-    model = dict(settings.pop('model'))
+    settings = {
+        key: copy.deepcopy(value) for key, value in source.settings.items() if key not in _OF_A_RUN
+    }
+    model = settings.pop('model')
+    classes = head_classes(model)
+    inner = model['model'] if 'pruned' in model else model
+    if isinstance(inner.get('head'), dict):
+        inner['head'] = with_valid_topk(inner['head'], classes)
+    for evaluator in ('val_evaluator', 'test_evaluator'):
+        if evaluator in settings:
+            settings[evaluator] = with_valid_topk(settings[evaluator], classes)
+    has_images = source.scope != 'mmdet' and source.image_shape[0] in (1, 3)
+    if classes and has_images and settings.get('test_dataloader') is None:
+        settings |= _test_data(source.image_shape)
     if 'pruned' in model:
         model['pruned'] = BesideConfig(PRUNED)
     elif source.arch is not None:
@@ -131,7 +180,7 @@ def own_config(source: Source) -> str:
         # For mmpretrain's inferencers, which have no hook that would tell it.
         for loader in ('val_dataloader', 'test_dataloader'):
             if loader in settings:
-                settings[loader] = _with_resolution(settings[loader], source.arch.resolution)
+                _tell_resolution((settings[loader] or {}).get('dataset'), source.arch.resolution)
     settings.setdefault('default_scope', 'mmpretrain')
     settings.setdefault('custom_imports', _IMPORTS)
     settings |= dict(model=model, load_from=BesideConfig('weights.pth'))
@@ -179,7 +228,8 @@ def detector_config(source: Source, name: str) -> str:
     settings = dict(_base_=detector.base, custom_imports=_IMPORTS, model=model)
     text = _text(f'{source.name} as the backbone of {name}, for COCO.', settings)
     if gray:
-        text += _GRAY + (_GRAY_SECOND_PIPELINE if name == 'rtmdet' else '')
+        text += _GRAY + _GRAY_PIPELINES
+        text += _GRAY_SECOND_PIPELINE if name == 'rtmdet' else ''
     return text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.exports.card import CONTENT, model_card
-from mmscale.apis.exports.source import Source, find_source, sha256
+from mmscale.apis.exports.source import Source, find_source
+from mmscale.apis.exports.weights import sha256
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.config_text import check_config_folder
 from mmscale.quiet import quiet_imports
 from mmscale.tables import Printed
 
 if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import Tensor, nn
+
+    from mmscale.apis.exports.programs import Program
     from mmscale.cost import Cost
 
 FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2', 'safetensors')
 CARD = 'model_card.md'
 _CONVENTION = 'mmscale'
+_LICENSE = re.compile(r'[A-Za-z0-9][A-Za-z0-9.+-]{0,60}')
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,7 +75,7 @@ class Exported(Printed):
 
 
 def export(
-    source: str | Path | dict | Arch,
+    source: str | Path | dict | Arch | Config | nn.Module,
     out: str | Path,
     checkpoint: str | Path | None = None,
     scaling_stage: int | None = None,
@@ -80,6 +87,11 @@ def export(
     input_size: Sequence[int] | None = None,
     name: str | None = None,
     overwrite: bool = False,
+    *,
+    random_weights: bool = False,
+    dynamic_size: bool = False,
+    dtype: str = 'float32',
+    license: str | None = None,
 ) -> Exported:
     """Writes a network as a folder that stands alone.
 
@@ -95,7 +107,8 @@ def export(
         config: Config around an Arch.
         options: Overrides of the config.
         formats: Some of :data:`FORMATS`. Of a detector ``mmdet`` is its own config, and there is
-            none for mmpretrain; of a network without an Arch there is only its own.
+            none for mmpretrain; of a network without an Arch there is only its own, and of a
+            module that no config describes none.
         detector: Which config of mmdet a classifier gets, see
             :data:`mmscale.apis.exports.configs.DETECTORS`.
         fuse: Whether to fold BNs into convolutions in ONNX and ``.pt2``.
@@ -103,11 +116,17 @@ def export(
             cost is of too; by default what the network is made for.
         name: The network's name; by default that of the file it comes from.
         overwrite: Whether to replace an earlier export.
+        random_weights: Whether to export the network without weights, to measure it.
+        dynamic_size: Whether ONNX and ``.pt2`` take images of other heights and widths, multiples
+            of 32; they are checked with larger ones of another aspect ratio too.
+        dtype: What ONNX and ``.pt2`` compute in, ``float32`` or ``float16``; they take and give
+            float32, and the weights in the other files stay as they were trained.
+        license: The license of the weights for the model card, as model hubs name it, such as
+            ``apache-2.0``; by default none is said.
 
     Raises:
-        UsageError: A file cannot be read.
-        ValueError: A setting is not allowed, the weights are not the network's, a package is
-            missing, or an exported program computes something else.
+        UsageError: A file cannot be read, a setting is not allowed, the weights are not the
+            network's, a package is missing, or an exported program computes something else.
 
     Example:
         >>> weights = 'work_dirs/digits-s1/iter_600.pth'
@@ -121,7 +140,9 @@ def export(
         folder = folder.resolve()  # the link stays
     _check_folder(folder, overwrite)
     check_config_folder(folder)
-    _check_formats(formats, fuse)
+    _check_formats(formats, fuse=fuse, dynamic_size=dynamic_size, dtype=dtype != 'float32')
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise UsageError(f'license={license!r:.60} must be an identifier such as apache-2.0')
     if input_size is not None and (
         not isinstance(input_size, Sequence)
         or len(input_size) != 2
@@ -138,20 +159,23 @@ def export(
         )
 
     choice('detector', detector, DETECTORS)
+    choice('dtype', dtype, programs.TOLERANCES)
     if 'onnx' in formats and (missing := programs.missing_for_onnx()):
         raise UsageError(
-            f'onnx needs {missing}, or leave it out '
-            f'with --formats {" ".join(one for one in FORMATS if one != "onnx")}'
+            f'onnx needs {missing}, or leave it out with formats (--formats) '
+            f'{" ".join(one for one in FORMATS if one != "onnx")}'
         )
-    found = find_source(source, checkpoint, scaling_stage, config, options)
+    found = find_source(source, checkpoint, scaling_stage, config, options, random_weights)
     found.name = name or found.name
     if input_size is not None:
         found.image_shape = (found.image_shape[0], *input_size)
     texts = {}
     own = 'mmdet' if found.scope == 'mmdet' else 'mmpretrain'
-    if own in formats:
+    if not found.settings:
+        found.notes.append('No config describes the network: there is none for mmpretrain, mmdet.')
+    elif own in formats:
         texts[f'{own}_config.py'] = own_config(found)
-    if 'pruned' in found.settings['model']:
+    if 'pruned' in found.settings.get('model', ()):
         texts[PRUNED] = json.dumps(found.settings['model']['pruned'])
     if own == 'mmpretrain' and 'mmdet' in formats and found.arch is not None:
         texts['mmdet_config.py'] = detector_config(found, detector)
@@ -161,7 +185,7 @@ def export(
     try:
         for file, text in texts.items():
             (partial / file).write_text(text, encoding='utf-8')
-        exported = _write(found, partial, formats, fuse, folder)
+        exported = _write(found, partial, formats, (fuse, dynamic_size, dtype), license, folder)
         _put(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -184,20 +208,35 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     if others:
         raise UsageError(f'{folder} holds {others[0]}, which is of no export: name another folder')
     if any(folder.iterdir()) and not overwrite:
-        raise UsageError(f'{folder} exists: name another folder, or give --overwrite')
+        raise UsageError(f'{folder} exists: name another folder, or give overwrite (--overwrite)')
 
 
-def _check_formats(formats: Sequence[str], fuse: bool) -> None:
+def _check_formats(formats: Sequence[str], **of_programs: bool) -> None:
     for one in formats:
         choice('formats', one, FORMATS)
-    if fuse and not {'onnx', 'pt2'} & set(formats):
-        raise UsageError('fuse is about onnx and pt2, and formats has none of them')
+    given = [name for name, value in of_programs.items() if value]
+    if given and not {'onnx', 'pt2'} & set(formats):
+        raise UsageError(f'{given[0]} is about onnx and pt2, and formats has none of them')
 
 
 def _write(
-    source: Source, folder: Path, formats: Sequence[str], fuse: bool, destination: Path
+    source: Source,
+    folder: Path,
+    formats: Sequence[str],
+    how: tuple[bool, bool, str],
+    license_name: str | None,
+    destination: Path,
 ) -> Exported:
-    """Writes all files but the configs, which are there."""
+    """Writes all files but the configs, which are there.
+
+    Args:
+        source: The network.
+        folder: Where to.
+        formats: Some of :data:`FORMATS`.
+        how: ``fuse``, ``dynamic_size`` and ``dtype`` of ONNX and ``.pt2``.
+        license_name: For the model card.
+        destination: Where the folder will lie at last.
+    """
     import torch
 
     from mmscale.apis.exports import programs
@@ -208,35 +247,60 @@ def _write(
     weights = {key: tensor.contiguous() for key, tensor in source.model.state_dict().items()}
     content: dict[str, Any] = {'state_dict': weights, 'name': source.name, 'mmscale': __version__}
     if source.arch is not None:
-        source.arch.save(folder / 'arch.json')
-        content['arch'] = json.dumps(source.arch.to_json())
+        source.arch.save(folder / 'arch.json', source.origin)
+        content['arch'] = (folder / 'arch.json').read_text(encoding='utf-8')
     torch.save(content, folder / 'weights.pth')
     if 'safetensors' in formats:
         words = {key: content[key] for key in ('arch', 'name', 'mmscale') if key in content}
         write_safetensors(folder / 'weights.safetensors', weights, words)
+    fuse, dynamic_size, dtype = how
     program = programs.Program(source.model)
-    cost = count_module(program, source.image_shape, convention=_CONVENTION, memory=False).cost
     images = programs.example_images(source.image_shape)
-    program.run(images[:1])
+    larger = programs.larger_images(images) if dynamic_size else None
+    for what, batch in (('', images[:1]), ('dynamic_size: ', larger)):
+        if batch is not None:
+            _try(program, batch, what)
+    cost = count_module(program, source.image_shape, convention=_CONVENTION, memory=False).cost
     differences = {}
     if fuse:
         fused = programs.Program(source.model, fuse=True)
         differences['BNs folded into convolutions'] = programs.difference(
             'the network with folded BNs', program, images, fused.run
         )
-        shipped = fused
-    else:
-        shipped = program
+    shipped = program
+    if fuse or dtype != 'float32':
+        shipped = programs.Program(source.model, fuse, dtype)
+    if dtype != 'float32':
+        differences[dtype] = programs.difference(
+            f'the network in {dtype}', program, images, shipped.run, dtype
+        )
     if {'onnx', 'pt2'} & set(formats):
-        captured = programs.capture(shipped, images)
+        captured = programs.capture(shipped, images, dynamic_size)
         for one, save in (('onnx', programs.save_onnx), ('pt2', programs.save_program)):
             if one in formats:
                 path = folder / f'model.{one}'
-                differences[f'{path.name}'] = save(captured, shipped, images, path)
+                differences[f'{path.name}'] = save(captured, shipped, images, path, larger)
     files = {name: sha256(folder / name) for name in CONTENT if (folder / name).is_file()}
-    card = model_card(source, cost, _CONVENTION, files, differences, program.outputs)
+    card = model_card(
+        source, cost, _CONVENTION, files, differences, shipped, dynamic_size, license_name
+    )
     (folder / CARD).write_text(card, encoding='utf-8')
     return Exported(destination, files, cost, _CONVENTION, differences, source.notes)
+
+
+def _try(program: Program, images: Tensor, what: str) -> None:
+    """Checks that a network takes images.
+
+    Raises:
+        UsageError: It does not.
+    """
+    try:
+        program.run(images)
+    except FOREIGN_ERRORS as error:
+        raise UsageError(
+            f'{what}the network fails on images of {tuple(images.shape[1:])}: '
+            f'{one_line(error):.300}'
+        ) from error
 
 
 def _put(partial: Path, folder: Path) -> None:

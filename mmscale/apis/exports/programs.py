@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.models import ArchNet
 from mmscale.quiet import quiet_imports
 
@@ -19,7 +19,10 @@ ONNX_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
 # 2.4 does not take what torch.export has captured; 2.5 and 2.6 do not translate its norms.
 ONNX_TORCH = (2, 7)
 # Largest difference that rounding explains, relative to the largest output.
-_TOLERANCE = 1e-3
+TOLERANCES = {'float32': 1e-3, 'float16': 2e-2}
+# Programs of dynamic size take multiples of it; torch.export keeps the rounding of the very size
+# that it sees in a pooling layer, and with these there is none.
+_STEP = 32
 
 
 class Program(nn.Module):
@@ -29,15 +32,17 @@ class Program(nn.Module):
         model: An mmpretrain classifier, an mmdet detector, a backbone, or any other module that
             maps images alone. It is copied.
         fuse: Whether to fold every BN into the convolution before it.
+        dtype: What it computes in; images and outputs are float32 whatever it is.
 
     Attributes:
         outputs: Names of the outputs: ``logits``; of a detector and of a network without head
             ``feature_0``, ..., what the detector's head gets.
     """
 
-    def __init__(self, model: nn.Module, fuse: bool = False) -> None:
+    def __init__(self, model: nn.Module, fuse: bool = False, dtype: str = 'float32') -> None:
         super().__init__()
-        self.model = copy.deepcopy(model)
+        self.dtype = dtype
+        self.model = _copied(model)
         self.model.eval()
         self.model.requires_grad_(False)
         for module in self.model.modules():
@@ -47,6 +52,7 @@ class Program(nn.Module):
             from mmcv.cnn import fuse_conv_bn
 
             self.model = fuse_conv_bn(self.model)
+        self.model.to(getattr(torch, dtype))
         self.outputs: list[str] = []
 
     @property
@@ -58,16 +64,21 @@ class Program(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Maps normalised images (N, channels, H, W)."""
+        found = self._outputs(images.to(getattr(torch, self.dtype)))
+        if isinstance(found, Tensor):
+            return found.float()
+        return tuple(one.float() for one in found)
+
+    def _outputs(self, images: Tensor) -> Tensor | Sequence[Tensor]:
         from mmpretrain.models import BaseClassifier
 
         if self.is_classifier:
             return self.model(images)
         if isinstance(self.model, BaseClassifier):
-            return tuple(self.model.extract_feat(images, stage='backbone'))
+            return self.model.extract_feat(images, stage='backbone')
         if hasattr(self.model, 'extract_feat'):
-            return tuple(self.model.extract_feat(images))
-        found = self.model(images)
-        return found if isinstance(found, Tensor) else tuple(found)
+            return self.model.extract_feat(images)
+        return self.model(images)
 
     @torch.no_grad()
     def run(self, images: Tensor) -> list[Tensor]:
@@ -79,6 +90,23 @@ class Program(nn.Module):
         else:
             self.outputs = [f'feature_{i}' for i in range(len(outputs))]
         return outputs
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy of a model; what it has computed of its weights and keeps is copied as values."""
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for part in vars(module).values()
+        for value in (part if isinstance(part, (list, tuple)) else [part])
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        return copy.deepcopy(model, computed)
+    except RuntimeError as error:
+        raise UsageError(
+            f'{type(model).__name__} cannot be copied: {one_line(error):.300}'
+        ) from error
 
 
 def missing_for_onnx() -> str | None:
@@ -99,51 +127,93 @@ def example_images(shape: Sequence[int], batch: int = 3) -> Tensor:
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
 
 
+def larger_images(images: Tensor) -> Tensor:
+    """Larger random images of another aspect ratio, to check programs of dynamic size with."""
+    channels, height, width = images.shape[1:]
+    shape = (channels, (height // _STEP + 2) * _STEP, (width // _STEP + 3) * _STEP)
+    return example_images(shape, batch=2)
+
+
 def difference(
-    what: str, expected: Program, images: Tensor, run: Callable[[Tensor], Sequence[Tensor]]
+    what: str,
+    expected: Program,
+    images: Tensor,
+    run: Callable[[Tensor], Sequence[Tensor]],
+    dtype: str = 'float32',
+    larger: Tensor | None = None,
 ) -> float:
     """The largest difference between a program's outputs and another way to compute them.
 
-    Batches of one and of all images are compared.
+    Batches of one and of all images are compared, and the larger images if there are some.
 
     Args:
         what: The other way, for the message.
         expected: The program.
         images: Two or more.
         run: The other way.
+        dtype: What it computes in.
+        larger: Images of another size.
 
     Raises:
-        ValueError: The outputs differ by more than rounding explains.
+        UsageError: The outputs differ by more than rounding explains, or there are none.
     """
     largest = 0.0
-    for batch in (images, images[:1]):
-        wanted, found = expected.run(batch), run(batch)
+    for batch in (images, images[:1], *([] if larger is None else [larger])):
+        wanted = expected.run(batch)
+        try:
+            found = run(batch)
+        except FOREIGN_ERRORS as error:
+            raise UsageError(
+                f'{what} fails with images of {tuple(batch.shape)}: {one_line(error):.300}'
+            ) from error
         if [one.shape for one in wanted] != [one.shape for one in found]:
             raise UsageError(f'{what}: shapes of the outputs differ from the network')
         for one, other in zip(wanted, found, strict=True):
             distance = (one - other).abs().max().item()
-            if not distance <= _TOLERANCE * max(1.0, one.abs().max().item()):
+            if not distance <= TOLERANCES[dtype] * max(1.0, one.abs().max().item()):
                 raise UsageError(f'{what}: outputs differ from the network by {distance:.3g}')
             largest = max(largest, distance)
     return largest
 
 
-def capture(program: Program, images: Tensor) -> torch.export.ExportedProgram:
+def capture(
+    program: Program, images: Tensor, dynamic_size: bool = False
+) -> torch.export.ExportedProgram:
     """The program as torch.export sees it, for batches of any size.
 
     Args:
         program: What to capture.
-        images: Two or more; height and width stay as they are.
+        images: Two or more.
+        dynamic_size: Whether height and width may be others too: multiples of 32, and any if no
+            layer rounds them.
+
+    Raises:
+        UsageError: The network cannot be captured, or not for images of any size.
     """
+    if dynamic_size:
+        images = larger_images(images)
     program.run(images)  # names the outputs
-    batch = {'images': {0: torch.export.Dim('batch')}}
+    dims = {0: torch.export.Dim('batch')}
+    if dynamic_size:
+        if not hasattr(torch.export.Dim, 'DYNAMIC'):
+            raise UsageError(f'dynamic_size needs torch 2.6 or newer, found {torch.__version__}')
+        # Its range is found out: feature maps must not shrink to one pixel.
+        dims |= dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')
-        return torch.export.export(program, (images,), dynamic_shapes=batch)
+        try:
+            return torch.export.export(program, (images,), dynamic_shapes={'images': dims})
+        except FOREIGN_ERRORS as error:
+            asked = 'dynamic_size: not for images of any size: ' if dynamic_size else ''
+            raise UsageError(f'{asked}torch.export: {one_line(error):.300}') from error
 
 
 def save_program(
-    captured: torch.export.ExportedProgram, program: Program, images: Tensor, path: Path
+    captured: torch.export.ExportedProgram,
+    program: Program,
+    images: Tensor,
+    path: Path,
+    larger: Tensor | None = None,
 ) -> float:
     """Writes a ``.pt2`` file, loads it again and compares.
 
@@ -152,6 +222,7 @@ def save_program(
         program: What it was captured from.
         images: To compare with.
         path: The file.
+        larger: Images of another size, if the program takes them.
 
     Returns:
         The largest difference.
@@ -169,13 +240,20 @@ def save_program(
             found = loaded(batch)
         return [found] if isinstance(found, Tensor) else list(found)
 
-    return difference(path.name, program, images, run)
+    return difference(path.name, program, images, run, program.dtype, larger)
 
 
 def save_onnx(
-    captured: torch.export.ExportedProgram, program: Program, images: Tensor, path: Path
+    captured: torch.export.ExportedProgram,
+    program: Program,
+    images: Tensor,
+    path: Path,
+    larger: Tensor | None = None,
 ) -> float:
     """Writes an ONNX file, runs it with onnxruntime and compares, as :func:`save_program` does."""
+    names = {0: 'batch'}
+    if larger is not None:
+        names |= {2: 'height', 3: 'width'}
     with quiet_imports(), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         import onnx
@@ -187,7 +265,7 @@ def save_onnx(
             dynamo=True,
             input_names=['images'],
             output_names=program.outputs,
-            dynamic_shapes={'images': {0: 'batch'}},
+            dynamic_shapes={'images': names},
             external_data=False,
             verbose=False,
         )
@@ -199,4 +277,4 @@ def save_onnx(
     def run(batch: Tensor) -> list[Tensor]:
         return [torch.from_numpy(one) for one in session.run(None, {'images': batch.numpy()})]
 
-    return difference(path.name, program, images, run)
+    return difference(path.name, program, images, run, program.dtype, larger)

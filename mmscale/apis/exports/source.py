@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.exports.weights import (
+    RANDOM,
+    fitting_head,
+    load_weights,
+    read_weights,
+    same_random_weights,
+)
 from mmscale.apis.networks import (
+    Network,
     build_module,
     classifier_config,
     config_image_shape,
-    find_arch,
+    find_network,
     image_shape,
 )
 from mmscale.apis.reports.run_files import read_run
 from mmscale.apis.untrusted_configs import check_untrusted
 from mmscale.arch import Arch
 from mmscale.arch.json_files import read_json
+from mmscale.arch.origin import KEY, Origin, origin_of
+from mmscale.config_parts import innermost_datasets, type_name
 from mmscale.errors import UsageError
-from mmscale.launch.command_line import read_checkpoint, read_config
+from mmscale.launch.command_line import read_config
 from mmscale.search.result_files import read_result
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from mmengine.config import Config
+    from torch import nn
 
-# What of a checkpoint's `meta` says where the weights come from.
-_META = ('epoch', 'iter', 'seed')
 # Models that hold many networks, and the tool that writes one of them.
 _NOT_ONE_NETWORK = {
     'DMSModel': 'write the network that it found with tools/prune.py',
@@ -48,8 +57,10 @@ class Source:
         model: The network with its weights: an mmpretrain classifier, an mmdet detector, or
             another model that maps images.
         image_shape: Of one image.
-        settings: Config of the model and of what is around it, as plain data.
+        settings: Config of the model and of what is around it, as plain data; empty for a module
+            that no config describes.
         arch: The Arch of the backbone; None if that is no ArchNet.
+        origin: The config that it is from and its data, as far as they are known.
         provenance: Where network and weights come from: a few words each.
         score: ``correct`` and ``total``, as a search scored the very weights; or None.
         notes: What was decided for the user.
@@ -60,6 +71,7 @@ class Source:
     image_shape: tuple[int, int, int]
     settings: dict[str, Any]
     arch: Arch | None = None
+    origin: Origin | None = None
     provenance: dict[str, str] = field(default_factory=dict)
     score: dict[str, int] | None = None
     notes: list[str] = field(default_factory=list)
@@ -70,161 +82,163 @@ class Source:
         return self.settings.get('default_scope', 'mmpretrain')
 
 
-def sha256(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with Path(path).open('rb') as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
-
-
 def find_source(
-    source: str | Path | dict | Arch,
+    source: str | Path | dict | Arch | Config | nn.Module | Network,
     checkpoint: str | Path | None = None,
     scaling_stage: int | None = None,
     config: str | Path | None = None,
     options: Sequence[str] = (),
+    random_weights: bool = False,
 ) -> Source:
     """Finds a network and its weights.
 
     Args:
-        source: ``result.json`` of a search; an Arch (a name, its JSON file, its content); a
-            config (``.py``) with a model; or ``weights.pth`` or ``weights.safetensors`` of an
-            earlier export.
+        source: Whatever :func:`mmscale.apis.networks.find_network` finds; or ``weights.pth`` or
+            ``weights.safetensors`` of an earlier export.
         checkpoint: The weights, of a classifier or a backbone; by default those that a search
-            scored the network with.
+            scored the network with, or those of a module that was given built.
         scaling_stage: Scaling stage of the network in a ``result.json``, or its place in a
             Pareto front, from 0 on.
         config: Config around an Arch: its model's backbone becomes the Arch.
         options: Overrides of the config, ``KEY=VALUE`` each.
+        random_weights: Whether there are no weights yet.
 
     Raises:
-        UsageError: A file cannot be read.
-        ValueError: There is no such network, or the weights are not its own.
+        UsageError: There is no such network, or the weights are not its own.
     """
-    source = getattr(source, 'path', source)  # of a search's result
-    if isinstance(source, (str, Path)) and (Path(source) / 'result.json').is_file():
-        source = Path(source) / 'result.json'
-    if not callable(getattr(source, 'named_modules', None)):
-        source = getattr(source, 'arch', source)  # of what a scaling made
-    if not isinstance(source, (str, Path, dict, Arch)):
-        raise UsageError(
-            f'{type(source).__name__} cannot be exported: name a file, an Arch or a result'
-        )
-    if scaling_stage is not None and not _is_json(source):
-        raise UsageError(f'scaling stage {scaling_stage}: {source} is no result.json of a search')
-    path = None if isinstance(source, (dict, Arch)) else Path(source)
-    if path is not None and path.suffix == '.py':
-        if config is not None:
-            raise UsageError(f'{path} and config={config}: give one config')
-        return _from_config(path, _needed(checkpoint, path), options)
-    if options and config is None:
-        raise UsageError(f'options={list(options)}: there is no config')
-    found: dict[str, Any] = {}
-    score = None
-    if path is not None and path.suffix in ('.pth', '.safetensors'):
-        if checkpoint is not None:
-            raise UsageError(f'{path} and checkpoint={checkpoint}: give one of them')
-        name, arch, checkpoint = path.resolve().parent.name, None, path
-    elif _is_json(source) and _is_result(source):
-        data = read_result(source, ('arch',))
-        name, member = _member(path, data, scaling_stage or 0)
-        arch = Arch.from_json(member['arch'])
-        found = _search_provenance(path, data, name)
-        if checkpoint is None:
-            checkpoint = path.parent / 'weights' / f'{name}.pth'
-            if not checkpoint.is_file():
-                raise UsageError(f'{checkpoint} is not a file: name the checkpoint')
-            score = member.get('score')
-        name = f'{path.resolve().parent.name}_{name}'
+    if random_weights and checkpoint is not None:
+        raise UsageError(f'random_weights and checkpoint={checkpoint}: give one of them')
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise UsageError(f'checkpoint={checkpoint} is not a file')
+    if isinstance(source, (str, Path)) and Path(source).suffix in ('.pth', '.safetensors'):
+        network, checkpoint = _exported(Path(source), checkpoint, scaling_stage, random_weights)
+        if options and config is None:
+            raise UsageError(f'options={list(options)}: {source} is no config')
     else:
-        if scaling_stage is not None:
-            raise UsageError(
-                f'scaling stage {scaling_stage}: {source} is no result.json of a search'
-            )
-        name, arch = ('arch', source) if path is None else find_arch(str(source))
-        arch = Arch.from_json(arch) if isinstance(arch, dict) else arch
-    weights, about = _read_weights(_needed(checkpoint, source))
-    if arch is None:
-        if 'arch' not in about:
-            raise UsageError(
-                f'{checkpoint} has no Arch inside: name the Arch or the config, and the checkpoint'
-            )
-        arch = Arch.from_json(json.loads(about['arch']))
-    elif 'arch' in about and Arch.from_json(json.loads(about['arch'])).stages != arch.stages:
-        raise UsageError(f'{checkpoint} is of another Arch than {source}')
-    provenance = {**found, **about['provenance']}
-    around = _searched_detector(path.parent, arch) if found and config is None else None
+        with same_random_weights():  # where a name alone builds a module
+            network = find_network(source, () if config else options, scaling_stage)
+    if network.arch is None:
+        if config is not None:
+            raise UsageError(f'config={config}: {network.name} is no Arch that it could be around')
+        return _of_network(network, checkpoint, random_weights)
+    member = None if network.member is None else _Member(network, scaling_stage or 0)
+    is_scored = checkpoint is None and member is not None and not random_weights
+    if is_scored:
+        checkpoint = member.checkpoint
+    weights, about = None, {'provenance': {'weights': 'random'}}
+    if not random_weights:
+        weights, about = read_weights(_needed(checkpoint, network))
+    arch = network.arch
+    if 'arch' in about and Arch.from_json(json.loads(about['arch'])).stages != arch.stages:
+        raise UsageError(f'{checkpoint} is of another Arch than {network.name}')
+    provenance = {**(member.provenance if member else {}), **about['provenance']}
+    around = _searched_detector(member.folder, arch) if member and config is None else None
     if config is not None:
         around = read_config(config, options)
     if around is not None:
-        made = _around(arch, around, path.parent if config is None else Path(config))
-        _load(made.model, weights, checkpoint)
-        made.arch = made.arch if made.arch is None else _with_classes(made.arch, made.model)
-        made.name, made.score, made.provenance = name, score, {**provenance, **made.provenance}
-        return made
-    arch, notes = _fitting_head(arch, weights)
-    settings = {'default_scope': 'mmpretrain', 'model': classifier_config(arch)}
-    if path is not None and found:
-        run = read_run(path.parent).config
-        if isinstance(run.get('data_preprocessor'), dict):
-            # It belongs to somebody's dumped config, and goes into the exported one.
-            part = {'data_preprocessor': run['data_preprocessor']}
-            settings |= check_untrusted(str(path.parent), part)
-    model = build_module(settings['model'])
-    _load(model, weights, checkpoint)
-    return Source(name, model, image_shape(arch), settings, arch, provenance, score, notes)
+        path = member.folder if config is None else Path(config)
+        made = _around(arch, around, path, checkpoint, weights)
+        made.provenance = {**provenance, **made.provenance}
+    else:
+        arch, notes = (arch, []) if weights is None else fitting_head(arch, weights)
+        settings = {'default_scope': 'mmpretrain', 'model': classifier_config(arch)}
+        settings |= _preprocessor(network, member)
+        with same_random_weights():
+            model = build_module(settings['model']).eval()
+        shape = image_shape(arch)
+        made = Source('', model, shape, settings, arch, network.origin, provenance, notes=notes)
+        _load(made, checkpoint, weights)
+    made.name = network.name if member is None else member.name
+    if is_scored:
+        made.score = network.member.get('score')
+    return made
 
 
-def _is_json(source: object) -> bool:
-    return isinstance(source, (str, Path)) and Path(source).suffix == '.json'
+def _exported(
+    path: Path, checkpoint: str | Path | None, scaling_stage: int | None, random_weights: bool
+) -> tuple[Network, Path]:
+    """The network of an earlier export, and its weights."""
+    if checkpoint is not None or random_weights:
+        other = 'random_weights' if random_weights else f'checkpoint={checkpoint}'
+        raise UsageError(f'{path} and {other}: give one of them')
+    if scaling_stage is not None:
+        raise UsageError(f'scaling stage {scaling_stage}: {path} is no result of a search')
+    if not path.is_file():
+        raise UsageError(f'{path} is not a file')
+    _, about = read_weights(path)
+    if 'arch' not in about:
+        raise UsageError(
+            f'{path} has no Arch inside: name the Arch or the config, and this as checkpoint'
+        )
+    data = json.loads(about['arch'])
+    network = Network(path.resolve().parent.name, None, Arch.from_json(data))
+    if KEY in data:
+        network.origin = Origin.from_json(str(path), data[KEY])
+    return network, path
 
 
-def _is_result(source: str | Path) -> bool:
-    """Whether a JSON file is meant as the result of a search; an Arch has other keys."""
-    data = read_json(source)
-    return isinstance(data, dict) and ('settings' in data or 'scaling_stages' in data)
-
-
-def _needed(checkpoint: str | Path | None, source: object) -> str | Path:
+def _needed(checkpoint: str | Path | None, network: Network) -> str | Path:
     if checkpoint is None:
-        source = source if isinstance(source, (str, Path)) else 'the Arch'
-        raise UsageError(f'{source}: a checkpoint with the weights is needed')
-    if not Path(checkpoint).is_file():
-        raise UsageError(f'checkpoint={checkpoint} is not a file')
+        raise UsageError(
+            f'{network.source or network.name}: a checkpoint with the weights is needed; for a '
+            'network that is not trained yet say random_weights (--random-weights)'
+        )
     return checkpoint
+
+
+def _load(made: Source, checkpoint: str | Path | None, weights: Mapping | None) -> None:
+    """Puts weights into the model of a source, or says that they are random."""
+    if weights is None:
+        made.notes.append(RANDOM)
+        made.provenance['weights'] = 'random'
+        made.provenance.pop('trained on', None)
+        return
+    load_weights(made.model, weights, checkpoint)
 
 
 # ---------------------------------------------------------------------- searches
 
 
-def _member(path: Path, data: dict, number: int) -> tuple[str, dict]:
-    """One network of a result, and the name of its files."""
-    key, name = ('front', 'front') if data.get('kind') == 'pareto' else (
-        'scaling_stages', 'scaling_stage',
-    )  # fmt: skip
-    members = data[key]
-    if not 0 <= number < len(members):
-        raise UsageError(f'scaling stage {number}: {path} has {key} 0 to {len(members) - 1}')
-    return f'{name}_{number}', members[number]
+class _Member:
+    """One network of a search's result: its files and what is known of the search."""
 
+    def __init__(self, network: Network, number: int) -> None:
+        path = Path(network.source)
+        self.path = path / 'result.json' if path.is_dir() else path
+        self.folder = self.path.parent
+        self.data = read_result(self.path)
+        is_front = self.data.get('kind') == 'pareto'
+        self.file_name = f'{"front" if is_front else "scaling_stage"}_{number}'
+        self.name = f'{self.path.resolve().parent.name}_{self.file_name}'
+        self.run = read_run(self.folder)
 
-def _search_provenance(path: Path, data: dict, name: str) -> dict[str, str]:
-    """What a result and the dumped config beside it say of the search."""
-    about = {'network': f'{name} of a search', 'search seed': str(data.get('seed'))}
-    if data.get('config_hash'):
-        about['search config, SHA-256'] = str(data['config_hash'])
-    if isinstance(data.get('versions'), dict):
-        about['search versions'] = ', '.join(f'{k} {v}' for k, v in data['versions'].items())
-    run = read_run(path.parent)
-    names = sorted(file.name for file in path.parent.glob('*.py'))
-    if names:
-        about['search config'] = ', '.join(names)
-    dataset = (run.config.get('test_dataloader') or {}).get('dataset')
-    if isinstance(dataset, dict):
-        about['scored on'] = _dataset(dataset)
-    return about
+    @property
+    def checkpoint(self) -> Path:
+        """The weights that the search scored the network with."""
+        path = self.folder / 'weights' / f'{self.file_name}.pth'
+        if not path.is_file():
+            raise UsageError(
+                f'{path} is not a file: name the checkpoint, or say random_weights '
+                '(--random-weights)'
+            )
+        return path
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What the result and the dumped config beside it say of the search."""
+        data = self.data
+        about = {'network': f'{self.file_name} of a search', 'search seed': str(data.get('seed'))}
+        if data.get('config_hash'):
+            about['search config, SHA-256'] = str(data['config_hash'])
+        if isinstance(data.get('versions'), dict):
+            about['search versions'] = ', '.join(f'{k} {v}' for k, v in data['versions'].items())
+        names = sorted(file.name for file in self.folder.glob('*.py'))
+        if names:
+            about['search config'] = ', '.join(names)
+        dataset = (self.run.config.get('test_dataloader') or {}).get('dataset')
+        if isinstance(dataset, dict):
+            about['scored on'] = _dataset(dataset)
+        return about
 
 
 def _searched_detector(folder: Path, arch: Arch) -> Any:
@@ -238,10 +252,10 @@ def _searched_detector(folder: Path, arch: Arch) -> Any:
 
     run = read_run(folder).config
     model = run.get('model') or {}
-    if str(model.get('type')).rpartition('.')[2] != 'SuperNetDetector':
+    if type_name(model) != 'SuperNetDetector':
         return None
     if not isinstance(model.get('detector'), Mapping):
-        raise ValueError(f'{folder}: model.detector of the dumped config is no dict')
+        raise UsageError(f'{folder}: model.detector of the dumped config is no dict')
     detector = dict(model['detector'])
     backbone = dict(detector.get('backbone') or {})
     backbone = {key: value for key, value in backbone.items() if key in _OF_BOTH}
@@ -255,7 +269,7 @@ def _searched_detector(folder: Path, arch: Arch) -> Any:
         # The images of a search have the resolution of the network that is scored.
         dataset['pipeline'] = [
             dict(one, resolution=arch.resolution)
-            if str(one.get('type')).endswith('ResizeToResolution')
+            if type_name(one) == 'ResizeToResolution'
             else one
             for one in dataset['pipeline']
         ]
@@ -265,46 +279,80 @@ def _searched_detector(folder: Path, arch: Arch) -> Any:
     return Config(check_untrusted(str(folder), dict(config, model=detector)))
 
 
+def _preprocessor(network: Network, member: _Member | None) -> dict[str, Any]:
+    """How the images of an Arch's training are known to have been normalised."""
+    found = None if member is None else member.run.config.get('data_preprocessor')
+    if isinstance(found, dict):
+        # It belongs to somebody's dumped config, and goes into the exported one.
+        return check_untrusted(str(member.folder), {'data_preprocessor': found})
+    known = {} if network.origin is None else network.origin.preprocessor
+    return {'data_preprocessor': known} if known else {}
+
+
 def _dataset(dataset: Mapping) -> str:
     """A dataset of a config in a few words; wrappers are left out, and so are paths."""
-    while isinstance(dataset.get('dataset'), Mapping):
-        dataset = dataset['dataset']
-    split = dataset.get('split')
-    return f'{dataset.get("type")}{f", split {split}" if split else ""}'
+    found = []
+    for one in innermost_datasets(dataset):
+        split = one.get('split')
+        found.append(f'{type_name(one)}{f", split {split}" if split else ""}')
+    return '; '.join(dict.fromkeys(found))
 
 
 # ---------------------------------------------------------------------- configs
 
 
-def _from_config(path: Path, checkpoint: str | Path, options: Sequence[str]) -> Source:
-    config = read_config(path, options)
-    weights, about = _read_weights(checkpoint)
-    made = _of_config(config, path)
-    _load(made.model, weights, checkpoint)
+def _of_network(network: Network, checkpoint: str | Path | None, random_weights: bool) -> Source:
+    """The model of a config, or a module; with its weights."""
+    weights, about = None, {'provenance': {}}
+    is_built = network.config is None and network.source is None
+    if not random_weights and not (is_built and checkpoint is None):
+        weights, about = read_weights(_needed(checkpoint, network))
+    if network.config is not None:
+        made = _of_config(network.config, network.name, Path(network.source or 'the config'))
+    else:
+        model = copy.deepcopy(network.build()).eval()
+        made = Source(network.name, model, network.image_shape, {})
+    if weights is not None or random_weights:
+        _load(made, checkpoint, weights)
     made.provenance = {**about['provenance'], **made.provenance}
     if made.arch is not None:
         made.arch = _with_classes(made.arch, made.model)
     return made
 
 
-def _around(arch: Arch, config: Any, path: Path) -> Source:
+def _around(
+    arch: Arch, config: Any, path: Path, checkpoint: str | Path | None, weights: Mapping | None
+) -> Source:
     """The model of a config with an Arch as its backbone."""
     model = config.get('model')
     backbone = model.get('backbone') if isinstance(model, Mapping) else None
-    if not isinstance(backbone, Mapping) or backbone.get('type') != 'mmscale.ArchNet':
+    if not isinstance(backbone, Mapping) or type_name(backbone) != 'ArchNet':
         raise UsageError(f'{path}: model.backbone is no mmscale.ArchNet')
+    mean = origin_of(config).mean
+    if mean and len(mean) != arch.stem.in_channels:
+        raise UsageError(
+            f'config={path}: its images have {len(mean)} channels, and the Arch takes '
+            f'{arch.stem.in_channels}'
+        )
     backbone['arch'] = arch.to_json()
     backbone.pop('scaling', None)
-    return _of_config(config, path)
+    head = model.get('head')
+    if isinstance(head, Mapping) and type_name(model.get('neck')) == 'GlobalAveragePooling':
+        # It is for the config's own Arch.
+        head['in_channels'] = arch.feature_channels
+    made = _of_config(config, path.stem, path)
+    _load(made, checkpoint, weights)
+    made.arch = made.arch if made.arch is None else _with_classes(made.arch, made.model)
+    return made
 
 
-def _of_config(config: Any, path: Path) -> Source:
+def _of_config(config: Any, name: str, path: Path) -> Source:
     """The model of a config, without its weights."""
     from mmscale.models import ArchNet
 
     if not isinstance(config.get('model'), Mapping):
         raise UsageError(f'{path}: the config has no model')
-    kind = str(config.model.get('type')).rpartition('.')[2]
+    kind = type_name(config.model)
     if kind in _NOT_ONE_NETWORK:
         raise UsageError(f'{path}: model.type={kind} is not one network: {_NOT_ONE_NETWORK[kind]}')
     model = config.model.to_dict()
@@ -315,10 +363,11 @@ def _of_config(config: Any, path: Path) -> Source:
     if isinstance(model.get('pruned'), str):
         model['pruned'] = read_json(model['pruned'])
     config.model = model
-    settings = dict(model)
+    settings = copy.deepcopy(model)
     if config.get('data_preprocessor') is not None:
         settings.setdefault('data_preprocessor', config.data_preprocessor)
-    built = build_module(settings, config.get('default_scope') or 'mmpretrain')
+    with same_random_weights():
+        built = build_module(settings, config.get('default_scope') or 'mmpretrain')
     built.eval()
     arch = None
     # That of a pruned one is of the network before.
@@ -329,7 +378,9 @@ def _of_config(config: Any, path: Path) -> Source:
     if isinstance(dataset, Mapping):
         about['trained on'] = _dataset(dataset)
     shape = config_image_shape(config, built)
-    return Source(path.stem, built, shape, config.to_dict(), arch, about)
+    if len(shape) == 1:
+        raise UsageError(f'{path}: a language model maps no images, and cannot be exported')
+    return Source(name, built, shape, config.to_dict(), arch, origin_of(config, path.name), about)
 
 
 def _with_classes(arch: Arch, model: nn.Module) -> Arch:
@@ -339,76 +390,3 @@ def _with_classes(arch: Arch, model: nn.Module) -> Arch:
     if not is_classifier or not isinstance(classes, int):
         return arch
     return replace(arch, head=replace(arch.head, num_classes=classes))
-
-
-# ---------------------------------------------------------------------- weights
-
-
-def _read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a checkpoint; ``provenance`` and, where there is one, its Arch."""
-    from torch import Tensor
-
-    checkpoint = read_checkpoint(str(path))
-    weights = checkpoint.get('state_dict', checkpoint)
-    if not isinstance(weights, Mapping) or not weights:
-        raise UsageError(f'{path} holds no weights')
-    for key, value in weights.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise UsageError(f'{path}: {key!r} is a {type(value).__name__}, not weights')
-    about: dict[str, Any] = {}
-    if isinstance(checkpoint.get('arch'), str):
-        about['arch'] = checkpoint['arch']
-    meta = checkpoint.get('meta')
-    meta = meta if isinstance(meta, Mapping) else {}
-    known = [f'{key} {meta[key]}' for key in _META if isinstance(meta.get(key), (int, float, str))]
-    when = f' ({", ".join(known)})' if known else ''
-    about['provenance'] = {
-        'checkpoint': f'{Path(path).name}{when}',
-        'checkpoint, SHA-256': sha256(path),
-    }
-    return {key.removeprefix('module.'): value for key, value in weights.items()}, about
-
-
-def _fitting_head(arch: Arch, weights: Mapping[str, Tensor]) -> tuple[Arch, list[str]]:
-    """The Arch with the classes that the weights have, and what there is to say about it."""
-    last = 'head.layers.1.fc.weight' if arch.head.hidden_channels else 'head.fc.weight'
-    if not any(key.startswith('head.') for key in weights):
-        if not arch.head.num_classes:
-            return arch, []
-        head = replace(arch.head, num_classes=0, hidden_channels=0)
-        note = 'The weights have no head: the backbone is exported, its outputs are feature maps.'
-        return replace(arch, head=head), [note]
-    if last not in weights or len(weights[last]) == arch.head.num_classes:
-        return arch, []
-    classes = len(weights[last])
-    notes = []
-    if arch.head.num_classes:
-        notes = [
-            f'The head has the {classes} classes of the weights, not {arch.head.num_classes}.'
-        ]
-    return replace(arch, head=replace(arch.head, num_classes=classes)), notes
-
-
-def _load(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Puts weights into a model; each has to fit.
-
-    Raises:
-        ValueError: Keys are missing or left over, or a shape differs; the first is named.
-    """
-    from mmscale.models.checkpoints import misfit
-
-    if hasattr(model, 'backbone') and not any(key.startswith('backbone.') for key in weights):
-        weights = {f'backbone.{key}': value for key, value in weights.items()}
-    # What a data preprocessor keeps is set by its config.
-    weights = {k: v for k, v in weights.items() if not k.startswith('data_preprocessor.')}
-    wanted = {k: v for k, v in model.state_dict().items() if k in weights or not _is_counter(k)}
-    difference = misfit(wanted, weights)
-    if difference:
-        raise UsageError(f'{path} does not fit the network: {difference}')
-    model.load_state_dict(weights, strict=False)
-    model.eval()
-
-
-def _is_counter(key: str) -> bool:
-    """Whether a BN counts its batches there; old weights have none, and only training asks."""
-    return key.endswith('.num_batches_tracked')

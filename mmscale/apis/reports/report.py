@@ -223,7 +223,9 @@ def _search_facts(run: RunFiles) -> list[tuple[str, str]]:
     origin = origin_of(run.config)
     if run.result is not None and KEY in run.result:
         origin = Origin.from_json(str(run.work_dir), run.result[KEY])
-    facts = [('networks evaluated', f'{run.evaluated:,}'), ('searched by', f'{origin}')]
+    facts = [('networks evaluated', f'{run.evaluated:,}')]
+    if origin != Origin():
+        facts.append(('searched by', f'{origin}'))
     if run.records:
         best = max(run.records, key=lambda r: _score(r['score']))
         facts.append(('best score', f'{float(_score(best["score"])):.4f}'))

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mmscale.apis.networks import build_module
-from mmscale.apis.scaling.common import HEAD_WIDTHS
-from mmscale.arch import PYCLS_ROUNDING, Rounding, Scaling
+from mmscale.apis.model_cost import count_network
+from mmscale.apis.networks import Network, build_module
+from mmscale.apis.scaling.common import HEAD_WIDTHS, side_or_sides, sides
+from mmscale.apis.scaling.model_settings import (
+    WIDTH_DIVISOR,
+    change,
+    feature_channels,
+    following,
+    get,
+    make_groups_whole,
+    scaled_backbone,
+)
+from mmscale.arch import Rounding, Scaling
 from mmscale.arch.checks import choice, integer
-from mmscale.arch.pycls import compatible_widths, scaled_group_width
 from mmscale.config_parts import type_name, type_scope
-from mmscale.cost import Cost, count_module
+from mmscale.cost import Cost
 from mmscale.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,9 +40,6 @@ _AS_ARCH = {
     'EfficientNet': "use backbone=dict(type='mmscale.ArchNet', arch='EfficientNet-B0')",
     'MobileNetV3': "use backbone=dict(type='mmscale.ArchNet', arch='MobileNetV3-Large')",
 }
-_WIDTH_DIVISOR = 8
-# Free heads may become narrower or wider than the base model's by this factor.
-_HEAD_RANGE = 4 / 3
 # What has no heads may differ from its ratio to what has by these shares, to meet a budget.
 _BESIDE_HEADS = [share / 32 for share in range(-8, 9) if share]
 
@@ -110,6 +114,22 @@ _MOBILENET_V2 = Adapter(
     type='mmscale.ScalableMobileNetV2',
 )
 
+# Of mmdet: multipliers of depth and width, told by the second network stage and after the stem.
+_CSP = Adapter(
+    explicit=lambda net: dict(
+        deepen_factor=len(net.stage2[-1].blocks) / net.arch_settings['P5'][1][2],
+        widen_factor=next(
+            part.in_channels / net.arch_settings['P5'][0][0]
+            for part in net.stage1.modules()
+            if hasattr(part, 'in_channels')
+        ),
+    ),
+    depth=('deepen_factor',),
+    width=('widen_factor',),
+)
+# Settings of mmdet's backbones that those of mmpretrain do not have.
+_UNKNOWN_TO_US = ('dcn', 'plugins')
+
 ADAPTERS: dict[str, Adapter] = {
     'VisionTransformer': Adapter(
         explicit=lambda net: dict(
@@ -150,162 +170,56 @@ ADAPTERS: dict[str, Adapter] = {
     'MobileNetV2': _MOBILENET_V2,
     'ScalableMobileNetV2': _MOBILENET_V2,
 }
+# Backbones of mmdet: those that mmpretrain has too become its, whose weights have the same names.
+DETECTION_ADAPTERS: dict[str, Adapter] = {
+    'ResNet': replace(_RESNET, removed=('dcn', 'stage_with_dcn', 'plugins', 'pretrained')),
+    'RegNet': replace(_REGNET, removed=('arch', 'dcn', 'stage_with_dcn', 'plugins', 'pretrained')),
+    'MobileNetV2': _MOBILENET_V2,
+    'CSPDarknet': _CSP,
+    'CSPNeXt': _CSP,
+}
 
 
-def find_adapter(backbone: Mapping[str, Any]) -> Adapter:
+def find_adapter(backbone: Mapping[str, Any], scope: str = 'mmpretrain') -> Adapter:
     """The adapter of a backbone's config.
+
+    Args:
+        backbone: The config.
+        scope: Package whose backbone it is, if its type does not say one.
 
     Raises:
         ValueError: There is none.
     """
-    scope, name = type_scope(backbone), type_name(backbone)
-    if name in _AS_ARCH and scope in ('', 'mmpretrain', 'mmscale'):
+    scope, name = type_scope(backbone) or scope, type_name(backbone)
+    adapters = DETECTION_ADAPTERS if scope == 'mmdet' else ADAPTERS
+    if name in _AS_ARCH and scope in ('mmpretrain', 'mmscale'):
         raise UsageError(
             f'backbone.type={name}: its config takes only named archs; {_AS_ARCH[name]} instead'
         )
-    if name not in ADAPTERS or scope not in ('', 'mmpretrain', 'mmscale'):
-        names = ', '.join(sorted(name for name in ADAPTERS if not name.startswith('Scalable')))
+    if name not in adapters or scope not in ('mmdet', 'mmpretrain', 'mmscale'):
+        names = ', '.join(sorted(name for name in adapters if not name.startswith('Scalable')))
+        kind = backbone.get('type')
+        kind = name if isinstance(kind, type) else kind
         raise UsageError(
-            f'backbone.type={backbone.get("type")!r} has no adapter for scaling; there are {names}'
+            f'backbone.type={kind!r} has no adapter for scaling; there are {names} of {scope}'
         )
-    return ADAPTERS[name]
+    for key in _UNKNOWN_TO_US:
+        if backbone.get(key) and key in adapters[name].removed:
+            raise UsageError(f'backbone.{key}: there is no adapter for a {name} with it')
+    return adapters[name]
 
 
-def check_head_width(backbone: Mapping[str, Any], head_width: str) -> None:
+def check_head_width(
+    backbone: Mapping[str, Any], head_width: str, scope: str = 'mmpretrain'
+) -> None:
     """Checks what a user asks of the heads of a backbone.
 
     Raises:
         ValueError: There is no such choice, no adapter for the backbone, or it has no heads.
     """
     choice('head_width', head_width, HEAD_WIDTHS)
-    if find_adapter(backbone).heads is None and head_width != 'kept':
+    if find_adapter(backbone, scope).heads is None and head_width != 'kept':
         raise UsageError(f'head_width={head_width}: {backbone["type"]} has no attention heads')
-
-
-def _get(settings: Mapping[str, Any], path: str) -> Any:
-    for key in path.split('.'):
-        settings = settings[key]
-    return settings
-
-
-def _change(settings: dict[str, Any], path: str, change: Callable[[Any], Any]) -> None:
-    """Changes a setting, or each of its numbers."""
-    *parents, key = path.split('.')
-    for parent in parents:
-        settings = settings[parent]
-    value = settings[key]
-    is_list = isinstance(value, (list, tuple))
-    settings[key] = [change(number) for number in value] if is_list else change(value)
-
-
-def _scaled_heads(
-    width: int, heads: int, multiplier: float, head_width: str = 'kept'
-) -> tuple[int, int]:
-    """Number and width of heads whose product is nearest to a multiple of the width.
-
-    Heads keep their width; or if that is free, of equally near ones it is that most like it.
-    """
-    head = width // heads
-    if head_width == 'kept':
-        return max(1, round(heads * multiplier)), head
-    step = math.gcd(head, _WIDTH_DIVISOR)
-    smallest, largest = math.ceil(head / _HEAD_RANGE), math.floor(head * _HEAD_RANGE)
-    candidates = [
-        (max(1, number), size)
-        for size in range(-(-smallest // step) * step, largest + 1, step)
-        for number in (
-            math.floor(width * multiplier / size),
-            math.ceil(width * multiplier / size),
-        )
-    ]
-    return min(
-        candidates,
-        key=lambda pair: (abs(pair[0] * pair[1] - width * multiplier), abs(pair[1] - head)),
-    )
-
-
-def _make_groups_whole(settings: dict[str, Any], adapter: Adapter) -> None:
-    """Makes the widths multiples of the group width, so that the settings say what is built."""
-    group = _get(settings, adapter.group_width)
-    ratio = Fraction(settings['bottleneck_ratio'])
-    for path in adapter.width:
-        _change(settings, path, lambda w: compatible_widths(w, ratio, group, PYCLS_ROUNDING)[0])
-
-
-def _scaled_backbone(
-    backbone: Mapping[str, Any],
-    scaling: Scaling,
-    resolution: int,
-    net: nn.Module,
-    steps: int,
-    head_width: str,
-) -> tuple[dict[str, Any], int]:
-    """The scaled settings of a backbone and its resolution; `net` is the base model.
-
-    `steps` more strides are added to the resolution.
-    """
-    adapter = find_adapter(backbone)
-    stride = adapter.stride(net)
-    rounding = Rounding('nearest', _WIDTH_DIVISOR, stride)
-    scaled_resolution = rounding.resolution(resolution, scaling.resolution) + steps * stride
-    explicit = adapter.explicit(net)
-    for path in adapter.depth:
-        _change(explicit, path, lambda number: rounding.depth(number, scaling.depth))
-    multiplier = scaling.width
-    widths = adapter.width
-    if adapter.heads is not None:
-        first, *widths = widths
-        heads, width = _get(explicit, adapter.heads), _get(explicit, first)
-        base = heads[0] if isinstance(heads, (list, tuple)) else heads
-        number, size = _scaled_heads(width, base, multiplier, head_width)
-        _change(explicit, adapter.heads, lambda count: round(count * number / base))
-        _change(explicit, first, lambda _: number * size)
-        multiplier = number * size / width  # the other widths keep their ratio to this one
-
-    def widen(channels: float) -> float:
-        if isinstance(channels, float):
-            return channels * multiplier
-        return channels if multiplier == 1 else rounding.width(channels, multiplier)
-
-    for path in widths:
-        _change(explicit, path, widen)
-    if adapter.group_width is not None:
-        grown = scaling.width if scaling.group_width is None else scaling.group_width
-        if grown != 1:
-            _change(explicit, adapter.group_width, lambda group: scaled_group_width(group, grown))
-        _make_groups_whole(explicit, adapter)
-    if adapter.window is not None:
-        grown = scaled_resolution / resolution
-        _change(explicit, adapter.window, lambda side: max(1, round(side * grown)))
-    if adapter.resolution is not None:
-        _change(explicit, adapter.resolution, lambda _: scaled_resolution)
-    scaled = {key: value for key, value in backbone.items() if key not in adapter.removed}
-    scaled.update(explicit)
-    if adapter.type is not None:
-        scaled['type'] = adapter.type
-    return scaled, scaled_resolution
-
-
-def _feature_channels(backbone: nn.Module, channels: int, resolution: int) -> list[int]:
-    """Channels of the feature maps (N, C, H, W), tokens (N, L, C) or vectors (N, C)."""
-    import torch
-
-    backbone.eval()
-    with torch.no_grad():
-        features = backbone(torch.zeros(1, channels, resolution, resolution, device='meta'))
-    return [feature.shape[1 if feature.dim() == 4 else -1] for feature in features]
-
-
-def _follow(part: Any, renamed: Mapping[int, int]) -> Any:
-    """Neck or head whose input channels follow those of the features."""
-    if isinstance(part, (list, tuple)):
-        return [_follow(one, renamed) for one in part]
-    if not isinstance(part, Mapping) or 'in_channels' not in part:
-        return part
-    value = part['in_channels']
-    if isinstance(value, (list, tuple)):
-        return {**part, 'in_channels': [renamed.get(one, one) for one in value]}
-    return {**part, 'in_channels': renamed.get(value, value)}
 
 
 class ScalableConfig:
@@ -313,8 +227,9 @@ class ScalableConfig:
 
     Args:
         config: ``dict(type='ResNet', ...)``, or the ``model`` of a config.
-        resolution: Side of the base model's input.
+        resolution: Side of the base model's input, or its height and width.
         head_width: ``kept``, or ``free`` to become a third narrower or wider.
+        scope: Package that knows the types which say none.
 
     Raises:
         ValueError: There is no adapter for the backbone, it cannot be built, or has no heads
@@ -322,45 +237,57 @@ class ScalableConfig:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], resolution: int, head_width: str = 'kept'
+        self,
+        config: Mapping[str, Any],
+        resolution: int | Sequence[int],
+        head_width: str = 'kept',
+        scope: str = 'mmpretrain',
     ) -> None:
-        self.resolution = integer('resolution', resolution)
+        self.shape = sides(resolution)
+        for side in self.shape:
+            integer('resolution', side)
         self.head_width = head_width
+        self.scope = scope
         self.config = copy.deepcopy(dict(config))
         self.whole = isinstance(config.get('backbone'), Mapping)
         self.backbone = dict(self.config['backbone']) if self.whole else self.config
-        check_head_width(self.backbone, head_width)
-        self.net = build_module(self.backbone, meta=True)
+        check_head_width(self.backbone, head_width, scope)
+        self.adapter = find_adapter(self.backbone, scope)
+        self.net = build_module(self.backbone, scope, meta=True)
         self.channels = self.backbone.get('in_channels', 3)
-        self.features = self._features(self.net, resolution) if self.whole else []
+        self.features = self._features(self.net, self.shape) if self.whole else []
 
-    def _features(self, net: nn.Module, resolution: int) -> list[int]:
-        return _feature_channels(net.to('meta'), self.channels, resolution)
+    def _features(self, net: nn.Module, shape: tuple[int, int]) -> list[int]:
+        return feature_channels(net.to('meta'), self.channels, shape)
 
-    def scaled_backbone(self, scaling: Scaling, steps: int = 0) -> tuple[dict[str, Any], int]:
-        """Settings of the scaled backbone and the resolution, so many strides larger."""
-        return _scaled_backbone(
-            self.backbone, scaling, self.resolution, self.net, steps, self.head_width
+    def scaled_backbone(
+        self, scaling: Scaling, steps: int = 0
+    ) -> tuple[dict[str, Any], tuple[int, int]]:
+        """Settings of the scaled backbone, and height and width, so many strides larger."""
+        return scaled_backbone(
+            self.backbone, self.adapter, scaling, self.shape, self.net, steps, self.head_width
         )
 
-    def one_step_beside(self, scaling: Scaling) -> Iterator[tuple[dict[str, Any], int]]:
+    def one_step_beside(
+        self, scaling: Scaling
+    ) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
         """Scaled backbones of which one number is a step larger or smaller.
 
         One step of the resolution, of one depth or of one width; only of what is scaled. Widths
         that are tied to heads are not changed, those beside them by up to a quarter.
         """
-        adapter = find_adapter(self.backbone)
+        adapter = self.adapter
         if scaling.resolution != 1:
             for steps in (-1, 1):
-                backbone, resolution = self.scaled_backbone(scaling, steps)
-                if resolution > 0:
-                    yield backbone, resolution
+                backbone, shape = self.scaled_backbone(scaling, steps)
+                if shape[0] > 0:
+                    yield backbone, shape
         changes = [(path, 1) for path in adapter.depth if scaling.depth != 1]
         if scaling.width != 1 and adapter.heads is None:
-            changes += [(path, _WIDTH_DIVISOR) for path in adapter.width]
-        backbone, resolution = self.scaled_backbone(scaling)
+            changes += [(path, WIDTH_DIVISOR) for path in adapter.width]
+        backbone, shape = self.scaled_backbone(scaling)
         for path, step in changes:
-            value = _get(backbone, path)
+            value = get(backbone, path)
             numbers = list(value) if isinstance(value, (list, tuple)) else [value]
             if isinstance(numbers[0], float):
                 continue
@@ -368,31 +295,28 @@ class ScalableConfig:
                 for changed in (number - step, number + step):
                     places = itertools.count()
                     beside = copy.deepcopy(backbone)
-                    _change(
+                    change(
                         beside, path, lambda n, i=i, c=changed, p=places: c if next(p) == i else n
                     )
                     if adapter.group_width is not None:
-                        _make_groups_whole(beside, adapter)
+                        make_groups_whole(beside, adapter)
                     if changed > 0 and beside != backbone:
-                        yield beside, resolution
+                        yield beside, shape
         if scaling.width != 1 and adapter.heads is not None:
-            rounding = Rounding('nearest', _WIDTH_DIVISOR)
+            rounding = Rounding('nearest', WIDTH_DIVISOR)
             for path, share in itertools.product(adapter.width[1:], _BESIDE_HEADS):
                 beside = copy.deepcopy(backbone)
-                _change(beside, path, lambda width, s=share: rounding.width(width, 1 + s))
-                yield beside, resolution
+                change(beside, path, lambda width, s=share: rounding.width(width, 1 + s))
+                yield beside, shape
 
-    def config_of(self, backbone: dict[str, Any], resolution: int) -> dict[str, Any]:
+    def config_of(self, backbone: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
         """The config with another backbone, whose features neck and head follow."""
         if not self.whole:
             return backbone
-        features = self._features(build_module(backbone, meta=True), resolution)
+        features = self._features(build_module(backbone, self.scope, meta=True), shape)
         renamed = dict(zip(self.features, features, strict=True))
         config = {**self.config, 'backbone': backbone}
-        for part in ('neck', 'head'):
-            if part in config:
-                config[part] = _follow(config[part], renamed)
-        return config
+        return following(config, renamed)
 
 
 @dataclass(frozen=True)
@@ -401,11 +325,18 @@ class ScaledModel:
 
     Attributes:
         model: ``dict(type='ResNet', ...)``, or the ``model`` of a config.
-        resolution: Side of its input.
+        shape: Height and width of its images.
+        scope: Package that knows the types which say none.
     """
 
     model: dict[str, Any]
-    resolution: int
+    shape: tuple[int, int]
+    scope: str = 'mmpretrain'
+
+    @property
+    def resolution(self) -> int | tuple[int, int]:
+        """Side of its images, or height and width where these differ."""
+        return side_or_sides(self.shape)
 
     @property
     def backbone(self) -> Mapping[str, Any]:
@@ -426,23 +357,23 @@ class ScaledModel:
     @property
     def depths(self) -> list[int]:
         """The depth settings of the backbone."""
-        return self._numbers(*find_adapter(self.backbone).depth)
+        return self._numbers(*find_adapter(self.backbone, self.scope).depth)
 
     @property
     def widths(self) -> list[int | float]:
         """The width settings of the backbone."""
-        return self._numbers(*find_adapter(self.backbone).width)
+        return self._numbers(*find_adapter(self.backbone, self.scope).width)
 
     @property
     def group_widths(self) -> list[int] | None:
         """The group widths of the backbone, or None where it has none."""
-        path = find_adapter(self.backbone).group_width
+        path = find_adapter(self.backbone, self.scope).group_width
         return self._numbers(path) if path else None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape of the image that it is made for."""
-        return (self.backbone.get('in_channels', 3), self.resolution, self.resolution)
+        return (self.backbone.get('in_channels', 3), *self.shape)
 
     @cached_property
     def cost(self) -> Cost:
@@ -451,29 +382,33 @@ class ScaledModel:
         Raises:
             ValueError: It cannot be built, or does not run at this resolution.
         """
-        module = build_module(self.model, meta=True)
-        return count_module(module, self.image_shape, memory=False).cost
+        from mmengine.config import Config
+
+        config = Config(dict(model=self.model, default_scope=self.scope))
+        network = Network('model', config=config, shape=self.shape)
+        return count_network(network, memory=False).cost
 
 
-def config_cost(config: Mapping[str, Any], resolution: int = 224) -> Cost:
+def config_cost(config: Mapping[str, Any], resolution: int | Sequence[int] = 224) -> Cost:
     """Cost of a config, counted from the module built of it; see count_module.
 
     Args:
         config: ``dict(type='ResNet', ...)``, or the ``model`` of a config.
-        resolution: Side of the input.
+        resolution: Side of the input, or its height and width.
 
     Raises:
         ValueError: It cannot be built, or does not run at this resolution.
     """
-    return ScaledModel(dict(config), resolution).cost
+    return ScaledModel(dict(config), sides(resolution)).cost
 
 
 def scale_config(
     config: Mapping[str, Any],
     scaling: Scaling,
-    resolution: int = 224,
+    resolution: int | Sequence[int] = 224,
     head_width: str = 'kept',
-) -> tuple[dict[str, Any], int]:
+    scope: str = 'mmpretrain',
+) -> tuple[dict[str, Any], int | tuple[int, int]]:
     """Scales the config of an mmpretrain backbone, or of a model with one.
 
     Depths are rounded to the nearest number of blocks, widths to multiples of 8 (of their heads
@@ -484,15 +419,16 @@ def scale_config(
     Args:
         config: ``dict(type='ResNet', ...)``, or the ``model`` of a config.
         scaling: The multipliers.
-        resolution: Side of the base model's input, in pixels.
+        resolution: Side of the base model's input, in pixels, or its height and width.
         head_width: See :class:`ScalableConfig`.
+        scope: Package that knows the types which say none.
 
     Returns:
-        The scaled config and the side of its input.
+        The scaled config and the side of its input, or height and width where these differ.
 
     Raises:
         ValueError: There is no adapter for the backbone, or it cannot be built.
     """
-    base = ScalableConfig(config, resolution, head_width)
-    backbone, scaled_resolution = base.scaled_backbone(scaling)
-    return base.config_of(backbone, scaled_resolution), scaled_resolution
+    base = ScalableConfig(config, resolution, head_width, scope)
+    backbone, shape = base.scaled_backbone(scaling)
+    return base.config_of(backbone, shape), side_or_sides(shape)

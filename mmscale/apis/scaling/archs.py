@@ -317,7 +317,7 @@ def build_scaled(made: Scaled) -> tuple[nn.Module, tuple[int, int, int]]:
         return build_network(made.arch), image_shape(made.arch)
     from mmscale.apis.networks import build_module
 
-    return build_module(made.network.model), made.network.image_shape
+    return build_module(made.network.model, made.network.scope), made.network.image_shape
 
 
 def networks_to_time(base: str | None = None) -> dict[str, Arch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from mmscale.apis.scaling.adapters import (
     check_head_width,
     scale_config,
 )
-from mmscale.apis.scaling.common import backbone_of
+from mmscale.apis.scaling.common import backbone_of, sides
 from mmscale.arch import Scaling, ScalingRule, scaling_rule
 from mmscale.arch.checks import number
 from mmscale.cost import Constraints, Cost, LatencyModel, Scaled
@@ -36,11 +36,11 @@ class _Models:
         self.base, self.rule, self.metric, self.latency = base, rule, metric, latency
         self._known: dict[str, ScaledModel] = {}
 
-    def _network(self, backbone: dict[str, Any], resolution: int) -> ScaledModel:
-        key = f'{resolution} {backbone}'
+    def _network(self, backbone: dict[str, Any], shape: tuple[int, int]) -> ScaledModel:
+        key = f'{shape} {backbone}'
         if key not in self._known:
-            config = self.base.config_of(backbone, resolution)
-            self._known[key] = ScaledModel(config, resolution)
+            config = self.base.config_of(backbone, shape)
+            self._known[key] = ScaledModel(config, shape, self.base.scope)
         return self._known[key]
 
     def at(self, factor: float) -> tuple[ScaledModel, Scaling]:
@@ -48,7 +48,7 @@ class _Models:
         return self._network(*self.base.scaled_backbone(scaling)), scaling
 
     def neighbours(
-        self, network: ScaledModel, scaling: Scaling, both: bool
+        self, network: ScaledModel, scaling: Scaling, reach: int
     ) -> Iterator[tuple[ScaledModel, tuple[object, ...]]]:
         for beside in self.base.one_step_beside(scaling):
             yield self._network(*beside), ()
@@ -65,10 +65,11 @@ def match_config(
     rule: str | ScalingRule,
     factor: float,
     metric: str = 'flops',
-    resolution: int = 224,
+    resolution: int | Sequence[int] = 224,
     tolerance: float = 0.1,
     latency_model: LatencyModel | None = None,
     head_width: str = 'kept',
+    scope: str = 'mmpretrain',
 ) -> Scaled:
     """Scales a config by a rule so that its true cost is a multiple of the base model's.
 
@@ -83,10 +84,11 @@ def match_config(
         rule: A rule or its name, such as ``dWr``.
         factor: Wanted multiple of the cost.
         metric: ``flops``, ``params``, ``acts`` or ``latency``.
-        resolution: Side of the base model's input.
+        resolution: Side of the base model's input, or its height and width.
         tolerance: How far off the cost may be, relative to the budget.
         latency_model: Predicts the latency.
         head_width: See :class:`mmscale.apis.scaling.adapters.ScalableConfig`.
+        scope: Package that knows the types which say none.
 
     Returns:
         The network, a :class:`mmscale.apis.scaling.adapters.ScaledModel`, and its cost.
@@ -99,8 +101,8 @@ def match_config(
     rule = scaling_rule(rule)
     rule.scaling(factor)  # checks the factor
     value_of(Cost(), metric, latency_model)  # checks the metric
-    base = ScalableConfig(config, resolution, head_width)
-    present = value_of(ScaledModel(base.config, resolution).cost, metric, latency_model)
+    base = ScalableConfig(config, resolution, head_width, scope)
+    present = value_of(ScaledModel(base.config, base.shape, scope).cost, metric, latency_model)
     models = _Models(base, rule, metric, latency_model)
     return solve(models, metric, factor * present, tolerance, factor)
 
@@ -128,10 +130,11 @@ class BaseConfig:
         self.recipe = path
         self.name = name or Path(path).stem
         model = config.model.to_dict()
-        check_head_width(model['backbone'], head_width)
-        resolution = config_image_shape(config, build_module(model, meta=True))[1]
+        scope = config.get('default_scope') or 'mmpretrain'
+        check_head_width(model['backbone'], head_width, scope)
+        shape = config_image_shape(config, build_module(model, scope, meta=True))
         self.head_width = head_width
-        self.network = ScaledModel(model, resolution)
+        self.network = ScaledModel(model, (shape[1], shape[2]), scope)
         self.cost = self.network.cost
 
     def present(self, metric: str, latency_model: LatencyModel | None = None) -> float:
@@ -149,7 +152,10 @@ class BaseConfig:
     def reference(self, rule: ScalingRule, factor: float) -> Scaled:
         """Scales the base model, rounding once."""
         scaling, base = rule.scaling(factor), self.network
-        network = ScaledModel(*scale_config(base.model, scaling, base.resolution, self.head_width))
+        model, resolution = scale_config(
+            base.model, scaling, base.shape, self.head_width, base.scope
+        )
+        network = ScaledModel(model, sides(resolution), base.scope)
         cost = network.cost
         return Scaled(
             network, scaling, factor, cost, 'flops', factor * self.cost.flops, cost.flops,
@@ -174,6 +180,6 @@ class BaseConfig:
         """
         base = self.network
         return match_config(
-            base.model, rule, factor, metric, base.resolution, tolerance, latency_model,
-            self.head_width,
+            base.model, rule, factor, metric, base.shape, tolerance, latency_model,
+            self.head_width, base.scope,
         )  # fmt: skip

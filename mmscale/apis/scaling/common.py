@@ -25,3 +25,8 @@ def sides(resolution: int | Sequence[int]) -> tuple[int, int]:
         return (resolution, resolution)
     height, width = resolution
     return (height, width)
+
+
+def side_or_sides(shape: tuple[int, int]) -> int | tuple[int, int]:
+    """The side of a square image, height and width of any other."""
+    return shape[0] if shape[0] == shape[1] else shape

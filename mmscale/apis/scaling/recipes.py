@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import mmscale
 from mmscale.apis.input_shape import config_input
 from mmscale.apis.scaling.common import backbone_of, sides
+from mmscale.apis.scaling.model_settings import starts_from_weights
 from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
 from mmscale.arch.origin import Origin, origin_of
@@ -168,7 +169,12 @@ def load_recipe(recipe: str) -> Config:
 
         if Path(recipe).is_file():
             return Config.fromfile(recipe)
-        return Config.fromstring(settings_text(dict(_base_=recipe)), '.py')
+        return Config.fromstring(settings_text(dict(_base_=_packaged(recipe))), '.py')
+
+
+def _packaged(recipe: str) -> str:
+    """The name of a packaged config as MMEngine takes it for a base: with its ending."""
+    return recipe if recipe.endswith('.py') else f'{recipe}.py'
 
 
 def _difference(old: Any, new: Any) -> Any:
@@ -333,7 +339,7 @@ def config_text(network: Scaled, recipe: str, folder: Path) -> str:
     elif Path(recipe).is_file():
         settings = child_of(base, folder, overrides)
     else:
-        settings = dict(_base_=recipe, **overrides)
+        settings = dict(_base_=_packaged(recipe), **overrides)
     cost = network.cost
     # A searched family is named after its folder, whatever that is called.
     made = one_line_text(f'{network.name} scaled by {network.strategy}, factor {network.factor:g}')
@@ -342,6 +348,9 @@ def config_text(network: Scaled, recipe: str, folder: Path) -> str:
         f'{cost.params:,} params, {cost.acts:,} acts at {size_text(sides(network.resolution))}. '
         'The recipe is the base config.'
     )
+    backbone = {} if network.arch is not None else network.network.backbone
+    if starts_from_weights(base.model.backbone) and not starts_from_weights(backbone):
+        comment += '\nThe weights it starts from do not fit: the backbone starts at random.'
     return settings_text(settings, comment)
 
 
@@ -363,7 +372,9 @@ def check_output(labels: Sequence[str], folder: Path) -> None:
         raise UsageError(f'{folder} is a file, not a folder')
     for path in output_files(labels, folder):
         if path.exists():
-            raise UsageError(f'{path} exists: name another folder, or give --overwrite')
+            raise UsageError(
+                f'{path} exists: name another folder, or give overwrite (--overwrite)'
+            )
 
 
 def write_networks(networks: Sequence[Scaled], recipe: str, folder: Path) -> None:
@@ -402,16 +413,22 @@ def write_scaling(
 
     base, model = plan.base.unscaled(), plan.latency_model
     write_networks(networks, recipe or recipe_for(plan), folder)
-    origin, *points = (
-        ScalingPoint(
-            made.strategy,
-            made.cost.flops,
-            made.cost.acts,
-            None if model is None else model.predict(made.default_cost),
-        )
-        for made in (base, *plan.sweep(), *networks)
-    )
+
+    def points(some: Sequence[Scaled]) -> list[ScalingPoint]:
+        return [
+            ScalingPoint(
+                made.strategy,
+                made.cost.flops,
+                made.cost.acts,
+                None if model is None else model.predict(made.default_cost),
+                made.factor,
+            )
+            for made in some
+        ]
+
     title = f'{base.name} under fast scaling of several alphas'
-    figure = plot_scalings(origin, points, title, '' if model is None else str(model.setting))
+    setting = '' if model is None else str(model.setting)
+    (origin,) = points([base])
+    figure = plot_scalings(origin, points(plan.sweep()), title, setting, points(networks))
     for kind in ('png', 'svg'):
         figure.savefig(folder / f'sweep.{kind}', dpi=120)

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mmscale.apis.scaling.archs import build_scaled
+from mmscale.apis.scaling.common import sides
 from mmscale.cost import LatencyModel, LatencySetting, Scaled, measure_latency
+from mmscale.tables import size_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,7 +73,7 @@ def scaling_tables(
         first = made.strategy, f'{made.factor:.4g}'
         costs.add_row(
             *first,
-            str(made.resolution),
+            size_text(sides(made.resolution)).removesuffix(' px'),
             *(short(value) for value in (made.cost.flops, made.cost.params, made.cost.acts)),
             f'{made.achieved / made.target:.3f}',
             *(f'{ms:.2f}' for ms in own.values()),

@@ -62,13 +62,20 @@ class DMSHook(Hook):
         """Takes the structure's parameters out of the runner's optimizer.
 
         Raises:
-            ValueError: Losses are scaled, and there are no weights to train.
+            ValueError: Losses are scaled, and there are no weights to train; or the model's
+                wrapper has taken its parameters apart.
         """
         if is_stand_in(runner, unwrapped_model(runner)):
             # Nothing is searched. A new list: this one is being gone through.
             runner._hooks = [hook for hook in runner.hooks if hook is not self]
             return
         self._model = self._find_model(runner)
+        ratios = [gate._parameters.get('pruning_ratio') for gate in self._model.gates.values()]
+        if any(ratio is None or ratio.dim() for ratio in ratios):
+            raise UsageError(
+                f'{type(runner.model).__name__} shards parameters, which mmscale.DMSModel needs '
+                "whole: set model_wrapper_cfg=dict(type='MMDistributedDataParallel')"
+            )
         if not isinstance(runner.optim_wrapper, OptimWrapper):
             return
         trains_weights = any(p.requires_grad for p in self._model.model.parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from types import FrameType
+from typing import Any
 
 import torch
 from mmengine.dist import barrier
@@ -44,6 +45,7 @@ class PreemptionHook(Hook):
         self.interval = integer('interval', interval)
         self._signal = 0
         self._leaving = False
+        self._handlers: dict[int, Any] = {}
         self._group: distributed.ProcessGroup | None = None
 
     def before_train(self, runner: Runner) -> None:
@@ -88,10 +90,15 @@ class PreemptionHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Leaves, if this is not the training's own end; gives the signals back."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self.give_back()
         if self._leaving:
             self._leave()
+
+    def give_back(self) -> None:
+        """Lets the signals do what they did before the training."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
 
     def _leave(self) -> None:
         # The first process that is gone may take the others with it: all are done by then.

@@ -7,10 +7,11 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError, one_line
-from mmscale.models.checkpoints import misfit, unwrapped_state
+from mmscale.models.checkpoints import misfit, state_of, unwrapped_state
 from mmscale.registry import HOOKS
 
 
@@ -66,10 +67,16 @@ class FittingLoadHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Renames the weights of a checkpoint that the runner loads, and checks them."""
-        state = checkpoint.get('state_dict', checkpoint)
+        if isinstance(runner.model, FullyShardedDataParallel):
+            return  # its parts hold pieces of weights, by names of their own
+        state = state_of(checkpoint)
+        if not all(isinstance(key, str) for key in state):
+            raise UsageError('the checkpoint holds no weights by their names')
         found = unwrapped_state(state)
         if found.keys() != state.keys():
-            checkpoint['state_dict'] = state = found
+            state = found  # otherwise it is kept, as it knows the version of each part
+        if state is not checkpoint:
+            checkpoint['state_dict'] = state
         model = unwrapped_model(runner)
         wanted = model.state_dict()
         if not wanted.keys() & found.keys():

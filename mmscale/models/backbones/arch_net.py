@@ -8,13 +8,13 @@ from pathlib import Path
 from types import NoneType
 
 import torch
-from mmengine.model import PretrainedInit
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscale.arch import Arch, Block, Head, Scaling, Stem, apply_scaling, get_arch
 from mmscale.arch.checks import check_keys, integer, number
+from mmscale.config_parts import type_name
 from mmscale.errors import UsageError
 from mmscale.input_size import note_resolution
 from mmscale.models.backbones.blocks import ArchBlock, checkpointed, conv_norm_act, freeze
@@ -24,7 +24,7 @@ from mmscale.registry import MODELS
 Layer = Callable[[torch.Tensor], torch.Tensor]
 Neck = Callable[[tuple[torch.Tensor, ...]], Sequence[torch.Tensor]]
 # How an init_cfg names the loading of a checkpoint.
-_PRETRAINED = ('Pretrained', PretrainedInit)
+_PRETRAINED = ('Pretrained', 'PretrainedInit')
 
 
 def scaled_arch(arch: str | Path | dict | Arch, scaling: dict | None = None) -> Arch:
@@ -123,7 +123,7 @@ class ArchNet(BaseBackbone):
                 dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
             ]
         configs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
-        self._pretrained = [part for part in configs if part.get('type') in _PRETRAINED]
+        self._pretrained = [part for part in configs if type_name(part) in _PRETRAINED]
         for part in self._pretrained:
             _check_pretrained(part)
         super().__init__([part for part in configs if part not in self._pretrained])

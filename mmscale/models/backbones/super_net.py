@@ -13,6 +13,7 @@ from torch.func import functional_call
 from mmscale.arch import Arch, Block, Head, SearchSpace, Stem
 from mmscale.arch.checks import check_keys, choice
 from mmscale.arch.sampling import SIDES
+from mmscale.config_parts import type_name
 from mmscale.errors import UsageError
 from mmscale.models.backbones.arch_net import ArchNet, Layer
 from mmscale.models.backbones.blocks import ArchBlock, checkpointed
@@ -253,6 +254,11 @@ class SuperNet(ArchNet):
         """Starts a new record of what forward passes use."""
         self.used_regions.clear()
 
+    @property
+    def is_synchronised(self) -> bool:
+        """Whether its norms are to be those of all processes together."""
+        return type_name(self.norm_cfg) in ('SyncBN', 'SyncBatchNorm')
+
     def extract(self, arch: Arch, side: str = 'left') -> ArchNet:
         """A stand-alone ArchNet with its own contiguous copy of a subnet's weights.
 
@@ -261,8 +267,7 @@ class SuperNet(ArchNet):
         """
         self._check(arch, side)
         # Ranks score networks of their own: a stand-alone one must not wait for the others'.
-        synchronised = self.norm_cfg['type'] == 'SyncBN'
-        norm_cfg = {**self.norm_cfg, 'type': 'BN'} if synchronised else self.norm_cfg
+        norm_cfg = {**self.norm_cfg, 'type': 'BN'} if self.is_synchronised else self.norm_cfg
         # Without weights at first: drawing some would cost time and random numbers.
         with torch.device('meta'):
             net = ArchNet(

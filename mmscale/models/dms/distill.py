@@ -71,8 +71,9 @@ class DISTClassifier(ImageClassifier):
             raise UsageError(
                 f'teacher_checkpoint={teacher_checkpoint}: {one_line(error):.300}'
             ) from None
+        teacher.eval()
         # In a tuple, where nn.Module does not find it.
-        self._teacher = (teacher.eval().requires_grad_(False),)
+        self._teacher = (teacher.requires_grad_(False),)
         self.distill_weight = distill_weight
         self.temperature = temperature
 

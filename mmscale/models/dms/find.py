@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -15,13 +16,14 @@ from mmpretrain.models import (
 )
 from torch import nn
 
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.models.backbones import ArchNet, SuperNet
 from mmscale.models.dms.arch_groups import arch_groups
 from mmscale.models.dms.groups import ChannelGroups, Member, runs
 from mmscale.models.dms.layers import replace_submodule
 from mmscale.models.dms.traced import traced_groups
 from mmscale.models.dms.transformers import GROUPERS, Consumers, full_name
+from mmscale.models.dms.trial import tried_groups
 from mmscale.models.dropout_head import DropoutClsHead
 
 Grouper = Callable[[nn.Module, str, Consumers], ChannelGroups]
@@ -88,8 +90,27 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
             return _traced_after(model, name, module, inputs)
         for base in type(module).__mro__:
             if full_name(base) in GROUPERS:
-                return GROUPERS[full_name(base)](model, prefix, _consumers(model, name))
+                try:
+                    return _declared_groups(model, name, base, inputs)
+                except FOREIGN_ERRORS as error:
+                    warnings.warn(
+                        f'{type(module).__name__} has not the form that is declared of '
+                        f'{base.__name__} ({one_line(error):.200}), so it is traced',
+                        stacklevel=2,
+                    )
     return traced_groups(model, inputs)
+
+
+def _declared_groups(
+    model: nn.Module, name: str, base: type[nn.Module], inputs: Sequence[torch.Tensor]
+) -> ChannelGroups:
+    """Groups as declared of a class for a network of that name, which may be a relative of it."""
+    prefix = f'{name}.' if name else ''
+    groups = GROUPERS[full_name(base)](model, prefix, _consumers(model, name))
+    # Language models are large, and take long to try.
+    if type(model.get_submodule(name)) is base and not inputs[0].is_floating_point():
+        return groups
+    return tried_groups(model, groups, inputs)
 
 
 def is_described_by_arch(model: nn.Module, net: ArchNet) -> bool:

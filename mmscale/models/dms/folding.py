@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -11,6 +10,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from mmscale.models.dms.layers import copy_for_inference
 
 # What only asks for the form of a tensor.
 _QUESTIONS = {
@@ -85,7 +86,7 @@ def fed_alone(
         consumers: Names of layers whose inputs are asked about.
     """
     uses = _Uses()
-    twin = copy.deepcopy(model).eval()
+    twin = copy_for_inference(model)
     for name in consumers:
         layer = twin.get_submodule(name)
         layer.register_forward_pre_hook(lambda _, args, name=name: uses.enter(name, args))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError
 
 
 def is_transposed_linear(layer: nn.Module) -> bool:
@@ -59,6 +60,30 @@ def output_dimension(layer: nn.Module) -> tuple[int, int]:
 def input_channels(layer: nn.Module) -> int:
     """Dimension of what a layer maps that its inputs lie in, counted from the last."""
     return -1 - len(layer.kernel_size) if isinstance(layer, _ConvNd) else -1
+
+
+def copy_for_inference(model: nn.Module) -> nn.Module:
+    """A copy of any model in eval mode; ``eval()`` of mmpretrain's backbones returns nothing."""
+    twin = copy.deepcopy(model)
+    twin.eval()
+    return twin
+
+
+def takes_channels_first(layer: nn.Module) -> bool:
+    """Whether a relative of LayerNorm has the channels of images before their sides.
+
+    It is asked itself: mmpretrain's LayerNorm2d has them there, most others last.
+    """
+    if type(layer) is nn.LayerNorm or not isinstance(layer, nn.LayerNorm):
+        return False
+    channels = layer.normalized_shape[0]
+    like = layer.weight if layer.weight is not None else torch.empty(0)
+    try:
+        # Its class's own code, as masks stand in for that of the layer.
+        type(layer).forward(layer, like.new_zeros(1, channels, channels + 1, channels + 1))
+    except FOREIGN_ERRORS:
+        return False
+    return True
 
 
 def replace_submodule(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -135,6 +160,7 @@ def masked_norm(
     mask: torch.Tensor,
     data_format: str = 'channel_first',
     masks_output: bool = False,
+    channels_first: bool = False,
 ) -> torch.Tensor:
     """What a layer norm gives, with its statistics weighted by a mask of the channels.
 
@@ -144,13 +170,9 @@ def masked_norm(
         mask: Mask of its channels, shape (channels,).
         data_format: Where mmpretrain's LayerNorm2d finds the channels of images.
         masks_output: Whether the mask multiplies what the layer gives, too.
+        channels_first: What :func:`takes_channels_first` says of the layer.
     """
-    channels_first = (
-        isinstance(layer, nn.LayerNorm)
-        and type(layer) is not nn.LayerNorm
-        and x.dim() == 4
-        and data_format == 'channel_first'
-    )
+    channels_first = channels_first and x.dim() == 4 and data_format == 'channel_first'
     if channels_first:
         x = x.movedim(1, -1)
     dtype = x.dtype

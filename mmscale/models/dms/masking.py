@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from mmscale.errors import UsageError
 from mmscale.models.backbones import SuperNet
@@ -20,12 +22,27 @@ from mmscale.models.dms.layers import (
     input_dimension,
     masked_norm,
     output_dimension,
+    takes_channels_first,
 )
 from mmscale.models.dms.topk import DifferentiableTopK, TopKStack
 
 # Where a mask acts on a layer: the group's key, and the element of each channel (None where
 # channels are the elements), or the block that the layer ends.
 _Term = tuple[str, torch.Tensor | int | None]
+
+
+@dataclass
+class _Acting:
+    """Masks of a layer's inputs and outputs, and of the channels that a norm layer is of.
+
+    Attributes:
+        folded: Whether those of a norm multiply its output, too.
+    """
+
+    inputs: list[_Term]
+    outputs: list[_Term]
+    norm: list[_Term]
+    folded: bool
 
 
 class Masks:
@@ -41,6 +58,12 @@ class Masks:
     One mask per group is computed for each forward pass of the network. Those that took part in
     one with gradients are kept until :meth:`collect`.
 
+    ``torch.compile`` leaves the masks out: what lies between masked layers is compiled.
+
+    Layers are known by their names: where a wrapper puts another in the place of one (as
+    ``convert_sync_batchnorm`` does), the masks act on it from the next pass on. Copies, pickled
+    ones too, have masks of their own.
+
     Args:
         model: The network; it gets hooks.
         groups: What can go.
@@ -55,8 +78,9 @@ class Masks:
             the gates; their gradient is none of the network's masks.
 
     Raises:
-        ValueError: A gate is of no group, or of another size than its group; or the model is or
-            has a SuperNet, whose layers do not run themselves.
+        ValueError: A gate is of no group, or of another size than its group; the model is or
+            has a SuperNet, whose layers do not run themselves; or a layer has no weight of its
+            own. The latter in a forward pass, too, if a wrapper has taken it.
     """
 
     def __init__(
@@ -102,7 +126,6 @@ class Masks:
                 for end in ends:
                     output_dimension(layers[end])
                     outputs[end].append((depth.key, position))
-        self._handles = [model.register_forward_pre_hook(self._begin)]
         folded = set()
         if inputs is not None and norms:
             for name, fed in fed_alone(model, inputs, norms, consumers).items():
@@ -110,23 +133,65 @@ class Masks:
                     folded.add(name)
                     for consumer in fed:
                         del consumers[consumer]
-        for name in {**consumers, **outputs}:
-            layer = layers[name]
-            scale = partial(self._scale, consumers.get(name, ()), outputs.get(name, ()))
-            self._handles.append(layer.register_forward_pre_hook(scale))
-            self._handles.append(layer.register_forward_hook(_restore, always_call=True))
-        # Hooks run beside a layer's own forward pass; that of a norm would be for nothing.
-        self._norms = [layers[name] for name in norms]
-        for name, terms in norms.items():
-            layers[name].__dict__['forward'] = partial(
-                self._norm, terms, name in folded, layers[name]
+        self._acting = {
+            name: _Acting(
+                consumers.get(name, []), outputs.get(name, []), norms.get(name, []), name in folded
             )
+            for name in {**consumers, **outputs, **norms}
+        }
+        self._layers: dict[str, nn.Module] = {}
+        self._handles: dict[str, list[RemovableHandle]] = {}
+        self._start = model.register_forward_pre_hook(self._begin)
+        for name in self._acting:
+            self._attach(name, layers[name])
+
+    def _attach(self, name: str, layer: nn.Module) -> None:
+        """Has masks act on a layer."""
+        acting = self._acting[name]
+        self._layers[name] = layer
+        self._handles[name] = []
+        if acting.inputs or acting.outputs:
+            _weight_of(layer, name)
+            self._handles[name] = [
+                layer.register_forward_pre_hook(partial(self._scale, name)),
+                layer.register_forward_hook(_restore, always_call=True),
+            ]
+        if acting.norm:
+            # Hooks run beside a layer's own forward pass; that of a norm would be for nothing.
+            channels_first = takes_channels_first(layer)
+            layer.__dict__['forward'] = partial(self._norm, name, layer, channels_first)
+
+    def _detach(self, name: str) -> None:
+        """Takes the masks off a layer."""
+        for handle in self._handles.pop(name):
+            handle.remove()
+        if self._acting[name].norm:
+            self._layers[name].__dict__.pop('forward', None)
+
+    def _follow(self, model: nn.Module) -> None:
+        """Moves masks to layers that have taken the place of others."""
+        replaced = {
+            name: layer for name, layer in self._layers.items() if _at(model, name) is not layer
+        }
+        if not replaced:
+            return
+        present = set(model.modules())  # under another name, where something wraps them
+        for name, layer in replaced.items():
+            if layer in present:
+                continue
+            self._detach(name)
+            successor = _at(model, name)
+            if successor is None:
+                raise UsageError(
+                    f'{name} is masked, but {type(model).__name__} has no such layer any more'
+                )
+            self._attach(name, successor)
 
     def __getstate__(self) -> dict[str, Any]:
         # Masks of a pass belong to its graph, which copies do not share.
         of_a_pass = {'packed': None, '_masks': {}, '_blocks': {}}
         of_a_pass['_recorded'] = defaultdict(list)
-        return {**self.__dict__, **of_a_pass, '_handles': []}
+        return {**self.__dict__, **of_a_pass}
 
     def collect(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Mask and gradient by key, of all backward passes since the last call.
@@ -150,15 +215,15 @@ class Masks:
 
     def remove(self) -> None:
         """Takes the hooks off the network."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        for layer in self._norms:
-            layer.__dict__.pop('forward', None)
-        self._norms.clear()
+        for name in list(self._layers):
+            self._detach(name)
+        self._layers.clear()
+        self._start.remove()
         self.forget()
 
-    def _begin(self, *_: Any) -> None:
+    @torch.compiler.disable
+    def _begin(self, model: nn.Module, *_: Any) -> None:
+        self._follow(model)
         self.forget()
         # All of them at once: layers that are run again in the backward pass (activation
         # checkpoints) have to find them as they were.
@@ -200,12 +265,12 @@ class Masks:
             product = mask if product is None else product * mask
         return product.to(like.dtype)
 
-    def _scale(
-        self, inputs: list[_Term], outputs: list[_Term], layer: nn.Module, args: tuple
-    ) -> tuple | None:
-        weight = layer._parameters['weight']
-        inner = self._channels(inputs, weight) if inputs else None
-        outer = self._channels(outputs, weight) if outputs else None
+    @torch.compiler.disable
+    def _scale(self, name: str, layer: nn.Module, args: tuple) -> tuple | None:
+        weight = _weight_of(layer, name)
+        acting = self._acting[name]
+        inner = self._channels(acting.inputs, weight) if acting.inputs else None
+        outer = self._channels(acting.outputs, weight) if acting.outputs else None
         if outer is not None:
             if layer._parameters.get('bias') is not None:
                 layer.__dict__['bias'] = layer._parameters['bias'] * outer
@@ -222,17 +287,40 @@ class Masks:
             layer.__dict__['weight'] = _masked(layer, weight, outer, inner)
         return args
 
+    @torch.compiler.disable
     def _norm(
         self,
-        terms: list[_Term],
-        masks_output: bool,
+        name: str,
         layer: nn.Module,
+        channels_first: bool,
         x: torch.Tensor,
         *args: Any,
         **kwargs: Any,
     ) -> torch.Tensor:
-        mask = self._channels(terms, x)
-        return masked_norm(layer, x, mask, *args, masks_output=masks_output, **kwargs)
+        acting = self._acting[name]
+        mask = self._channels(acting.norm, x)
+        kwargs |= {'masks_output': acting.folded, 'channels_first': channels_first}
+        return masked_norm(layer, x, mask, *args, **kwargs)
+
+
+def _at(model: nn.Module, name: str) -> nn.Module | None:
+    """The module of that dotted name, if there is one."""
+    for part in name.split('.') if name else ():
+        if model is None:
+            break
+        model = model._modules.get(part)
+    return model
+
+
+def _weight_of(layer: nn.Module, name: str) -> nn.Parameter:
+    """The weight of a layer that masks act on."""
+    weight = layer._parameters.get('weight')
+    if weight is None:
+        raise UsageError(
+            f'{name} cannot be masked: its weight is no parameter of its own, as under FSDP and '
+            'parametrizations'
+        )
+    return weight
 
 
 def _is_cheaper_on(args: tuple, weight: torch.Tensor) -> bool:
@@ -263,6 +351,7 @@ def _masked(
     return weight
 
 
+@torch.compiler.disable
 def _restore(layer: nn.Module, *_: Any) -> None:
     layer.__dict__.pop('weight', None)
     layer.__dict__.pop('bias', None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from mmscale.models.dms.groups import DepthGroup
+from mmscale.models.dms.layers import copy_for_inference
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -25,7 +25,7 @@ def depth_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[Dept
         model: Any model; it is left as it is.
         inputs: Positional arguments of one forward pass; numbers are replaced by random ones.
     """
-    twin = copy.deepcopy(model).eval()
+    twin = copy_for_inference(model)
     generator = torch.Generator().manual_seed(0)
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     order: dict[str, list[str]] = defaultdict(list)

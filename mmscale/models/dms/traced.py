@@ -19,13 +19,8 @@ from torch.utils._pytree import tree_leaves
 from mmscale.errors import UsageError, one_line
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, Member
 from mmscale.models.dms.residual import depth_groups
-from mmscale.models.dms.trial import sound_groups
+from mmscale.models.dms.trial import DECLARE, tried_groups
 from mmscale.models.dms.walk import Reached, Walk, map_indices, walks
-
-_DECLARE = (
-    'declare its groups with mmscale.models.dms.declare_groups(network, grouper), as '
-    'mmscale/models/dms/transformers.py does for transformers'
-)
 
 
 def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGroups:
@@ -68,7 +63,7 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
             depths = depth_groups(model, inputs)
     except Exception as error:  # whatever the model's own code raises
         raise UsageError(
-            f'{type(model).__name__} cannot be traced ({one_line(error):.200}); {_DECLARE}'
+            f'{type(model).__name__} cannot be traced ({one_line(error):.200}); {DECLARE}'
         ) from error
     unused = [
         name
@@ -79,7 +74,7 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
     if unused:
         raise UsageError(
             f'{type(model).__name__} cannot be traced: {", ".join(unused[:5])} took no part in '
-            f'the forward pass, so it is not known what they share; {_DECLARE}'
+            f'the forward pass, so it is not known what they share; {DECLARE}'
         )
     order = {name: number for number, (name, _) in enumerate(twin.named_modules())}
     names = {module: name for name, module in twin.named_modules()}
@@ -97,17 +92,7 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
     groups = ChannelGroups(
         tuple(sorted(widths.values(), key=lambda group: order[group.name])), depths
     )
-    sound = sound_groups(model, groups, inputs)
-    lost = [name for name in lost if name not in sound.by_name]
-    lost += [name for name in groups.by_name if name not in sound.by_name]
-    if lost:
-        warnings.warn(
-            f'{type(model).__name__}: {len(lost)} of {len(sound.all) + len(lost)} groups stay '
-            'whole, as something works on their channels that tracing does not understand: '
-            f'{", ".join(lost[:5])}{", ..." * (len(lost) > 5)}; to prune them, {_DECLARE}',
-            stacklevel=3,
-        )
-    return sound
+    return tried_groups(model, groups, inputs, lost)
 
 
 class _Tracing(TorchFunctionMode):

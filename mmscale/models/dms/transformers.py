@@ -8,7 +8,9 @@ the output has to stay, and None where there is nothing after it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmscale.errors import UsageError
-from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member, runs
+from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member, runs, slots
 from mmscale.models.dms.layers import input_dimension
 
 Consumers = tuple[str, ...] | None
@@ -90,8 +92,31 @@ def _hidden(model: nn.Module, name: str, makers: Iterable[str], consumer: str) -
     return ChannelGroup(name, size, (*members, Member(f'{name}.{consumer}', 'in', runs(size))))
 
 
+def _mlp(model: nn.Module, name: str) -> tuple[list[ChannelGroup], str, str]:
+    """Hidden widths of an MLP of mmpretrain, and the names of its first and last linear layer."""
+    mlp = model.get_submodule(name)
+    if hasattr(mlp, 'w12'):  # SwiGLU
+        size = mlp.w3.in_features
+        members = [Member(f'{name}.w12', 'out', slots(size, 2))]
+        if isinstance(mlp.norm, nn.LayerNorm):
+            members.append(Member(f'{name}.norm', 'norm', runs(size)))
+        members.append(Member(f'{name}.w3', 'in', runs(size)))
+        return [ChannelGroup(name, size, tuple(members))], f'{name}.w12', f'{name}.w3'
+    count = mlp.num_fcs - 1
+    layers = [*(f'{i}.0' for i in range(count)), str(count)]
+    name = f'{name}.layers'
+    groups = []
+    for i, (maker, consumer) in enumerate(pairwise(layers)):
+        group = _hidden(model, name, (maker,), consumer)
+        groups.append(replace(group, name=f'{name}.{i}') if i else group)
+    return groups, f'{name}.{layers[0]}', f'{name}.{layers[-1]}'
+
+
 def vit_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelGroups:
-    """Groups of mmpretrain's VisionTransformer and DeiT."""
+    """Groups of mmpretrain's VisionTransformer, DeiT, DeiT III, DINOv2 and EVA-02.
+
+    Heads of EVA-02 keep their size, whose places a rotary embedding turns.
+    """
     network = model.get_submodule(prefix.rstrip('.'))
     stream = _Stream(model, f'{prefix}embedding', network.embed_dims, prefix)
     stream.add('out', 'patch_embed.projection')
@@ -100,14 +125,17 @@ def vit_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelGr
     widths, blocks, ends = [], [], []
     for i, layer in enumerate(network.layers):
         name = f'layers.{i}'
-        stream.add('norm', f'{name}.ln1', f'{name}.ln2')
-        stream.add('in', f'{name}.attn.qkv', f'{name}.ffn.layers.0.0')
-        stream.add('out', f'{name}.attn.proj', f'{name}.ffn.layers.1')
-        stream.add('through', f'{name}.attn.gamma1', f'{name}.ffn.gamma2')
-        widths += _fused_attention(f'{prefix}{name}.attn', layer.attn, layer.attn.head_dims)
-        widths.append(_hidden(model, f'{prefix}{name}.ffn.layers', ('0.0',), '1'))
+        norms = [norm for norm in ('ln1', 'ln2', 'norm1', 'norm2') if norm in layer._modules]
+        mlp = f'{name}.{"ffn" if hasattr(layer, "ffn") else "mlp"}'
+        hidden, first, last = _mlp(model, f'{prefix}{mlp}')
+        stream.add('norm', *(f'{name}.{norm}' for norm in norms))
+        stream.add('in', f'{name}.attn.qkv', first.removeprefix(prefix))
+        stream.add('out', f'{name}.attn.proj', last.removeprefix(prefix))
+        stream.add('through', f'{name}.attn.gamma1', f'{mlp}.gamma2')
+        heads, size = _fused_attention(f'{prefix}{name}.attn', layer.attn, layer.attn.head_dims)
+        widths += [heads, *hidden] if getattr(layer.attn, 'rope', None) else [heads, size, *hidden]
         blocks.append(f'{prefix}{name}')
-        ends.append((f'{prefix}{name}.attn.proj', f'{prefix}{name}.ffn.layers.1'))
+        ends.append((f'{prefix}{name}.attn.proj', last))
     stream.add('norm', 'ln1', 'ln2')
     depth = DepthGroup(f'{prefix}layers', tuple(blocks), tuple(ends))
     return ChannelGroups((*stream.groups(consumers), *widths), (depth,))
@@ -130,13 +158,14 @@ def swin_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelG
             name = f'stages.{i}.blocks.{j}'
             attention = f'{name}.attn.w_msa'
             stream.add('norm', f'{name}.norm1', f'{name}.norm2')
-            stream.add('in', f'{attention}.qkv', f'{name}.ffn.layers.0.0')
-            stream.add('out', f'{attention}.proj', f'{name}.ffn.layers.1')
+            hidden, first, end = _mlp(model, f'{prefix}{name}.ffn')
+            stream.add('in', f'{attention}.qkv', first.removeprefix(prefix))
+            stream.add('out', f'{attention}.proj', end.removeprefix(prefix))
             heads = block.attn.w_msa
             widths += _fused_attention(f'{prefix}{attention}', heads, size // heads.num_heads)
-            widths.append(_hidden(model, f'{prefix}{name}.ffn.layers', ('0.0',), '1'))
+            widths += hidden
             blocks.append(f'{prefix}{name}')
-            ends.append((f'{prefix}{attention}.proj', f'{prefix}{name}.ffn.layers.1'))
+            ends.append((f'{prefix}{attention}.proj', end))
         depths.append(DepthGroup(f'{prefix}stages.{i}', tuple(blocks), tuple(ends)))
         stream.add('norm', f'norm{i}')
         after: Consumers = None

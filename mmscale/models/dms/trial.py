@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -13,10 +14,43 @@ from mmscale.cost import count_module
 from mmscale.errors import FOREIGN_ERRORS
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup
+from mmscale.models.dms.layers import copy_for_inference
 from mmscale.models.dms.masking import Masks
 from mmscale.models.dms.prune import apply_pruning, plan_pruning
 from mmscale.models.dms.residual import random_like
 from mmscale.models.dms.topk import DifferentiableTopK
+
+DECLARE = (
+    'declare its groups with mmscale.models.dms.declare_groups(network, grouper), as '
+    'mmscale/models/dms/transformers.py does for transformers'
+)
+
+
+def tried_groups(
+    model: nn.Module,
+    groups: ChannelGroups,
+    inputs: Sequence[torch.Tensor],
+    not_followed: Collection[str] = (),
+) -> ChannelGroups:
+    """Those of a model's groups which can go without harm; a warning names the others.
+
+    Args:
+        model: The model; it is left as it is.
+        groups: What it can lose, as far as is known.
+        inputs: Positional arguments of one forward pass.
+        not_followed: Names of what could not even be made a group.
+    """
+    sound = sound_groups(model, groups, inputs)
+    lost = [name for name in not_followed if name not in sound.by_name]
+    lost += [name for name in groups.by_name if name not in sound.by_name]
+    if lost:
+        warnings.warn(
+            f'{type(model).__name__}: {len(lost)} of {len(sound.all) + len(lost)} groups stay '
+            'whole, as something works on their channels that is not understood: '
+            f'{", ".join(lost[:5])}{", ..." * (len(lost) > 5)}; to prune them, {DECLARE}',
+            stacklevel=4,
+        )
+    return sound
 
 
 def sound_groups(
@@ -63,7 +97,7 @@ def sound_groups(
 
 def _with_random_weights(model: nn.Module) -> nn.Module:
     """A copy in eval mode whose norm layers, biases and scales are no longer zeros and ones."""
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    twin = copy_for_inference(model).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     statistics = [
         (name, tensor)

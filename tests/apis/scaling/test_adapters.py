@@ -12,13 +12,13 @@ from mmscale.apis.networks import build_module
 from mmscale.apis.scaling.adapters import (
     ADAPTERS,
     Adapter,
-    _scaled_heads,
     config_cost,
     find_adapter,
     scale_config,
 )
 from mmscale.apis.scaling.archs import scale
 from mmscale.apis.scaling.backbones import match_config
+from mmscale.apis.scaling.model_settings import scaled_heads
 from mmscale.arch import Scaling, group_widths, scaling_rule
 from mmscale.cost import Cost, LatencyModel, LatencySetting
 from mmscale.cost.matching import NotReachable
@@ -184,14 +184,14 @@ def test_necks_of_several_features_follow():
     multiplier=st.floats(0.5, 4),
 )
 def test_heads_divide_the_width_and_keep_their_size(heads, size, multiplier):
-    number, width = _scaled_heads(heads * size, heads, multiplier, 'free')
+    number, width = scaled_heads(heads * size, heads, multiplier, 'free')
     assert number >= 1
     assert 0.74 * size <= width <= 1.34 * size
     wanted = heads * size * multiplier
     nearest = max(1, round(wanted / size)) * size
     assert abs(number * width - wanted) <= abs(nearest - wanted)
-    assert _scaled_heads(heads * size, heads, 1.0, 'free') == (heads, size)
-    assert _scaled_heads(heads * size, heads, multiplier) == (
+    assert scaled_heads(heads * size, heads, 1.0, 'free') == (heads, size)
+    assert scaled_heads(heads * size, heads, multiplier) == (
         max(1, round(heads * multiplier)),
         size,
     )
@@ -257,7 +257,7 @@ def test_adapter_of_a_few_lines(monkeypatch):
         (dict(type='EfficientNet', arch='b0'), {}, r"EfficientNet: .*type='mmscale.ArchNet'"),
         (dict(type='mmscale.ArchNet', arch='x'), {}, 'ArchNet: .*scale its Arch'),
         (dict(type='HRNet', arch='w18'), {}, "'HRNet' has no adapter .*; there are ConvNeXt, Mob"),
-        (dict(type='mmdet.ResNet', depth=50), {}, "'mmdet.ResNet' has no adapter"),
+        (dict(type='mmdet.HRNet'), {}, "'mmdet.HRNet' has no adapter .* of mmdet"),
         (dict(), {}, 'None has no adapter'),
         (dict(type='ResNet', depth=7), {}, 'ResNet cannot be built: .*invalid depth 7'),
         (BASES['ResNet'], dict(factor=0), 'factor=0 must be'),

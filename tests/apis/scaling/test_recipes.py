@@ -268,6 +268,34 @@ test_dataloader = dict(dataset=dict(type='ClassBalancedDataset', oversample_thr=
         assert child[loader].to_dict() == json.loads(text)
 
 
+PEOPLE = """
+resize = dict(type='Resize', scale=(144, 288))
+part = dict(
+    type='CustomDataset',
+    pipeline=[resize, dict(type='CenterCrop', crop_size=(128, 256)), dict(type='PackInputs')],
+)
+train_dataloader = test_dataloader = dict(dataset=part)
+"""
+
+
+def test_the_sides_of_a_rectangle_are_kept_or_grow_by_one_factor(tmp_path):
+    config, network, child = scaled_child(SMALL + PEOPLE, WIDTH, tmp_path)
+    assert network.resolution == (256, 128)
+    assert child.train_dataloader == config.train_dataloader
+    (tmp_path / 'grown').mkdir()
+    _, network, child = scaled_child(SMALL + PEOPLE, RESOLUTION, tmp_path / 'grown')
+    assert network.resolution == (512, 256)
+    for loader in (child.train_dataloader, child.test_dataloader):
+        resize, crop, _ = loader.dataset.pipeline
+        assert (resize.scale, crop.crop_size) == ((288, 576), (256, 512))
+    assert get_cost(child).flops == network.cost.flops
+    # Every map is four times as large.
+    before = get_cost(config)
+    assert (before.shape, network.cost.acts) == ((256, 128), 4 * (before.acts - 2) + 2)
+    text = (tmp_path / 'grown' / 'out' / f'{network.label}.py').read_text(encoding='utf-8')
+    assert 'at 512 x 256 px' in text
+
+
 LAZY = """
 from mmcv.transforms import CenterCrop
 from mmpretrain.datasets import CustomDataset, PackInputs

@@ -281,6 +281,23 @@ def test_norms_take_over_masks_of_what_they_alone_feed(also):
     torch.testing.assert_close(twin(x), model(x))
 
 
+def test_compiled_networks_are_masked_alike():
+    torch.manual_seed(0)
+    model = Normed(ALSO['a sum'][0])
+    gates = nn.ModuleDict({'stream': DifferentiableTopK(6)})
+    gates['stream'].pruning_ratio.data.fill_(0.5)
+    x = torch.randn(3, 6)
+    masks = Masks(model, streams_of_normed(), gates, [x])
+    results = []
+    for run in (model, torch.compile(model, backend='eager')):
+        model.zero_grad()
+        result = run(x)
+        result.pow(2).sum().backward()
+        results.append([result, *(p.grad for p in model.parameters()), *masks.collect()['stream']])
+    for own, other in zip(*results, strict=True):
+        torch.testing.assert_close(own, other)
+
+
 def test_a_layer_with_another_source_keeps_its_own_mask():
     class Shared(Normed):
         def forward(self, x):

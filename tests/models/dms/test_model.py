@@ -1,19 +1,29 @@
 """DMSModel by itself: losses, importance, steps of the structure, projection, wrong settings."""
 
 import copy
+import pickle
 from datetime import timedelta
 
 import pytest
 import torch
+from mmengine.model import (
+    ExponentialMovingAverage,
+    convert_sync_batchnorm,
+    revert_sync_batchnorm,
+)
 from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
-from torch import distributed, multiprocessing
+from torch import distributed, multiprocessing, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.optim.swa_utils import AveragedModel
 
 from mmscale.arch import Arch, get_arch
 from mmscale.cost import LatencyModel, LatencySetting, count_module
 from mmscale.cost.count import Cost
+from mmscale.errors import UsageError
 from mmscale.models import DMSModel
 from mmscale.models.dms import apply_pruning, plan_pruning
+from mmscale.models.dms.layers import replace_submodule
 from mmscale.registry import MODELS
 
 SIDE = 12
@@ -279,6 +289,71 @@ def test_projection_meets_the_budget(metric, classifier, tmp_path):
     pruned = apply_pruning(model.model, plan_pruning(model.model, model.groups, keep))
     model.masks.remove()
     assert count_module(pruned, (3, 32, 32), memory=False).cost == cost
+
+
+# ------------------------------------------------------------------ wrappers and copies
+
+
+def by_names(model):
+    """Puts a new layer of the same weights in the place of each."""
+    for name, layer in list(model.model.named_modules()):
+        if name and isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+            replace_submodule(model.model, name, copy.deepcopy(layer))
+            # The copy's hooks are of the masks' copy, as of no masks at all.
+            layer = model.model.get_submodule(name)
+            layer._forward_pre_hooks.clear()
+            layer._forward_hooks.clear()
+    return model
+
+
+WRAPPERS = {
+    'deep copy': copy.deepcopy,
+    'pickle': lambda model: pickle.loads(pickle.dumps(model)),  # noqa: S301
+    'EMA': lambda model: ExponentialMovingAverage(model).module,
+    'AveragedModel': lambda model: AveragedModel(model).module,
+    'SyncBN': lambda model: convert_sync_batchnorm(model, 'torch'),
+    'SyncBN and back': lambda model: revert_sync_batchnorm(convert_sync_batchnorm(model)),
+    'copy of SyncBN': lambda model: copy.deepcopy(convert_sync_batchnorm(model)),
+    'new layers': by_names,
+}
+
+
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+def test_masks_follow_the_layers(wrapper, make_model):
+    """All blocks that can go are shut, and half of the channels."""
+    model = make_model().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.3)
+    for group in model.groups.all:
+        gate = model.gates[group.key]
+        gate.pruning_ratio.data.fill_(1.0 if group in model.groups.depths else 0.5)
+        gate.clamp()
+    images = torch.randn(2, 1, SIDE, SIDE)
+    whole = copy.deepcopy(model)
+    whole.masks.remove()
+    with torch.no_grad():
+        expected, unmasked = model(images), whole(images)
+        assert not torch.allclose(expected, unmasked)
+        wrapped = WRAPPERS[wrapper](model).eval()
+        for _ in range(2):
+            torch.testing.assert_close(wrapped(images), expected)
+        wrapped.masks.remove()
+        torch.testing.assert_close(wrapped(images), unmasked)
+
+
+def test_a_layer_that_is_gone_or_has_no_weight_is_named(make_model):
+    images = torch.randn(2, 1, SIDE, SIDE)
+    model = make_model()
+    weight_norm(model.model.backbone.stem.conv)
+    weight_norm(model.model.backbone.stages[0][0].project.conv)
+    with pytest.raises(UsageError, match=r'stages.0.0.project.conv cannot be masked: its weight'):
+        model(images)
+    model = make_model()
+    model.model.backbone.stages[1] = nn.Identity()
+    with pytest.raises(UsageError, match=r'stages.1.* is masked, but .* has no such layer'):
+        model(images)
 
 
 # ------------------------------------------------------------------ settings
