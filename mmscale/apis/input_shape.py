@@ -165,17 +165,23 @@ def _built(transforms: list[Mapping], scope: str, arch: Arch | None) -> Iterator
 
 @contextlib.contextmanager
 def _same_chance() -> Iterator[None]:
-    """What is drawn is always the same, and changes nothing outside."""
+    """What is drawn is always the same, and changes nothing outside.
+
+    OpenCV works without threads of its own: processes that are forked later would wait for them.
+    """
+    import cv2
     import numpy as np
 
-    states = random.getstate(), np.random.get_state()
+    states, threads = (random.getstate(), np.random.get_state()), cv2.getNumThreads()
     random.seed(0)
     np.random.seed(0)
+    cv2.setNumThreads(0)
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+        cv2.setNumThreads(threads)
 
 
 def _made(
