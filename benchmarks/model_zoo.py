@@ -171,6 +171,7 @@ def main() -> None:
             importlib.import_module(f'{package}.datasets')
         rows, failures = [], []
         root = f'{configs_of(package)}{os.sep}'
+        installed = f'{configs_of(package).parents[2]}{os.sep}'
         for tried in candidates(package, args.folder):
             reasons = []
             for name, path, said in tried:
@@ -178,7 +179,8 @@ def main() -> None:
                 if 'error' not in found:
                     rows.append(row(name, found, said))
                     break
-                reason = ' '.join(found['error'].replace(root, '').split())
+                reason = found['error'].replace(root, '').replace(installed, '')
+                reason = ' '.join(reason.split())
                 reasons.append(f'* `{name}`: {reason:.200}')
                 print(reasons[-1], flush=True)
             else:
