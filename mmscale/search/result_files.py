@@ -121,6 +121,8 @@ def check_structure(owner: str, value: object) -> None:
     for name, kept in check_keys(f'{owner}.structure', line['structure'], None).items():
         for one in kept if isinstance(kept, list) else [kept]:
             integer(f'{owner}.structure.{name!s:.60}', one, 0, _MOST)
+    for name, size in check_keys(f'{owner}.sizes', line.get('sizes', {}), None).items():
+        integer(f'{owner}.sizes.{name!s:.60}', size, 1, _MOST)
 
 
 def read_result(path: str | Path, needed: Collection[str] = ()) -> dict[str, Any]:

@@ -28,7 +28,8 @@ def plot_structure(records: Sequence[Mapping], title: str = '') -> Figure:
     kept = np.array(
         [[np.sum(record['structure'][name]) for record in records] for name in names], float
     )
-    largest = kept.max(axis=1, keepdims=True)
+    sizes = [_size(name, records[-1]) for name in names]
+    largest = np.array([[size or row.max()] for size, row in zip(sizes, kept, strict=True)])
     figure = new_figure(8, 2.6 + 0.17 * len(names))
     heights = [2.0, 0.4 + 0.17 * len(names)]
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=heights)
@@ -45,13 +46,20 @@ def plot_structure(records: Sequence[Mapping], title: str = '') -> Figure:
     below.set_yticks(
         np.arange(len(names)) + 0.5,
         [
-            f'{name.removeprefix("backbone.")}: {int(row[-1])} of {int(most)}'
-            for name, row, (most,) in zip(names, kept, largest, strict=True)
+            f'{name.removeprefix("backbone.")}: {int(row[-1])}' + (f' of {size}' if size else '')
+            for name, row, size in zip(names, kept, sizes, strict=True)
         ],
         fontsize=7,
     )
     below.invert_yaxis()
     tidy(below, 'iteration', '')
     below.grid(False)
-    figure.colorbar(image, ax=below, label='share of the most that it kept', pad=0.01)
+    share = 'share that is kept' if all(sizes) else 'share of the most that it kept'
+    figure.colorbar(image, ax=below, label=share, pad=0.01)
     return figure
+
+
+def _size(name: str, record: Mapping) -> int | None:
+    """Elements of a group, which earlier versions did not write down of widths."""
+    kept = record['structure'][name]
+    return len(kept) if isinstance(kept, list) else record.get('sizes', {}).get(name)

@@ -105,6 +105,7 @@ def test_search_ends_on_the_budget(metric, dms_config, write_config, tmp_path):
     value, goal = runner.model.value(counted), runner.model.goal
     assert 0.98 * goal <= value <= goal
     last = lines(dms_config['work_dir'])[-1]
+    assert last['sizes'] == {group.name: group.size for group in runner.model.groups.all}
     assert last['value'] == value
     assert last['budget'] == pytest.approx(goal)
     assert {key: last[key] for key in report['after']} == report['after']
@@ -152,6 +153,40 @@ def test_schedule_of_the_budget(dms_config):
         [0.6 ** min(1, i / 8) for i in range(10)]
     )
     assert [hard for _, hard in seen] == [False] * 8 + [True] * 2
+
+
+def test_loops_by_epoch_fall_over_all_iterations(dms_config):
+    dms_config['train_cfg'] = dict(by_epoch=True, max_epochs=3)
+    dms_config['train_dataloader'].update(
+        batch_size=10, sampler=dict(type='DefaultSampler', shuffle=True)
+    )
+    dms_config['param_scheduler'] = [dict(type='CosineAnnealingLR', by_epoch=True, end=3)]
+    dms_config['default_hooks']['checkpoint'] = dict(type='CheckpointHook', interval=1)
+    dms_config['custom_hooks'] = [dict(type='mmscale.DMSHook', interval=5)]
+    runner = runner_of(dms_config)
+    runner.train()
+    found = lines(dms_config['work_dir'])  # 48 images: four batches of 10 and one of 8
+    assert [line['iteration'] for line in found] == [5, 10, 15]
+    full = runner.model.cost.full.flops
+    assert [line['budget'] / full for line in found] == pytest.approx(
+        [0.6 ** (5 / 12), 0.6 ** (10 / 12), 0.6]
+    )
+    assert 0.95 * found[-1]['budget'] <= found[-1]['value'] <= found[-1]['budget']
+
+
+def test_accumulation_and_mixed_images(dms_config):
+    """The structure steps as often as the optimizer; labels of mixed images are soft."""
+    dms_config['optim_wrapper']['accumulative_counts'] = 5
+    dms_config['model']['model']['train_cfg'] = dict(
+        augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
+    )
+    dms_config['model']['model']['head']['loss'] = dict(type='CrossEntropyLoss', use_soft=True)
+    runner = runner_of(dms_config)
+    runner.train()
+    (state,) = {int(s['step']) for s in runner.model.structure_optimizer.state.values()}
+    assert state == 2
+    last = lines(dms_config['work_dir'])[-1]
+    assert 0.95 * last['budget'] <= last['value'] <= last['budget']
 
 
 def test_structure_has_its_own_optimizer(dms_config):

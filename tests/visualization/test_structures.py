@@ -13,13 +13,20 @@ RECORDS = [
 
 
 def test_rows_and_lines():
-    figure = plot_structure(RECORDS, 'a search')
+    records = [{**record, 'sizes': {'backbone.stem': 16}} for record in RECORDS]
+    figure = plot_structure(records, 'a search')
     above, below = figure.axes[:2]
     assert [line.get_ydata().tolist() for line in above.lines] == [[90.0, 50.0], [95.0, 48.0]]
     labels = [label.get_text() for label in below.get_yticklabels()]
-    assert labels == ['stem: 6 of 8', 'stages.0: 1 of 2']
-    assert below.collections[0].get_array().ravel().tolist() == [1, 0.75, 1, 0.5]
+    assert labels == ['stem: 6 of 16', 'stages.0: 1 of 2']
+    assert below.collections[0].get_array().ravel().tolist() == [0.5, 0.375, 1, 0.5]
     figure.canvas.draw()
+
+
+def test_sizes_that_are_not_known_are_not_guessed():
+    below = plot_structure(RECORDS).axes[1]
+    labels = [label.get_text() for label in below.get_yticklabels()]
+    assert labels == ['stem: 6', 'stages.0: 1 of 2']
 
 
 def test_too_few_records():

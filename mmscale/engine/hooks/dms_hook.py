@@ -31,8 +31,8 @@ class DMSHook(Hook):
     optimizer of its own once per step of the runner's, and its state is in the checkpoints.
 
     ``structure.jsonl`` in the work dir gets a line every `interval` iterations: ``iteration``,
-    ``budget``, ``value`` (of the budget's metric), ``flops``, ``params``, ``acts`` and
-    ``structure``, what each group keeps. A resumed run goes on with the file.
+    ``budget``, ``value`` (of the budget's metric), ``flops``, ``params``, ``acts``,
+    ``structure``, what each group keeps, and their ``sizes``. A resumed run goes on with the file.
 
     Args:
         falling: Share of the iterations in which the budget falls.
@@ -178,6 +178,7 @@ class DMSHook(Hook):
             'params': cost.params,
             'acts': cost.acts,
             'structure': self._model.structure(),
+            'sizes': {group.name: group.size for group in self._model.groups.all},
         }
         with self._file.open('a', encoding='utf-8') as file:
             file.write(json.dumps(line) + '\n')

@@ -105,12 +105,20 @@ def _declared_groups(
     model: nn.Module, name: str, base: type[nn.Module], inputs: Sequence[torch.Tensor]
 ) -> ChannelGroups:
     """Groups as declared of a class for a network of that name, which may be a relative of it."""
-    prefix = f'{name}.' if name else ''
-    groups = GROUPERS[full_name(base)](model, prefix, _consumers(model, name))
+    grouper, prefix = GROUPERS[full_name(base)], f'{name}.' if name else ''
+    consumers = _consumers(model, name)
+    groups = grouper(model, prefix, consumers)
     # Language models are large, and take long to try.
     if type(model.get_submodule(name)) is base and not inputs[0].is_floating_point():
         return groups
-    return tried_groups(model, groups, inputs)
+    # What leaves the model gets narrower, which no trial takes for the same.
+    inside = grouper(model, prefix, ()) if consumers is None else groups
+    sound = tried_groups(model, inside, inputs)
+    lost = inside.by_name.keys() - sound.by_name.keys()
+    return ChannelGroups(
+        tuple(group for group in groups.widths if group.name not in lost),
+        tuple(group for group in groups.depths if group.name not in lost),
+    )
 
 
 def is_described_by_arch(model: nn.Module, net: ArchNet) -> bool:

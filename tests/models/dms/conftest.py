@@ -32,23 +32,21 @@ def arch_net(name, width):
     return classifier(type='mmscale.ArchNet', arch=name, width=width)
 
 
-def vision_transformer(kind, head):
+def vision_transformer(kind, head='VisionTransformerClsHead', **options):
     arch = dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=64)
-    return classifier(
-        head,
-        pooling=False,
-        width=48,
-        type=kind,
-        arch=arch,
-        img_size=64,
-        layer_scale_init_value=1.0,
-    )
+    return classifier(head, pooling=False, width=48, type=kind, arch=arch, img_size=64, **options)
 
 
-def swin():
+def swin(**options):
     arch = dict(embed_dims=24, depths=[2, 2, 2], num_heads=[2, 3, 4])
     return classifier(
-        type='SwinTransformer', arch=arch, img_size=64, window_size=4, out_indices=(2,), width=96
+        type='SwinTransformer',
+        arch=arch,
+        img_size=64,
+        window_size=4,
+        out_indices=(2,),
+        width=96,
+        **options,
     )
 
 
@@ -101,15 +99,41 @@ NETWORKS = {
     'ConvNeXt': (conv_next, (12, 1040, 4, 8)),
     # The embedding, and of each layer heads, their size and the hidden width.
     'ViT': (
-        lambda: vision_transformer('VisionTransformer', 'VisionTransformerClsHead'),
+        partial(vision_transformer, 'VisionTransformer', layer_scale_init_value=1.0),
         (10, 48 + 3 * (4 + 12 + 64), 1, 3),
     ),
     'DeiT': (
-        lambda: vision_transformer('DistilledVisionTransformer', 'DeiTClsHead'),
+        partial(
+            vision_transformer,
+            'DistilledVisionTransformer',
+            'DeiTClsHead',
+            layer_scale_init_value=1.0,
+        ),
         (10, 48 + 3 * (4 + 12 + 64), 1, 3),
+    ),
+    'DeiT III': (partial(vision_transformer, 'DeiT3'), (10, 48 + 3 * (4 + 12 + 64), 1, 3)),
+    # SwiGLU's hidden width is two thirds, rounded up to eights.
+    'DINOv2': (
+        partial(vision_transformer, 'VisionTransformer', layer_cfgs=dict(ffn_type='swiglu_fused')),
+        (10, 48 + 3 * (4 + 12 + 48), 1, 3),
+    ),
+    # The rotary embedding keeps the size of heads.
+    'EVA-02': (
+        partial(
+            vision_transformer, 'ViTEVA02', 'LinearClsHead', sub_ln=True, out_type='avg_featmap'
+        ),
+        (7, 48 + 3 * (4 + 64), 1, 3),
+    ),
+    'ViT of three layers': (
+        partial(vision_transformer, 'VisionTransformer', layer_cfgs=dict(num_fcs=3)),
+        (13, 48 + 3 * (4 + 12 + 2 * 64), 1, 3),
     ),
     'Swin': (swin, (21, 168 + 2 * (2 + 12 + 96 + 3 + 16 + 192 + 4 + 24 + 384), 3, 6)),
     # The embedding and the size of heads, and of each layer heads and the hidden width.
+    'Swin of three layers': (
+        partial(swin, stage_cfgs=dict(block_cfgs=dict(ffn_cfgs=dict(num_fcs=3)))),
+        (27, 168 + 2 * (2 + 12 + 192 + 3 + 16 + 384 + 4 + 24 + 768), 3, 6),
+    ),
     'LLaMA': (partial(llama, use_cache=False, head_dim=12), (6, 48 + 6 + 2 * (4 + 40), 1, 2)),
     'Mistral': (partial(llama, 'Mistral', sliding_window=3), (6, 48 + 3 + 2 * (4 + 40), 1, 2)),
     'Qwen2': (partial(llama, 'Qwen2'), (6, 48 + 3 + 2 * (4 + 40), 1, 2)),

@@ -1,16 +1,22 @@
 """What tracing takes for channel by channel, and is not, stays whole and is never cut wrongly."""
 
+import copy
 import warnings
 
 import pytest
 import torch
 import torchvision
+from mmengine.registry import MODELS, DefaultScope
+from mmpretrain.models import VisionTransformer
+from mmpretrain.models.utils.norm import LayerNorm2d
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from mmscale.apis.pruning import channel_groups, prune
 from mmscale.errors import UsageError
+from mmscale.models import DifferentiableTopK
+from mmscale.models.dms import Masks
 
 IMAGES = (torch.zeros(2, 3, 8, 8),)
 
@@ -254,3 +260,98 @@ class Failing(nn.Module):
 def test_whatever_goes_wrong_is_one_sentence(error):
     with pytest.raises(UsageError, match=f'Failing cannot be traced .{type(error).__name__}.*dec'):
         channel_groups(Failing(error), [torch.randn(1, 8)])
+
+
+class Scaled(nn.LayerNorm):
+    """A relative of the layer norm with the channels where that has them."""
+
+
+@pytest.mark.parametrize(
+    ('model', 'shape'),
+    [
+        # As many channels as pixels on each side: no shape says where the channels are.
+        (nn.Sequential(nn.Linear(3, 8), Scaled(8), nn.Linear(8, 2)), (1, 8, 8, 3)),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), LayerNorm2d(8), nn.Conv2d(8, 2, 1)), (1, 3, 8, 8)),
+    ],
+)
+def test_relatives_of_layer_norm_say_where_channels_are(model, shape):
+    x = torch.randn(shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        (group,) = channel_groups(model, [x])
+    assert [member.role for member in group.members] == ['out', 'norm', 'in']
+    assert_pruned_is_masked(model, [x])
+
+
+def assert_pruned_is_masked(model, inputs):
+    groups = channel_groups(model, inputs)
+    keep = {group.name: range(0, group.size, 2) for group in groups.all}
+    gates = nn.ModuleDict()
+    for group in groups.all:
+        gates[group.key] = gate = DifferentiableTopK(group.size)
+        gate.hard_mask.zero_()[::2] = 1
+        gate.hard.fill_(True)
+    small, _ = prune(model, inputs, keep)
+    model, small = copy.deepcopy(model), copy.deepcopy(small)
+    model.eval()
+    small.eval()
+    Masks(model, groups, gates).hard = True
+    with torch.no_grad():
+        for found, expected in zip(small(*inputs), model(*inputs), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    return groups
+
+
+VIT = dict(embed_dims=24, num_layers=2, num_heads=4, feedforward_channels=32)
+BACKBONES = {
+    'ResNet_CIFAR': (dict(depth=18, base_channels=8, stem_channels=8), 11),
+    'ConvMixer': (dict(arch=dict(embed_dims=16, depth=2, patch_size=4, kernel_size=3)), 2),
+    'BEiTViT': (dict(arch=VIT, img_size=32, patch_size=8), 2),
+    'MAEViT': (dict(arch=VIT, img_size=32, patch_size=8), 6),
+    'RevVisionTransformer': (dict(arch=VIT, img_size=32, patch_size=8), 2),
+    'ShuffleNetV2': (dict(widen_factor=0.5), 18),
+    'MlpMixer': (
+        dict(
+            arch=dict(embed_dims=16, num_layers=2, tokens_mlp_dims=8, channels_mlp_dims=24),
+            img_size=32,
+            patch_size=8,
+        ),
+        4,
+    ),
+}
+
+
+@pytest.mark.filterwarnings('ignore:.*stay whole')
+@pytest.mark.parametrize('kind', BACKBONES)
+def test_bare_backbones_of_mmpretrain(kind):
+    """Their ``eval()`` returns nothing, and their outputs are several."""
+    options, widths = BACKBONES[kind]
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(dict(type=kind, **options))
+    torch.manual_seed(0)
+    groups = assert_pruned_is_masked(model, [torch.randn(1, 3, 32, 32)])
+    leaving = kind == 'MAEViT'  # the embedding is declared, and narrows what leaves the network
+    assert len(groups.widths) == widths + leaving
+
+
+class Other(VisionTransformer):
+    """A relative whose layers are called otherwise."""
+
+    def __init__(self):
+        super().__init__(VIT, 32, 8)
+        self.stages = self.layers
+        del self.layers
+
+    def forward(self, x):
+        self.layers = list(self.stages)
+        try:
+            return super().forward(x)
+        finally:
+            del self.layers
+
+
+def test_what_is_declared_otherwise_is_traced():
+    with pytest.warns(UserWarning) as caught:
+        groups = channel_groups(Other(), [torch.randn(1, 3, 32, 32)])
+    assert 'Other has not the form that is declared of VisionTransformer' in str(caught[0].message)
+    assert {group.size for group in groups} == {32}
