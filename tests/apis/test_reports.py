@@ -310,7 +310,9 @@ def test_what_could_not_be_scored_is_counted_and_left_out(copied):
 def structure_line(iteration, channels, flops):
     costs = dict(budget=60.0, value=flops, flops=flops, params=9, acts=5)
     kept = {'stem': channels, 'stages.0': [1, 0]}
-    return json.dumps({'iteration': iteration, 'metric': 'flops', **costs, 'structure': kept})
+    sizes = {'stem': 16}
+    line = {'iteration': iteration, 'metric': 'flops', **costs, 'structure': kept, 'sizes': sizes}
+    return json.dumps(line)
 
 
 def test_widths_over_time(report_tool, tmp_path):
@@ -322,7 +324,7 @@ def test_widths_over_time(report_tool, tmp_path):
     assert report.missing[0].startswith('structure.jsonl: 1 damaged lines are left out; line 2')
     above, below = report.pictures['structure'].axes[:2]
     assert above.lines[1].get_ydata().tolist() == [90, 54]
-    assert below.get_yticklabels()[0].get_text() == 'stem: 6 of 8'
+    assert below.get_yticklabels()[0].get_text() == 'stem: 6 of 16'
     assert report_tool(tmp_path)[0] == 0
     names = {path.name for path in (tmp_path / 'report').iterdir()}
     assert names == {'structure.png', 'structure.svg'}
