@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
     from mmscale.models.dms import ChannelGroups
 
-# Largest side of the images that a detector is traced with, and how many boxes it proposes there:
-# what it can lose is the same.
+# Largest side of the images that a detector is traced with, how many boxes it proposes there, and
+# the side of the smallest: of boxes of every size, so that its heads see every feature map.
 _LARGEST_SIDE = 320
-_FEW_BOXES = 8
+_BOXES = 100
+_SMALLEST_BOX = 20
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,7 +108,9 @@ def find_prunable(
             for part in model.modules():
                 settings = getattr(part, 'test_cfg', None)
                 if isinstance(settings, dict) and 'max_per_img' in settings:
-                    settings['max_per_img'] = _FEW_BOXES
+                    settings['max_per_img'] = _BOXES
+                if hasattr(part, 'finest_scale'):
+                    part.finest_scale = _SMALLEST_BOX
             # Tracing knows positional arguments that are tensors.
             model.forward = functools.partial(model.forward, **samples(1))
         model.eval()
