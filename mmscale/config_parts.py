@@ -98,6 +98,8 @@ def innermost_datasets(dataset: object) -> Iterator[MutableMapping[str, Any]]:
 def nested_transforms(pipeline: object) -> Iterator[MutableMapping[str, Any]]:
     """Yields the config of every transform of a pipeline, each before those that it holds.
 
+    Of any other part of a config it is every part with a type.
+
     Transforms hold others as lists (``RandomApply``), as lists in lists (``TestTimeAug``), by name
     (``MultiBranch``) or alone. What is yielded are the config's own parts.
 

@@ -11,10 +11,14 @@ os.environ.setdefault('MKL_NUM_THREADS', '1')
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
+import cv2
 import pytest
 from hypothesis import settings
 
 from mmscale.arch import SearchSpace
+
+# Processes that tests fork would wait for threads that stay behind, as MMEngine's workers would.
+cv2.setNumThreads(0)
 
 # No deadline, as no test may depend on time; the same examples in every run.
 settings.register_profile('mmscale', deadline=None, derandomize=True)

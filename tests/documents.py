@@ -149,6 +149,9 @@ def small_settings(config):
         for key, value in pairs:
             if key in SMALL and isinstance(value, int):
                 yield f'{path}{key}', min(value, SMALL[key])
+            elif key == 'indices' and isinstance(value, int):
+                # Of a dataset's first or last images; tests/own_images.py makes few.
+                yield f'{path}{key}', max(-32, min(value, 64))
             elif key == 'weights' and isinstance(value, (list, tuple)):
                 # Of a search: that many scaling stages are scored.
                 yield f'{path}{key}', [int(j < 2) for j in range(len(value))]

@@ -33,7 +33,7 @@ _LOADERS = {
 # Sides of images that a dataset has, whatever is done to them.
 _SIDES_OF_DATASETS = {'CIFAR10': 32, 'CIFAR100': 32, 'FashionMNIST': 28, 'MNIST': 28}
 # Transforms that do not change the size of an image, and need more than one.
-_LEFT_OUT = re.compile(r'(.*Load|Pack|Collect|DefaultFormat|FilterAnnotations|Albu).*')
+_LEFT_OUT = re.compile(r'(.*Load|Pack|Collect|DefaultFormat|FilterAnnotations).*')
 # Transforms of transforms that are done one after the other, and those of which one is chosen.
 _IN_A_ROW = ('Compose', 'KeyMapper', 'ProposalBroadcaster', 'RandomApply', 'TransformBroadcaster')
 # Largest number in a pipeline that may be a size in pixels, and the least side of a blank image.
@@ -165,17 +165,23 @@ def _built(transforms: list[Mapping], scope: str, arch: Arch | None) -> Iterator
 
 @contextlib.contextmanager
 def _same_chance() -> Iterator[None]:
-    """What is drawn is always the same, and changes nothing outside."""
+    """What is drawn is always the same, and changes nothing outside.
+
+    OpenCV works without threads of its own: processes that are forked later would wait for them.
+    """
+    import cv2
     import numpy as np
 
-    states = random.getstate(), np.random.get_state()
+    states, threads = (random.getstate(), np.random.get_state()), cv2.getNumThreads()
     random.seed(0)
     np.random.seed(0)
+    cv2.setNumThreads(0)
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+        cv2.setNumThreads(threads)
 
 
 def _made(

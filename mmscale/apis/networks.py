@@ -16,7 +16,7 @@ from mmscale.apis.reports.run_files import result_origin
 from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
 from mmscale.arch.origin import Origin, origin_of, read_origin
-from mmscale.config_parts import type_name
+from mmscale.config_parts import nested_transforms, type_name
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.command_line import read_config
 from mmscale.quiet import quiet_imports
@@ -76,6 +76,22 @@ def _on_meta() -> Iterator[None]:
         yield
 
 
+def _alone(config: Mapping) -> dict[str, Any]:
+    """A copy of a config, as some models change what they are built of, for a process alone.
+
+    MMEngine's synchronised BN cannot even be built there, and is plain BN: with the same weights.
+    """
+    from torch import distributed
+
+    copied = copy.deepcopy(dict(config))
+    if not (distributed.is_available() and distributed.is_initialized()):
+        for part in nested_transforms(copied):
+            if type_name(part) == 'MMSyncBN':
+                part['type'] = 'BN'
+                part.pop('stats_mode', None)
+    return copied
+
+
 def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False) -> nn.Module:
     """Builds a model or a part of one from its config.
 
@@ -97,9 +113,8 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
     for place in (_on_meta(), contextlib.nullcontext()) if meta else (contextlib.nullcontext(),):
         try:
             with place, quiet_imports(), DefaultScope.overwrite_default_scope(scope):
-                # Copied, as some models change the parts that they are built of; mmdet's look
-                # these up as attributes.
-                return MODELS.build(ConfigDict(copy.deepcopy(dict(config))))
+                # mmdet's models look parts up as attributes.
+                return MODELS.build(ConfigDict(_alone(config)))
         except FOREIGN_ERRORS as error:
             reason = error
     raise UsageError(

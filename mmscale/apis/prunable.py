@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from mmscale.models.dms import ChannelGroups
 
-# Largest side of the images that a detector is traced with; what it can lose is the same.
+# Largest side of the images that a detector is traced with, and how many boxes it proposes there:
+# what it can lose is the same.
 _LARGEST_SIDE = 320
+_FEW_BOXES = 8
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,6 +104,10 @@ def find_prunable(
         if samples is not None:
             shape = (shape[0], *(min(side, _LARGEST_SIDE) for side in shape[1:]))
             samples = samples_of(model, shape)
+            for part in model.modules():
+                settings = getattr(part, 'test_cfg', None)
+                if isinstance(settings, dict) and 'max_per_img' in settings:
+                    settings['max_per_img'] = _FEW_BOXES
             # Tracing knows positional arguments that are tensors.
             model.forward = functools.partial(model.forward, **samples(1))
         model.eval()

@@ -318,6 +318,10 @@ def _resnet(arch: Arch) -> nn.Module:
     _refuse(bool(arch.head.channels or arch.head.hidden_channels), 'head', 'timm has none here')
     _refuse(len(arch.stages) > 4, 'stages[4]', 'timm ends at stride 32')
     _refuse(kind not in ('basic', 'bottleneck'), 'stages[0][0]', f'kind={kind}')
+    if kind == 'basic':
+        for where, block in _numbered(arch):
+            expected = replace(block, hidden_channels=block.out_channels, groups=1)
+            _expected(where, block, expected, 'ResNet')
     _full_width_blocks(arch, 'ResNet', 3, (1, 2, 2, 2))
     expansion = 4 if kind == 'bottleneck' else 1
     blocks = []
@@ -326,14 +330,12 @@ def _resnet(arch: Arch) -> nn.Module:
         _refuse(any(block.se is not None for block in stage), where, 'se: its ResNet has none')
         planes, rest = divmod(first.out_channels, expansion)
         _refuse(rest > 0, where, f'out_channels={first.out_channels} is no multiple of 4')
-        if kind == 'basic':
-            expected = replace(first, hidden_channels=planes, groups=1)
-            _expected(where, first, expected, 'ResNet')
-            blocks.append(BasicBlock)
-            continue
         # timm rounds down what it makes of this.
         base_width = (first.hidden_channels // first.groups + 0.5) * 64 / planes
-        blocks.append(_resnet_stage(Bottleneck, first.groups, base_width))
+        is_basic = kind == 'basic'
+        blocks.append(
+            BasicBlock if is_basic else _resnet_stage(Bottleneck, first.groups, base_width)
+        )
     return ResNet(
         **_settings(arch),
         block=tuple(blocks),

@@ -70,7 +70,7 @@ ARCHS = {
     'scaled RegNetZ': scaled('RegNetZ-500MF', 'w', 1.5),
     'scaled ResNeXt': scaled('ResNeXt-50-32x4d', 'w', 1.5),
     'scaled ResNeXt with groups kept': scaled('ResNeXt-50-32x4d', 'dWr_gfix', 0.6),
-    # Hidden widths of 110 and 132, which timm's arguments would round.
+    # Hidden widths that timm's arguments would round.
     'scaled MobileNetV3': scaled('MobileNetV3-Small', 'w', 1.7),
     'scaled EfficientNet': scaled('EfficientNet-B0', 'dWr', 0.4),
 }
@@ -149,6 +149,8 @@ def test_without_timm_the_error_says_what_to_install(monkeypatch):
 
 
 def test_hidden_widths_are_rounded_as_ever_after():
-    to_timm(ARCHS['scaled MobileNetV3'])
+    arch = ARCHS['scaled MobileNetV3']
+    assert any(block.hidden_channels % 8 for block in arch.blocks)
+    to_timm(arch)
     again = timm.create_model('mobilenetv3_small_075')
     assert again.blocks[1][0].conv_pw.out_channels % 8 == 0
