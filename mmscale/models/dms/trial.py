@@ -38,10 +38,12 @@ def tried_groups(
         model: The model; it is left as it is.
         groups: What it can lose, as far as is known.
         inputs: Positional arguments of one forward pass.
-        not_followed: Names of what could not even be made a group.
+        not_followed: Layers whose channels could not be made a group.
     """
     sound = sound_groups(model, groups, inputs)
-    lost = [name for name in not_followed if name not in sound.by_name]
+    # Of a concatenation each part may be a group, while the whole is none.
+    made = {member.module for _, member in sound.members if member.role != 'in'}
+    lost = [name for name in not_followed if name not in made]
     lost += [name for name in groups.by_name if name not in sound.by_name]
     if lost:
         warnings.warn(
