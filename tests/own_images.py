@@ -41,7 +41,7 @@ def write_photos(folder, train=30, test=8):
 def write_page(folder):
     """The configs of the page, below a folder in which ``configs/`` lies too."""
     page = (ROOT / 'docs/own_data.md').read_text(encoding='utf-8')
-    configs = re.findall(r'^`(own/\w+\.py)`[^\n]*\n\n```python\n(.*?)^```$', page, re.M | re.S)
+    configs = re.findall(r'`(own/\w+\.py)`:\n\n```python\n(.*?)^```$', page, re.M | re.S)
     assert len(configs) == 6
     for name, text in configs:
         path = folder / name

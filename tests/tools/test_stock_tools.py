@@ -151,7 +151,9 @@ def test_get_flops_counts_colour_networks(config_of, stock_tool, tmp_path):
     assert float(found[:-1]) > 1
     # Of a super-supernet it is the largest subnet that runs.
     path = config_of(SUPERNET)
-    path.write_text(path.read_text() + 'model = dict(backbone=dict(space=dict(in_channels=3)))\n')
+    stages = '[dict(depth=[1.0], width=[1.0], resolution=[24])]'
+    space = f'space=dict(in_channels=3, scaling_stages={stages})'
+    path.write_text(f'{path.read_text()}model = dict(backbone=dict({space}))\n')
     space = SearchSpace(**Config.fromfile(path).model.backbone.space)
     largest = space.largest()
     found = flops_of(path)
