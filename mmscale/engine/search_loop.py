@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.dist import get_dist_info
 from mmengine.runner import Runner, save_checkpoint
 from mmengine.runner.base_loop import BaseLoop
@@ -74,7 +75,7 @@ def build_search(
     metric: str | None = None,
     tolerance: float | None = None,
     weights: Sequence[float] | None = None,
-    **unknown: object,
+    **others: object,
 ) -> Search:
     """Builds the search of a config; nothing is evaluated, no model or data is needed.
 
@@ -86,17 +87,12 @@ def build_search(
         metric: ``flops`` (the default), ``params`` or ``acts``.
         tolerance: Largest relative deviation from any budget, by default 0.05.
         weights: Weight of every scaling stage in the fitness.
-        **unknown: Nothing else is known.
+        **others: Settings of the search that stand in ``test_cfg`` itself, as they once did.
 
     Raises:
         TypeError: A setting of the search is unknown or missing.
         ValueError: A setting is not allowed, or no network meets the budgets.
     """
-    if unknown:
-        raise UsageError(
-            f'test_cfg has no setting {", ".join(unknown)}; those of the search itself are in '
-            f'test_cfg.search'
-        )
     if not isinstance(search, dict):
         raise UsageError(f'search={search!r:.60} must be a dict with type')
     settings = dict(search)
@@ -109,6 +105,13 @@ def build_search(
     budgets = dict(budget=budget, metric=metric, tolerance=tolerance, weights=weights)
     budgets = {key: value for key, value in budgets.items() if value is not None}
     wanted = inspect.signature(search_class).parameters
+    unknown = [key for key in others if key not in wanted]
+    if unknown:
+        raise UsageError(
+            f'test_cfg has no setting {", ".join(unknown)}; those of the search itself are in '
+            f'test_cfg.search'
+        )
+    settings |= others
     if 'family' in wanted:
         if budget is None:
             raise UsageError(f'budget is not set: {name} searches a family of networks within it')
@@ -120,6 +123,15 @@ def build_search(
     return search_class(
         **{key: value for key, value in problem.items() if key in wanted}, **settings
     )
+
+
+def _merged(old: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A part of a config with what another says of it, as in a child config."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return old if new is None else new
+    both = Config(dict(part=old))
+    both.merge_from_dict(dict(part=new))
+    return both.part
 
 
 def _version_of(package: str) -> str:
@@ -159,8 +171,8 @@ class SearchLoop(BaseLoop):
         dataloader: Config of the loader of scoring images.
         evaluator: Ignored: a candidate's score is counted by `subnet_evaluator`.
         search: The search: its ``type``, registered in ``SEARCHES``, and its settings.
-        calibration_dataloader: Config of the loader of training images for BN statistics; by
-            default ``calibration_dataloader`` of the config, beside its ``test_dataloader``.
+        calibration_dataloader: Config of the loader of training images for BN statistics; or what
+            differs from ``calibration_dataloader`` of the config, beside its ``test_dataloader``.
         seed: Seed of the search; by default the runner's.
         resume: Whether to continue the archive in the work dir.
         retry_failed: Whether to evaluate anew what the archive has as failed.
@@ -216,7 +228,7 @@ class SearchLoop(BaseLoop):
         self.table = CostTable(model.backbone.space, after_stages=model.cost_after_stages)
         # Built and checked before any data is read.
         self.search = build_search(self.table, self.seed, search, **budgets)
-        calibration = calibration_dataloader or runner.cfg.get('calibration_dataloader')
+        calibration = _merged(runner.cfg.get('calibration_dataloader'), calibration_dataloader)
         if not calibration or 'dataset' not in calibration:
             raise UsageError(
                 'calibration_dataloader needs a dataset of training images; it stands beside '

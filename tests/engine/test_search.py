@@ -16,7 +16,8 @@ from small_setups import KILL_IN_EVALUATION, ROOT, SPACE
 from mmscale.arch import Arch, SearchSpace, get_arch
 from mmscale.cost import CostTable, count
 from mmscale.engine import SubnetEvaluator
-from mmscale.engine.search_loop import build_search
+from mmscale.engine.search_loop import _merged, build_search
+from mmscale.errors import UsageError
 from mmscale.models import ArchNet
 from mmscale.registry import SEARCHES
 from mmscale.search import EvaluationError
@@ -394,6 +395,16 @@ def table():
     return CostTable(SearchSpace(**SPACE))
 
 
+def test_a_loader_of_the_loop_says_what_differs_from_that_of_the_config():
+    loader = dict(batch_size=8, dataset=dict(type='A', dataset=dict(type='B', split='train')))
+    found = _merged(loader, dict(dataset=dict(dataset=dict(type='C'))))
+    assert found.to_dict() == dict(
+        batch_size=8, dataset=dict(type='A', dataset=dict(type='C', split='train'))
+    )
+    assert (_merged(None, loader), _merged(loader, None)) == (loader, loader)
+    assert _merged(loader, dict(_delete_=True, batch_size=1)).to_dict() == dict(batch_size=1)
+
+
 def test_a_new_search_is_one_class(table):
     class FirstOfAll:
         def __init__(self, table, size):
@@ -405,6 +416,10 @@ def test_a_new_search_is_one_class(table):
         assert (search.table, search.size) == (table, 3)
         with pytest.raises(TypeError, match="unexpected keyword argument 'polulation'"):
             build_search(table, 0, dict(type='FirstOfAll', size=3, polulation=3))
+        # Configs from before there was `search` have its settings in test_cfg itself.
+        assert build_search(table, 0, dict(type='FirstOfAll', size=3), size=4).size == 4
+        with pytest.raises(UsageError, match='test_cfg has no setting polulation; those of the'):
+            build_search(table, 0, dict(type='FirstOfAll', size=3), polulation=3)
     finally:
         del SEARCHES.module_dict['FirstOfAll']
 
