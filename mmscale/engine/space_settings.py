@@ -50,14 +50,19 @@ def space_of(config: Mapping[str, Any]) -> Any:
 
 
 def _bases_of(path: Path) -> Iterator[Path]:
-    """The configs that a config in MMEngine's style of text inherits, as far as they are files."""
+    """The configs that a config in either of MMEngine's styles inherits, if they are files."""
+    from mmengine.config import Config
+
+    named = [path.parent / base for base in Config._get_base_files(str(path))]
     for statement in ast.parse(path.read_text(encoding='utf-8')).body:
-        targets = getattr(statement, 'targets', ())
-        if any(getattr(target, 'id', None) == '_base_' for target in targets):
-            named = ast.literal_eval(statement.value)
-            for base in [named] if isinstance(named, str) else named:
-                if (path.parent / base).is_file():
-                    yield path.parent / base
+        if isinstance(statement, ast.With):  # that of read_base()
+            for line in statement.body:
+                if isinstance(line, ast.ImportFrom) and line.level:
+                    folder = path.parents[line.level - 1]
+                    named.append(
+                        folder.joinpath(*(line.module or '').split('.')).with_suffix('.py')
+                    )
+    yield from filter(Path.is_file, named)
 
 
 def _is_in_vain(config: Config) -> bool:

@@ -186,7 +186,7 @@ def _overrides(options: Sequence[str]) -> dict[str, Any]:
         DictAction(['--cfg-options'], 'cfg_options', nargs='+')(
             argparse.ArgumentParser(), read, options
         )
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, RecursionError, ValueError) as error:
         reason = error if isinstance(error, AssertionError) else 'expected KEY=VALUE'
         raise UsageError(f'--cfg-options {" ".join(options)}: {reason}') from None
     for option in options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from mmscale.config_parts import type_name
@@ -47,7 +48,8 @@ def _replaced(hook: Any, name: str, ours: str) -> Any:
 def _durable(hook: Any) -> Any:
     """A hook, or ours in the place of MMEngine's that saves checkpoints."""
     # Another storage than files of this machine has its own ways.
-    if isinstance(hook, dict) and (hook.get('backend_args') or hook.get('file_client_args')):
+    storage = isinstance(hook, dict) and (hook.get('backend_args') or hook.get('file_client_args'))
+    if storage and storage.get('backend') not in ('local', 'disk'):
         return hook
     return _replaced(hook, 'CheckpointHook', 'mmscale.DurableCheckpointHook')
 
@@ -58,9 +60,17 @@ def make_durable(config: Config) -> None:
     Raises:
         UsageError: Its hooks are no hooks.
     """
-    from mmengine.hooks import Hook
+    from mmengine.hooks import CheckpointHook, Hook
 
     hooks = {'checkpoint': {'type': 'CheckpointHook', 'interval': 1}, **_hooks_of(config)}
+    custom = config.get('custom_hooks')
+    custom = custom if isinstance(custom, (list, tuple)) else []
+    if any(type(hook) is CheckpointHook for hook in (*hooks.values(), *custom)):
+        warnings.warn(
+            'a CheckpointHook that is built already stays as it is, and writes checkpoints that a '
+            'kill may cut off: give its config, or mmscale.DurableCheckpointHook',
+            stacklevel=2,
+        )
     for name, hook in hooks.items():
         if hook is not None and not isinstance(hook, (dict, Hook)):
             raise UsageError(f'default_hooks.{name}={hook!r:.60} must be a dict')
@@ -69,8 +79,7 @@ def make_durable(config: Config) -> None:
         hooks.setdefault(name, {'type': f'mmscale.{name}Hook'})
     # A dict that is set by default into a Config is not kept by it.
     config.default_hooks = hooks
-    custom = config.get('custom_hooks')
-    if isinstance(custom, (list, tuple)):
+    if custom:
         config.custom_hooks = [_durable(hook) for hook in custom]
 
 

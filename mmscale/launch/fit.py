@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Any
 
 from mmscale.errors import UsageError
 
 if TYPE_CHECKING:
+    from mmengine.config import Config
     from mmengine.runner import Runner
 
 
@@ -136,3 +138,28 @@ def check_classes(runner: Runner) -> None:
             raise UsageError(
                 f'{key}={most}: model.head.num_classes={classes}, so at most {classes} is allowed'
             )
+
+
+def check_optimizer(config: Config) -> None:
+    """Checks that there is an optimizer of the name that a config gives.
+
+    Raises:
+        UsageError: There is none; MMEngine would say that None is not callable.
+    """
+    from mmscale.registry import OPTIMIZERS
+
+    optimizer = (config.get('optim_wrapper') or {}).get('optimizer')
+    kind = optimizer.get('type') if isinstance(optimizer, dict) else None
+    if not isinstance(kind, str):
+        return
+    try:
+        found = OPTIMIZERS.get(kind)
+    except RuntimeError:
+        found = None
+    if found is None:
+        known = sorted(OPTIMIZERS.parent.module_dict)
+        near = difflib.get_close_matches(kind, known, n=3) or known
+        raise UsageError(
+            f'optim_wrapper.optimizer.type={kind!r:.60} is no optimizer; near are '
+            f'{", ".join(near[:8])}'
+        )

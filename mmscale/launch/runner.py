@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mmscale.errors import FOREIGN_ERRORS, MMScaleError, UsageError, one_line
 from mmscale.launch.command_line import set_environment
 from mmscale.launch.defaults import complete_dataloaders, log_in_one_process, make_durable
-from mmscale.launch.fit import check_arch, check_classes, check_pretrained
+from mmscale.launch.fit import check_arch, check_classes, check_optimizer, check_pretrained
 from mmscale.launch.installed import installed_twice
 from mmscale.quiet import quiet_imports
 from mmscale.settings import flat
@@ -223,6 +223,7 @@ def build_runner(config: Config, phase: str) -> Runner:
             _ = runner.val_loop
         check_classes(runner)
         # In the order of Runner.train, which then finds it done.
+        check_optimizer(config)
         with _one_line_of('optim_wrapper'):
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
             runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)

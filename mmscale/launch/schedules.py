@@ -1,4 +1,4 @@
-"""Schedules of a training that do not end when it ends."""
+"""Schedules of a training that do not fit its length."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ def schedule_mistakes(runner: Runner) -> Iterator[str]:
     if isinstance(schedulers, dict):
         schedulers = [part for parts in schedulers.values() for part in parts]
     counts_iterations = isinstance(runner.train_loop, IterBasedTrainLoop)
+    length = runner.max_iters if counts_iterations else runner.max_epochs
+    begin = getattr(runner.train_loop, 'val_begin', 0)
+    if runner.val_loop is not None and begin > length:
+        yield f'train_cfg.val_begin={begin}: nothing is validated, training ends at {length}'
     for index, scheduler in enumerate(schedulers):
         name = f'param_scheduler.{index} ({type(scheduler).__name__})'
         if scheduler.by_epoch and counts_iterations:

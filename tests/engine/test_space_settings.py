@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -52,6 +53,35 @@ def test_the_space_of_the_model_may_differ_from_the_variable(child, tmp_path):
     vain = child(str(tmp_path / 'parent.py'), 'space = dict(num_classes=4)')
     with pytest.raises(UsageError, match='is set, but the model has another one'):
         check_settings(vain)
+
+
+def test_a_base_may_be_named_by_an_expression(tmp_path):
+    base = f"_base_ = {str(ROOT)!r} + '/configs/scalenet/' + 'supernet_digits.py'\n"
+    for text, is_refused in (
+        (f'model = dict(backbone=dict(space=dict(scaling_stages={STAGES})))', False),
+        (f'space = dict(scaling_stages={STAGES})', True),
+    ):
+        (tmp_path / 'child.py').write_text(base + text)
+        config = Config.fromfile(tmp_path / 'child.py', import_custom_modules=False)
+        with pytest.raises(UsageError, match='another one') if is_refused else nullcontext():
+            check_settings(config)
+
+
+def test_a_space_in_a_pure_python_config_is_refused_too(tmp_path):
+    (tmp_path / 'base.py').write_text(
+        'from mmscale.models import SuperNet, SuperNetClassifier\n'
+        f'space = dict(num_classes=3, scaling_stages={STAGES})\n'
+        'model = dict(type=SuperNetClassifier, backbone=dict(type=SuperNet, space=space))\n'
+    )
+    begin = 'from mmengine.config import read_base\nwith read_base():\n    from .base import *\n'
+    for name, text, is_refused in (
+        ('same', 'train_cfg = dict(max_iters=3)', False),
+        ('vain', 'space = dict(space, num_classes=4)', True),
+        ('both', "space = dict(space, num_classes=4)\nmodel['backbone']['space'] = space", False),
+    ):
+        (tmp_path / f'{name}.py').write_text(begin + text)
+        with pytest.raises(UsageError, match='another one') if is_refused else nullcontext():
+            check_settings(Config.fromfile(tmp_path / f'{name}.py'))
 
 
 def test_an_override_of_the_variable_is_refused_too():

@@ -22,6 +22,11 @@ OURS = 'mmscale.DurableCheckpointHook'
         dict(default_hooks=dict(checkpoint=dict(type='mmengine.hooks.CheckpointHook'))),
         dict(default_hooks=dict(checkpoint=dict(type='mmpretrain.CheckpointHook'))),
         dict(default_hooks=dict(checkpoint=dict(type=CheckpointHook, interval=2))),
+        dict(
+            default_hooks=dict(
+                checkpoint=dict(type='CheckpointHook', backend_args=dict(backend='local'))
+            )
+        ),
     ],
 )
 def test_a_training_is_durable_whichever_way_its_hooks_are_written(settings):
@@ -65,6 +70,9 @@ def test_what_a_user_chose_is_left_alone():
         pass
 
     remote = dict(type='CheckpointHook', backend_args=dict(backend='petrel'))
+    built = CheckpointHook(interval=3)
+    with pytest.warns(UserWarning, match='a CheckpointHook that is built already stays'):
+        make_durable(Config(dict(default_hooks=dict(checkpoint=built))))
     chosen = [None, dict(type=OwnHook), remote, dict(type='NobodysCheckpointHook')]
     for hook in chosen:
         config = Config(dict(default_hooks=dict(checkpoint=hook)))
