@@ -102,6 +102,14 @@ def test_a_difference_is_an_error(randomise):
     with pytest.raises(ValueError, match='by nan'):
         programs.difference('it', program, images, lambda x: [program(x) * float('nan')])
 
+    def of_one_size(batch):
+        assert batch.shape == images.shape or len(batch) == 1, 'a guard'
+        return program.run(batch)
+
+    message = r'^dynamic_size: it fails with images of .* a guard; the network wants one size'
+    with pytest.raises(ValueError, match=message):
+        programs.difference('it', program, images, of_one_size, larger=images.repeat(1, 1, 2, 2))
+
 
 # ---------------------------------------------------------------------- folders
 

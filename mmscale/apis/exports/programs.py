@@ -163,8 +163,11 @@ def difference(
         try:
             found = run(batch)
         except FOREIGN_ERRORS as error:
+            is_larger = batch is larger
             raise UsageError(
-                f'{what} fails with images of {tuple(batch.shape)}: {one_line(error):.300}'
+                f'{"dynamic_size: " if is_larger else ""}{what} fails with images of '
+                f'{tuple(batch.shape)}: {one_line(error):.300}'
+                f'{"; the network wants one size, leave the option out" if is_larger else ""}'
             ) from error
         if [one.shape for one in wanted] != [one.shape for one in found]:
             raise UsageError(f'{what}: shapes of the outputs differ from the network')

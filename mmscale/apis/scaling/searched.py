@@ -89,12 +89,14 @@ def read_family(path: str | Path) -> FoundFamily:
     """Reads the family of a search's ``result.json``.
 
     Args:
-        path: The file.
+        path: The file, or its folder.
 
     Raises:
         ValueError: The file is not the result of a search, or its parts contradict each other.
     """
     path = Path(path)
+    if path.is_dir():
+        path /= 'result.json'
     if not path.is_file():
         raise UsageError(f'{path} is not a file; it must be the result.json of a search')
     data = read_result(path, ('scaling', 'cost', 'arch'))

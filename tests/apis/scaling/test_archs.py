@@ -137,6 +137,7 @@ def test_a_family_is_read_with_the_way_it_was_made(tmp_path):
     family = read_family(path)
     assert (family.name, family.metric, family.width_rule) == ('mine', 'flops', 'search')
     assert family.strategy == SCALENET_STRATEGY[:4]
+    assert read_family(Path(path).parent) == family
     assert family.rounding == Rounding('ceil', 1, 2)
     assert [f'{ratio:.2f}' for ratio in family.cost_ratios] == ['1.00', '2.25', '4.57', '8.56']
     nearest = Rounding('nearest', channel_divisor=4)
