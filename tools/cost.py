@@ -45,7 +45,9 @@ def parse_args() -> argparse.Namespace:
         '--latency', choices=('cpu', 'cuda'), help='time a forward pass on this device'
     )
     parser.add_argument(
-        '--memory', action='store_true', help='count memory also of a preset or an Arch'
+        '--memory',
+        action='store_true',
+        help='count memory also of an Arch and of a detector that needs samples (minutes)',
     )
     parser.add_argument(
         '--compare',

@@ -158,7 +158,8 @@ def get_cost(
         convention: See :func:`mmscale.cost.count`.
         batch: Images that latency and memory are of.
         latency: Device to time a batch on, ``cpu`` or ``cuda``.
-        memory: Whether to count memory also for an Arch, which builds it.
+        memory: Whether to count memory also for an Arch, which builds it, and for a detector that
+            needs samples, which takes minutes.
         options: Overrides of a config, ``KEY=VALUE`` each.
         shape: Height and width of the image instead of `resolution`.
         compare: Whether to say what MMEngine's analyzer counts, and why.
@@ -190,7 +191,7 @@ def get_cost(
         if network.is_closed_form:
             found = _closed_form(network, convention, batch, memory, compare)
         else:
-            found = _counted(network, convention, batch, compare)
+            found = _counted(network, convention, batch, memory, compare)
         if latency is not None:
             measured = measure_latency(network.build(), network.image_shape, latency, batch)
             found = replace(found, latency=measured)
@@ -219,10 +220,12 @@ def _closed_form(
     return found
 
 
-def _counted(network: Network, convention: str, batch: int, compare: bool) -> NetworkCost:
-    """Cost of a model, counted from what it runs; its memory comes with it."""
+def _counted(
+    network: Network, convention: str, batch: int, memory: bool, compare: bool
+) -> NetworkCost:
+    """Cost of a model, counted from what it runs; with its memory, where that is quick."""
     shape = network.image_shape
-    counted = count_network(network, convention, batch)
+    counted = count_network(network, convention, batch, memory or None)
     difference: ToolDifference | str | None = None
     if compare:
         model = network.build()
@@ -244,7 +247,7 @@ def _counted(network: Network, convention: str, batch: int, compare: bool) -> Ne
         **asdict(counted.cost),
         convention=convention,
         parts=tuple({'name': part, **asdict(cost)} for part, cost in counted.by_part.items()),
-        memory=counted,
+        memory=None if counted.memory_line is None else counted,
         difference=difference,
         uncounted=counted.uncounted,
     )

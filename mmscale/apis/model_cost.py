@@ -21,7 +21,7 @@ _PROPOSALS = 1000
 
 
 def count_network(
-    network: Network, convention: str = 'mmscale', batch: int = 1, memory: bool = True
+    network: Network, convention: str = 'mmscale', batch: int = 1, memory: bool | None = None
 ) -> ModuleCost:
     """Counts a network that a user named, at the size it is made for.
 
@@ -32,7 +32,8 @@ def count_network(
         network: The network.
         convention: ``mmscale`` or ``pycls``.
         batch: Images or texts that memory is counted for.
-        memory: Whether to count memory too.
+        memory: Whether to count memory too; by default where that takes no real numbers, as it
+            does for detectors that get samples: minutes and gigabytes.
 
     Raises:
         UsageError: It cannot be built, or does not run on such an input.
@@ -44,9 +45,11 @@ def count_network(
 
 
 def _count(
-    network: Network, module: nn.Module, convention: str, batch: int, memory: bool
+    network: Network, module: nn.Module, convention: str, batch: int, memory: bool | None
 ) -> ModuleCost:
     shape = network.image_shape
+    samples = None if len(shape) == 1 else samples_of(module, shape)
+    memory = samples is None if memory is None else memory
     if len(shape) == 1:
         one = count_module(module, inputs=texts(shape), convention=convention, memory=memory)
         if not memory or batch == 1:
@@ -60,7 +63,7 @@ def _count(
         )
     return count_module(
         module, shape, None, convention, batch, memory,
-        keywords=samples_of(module, shape),
+        keywords=samples,
         draw=network.config is not None,  # else its weights may be trained ones
     )  # fmt: skip
 
