@@ -137,7 +137,7 @@ def wrong_calls():
         'no caps': (lambda: mmscale.scale(arch, 'd', 2, constraints=5), 'constraints=5'),
         'no folder': (lambda: mmscale.export(arch, None), 'out=None'),
         'no weights': (lambda: mmscale.export(arch, 'out'), 'a checkpoint'),
-        'a module to export': (lambda: mmscale.export(model, 'out'), 'cannot be exported'),
+        'a list to export': (lambda: mmscale.export([5], 'out'), 'is no name, file, Arch'),
         'no result': (lambda: mmscale.load_result(5), 'folder=5'),
         'no config': (lambda: mmscale.run_search(None), 'config=None'),
         'no pattern': (lambda: mmscale.list_archs(5), 'pattern=5'),

@@ -137,6 +137,10 @@ def test_costs_are_written_short():
 
 
 def test_pyplot_is_left_alone():
+    def figures():
+        pyplot = sys.modules.get('matplotlib.pyplot')
+        return [] if pyplot is None else pyplot.get_fignums()
+
+    before = figures()
     plot_chain(CHAIN, 'title').canvas.draw()
-    pyplot = sys.modules.get('matplotlib.pyplot')
-    assert pyplot is None or not pyplot.get_fignums()
+    assert figures() == before
