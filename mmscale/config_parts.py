@@ -63,6 +63,16 @@ def type_scope(part: object) -> str:
     return module.partition('.')[0]
 
 
+def is_pretrained(part: object) -> bool:
+    """Whether an initialisation of a config, an ``init_cfg`` or one of several, reads weights.
+
+    Example:
+        >>> [is_pretrained(dict(type=kind)) for kind in ('Pretrained', 'PretrainedInit', 'Normal')]
+        [True, True, False]
+    """
+    return isinstance(part, Mapping) and type_name(part) in ('Pretrained', 'PretrainedInit')
+
+
 def nested_datasets(dataset: object) -> Iterator[MutableMapping[str, Any]]:
     """Yields a dataset's config and those of all datasets in it, inner ones before outer ones.
 

@@ -16,7 +16,7 @@ from mmscale.apis.networks import build_module
 from mmscale.arch import Arch, get_arch
 from mmscale.arch.checks import number
 from mmscale.arch.origin import origin_of
-from mmscale.config_parts import head_classes, type_name, with_valid_topk
+from mmscale.config_parts import head_classes, is_pretrained, type_name, with_valid_topk
 from mmscale.cost import ModuleCost, count_module
 from mmscale.errors import UsageError, one_line
 from mmscale.files import atomic_write, write_text
@@ -304,7 +304,8 @@ def _retraining(
     network = inner.get('backbone', inner)
     for part in (inner, network):
         # These weights do not fit what is left, and load_from has all of it.
-        if 'Pretrained' in str(part.get('init_cfg')):
+        settings = part.get('init_cfg')
+        if any(map(is_pretrained, settings if isinstance(settings, list) else [settings])):
             del part['init_cfg']
     if described == 'arch.json':
         network['arch'] = BesideConfig(described)

@@ -110,7 +110,7 @@ def plan_search(config: Config) -> PlannedSearch:
         from mmscale.registry import LOOPS
     settings = dict(config.test_cfg)
     name = settings.pop('type')
-    loop = LOOPS.get(name)
+    loop = LOOPS.get(name) if isinstance(name, str) else name
     if not isinstance(loop, type) or not issubclass(loop, SearchLoop):
         raise UsageError(f'test_cfg.type={name} is not a search loop of mmscale')
     check_settings(config)

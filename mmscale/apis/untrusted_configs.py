@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmscale.config_parts import is_pretrained
 from mmscale.quiet import quiet_imports
 from mmscale.untrusted import UntrustedFileError
 
@@ -95,10 +96,10 @@ def _check(owner: str, value: object, scope: str, depth: int) -> object:
                 _check_type(owner, part, scope)
             found[key] = _check(f'{owner}.{key}', part, scope, depth + 1)
         # All weights are in the export, and whose those here are is not known.
-        return {key: part for key, part in found.items() if not _is_pretrained(part)}
+        return {key: part for key, part in found.items() if not is_pretrained(part)}
     if isinstance(value, (list, tuple)):
         parts = [_check(f'{owner}[{i}]', p, scope, depth + 1) for i, p in enumerate(value)]
-        return type(value)(part for part in parts if not _is_pretrained(part))
+        return type(value)(part for part in parts if not is_pretrained(part))
     if isinstance(value, str):
         if not _TEXT.fullmatch(value) or '::' in value or value.lower().endswith(_CODE):
             raise UntrustedFileError(f'{owner}={value!r:.80} is no plain text')
@@ -107,10 +108,6 @@ def _check(owner: str, value: object, scope: str, depth: int) -> object:
     if value is not None and not is_number:
         raise UntrustedFileError(f'{owner}={value!r:.80} is no plain value')
     return value
-
-
-def _is_pretrained(part: object) -> bool:
-    return isinstance(part, Mapping) and str(part.get('type')).endswith('Pretrained')
 
 
 def check_untrusted(owner: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmscale.apis.search import plan_search
 from mmscale.arch import Arch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,3 +165,11 @@ def test_mistakes_are_one_line_and_nothing_is_written(tool, tmp_path, config, wo
     assert message in err.splitlines()[-1]
     assert 'Traceback' not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_whose_loop_is_named_as_a_class_is_planned():
+    from mmscale.engine import SearchLoop
+
+    config = Config.fromfile(CONFIGS / 'search-mcea_digits.py')
+    config.test_cfg.type = SearchLoop
+    assert plan_search(config).search is not None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmscale.apis.scaling.common import side_or_sides
 from mmscale.arch import PYCLS_ROUNDING, Rounding, Scaling
 from mmscale.arch.pycls import compatible_widths, scaled_group_width
-from mmscale.config_parts import type_name
+from mmscale.config_parts import is_pretrained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +46,7 @@ def starts_from_weights(backbone: Mapping[str, Any]) -> bool:
     """Whether the config of a backbone names weights that it starts from."""
     settings = backbone.get('init_cfg')
     settings = settings if isinstance(settings, (list, tuple)) else [settings]
-    return bool(backbone.get('pretrained')) or 'Pretrained' in map(type_name, settings)
+    return bool(backbone.get('pretrained')) or any(map(is_pretrained, settings))
 
 
 def from_scratch(backbone: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscale.arch import Arch, Block, Head, Scaling, Stem, apply_scaling, get_arch
 from mmscale.arch.checks import check_keys, integer, number
-from mmscale.config_parts import type_name
+from mmscale.config_parts import is_pretrained
 from mmscale.errors import UsageError
 from mmscale.input_size import note_resolution
 from mmscale.models.backbones.blocks import ArchBlock, checkpointed, conv_norm_act, freeze
@@ -23,8 +23,6 @@ from mmscale.registry import MODELS
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
 Neck = Callable[[tuple[torch.Tensor, ...]], Sequence[torch.Tensor]]
-# How an init_cfg names the loading of a checkpoint.
-_PRETRAINED = ('Pretrained', 'PretrainedInit')
 
 
 def scaled_arch(arch: str | Path | dict | Arch, scaling: dict | None = None) -> Arch:
@@ -123,7 +121,7 @@ class ArchNet(BaseBackbone):
                 dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
             ]
         configs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
-        self._pretrained = [part for part in configs if type_name(part) in _PRETRAINED]
+        self._pretrained = [part for part in configs if is_pretrained(part)]
         for part in self._pretrained:
             _check_pretrained(part)
         super().__init__([part for part in configs if part not in self._pretrained])
