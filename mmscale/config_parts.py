@@ -129,6 +129,37 @@ def nested_transforms(pipeline: object) -> Iterator[MutableMapping[str, Any]]:
             yield from nested_transforms(value)
 
 
+def nested_pipelines(
+    part: object, name: str = ''
+) -> Iterator[tuple[str, MutableMapping[str, Any], str]]:
+    """Yields every pipeline in a part of a config, wherever datasets, hooks or others hold it.
+
+    Args:
+        part: The part, a whole config's settings too.
+        name: What the part is called.
+
+    Yields:
+        What the pipeline is called, what holds it and under which key: ``pipeline``, or one that
+        ends in ``_pipeline``.
+
+    Example:
+        >>> hooks = [dict(type='EMAHook'), dict(type='Switch', switch_pipeline=[])]
+        >>> [name for name, _, _ in nested_pipelines(hooks, 'custom_hooks')]
+        ['custom_hooks[1].switch_pipeline']
+    """
+    if isinstance(part, (list, tuple)):
+        for i, one in enumerate(part):
+            yield from nested_pipelines(one, f'{name}[{i}]')
+    elif isinstance(part, MutableMapping):
+        for key, value in part.items():
+            inner = f'{name}.{key}' if name else str(key)
+            is_pipeline = key == 'pipeline' or str(key).endswith('_pipeline')
+            if is_pipeline and isinstance(value, (Mapping, list, tuple)):
+                yield inner, part, key
+            else:
+                yield from nested_pipelines(value, inner)
+
+
 def head_classes(model: object) -> int | None:
     """How many classes the head of a classifier's config is for; None where nothing says it.
 

@@ -12,7 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmscale.arch import Arch
-from mmscale.config_parts import innermost_datasets, nested_datasets, type_name
+from mmscale.config_parts import (
+    innermost_datasets,
+    nested_datasets,
+    nested_pipelines,
+    type_name,
+)
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.quiet import quiet_imports
 from mmscale.settings import flat
@@ -204,7 +209,12 @@ def _made(
 
 
 def _pipeline_size(
-    dataset: object, pipeline: Any, scope: str, channels: int, arch: Arch | None
+    dataset: object,
+    pipeline: Any,
+    scope: str,
+    channels: int,
+    arch: Arch | None,
+    innermost: Mapping | None = None,
 ) -> tuple[tuple[int, int], str] | None:
     """Height and width of the images that a dataset gives, if it says a size, and what does so.
 
@@ -214,10 +224,11 @@ def _pipeline_size(
         scope: Package that knows the transforms.
         channels: Of the images.
         arch: Of the ArchNet, whose resolution some transforms take.
+        innermost: The dataset in it whose images they are; by default its first.
     """
     parts = {id(part): part for part in nested_datasets(dataset)}.values()
-    first = next(iter(parts), None)
-    around = [part for part in parts if next(nested_datasets(part)) is first]
+    first = innermost if innermost is not None else next(iter(parts), None)
+    around = [part for part in parts if any(one is first for one in nested_datasets(part))]
     configs = list(_straight([t for part in around for t in part.get('pipeline') or ()]))
     configs = configs or list(_straight(pipeline or ()))
     side = _SIDES_OF_DATASETS.get(type_name(first))
@@ -268,13 +279,20 @@ def _length(config: Mapping) -> int | None:
     return None
 
 
+def _channels(config: Mapping, arch: Arch | None) -> int:
+    """Channels of a config's images."""
+    if arch is not None:
+        return arch.stem.in_channels
+    model = model_config(config)
+    mean = _preprocessor(config, model).get('mean')
+    channels = len(mean) if isinstance(mean, (list, tuple)) else None
+    return channels or (model.get('backbone') or {}).get('in_channels') or 3
+
+
 def _image_size(
-    config: Mapping, module: nn.Module | None, channels: int
+    config: Mapping, backbone: nn.Module | None, channels: int, arch: Arch | None
 ) -> tuple[tuple[int, int], str]:
     """Height and width of the images that reach the preprocessor, and what says so."""
-    backbone = getattr(core_of(module), 'backbone', None)
-    arch = getattr(backbone, 'arch', None)
-    arch = arch if isinstance(arch, Arch) else None
     scope = config.get('default_scope') or 'mmpretrain'
     for phase, source in _LOADERS.items():
         dataset = (config.get(f'{phase}_dataloader') or {}).get('dataset')
@@ -298,7 +316,49 @@ def _image_size(
     return (ASSUMED_SIDE, ASSUMED_SIDE), 'an assumption'
 
 
-def config_input(config: Config, module: nn.Module | None) -> InputShape:
+def pipeline_sizes(config: Config, arch: Arch | None = None) -> dict[str, tuple[int, int]]:
+    """Height and width of what every pipeline of a config makes, of those that say a size.
+
+    Those of all datasets of all loaders, and those that the config has besides: for test-time
+    augmentation, in hooks, ...
+
+    Args:
+        config: A whole config.
+        arch: Of its ArchNet, if an ``InputResolutionHook`` sets transforms to its resolution.
+
+    Returns:
+        The sizes by what the pipelines are called, for messages.
+
+    Raises:
+        UsageError: One of them cannot be read.
+    """
+    scope = config.get('default_scope') or 'mmpretrain'
+    channels = _channels(config, arch)
+    places: list[tuple[str, Any, Any, Any]] = []
+    loaders_first = sorted(config.items(), key=lambda item: not item[0].endswith('_dataloader'))
+    for key, part in loaders_first:
+        if key.endswith('_dataloader'):
+            dataset = part.get('dataset') if isinstance(part, Mapping) else None
+            inner = {id(one): one for one in innermost_datasets(dataset)}.values()
+            name = _LOADERS.get(key.removesuffix('_dataloader'), key)
+            for i, one in enumerate(inner, start=1):
+                place = name if len(inner) == 1 else f'{name} of dataset {i}'
+                places.append((place, dataset, None, one))
+        elif key != 'model':
+            for name, holder, at in nested_pipelines({key: part}):
+                places.append((name, None, holder[at], None))
+    sizes = {}
+    for name, dataset, pipeline, one in places:
+        try:
+            found = _pipeline_size(dataset, pipeline, scope, channels, arch, one)
+        except FOREIGN_ERRORS as error:
+            raise UsageError(f'{name} cannot be read: {one_line(error):.300}') from error
+        if found is not None:
+            sizes[name] = found[0]
+    return sizes
+
+
+def config_input(config: Config, module: nn.Module | None, arch: Arch | None = None) -> InputShape:
     """Shape of what a config's model gets, and what says so.
 
     The config's test pipeline is run on blank images, so that it is what the pipeline makes:
@@ -311,21 +371,18 @@ def config_input(config: Config, module: nn.Module | None) -> InputShape:
     Args:
         config: A whole config, in either of MMEngine's styles.
         module: The model built of it; without, an Arch and a backbone say nothing of themselves.
+        arch: The Arch of its ArchNet, where that is not built.
     """
     length = _length(config)
     if length is not None:
         return InputShape((length,), 'the length of the texts')
     model = model_config(config)
+    backbone = getattr(core_of(module), 'backbone', None)
+    built = getattr(backbone, 'arch', None)
+    arch = built if isinstance(built, Arch) else arch
+    channels = _channels(config, arch)
+    size, source = _image_size(config, backbone, channels, arch)
     preprocessor = _preprocessor(config, model)
-    backbone = model.get('backbone') or {}
-    arch = getattr(getattr(core_of(module), 'backbone', None), 'arch', None)
-    mean = preprocessor.get('mean')
-    channels = len(mean) if isinstance(mean, (list, tuple)) else None
-    channels = channels or backbone.get('in_channels')
-    if isinstance(arch, Arch):
-        channels = arch.stem.in_channels
-    channels = channels or 3
-    size, source = _image_size(config, module, channels)
     divisor = preprocessor.get('pad_size_divisor') or 1
     height, width = (-(-side // divisor) * divisor for side in size)
     return InputShape((channels, height, width), source)

@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Any
 import mmscale
 from mmscale.apis.input_shape import config_input
 from mmscale.apis.scaling.common import backbone_of, sides
+from mmscale.apis.scaling.input_sizes import (
+    check_sizes,
+    resized_pipeline,
+    with_resized_pipelines,
+)
 from mmscale.apis.scaling.model_settings import starts_from_weights
 from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
 from mmscale.arch.origin import Origin, origin_of
-from mmscale.config_parts import head_classes, nested_datasets, nested_transforms, type_name
+from mmscale.config_parts import head_classes, type_name
 from mmscale.cost import Scaled
 from mmscale.errors import UsageError
 from mmscale.files import write_text
@@ -47,38 +52,8 @@ _CONFIGS = (Path(mmscale.__file__).parent / '.mim' / 'configs').resolve()
 # Where the configs are that packages bring, wherever these are installed.
 _STOCK = re.compile(r'.*/(mmpretrain|mmdet)/\.mim/configs/(.*)')
 
-# Which arguments of transforms are sizes in pixels.
-_SIZES = {
-    'BatchFixedSizePad': ('size',),
-    'BatchSyncRandomResize': ('random_size_range',),
-    'CachedMixUp': ('img_scale',),
-    'CachedMosaic': ('img_scale',),
-    'CenterCrop': ('crop_size',),
-    'CenterCropToResolution': ('resolution',),
-    'EfficientNetCenterCrop': ('crop_size',),
-    'EfficientNetRandomCrop': ('scale',),
-    'FixScaleResize': ('scale',),
-    'FixShapeResize': ('width', 'height'),
-    'MixUp': ('img_scale',),
-    'Mosaic': ('img_scale',),
-    'Pad': ('size',),
-    'RandomAffine': ('border',),
-    'RandomCenterCropPad': ('crop_size',),
-    'RandomChoiceResize': ('scales',),
-    'RandomCrop': ('crop_size',),
-    'RandomResize': ('scale',),
-    'RandomResizedCrop': ('scale',),
-    'RandomResizedCropAndInterpolationWithTwoPic': ('size', 'second_size'),
-    'RandomResizedCropToResolution': ('resolution',),
-    'Resize': ('scale',),
-    'ResizeEdge': ('scale',),
-    'ResizeShortestEdge': ('scale', 'max_size'),
-    'ResizeToResolution': ('resolution',),
-}
 # What sides of images of detectors are multiples of.
 _STRIDE = 32
-# Those of MMCV and mmdet say pairs as (width, height), these as (height, width).
-_HEIGHT_FIRST = ('EfficientNetRandomCrop', 'RandomCrop', 'RandomResizedCrop')
 
 
 def recipe_of(name: str, arch: Arch, origin: Origin | None = None) -> str:
@@ -188,38 +163,6 @@ def _difference(old: Any, new: Any) -> Any:
     return {key: _difference(old.get(key), new[key]) for key in changed}
 
 
-def _resized(part: Any, old: tuple[int, int], new: tuple[int, int]) -> Any:
-    """A pipeline for another input size, all sizes of which grow or shrink as much.
-
-    Args:
-        part: A pipeline, or another part of a config with transforms in it.
-        old: Height and width of the input so far.
-        new: The ones wanted.
-    """
-    height, width = (Fraction(after, before) for before, after in zip(old, new, strict=True))
-
-    def grown(value: Any, factors: tuple[Fraction, Fraction]) -> Any:
-        if isinstance(value, (list, tuple)):
-            pair = factors if len(value) == 2 else [max(factors)] * len(value)
-            return type(value)(
-                grown(one, factors if isinstance(one, (list, tuple)) else (factor, factor))
-                for one, factor in zip(value, pair, strict=True)
-            )
-        # Shares of the image stay what they are, and so do -1 and 0; borders are below 0.
-        is_size = type(value) is int and abs(value) > 1
-        return round(value * max(factors)) if is_size else value
-
-    resized = copy.deepcopy(part)
-    # From the old to the new: what occurs twice may be one object.
-    for before, after in zip(nested_transforms(part), nested_transforms(resized), strict=True):
-        name = type_name(before)
-        factors = (height, width) if name in _HEIGHT_FIRST else (width, height)
-        for key in _SIZES.get(name, ()):
-            if before.get(key) is not None:
-                after[key] = grown(before[key], factors)
-    return resized
-
-
 def _model_overrides(recipe: Config, network: Scaled) -> dict[str, Any]:
     """What a child config of a recipe has to say of the model."""
     arch = network.arch
@@ -239,29 +182,40 @@ def _model_overrides(recipe: Config, network: Scaled) -> dict[str, Any]:
     return dict(backbone=backbone, head=head)
 
 
+def _follows_arch(recipe: Config) -> bool:
+    """Whether transforms of a recipe that say no size get the Arch's, when it runs."""
+    return 'InputResolutionHook' in map(type_name, recipe.get('custom_hooks') or ())
+
+
+def _base_arch(recipe: Config) -> Arch | None:
+    """The Arch of a recipe's own backbone, if that is an ArchNet."""
+    backbone = recipe.model.backbone
+    if type_name(backbone) != 'ArchNet':
+        return None
+    with quiet_imports():
+        from mmscale.models.backbones.arch_net import scaled_arch
+
+    return scaled_arch(backbone.get('arch'), backbone.get('scaling'))
+
+
 def _sizes(recipe: Config, network: Scaled) -> tuple[tuple[int, int], tuple[int, int]]:
     """Height and width of the input by a recipe, and of a network made of it.
 
     They are the same where the pipelines are not to be changed.
     """
     new = sides(network.resolution)
-    if 'InputResolutionHook' in map(type_name, recipe.get('custom_hooks') or ()):
-        return new, new  # it sets the pipelines' sizes from the Arch
-    shape, source = config_input(recipe, None)
+    base = _base_arch(recipe)
+    follows = _follows_arch(recipe)
+    shape, source = config_input(recipe, None, base if follows else None)
     if source == 'an assumption':
         return new, new
     old = (shape[-2], shape[-1])
-    if network.arch is None or type_name(recipe.model.backbone) != 'ArchNet':
+    if follows or network.arch is None or base is None:
         return old, new
-    with quiet_imports():
-        from mmscale.models.backbones.arch_net import scaled_arch
-
-    backbone = recipe.model.backbone
-    base = scaled_arch(backbone.get('arch'), backbone.get('scaling')).resolution
-    if old == (base, base):
+    if old == (base.resolution, base.resolution):
         return old, new
     # The images of a detector are others than those that its Arch is made for.
-    grown = Fraction(network.resolution, base)
+    grown = Fraction(network.resolution, base.resolution)
     height, width = (round(side * grown / _STRIDE) * _STRIDE for side in old)
     return old, old if grown == 1 else (height, width)
 
@@ -282,37 +236,14 @@ def _overrides(
     # Some batches are resized in the preprocessor.
     model = overrides['model'] if network.arch is None else recipe.model
     if model.get('data_preprocessor'):
-        resized = _resized(model['data_preprocessor'], old, new)
+        resized = resized_pipeline(model['data_preprocessor'], old, new)
         if resized != model['data_preprocessor']:
             overrides['model']['data_preprocessor'] = resized
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        dataset = (recipe.get(loader) or {}).get('dataset')
-        resized = copy.deepcopy(dataset)
-        for before, after in zip(nested_datasets(dataset), nested_datasets(resized), strict=True):
-            if before.get('pipeline'):
-                after['pipeline'] = _resized(before['pipeline'], old, new)
-        if resized != dataset:
-            overrides[loader] = dict(dataset=_difference(dataset, resized))
+    for key, part in recipe.items():
+        grown = part if key == 'model' else with_resized_pipelines({key: part}, old, new)[key]
+        if grown != part:
+            overrides[key] = _difference(part, grown)
     return overrides
-
-
-def _check_size(
-    recipe: Config, overrides: Mapping[str, Any], wanted: tuple[int, int], label: str
-) -> None:
-    """Checks that the pipelines of a child config give a network the images that it is for.
-
-    Raises:
-        UsageError: They do not: no size in them is known by name.
-    """
-    child = copy.deepcopy(recipe)
-    child.merge_from_dict({key: overrides[key] for key in overrides if key != 'model'})
-    made, source = config_input(child, None)
-    if made[-2:] != wanted:
-        raise UsageError(
-            f'{label} is for images of {size_text(wanted)}, but {source} of its recipe makes '
-            f'{size_text(made[-2:])}, by transforms whose size is not known by name; scale depth '
-            'or width alone, or name a recipe with a Resize or a crop of MMCV, mmpretrain or mmdet'
-        )
 
 
 def config_text(network: Scaled, recipe: str, folder: Path) -> str:
@@ -332,7 +263,14 @@ def config_text(network: Scaled, recipe: str, folder: Path) -> str:
     old, new = _sizes(base, network)
     overrides = _overrides(base, network, (old, new))
     if old != new:
-        _check_size(base, overrides, new, network.label)
+        child = copy.deepcopy(base)
+        child.merge_from_dict({key: overrides[key] for key in overrides if key != 'model'})
+        follows = _follows_arch(base)
+        check_sizes(
+            (base, _base_arch(base) if follows else None, old),
+            (child, network.arch if follows else None, new),
+            network.label,
+        )
     stock = _STOCK.fullmatch(recipe)
     if stock is not None:
         settings = dict(_base_='::'.join(stock.groups()), **overrides)
