@@ -268,13 +268,11 @@ def _timm_network(name: str) -> nn.Module:
 
 def _packaged_config(source: str) -> Config:
     """A config that a package ships, as ``mmpretrain::resnet/resnet18_8xb32_in1k.py``."""
-    package, _, place = source.partition('::')
-    place = place if place.endswith('.py') else f'{place}.py'
     try:
         with quiet_imports():
             from mmengine.hub import get_config
 
-            return read_config(get_config(f'{package}::{place}'))
+            return read_config(get_config(source))
     except FOREIGN_ERRORS as error:
         raise UsageError(f'{source}: {one_line(error):.300}') from error
 
@@ -307,8 +305,8 @@ def find_network(
         source: A preset's name; an Arch, its JSON file or its content, or what scaling made of
             one; the ``result.json`` of a search or its folder; a config (a file in either of
             MMEngine's styles, its content, or ``mmpretrain::NAME`` and ``mmdet::NAME`` of those
-            that the packages ship, or such a file's name alone); ``timm:NAME``; or an
-            ``nn.Module``.
+            that the packages ship, or such a file's name alone or with its folder);
+            ``timm:NAME``; or an ``nn.Module``.
         options: Overrides of a config, ``KEY=VALUE`` each.
         scaling_stage: Which network of a result; by default the base model.
         shape: Height and width of the images, in the place of what the network is made for.
@@ -342,8 +340,8 @@ def find_network(
         name = text.removeprefix('timm:')
         found = {'module': _timm_network(name)}
     elif text is not None and '::' in text:
-        found = {'config': _packaged_config(text)}
         text = text if text.endswith('.py') else f'{text}.py'
+        found = {'config': _packaged_config(text)}
         name = Path(text.partition('::')[2]).stem
     elif path is not None and path.suffix == '.py':
         name, found = path.stem, {'config': read_config(text)}

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import re
 from functools import cache
 from pathlib import Path
 
+from mmscale.errors import UsageError
+
 PACKAGES = ('mmpretrain', 'mmdet')
+# mmpretrain::resnet/NAME.py, and what mmpretrain's docs and users write: configs/resnet/NAME.py.
+_NAME = re.compile(
+    r'((?P<package>mmpretrain|mmdet)::)?(configs/)?(?P<folder>([\w-]+/)*)(?P<name>\w[\w.-]*?)(\.py)?'
+)
 
 
 @cache
@@ -32,29 +40,73 @@ def _by_metafile(folder: Path, name: str) -> str | None:
     return None
 
 
-def packaged_config(name: str) -> str | None:
+@cache
+def _configs(package: str) -> dict[str, list[str]]:
+    """The configs that a package ships, by file name without its ending; no parts of configs."""
+    folder = _folder(package)
+    found: dict[str, list[str]] = {}
+    for file in sorted(folder.glob('**/*.py')) if folder else ():
+        place = file.relative_to(folder)
+        if '_base_' not in place.parts:
+            found.setdefault(file.stem, []).append(place.as_posix())
+    return found
+
+
+def _candidates(package: str, place: str, name: str) -> list[str]:
+    """The configs that may be meant in a package by a folder, which may be empty, and a name."""
+    folder = _folder(package)
+    if folder is None:
+        return []
+    if place:
+        return [f'{place}{name}.py'] if (folder / place / f'{name}.py').is_file() else []
+    model = None if name in _configs(package) else _by_metafile(folder, name)
+    found = _configs(package).get(name, [] if model is None else [model])
+    # Those in folders of their own, as deploy, are variants.
+    return [config for config in found if config.count('/') == 1] or found
+
+
+def packaged_config(source: str) -> str | None:
     """The config that a package ships under a name, as ``mmpretrain::FOLDER/FILE.py``.
 
     Args:
-        name: That of a config file without its folder and ending, or of a model of the package,
-            as in its metafiles.
+        source: That of a config file, or of a model of the package, as in its metafiles. Package
+            (``mmpretrain::``), ``configs/``, folder and ``.py`` may be left out.
 
     Returns:
-        None if there is no such config, or two packages have one.
+        None if the name is nothing like that of such a config.
+
+    Raises:
+        UsageError: Several configs have the name, or none has but some have a similar one, or
+            the package that is named has none.
 
     Example:
-        >>> packaged_config('resnet50_8xb32_in1k')
+        >>> packaged_config('configs/resnet/resnet50_8xb32_in1k.py')
         'mmpretrain::resnet/resnet50_8xb32_in1k.py'
     """
-    if '_' not in name or not name.replace('_', '').replace('-', '').replace('.', '').isalnum():
-        return None  # no glob pattern, path or sentence
-    found = []
-    for package in PACKAGES:
-        folder = _folder(package)
-        if folder is None:
-            continue
-        files = sorted(folder.glob(f'*/{name}.py'))
-        config = files[0].relative_to(folder).as_posix() if files else _by_metafile(folder, name)
-        if config is not None:
-            found.append(f'{package}::{config}')
-    return found[0] if len(found) == 1 else None
+    parts = _NAME.fullmatch(source)
+    if parts is None or source.endswith('.json') or not (parts['package'] or '_' in source):
+        return None  # no glob pattern, other path or sentence
+    package, place, name = parts['package'], parts['folder'], parts['name']
+    if package is not None and _folder(package) is None:
+        raise UsageError(f'{source}: {package} is not installed')
+    packages = (package,) if package else PACKAGES
+    found = [
+        f'{owner}::{config}' for owner in packages for config in _candidates(owner, place, name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f'{source}: several configs have this name; write {" or ".join(found)}')
+    known = {
+        stem: f'{owner}::{configs[0]}'
+        for owner in packages
+        for stem, configs in _configs(owner).items()
+    }
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5 if package else 0.85)
+    if not near and package is None:
+        return None
+    hint = ', '.join(known[stem] for stem in near)
+    raise UsageError(
+        f'{source}: no such file, nor a config of {" or ".join(packages)}; '
+        + (f'near ones are {hint}' if near else f'write {package}::FOLDER/NAME.py')
+    )

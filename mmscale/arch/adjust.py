@@ -30,7 +30,7 @@ class Adjustment:
 
     def __str__(self) -> str:
         where = '' if self.stage is None else f' of network stage {self.stage + 1}'
-        return f'{self.kind}{where} {self.step:+d}'
+        return f'{self.kind}{where} by {self.step:+d}'
 
 
 def width_step(arch: Arch, stage: int, divisor: int) -> int:

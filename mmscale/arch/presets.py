@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from fnmatch import fnmatch
 from functools import cache, partial
 from pathlib import Path
@@ -138,6 +139,21 @@ _BUILDERS: dict[str, Callable[[], Arch]] = {
     },
 }
 
+# timm's networks that differ from their preset: the preset, padding, eps, and the channels of the
+# head's convolution. Some have weights of TensorFlow's authors; the published width of RegNetZ's
+# head is not known, and timm's is another.
+_TIMM_VARIANTS: dict[str, tuple[str, str, float, int | None]] = {
+    **{
+        f'tf_efficientnet_{size.lower()}': (f'EfficientNet-{size}', 'same', 1e-3, None)
+        for size in _EFFICIENTNETS
+    },
+    'tf_mobilenetv3_large_100': ('MobileNetV3-Large', 'same', 1e-3, None),
+    'tf_mobilenetv3_small_100': ('MobileNetV3-Small', 'same', 1e-3, None),
+    'regnetz_005': ('RegNetZ-500MF', 'half', 1e-5, 1024),
+    'regnetz_040': ('RegNetZ-4GF', 'half', 1e-5, 0),
+    'regnetz_040_h': ('RegNetZ-4GF', 'half', 1e-5, 1536),
+}
+
 _FAMILIES: dict[str, Callable[..., Arch]] = {
     'efficientnet': efficientnet,
     'mobilenet_v2': mobilenet_v2,
@@ -153,7 +169,7 @@ def _key(name: str) -> str:
     ResNet-50, resnet50 and timm's resnet50.a1_in1k; RegNetY-4.0GF, RegNetY-4GF, timm's
     regnety_040 and torchvision's regnet_y_4gf; ResNeXt-50 and resnext50_32x4d.
     """
-    key = re.sub(r'\.\w*in\d+k\w*$', '', name.lower())  # the weights' tag in timm
+    key = re.sub(r'\.(\w*in\d+k\w*|seer)$', '', name.lower())  # the weights' tag in timm
     key = re.sub(r'(?<=\d)_(?=\d+gf$)', '.', key)  # 3_2gf in torchvision
     key = re.sub(r'\.0gf$', 'gf', re.sub(r'[-_ ]', '', key))
     if found := re.fullmatch(r'(regnet[xy])(\d{3})', key):  # hundreds of millions in timm
@@ -165,7 +181,7 @@ def _key(name: str) -> str:
     return re.sub(r'^(mobilenetv(2|3large|3small))(100|1\.0)$', r'\1', key)
 
 
-_NAMES = {_key(name): name for name in _BUILDERS}
+_NAMES = {_key(name): name for name in (*_BUILDERS, *_TIMM_VARIANTS)}
 _SOME_PRESETS = f'{", ".join(list(_BUILDERS)[:16])} and {len(_BUILDERS) - 16} more'
 
 
@@ -190,13 +206,35 @@ def list_archs(pattern: str = '*') -> list[str]:
 
 
 def preset_name(source: str) -> str | None:
-    """The published spelling of a preset's name in any case, or None if it is not one."""
+    """The published spelling of a preset's name in any case, or None if it is not one.
+
+    Of timm's networks that differ from their preset it is timm's, see :func:`timm_variants`.
+    """
     return _NAMES.get(_key(source))
+
+
+def timm_variants() -> dict[str, str]:
+    """Networks of timm that differ from a preset in padding, eps or head: name to preset."""
+    return {name: preset for name, (preset, *_) in _TIMM_VARIANTS.items()}
 
 
 @cache
 def _preset(name: str) -> Arch:
-    return _BUILDERS[name]()
+    if name in _BUILDERS:
+        return _BUILDERS[name]()
+    preset, padding, eps, head_channels = _TIMM_VARIANTS[name]
+    arch = with_numerics(_preset(preset), padding, eps)
+    if head_channels is None:
+        return arch
+    return replace(arch, head=replace(arch.head, channels=head_channels))
+
+
+def with_numerics(arch: Arch, padding: str, eps: float) -> Arch:
+    """An Arch with another padding, and another eps of its norm layers."""
+    both = dict(padding=padding, eps=eps)
+    stages = tuple(tuple(replace(block, **both) for block in stage) for stage in arch.stages)
+    head = replace(arch.head, eps=eps)
+    return replace(arch, stem=replace(arch.stem, **both), stages=stages, head=head)
 
 
 def _from_family(owner: str, parameters: dict) -> Arch:
@@ -219,7 +257,8 @@ def get_arch(source: str | Path | dict | Arch) -> Arch:
     Args:
         source: A name of :func:`preset_names` in any case, and as timm, torchvision and
             mmpretrain spell it (``scalenet-s0`` ... ``scalenet-s5`` by the retraining width
-            rule, with ``-search`` by the search's; ``regnety_040``), the path of a JSON
+            rule, with ``-search`` by the search's; ``regnety_040``; ``tf_efficientnet_b0`` with
+            that network's padding and eps, ``regnetz_040`` with its head), the path of a JSON
             file, the mapping in one, or an Arch. A mapping is an Arch's, or ``family`` and the
             parameters of that function of :mod:`mmscale.arch.families`:
             ``dict(family='regnet', kind='z', depth=21, w0=16, wa=10.7, wm=2.51, group_width=4)``.

@@ -120,10 +120,11 @@ def _shares_rule(name: str) -> ScalingRule:
     parts = name.split('_')
     shares = {part[0]: float(part[1:]) for part in parts}
     total = sum(shares.get(key, 0) for key in 'dwr')
-    if len(shares) < len(parts) or total == 0:
-        raise UsageError(
-            f'strategy={name!r:.60}: every letter may come once, and d, w or r must have a share'
-        )
+    if len(shares) < len(parts):
+        twice = next(key for key in shares if sum(part[0] == key for part in parts) > 1)
+        raise UsageError(f'strategy={name!r:.60}: {twice} is given twice')
+    if total == 0:
+        raise UsageError(f'strategy={name!r:.60}: d, w or r must have a share')
 
     def share(key: str) -> float:
         return shares.get(key, 0) / total
@@ -140,7 +141,9 @@ def _exponents_rule(text: str) -> ScalingRule:
             exponent = float(value)
         except ValueError:
             exponent = None
-        if key not in _EXPONENTS or key in exponents or exponent is None:
+        if key in exponents:
+            raise UsageError(f'strategy={text!r:.80}: {key} is given twice')
+        if key not in _EXPONENTS or exponent is None:
             raise UsageError(
                 f'strategy={text!r:.80}: {part.strip()!r:.40} is not one of '
                 f'{", ".join(_EXPONENTS)} with an exponent, as depth=.2,width=.3,resolution=.1'

@@ -257,12 +257,27 @@ class _Solver:
             )
             low, high = (middle, high) if fits else (low, middle)
 
+    def _usual_factor(self, found: Scaled) -> float:
+        """Of the factors that make a network, the one nearest to 1."""
+        if self._candidates.expensive:
+            return found.solved
+        made = self._at(found.solved).network
+        far, near = found.solved, 1.0
+        while max(far / near, near / far) > _FINEST:
+            middle = math.sqrt(far * near)
+            other = self._at(middle)
+            if other is not None and self._candidates.alike(other.network, made):
+                far = middle
+            else:
+                near = middle
+        return far
+
     def failure(self) -> NotReachable:
         """What to say when :meth:`solve` found nothing."""
         if self._below is None and not self._candidates.expensive:
             self._seek_below()
         sides = ' and '.join(
-            f'{side} at factor {side.solved:.4g}'
+            f'{side} at factor {self._usual_factor(side):.4g} and {side.resolution} px'
             for side in (self._below, self._above)
             if side is not None
         )

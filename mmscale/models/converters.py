@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmscale.arch import Arch, Block, get_arch, preset_name, preset_names
 from mmscale.arch.checks import choice
+from mmscale.arch.presets import timm_variants, with_numerics
 from mmscale.errors import UsageError
 from mmscale.models.backbones import ArchNet
 from mmscale.models.checkpoints import misfit
@@ -34,18 +35,15 @@ _SPELLINGS: dict[str, tuple[str | None, str]] = {
 }
 # Padding and eps where they are not half and 1e-5: defaults of mmpretrain's classes.
 _MMPRETRAIN_NUMERICS = {'EfficientNet': ('same', 1e-3), 'MobileNetV3': ('half', 1e-3)}
-# timm has the weights of TensorFlow's authors beside its own.
-_TIMM_FROM_TENSORFLOW = ('EfficientNet', 'MobileNetV3')
-# The published width of RegNetZ's head is not known, and timm's differs from its presets'.
-_TIMM_HEADS = {'regnetz_005': 1024, 'regnetz_040': 0, 'regnetz_040_h': 1536}
 
 
 @dataclass(frozen=True)
 class _Match:
+    """A network's preset, its own name if it is timm's variant, and other padding and eps."""
+
     preset: str
-    padding: str = 'half'
-    eps: float = 1e-5
-    head_channels: int | None = None
+    variant: str | None = None
+    numerics: tuple[str, float] | None = None
 
 
 def _timm_size(family: str, size: str) -> str:
@@ -64,18 +62,15 @@ def _matches(source: str) -> dict[str, _Match]:
         mmpretrain, timm = _SPELLINGS.get(family, (None, None))
         if source == 'mmpretrain':
             if mmpretrain is not None and 'Lite' not in size:
-                numerics = _MMPRETRAIN_NUMERICS.get(family, ())
-                found[mmpretrain.format(size.lower())] = _Match(preset, *numerics)
+                numerics = _MMPRETRAIN_NUMERICS.get(family)
+                found[mmpretrain.format(size.lower())] = _Match(preset, numerics=numerics)
         elif timm is not None:
             name = timm.format(_timm_size(family, size))
             if name == 'resnext152_32x4d':
                 continue  # the only ResNeXt that timm lacks
-            found[name] = _Match(preset, head_channels=_TIMM_HEADS.get(name))
-            if family in _TIMM_FROM_TENSORFLOW:
-                found[f'tf_{name}'] = _Match(preset, 'same', 1e-3)
+            found[name] = _Match(preset)
     if source == 'timm':
-        width = _TIMM_HEADS['regnetz_040_h']
-        found['regnetz_040_h'] = _Match('RegNetZ-4GF', head_channels=width)
+        found |= {name: _Match(preset, name) for name, preset in timm_variants().items()}
     return found
 
 
@@ -113,18 +108,14 @@ def matching_arch(name: str, source: str) -> Arch:
         preset = preset_name(wanted)
     match = matches.get(wanted)
     if match is None:
-        match = next((match for match in matches.values() if match.preset == preset), None)
+        same = (one for one in matches.values() if preset in (one.preset, one.variant))
+        match = next(same, None) if preset is not None else None
     if match is None:
         near = difflib.get_close_matches(wanted, matches, n=4, cutoff=0.6)
         hint = f'near names are {", ".join(near)}' if near else f'known are {", ".join(matches)}'
         raise UsageError(f'name={name!r}: no Arch matches such a network of {source}; {hint}')
-    arch = get_arch(match.preset)
-    head = replace(arch.head, eps=match.eps)
-    if match.head_channels is not None:
-        head = replace(head, channels=match.head_channels)
-    numerics = dict(padding=match.padding, eps=match.eps)
-    stages = tuple(tuple(replace(block, **numerics) for block in stage) for stage in arch.stages)
-    return replace(arch, stem=replace(arch.stem, **numerics), stages=stages, head=head)
+    arch = get_arch(match.variant or match.preset)
+    return arch if match.numerics is None else with_numerics(arch, *match.numerics)
 
 
 def _check_source(source: str) -> None:
@@ -396,11 +387,10 @@ def revert_state_dict(
 
 def _without_numerics(arch: Arch) -> Arch:
     """An Arch without what a checkpoint says itself, or not at all."""
-    numerics = dict(padding='half', eps=1e-5)
-    stem = replace(arch.stem, in_channels=3, **numerics)
-    stages = tuple(tuple(replace(block, **numerics) for block in stage) for stage in arch.stages)
-    head = replace(arch.head, num_classes=0, eps=1e-5)
-    return replace(arch, resolution=1, stem=stem, stages=stages, head=head)
+    arch = with_numerics(arch, 'half', 1e-5)
+    stem = replace(arch.stem, in_channels=3)
+    head = replace(arch.head, num_classes=0)
+    return replace(arch, resolution=1, stem=stem, head=head)
 
 
 def _numerics(arch: Arch) -> set[tuple[str, float]]:

@@ -41,7 +41,7 @@ def test_a_repeated_first_block_is_what_scaling_makes_of_it():
 
 def test_the_last_step_down_is_an_error():
     base = get_arch('RegNetY-400MF')
-    with pytest.raises(ValueError, match='depth of network stage 1 -1: no block would be left'):
+    with pytest.raises(ValueError, match='depth of network stage 1 by -1: no block would be left'):
         adjust(base, Adjustment('depth', -1, 0))
-    with pytest.raises(ValueError, match='width of network stage 1 -48: no channel'):
+    with pytest.raises(ValueError, match='width of network stage 1 by -48: no channel'):
         adjust(base, Adjustment('width', -48, 0))

@@ -105,10 +105,18 @@ def test_presets_are_distinct_and_found_in_any_case():
         ('mobilenet_v3_small', 'MobileNetV3-Small'),
         ('mobilenet-v3-large', 'MobileNetV3-Large'),
         ('scalenet_s1', 'scalenet-s1'),
+        # timm's, whose padding, eps or head are others than the preset's.
+        ('tf_efficientnet_b0', 'tf_efficientnet_b0'),
+        ('tf_efficientnet_b0.ns_jft_in1k', 'tf_efficientnet_b0'),
+        ('TF-EfficientNet-Lite0', 'tf_efficientnet_lite0'),
+        ('tf_mobilenetv3_large_100', 'tf_mobilenetv3_large_100'),
+        ('regnetz_005', 'regnetz_005'),
+        ('regnetz_040.ra3_in1k', 'regnetz_040'),
+        ('regnetz_040_h', 'regnetz_040_h'),
+        ('regnety_320.seer', 'RegNetY-32GF'),
         # Networks of their own.
         ('mobilenetv2_140', None),
-        ('tf_efficientnet_b0', None),
-        ('regnetz_040', None),
+        ('tf_efficientnet_b8', None),
         ('resnet50.json', None),
         ('resnet50d', None),
     ],
@@ -124,6 +132,7 @@ def test_presets_are_found_as_timm_torchvision_and_mmpretrain_spell_them(name, p
     [
         ('regnety_041', 'RegNetY-4.0GF'),
         ('resnet55', 'ResNet-50'),
+        ('regnetz_041', 'regnetz_040'),
         ('efficientnet_b9', 'Efficient'),
     ],
 )

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -206,3 +207,23 @@ def test_settings_are_checked(refuses):
         convention=['mine'],
     )
     refuses(Constraints, largest_resolution=[2.5], most_acts=['1'], most_memory=[0])
+
+
+def test_a_budget_below_all_networks_names_the_least_and_where_the_rule_makes_it():
+    base = get_arch('RegNetY-400MF')
+    with pytest.raises(NotReachable) as caught:
+        match(base, SCALING_RULES['dWr'].scaling, 2)
+    words = re.fullmatch(
+        r'flops=2 within 0.01 is not reachable; the nearest are flops \S+ \(.* times the budget\)'
+        r'(, resolution by -32)? at factor (\S+) and (\d+) px',
+        str(caught.value),
+    )
+    assert words, caught.value
+    assert int(words[3]) == caught.value.above.arch.resolution > 0
+    # A factor twice as large is another network.
+    scaling, rounding = SCALING_RULES['dWr'].scaling, Rounding('nearest', 8, 32, strict=True)
+    factor = float(words[2])
+    here, twice = (
+        apply_scaling(base, scaling(f), 'pycls', rounding) for f in (factor, 2 * factor)
+    )
+    assert here != twice

@@ -334,3 +334,12 @@ def test_there_is_no_way_back_to_what_does_not_exist():
     with pytest.raises(ValueError, match=r'missing: backbone\.'):
         weights = {'head.fc.weight': torch.zeros(3, 512), 'head.fc.bias': torch.zeros(3)}
         weights_for_source(weights, get_arch('ResNet-18'), 'mmpretrain')
+
+
+def test_every_name_of_timm_that_is_converted_is_known_by_name():
+    for name in source_names('timm'):
+        assert get_arch(name) == get_arch(f'{name}.a1_in1k') == matching_arch(name, 'timm')
+    # A preset's name is that of timm's network of it.
+    assert matching_arch('RegNetZ-4GF', 'timm').head.channels == 0
+    assert matching_arch('regnetz_040_h.ra3_in1k', 'timm').head.channels == 1536
+    assert matching_arch('tf_efficientnet_b0.ns_jft_in1k', 'timm').stem.padding == 'same'

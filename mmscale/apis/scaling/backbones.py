@@ -25,6 +25,30 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 
+def _changes(base: Any, scaled: Any, path: str = '') -> Iterator[str]:
+    """Settings of a scaled model that differ from the base model's."""
+    if isinstance(base, Mapping) and isinstance(scaled, Mapping):
+        for key, value in scaled.items():
+            yield from _changes(base.get(key), value, f'{path}.{key}' if path else str(key))
+    elif base != scaled:
+        yield f'{path}={scaled!r:.60}' + ('' if base is None else f' (was {base!r:.60})')
+
+
+def _scaled_cost(base: Mapping[str, Any], network: ScaledModel) -> Cost:
+    """The cost of a scaled model.
+
+    Raises:
+        UsageError: It cannot be built or run; the message names what scaling changed.
+    """
+    try:
+        return network.cost
+    except UsageError as error:
+        changes = ', '.join(_changes(base, network.model))
+        raise UsageError(
+            f'{error}; the settings that scaling changed do not go with the others: {changes}'
+        ) from error
+
+
 class _Models:
     """What a rule makes of a config, see :class:`mmscale.cost.matching.Candidates`."""
 
@@ -54,7 +78,8 @@ class _Models:
             yield self._network(*beside), ()
 
     def cost(self, network: ScaledModel) -> tuple[Cost, float]:
-        return network.cost, value_of(network.cost, self.metric, self.latency)
+        cost = _scaled_cost(self.base.config, network)
+        return cost, value_of(cost, self.metric, self.latency)
 
     def alike(self, one: ScaledModel, other: ScaledModel) -> bool:
         return one == other
@@ -156,7 +181,7 @@ class BaseConfig:
             base.model, scaling, base.shape, self.head_width, base.scope
         )
         network = ScaledModel(model, sides(resolution), base.scope)
-        cost = network.cost
+        cost = _scaled_cost(base.model, network)
         return Scaled(
             network, scaling, factor, cost, 'flops', factor * self.cost.flops, cost.flops,
             name=self.name, strategy=rule.name, factor=factor,

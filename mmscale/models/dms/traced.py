@@ -92,6 +92,18 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
     groups = ChannelGroups(
         tuple(sorted(widths.values(), key=lambda group: order[group.name])), depths
     )
+    by_function = [
+        name
+        for name, module in twin.named_modules()
+        if isinstance(module, (_ConvNd, nn.Linear)) and module not in graph.module2node
+    ]
+    if by_function and not groups.all and not lost:
+        warnings.warn(
+            f'{type(model).__name__}: nothing can go, as layers are not called but their weights '
+            f'given to functions, which is not followed: {", ".join(by_function[:5])}'
+            f'{", ..." * (len(by_function) > 5)}; to prune them, call the layers or {DECLARE}',
+            stacklevel=3,
+        )
     return tried_groups(model, groups, inputs, lost)
 
 

@@ -292,3 +292,21 @@ def test_bad_input_is_refused(config, kwargs, message):
 def test_bad_depths_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
         build_backbone(config)
+
+
+def test_a_model_that_scaling_spoils_names_the_settings_that_changed():
+    neck = dict(type='LinearNeck', in_channels=512, out_channels=512, gap_dim=2)
+    model = dict(
+        type='ImageClassifier',
+        backbone=dict(type='ResNet', depth=18),
+        neck=neck,
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=512),
+    )
+    with pytest.raises(ValueError, match='do not go with the others') as caught:
+        match_config(model, 'w', 2, resolution=64)
+    message = str(caught.value)
+    assert 'backbone.base_channels=' in message
+    assert 'head.in_channels=' in message
+    assert '(was 512)' in message
+    assert 'neck.out_channels' not in message
+    assert '\n' not in message

@@ -224,3 +224,20 @@ def test_super_net(tiny_space):
     assert str(groups) == str(channel_groups(largest, [x]))
     with warnings.catch_warnings(), torch.no_grad():
         torch.testing.assert_close(largest(x)[0], net(x)[0])
+
+
+def test_layers_that_functions_use_alone_are_said_to_be_the_reason_why_nothing_can_go():
+    class ByFunction(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x):
+            x = nn.functional.conv2d(x, self.one.weight, self.one.bias).relu()
+            return nn.functional.conv2d(x, self.other.weight, self.other.bias)
+
+    with pytest.warns(UserWarning, match='ByFunction: nothing can go') as caught:
+        groups = channel_groups(ByFunction(), (torch.zeros(1, 3, 16, 16),))
+    assert not groups.all
+    assert len(caught) == 1
+    assert 'given to functions, which is not followed: one, other;' in str(caught[0].message)
