@@ -82,6 +82,13 @@ def test_a_test_needs_all_weights_and_a_training_some(build, weights):
     build('test', 'load_from=more.pth')
 
 
+def test_weights_that_are_not_finite_are_not_tested(build, weights):
+    weights['head.fc.weight'][0, 0] = float('nan')
+    torch.save({'state_dict': weights}, 'nan.pth')
+    with pytest.raises(UsageError, match=r'nan\.pth: .* not finite: head\.fc\.weight'):
+        build('test', 'load_from=nan.pth')
+
+
 def test_pretrained_weights_of_a_part_by_other_names_are_refused(build, weights):
     torch.save({'state_dict': weights}, 'whole.pth')
     init = dict(type='Pretrained', checkpoint='whole.pth')

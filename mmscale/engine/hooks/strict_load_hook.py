@@ -55,8 +55,8 @@ class FittingLoadHook(Hook):
         all_weights: Whether every parameter must be there, in its shape.
 
     Raises:
-        ValueError: Not one key is one of the model's, or a parameter is missing that is needed;
-            the message names some.
+        ValueError: Not one key is one of the model's, or a parameter is missing that is needed, or
+            is not finite; the message names some.
     """
 
     # Others look at what it makes of the names.
@@ -98,3 +98,6 @@ class FittingLoadHook(Hook):
                 difference = misfit(wanted, loaded | {key: state[key] for key in left_over})
         if difference:
             raise UsageError(f'the checkpoint does not fit the model: {difference:.400}')
+        broken = [key for key, weight in wanted.items() if not weight.isfinite().all()]
+        if broken:
+            raise UsageError(f'the weights of the checkpoint are not finite: {broken[0]}')
