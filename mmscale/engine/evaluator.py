@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -167,11 +168,13 @@ def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
 
 
 def content_of(config: Any) -> Any:
-    """A config without what changes how images are read, but not the images."""
+    """A config without what changes how images are read, but not the images; classes by name."""
     if isinstance(config, dict):
         return {k: content_of(v) for k, v in config.items() if k not in HANDLING}
     if isinstance(config, (list, tuple)):
         return [content_of(item) for item in config]
+    if isinstance(config, (type, FunctionType)):
+        return f'{config.__module__}.{config.__qualname__}'
     return config
 
 

@@ -6,12 +6,14 @@ from functools import partial
 
 import pytest
 import torch
+from mmengine.dataset import DefaultSampler, default_collate
 from mmengine.runner import CheckpointLoader
 from small_setups import SPACE
 from torch import nn
 
 from mmscale.arch import SearchSpace
 from mmscale.engine import SubnetEvaluator
+from mmscale.engine.evaluator import content_of
 from mmscale.errors import UsageError
 from mmscale.search import EvaluationError, Score
 
@@ -260,3 +262,14 @@ def test_prepared_images_are_read_once(make_evaluator):
     assert make().prepare(20) == 72 * (4 * pixels + 8)
     assert make(bn='batch').prepare(20) == 48 * (4 * pixels + 8)
     assert make(cache=False).prepare(20) == 0
+
+
+def test_classes_in_a_config_are_known_by_name():
+    loader = dict(
+        batch_size=8, sampler=dict(type=DefaultSampler), collate_fn=dict(type=default_collate)
+    )
+    assert content_of(loader) == dict(
+        batch_size=8,
+        sampler=dict(type='mmengine.dataset.sampler.DefaultSampler'),
+        collate_fn=dict(type='mmengine.dataset.utils.default_collate'),
+    )
