@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import mmscale.models  # noqa: F401
 
 IMAGES = (2, 3, 64, 64)
+# With an older torch, transformers changes the mask of a batch that shares it.
+WINDOW = 3 if torch.__version__ >= (2, 6) else None
 LANGUAGE_MODELS = ('LLaMA', 'Mistral', 'Qwen2', 'Qwen3', 'GPT-2')
 
 
@@ -135,7 +137,10 @@ NETWORKS = {
         (27, 168 + 2 * (2 + 12 + 192 + 3 + 16 + 384 + 4 + 24 + 768), 3, 6),
     ),
     'LLaMA': (partial(llama, use_cache=False, head_dim=12), (6, 48 + 6 + 2 * (4 + 40), 1, 2)),
-    'Mistral': (partial(llama, 'Mistral', sliding_window=3), (6, 48 + 3 + 2 * (4 + 40), 1, 2)),
+    'Mistral': (
+        partial(llama, 'Mistral', sliding_window=WINDOW),
+        (6, 48 + 3 + 2 * (4 + 40), 1, 2),
+    ),
     'Qwen2': (partial(llama, 'Qwen2'), (6, 48 + 3 + 2 * (4 + 40), 1, 2)),
     'Qwen3': (partial(llama, 'Qwen3', head_dim=12), (6, 48 + 6 + 2 * (4 + 40), 1, 2)),
     'GPT-2': (gpt2, (5, 48 + 2 * (4 + 192), 1, 2)),
