@@ -75,7 +75,7 @@ def build_search(
     metric: str | None = None,
     tolerance: float | None = None,
     weights: Sequence[float] | None = None,
-    **others: object,
+    **unknown: object,
 ) -> Search:
     """Builds the search of a config; nothing is evaluated, no model or data is needed.
 
@@ -87,12 +87,17 @@ def build_search(
         metric: ``flops`` (the default), ``params`` or ``acts``.
         tolerance: Largest relative deviation from any budget, by default 0.05.
         weights: Weight of every scaling stage in the fitness.
-        **others: Settings of the search that stand in ``test_cfg`` itself, as they once did.
+        **unknown: Nothing else is known.
 
     Raises:
         TypeError: A setting of the search is unknown or missing.
         ValueError: A setting is not allowed, or no network meets the budgets.
     """
+    if unknown:
+        raise UsageError(
+            f'test_cfg has no setting {", ".join(unknown)}; those of the search itself are in '
+            f'test_cfg.search'
+        )
     if not isinstance(search, dict):
         raise UsageError(f'search={search!r:.60} must be a dict with type')
     settings = dict(search)
@@ -105,13 +110,6 @@ def build_search(
     budgets = dict(budget=budget, metric=metric, tolerance=tolerance, weights=weights)
     budgets = {key: value for key, value in budgets.items() if value is not None}
     wanted = inspect.signature(search_class).parameters
-    unknown = [key for key in others if key not in wanted]
-    if unknown:
-        raise UsageError(
-            f'test_cfg has no setting {", ".join(unknown)}; those of the search itself are in '
-            f'test_cfg.search'
-        )
-    settings |= others
     if 'family' in wanted:
         if budget is None:
             raise UsageError(f'budget is not set: {name} searches a family of networks within it')

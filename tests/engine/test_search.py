@@ -17,7 +17,6 @@ from mmscale.arch import Arch, SearchSpace, get_arch
 from mmscale.cost import CostTable, count
 from mmscale.engine import SubnetEvaluator
 from mmscale.engine.search_loop import _merged, build_search
-from mmscale.errors import UsageError
 from mmscale.models import ArchNet
 from mmscale.registry import SEARCHES
 from mmscale.search import EvaluationError
@@ -416,10 +415,6 @@ def test_a_new_search_is_one_class(table):
         assert (search.table, search.size) == (table, 3)
         with pytest.raises(TypeError, match="unexpected keyword argument 'polulation'"):
             build_search(table, 0, dict(type='FirstOfAll', size=3, polulation=3))
-        # Configs from before there was `search` have its settings in test_cfg itself.
-        assert build_search(table, 0, dict(type='FirstOfAll', size=3), size=4).size == 4
-        with pytest.raises(UsageError, match='test_cfg has no setting polulation; those of the'):
-            build_search(table, 0, dict(type='FirstOfAll', size=3), polulation=3)
     finally:
         del SEARCHES.module_dict['FirstOfAll']
 

@@ -16,16 +16,25 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmscale.launch.schedules import schedule_mistakes
 
 
-def mistakes(by_epoch, *schedulers):
+def mistakes(by_epoch, *schedulers, val_begin=1):
     """Of a training of 100 iterations, or 10 epochs of 10."""
     kind = EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     built = [cls(OptimWrapper(optimizer), **settings) for cls, settings in schedulers]
     loop = object.__new__(kind)
+    loop.val_begin = val_begin
     runner = SimpleNamespace(
-        train_loop=loop, param_schedulers=built, max_iters=100, max_epochs=10 if by_epoch else 1
-    )
+        train_loop=loop, param_schedulers=built, max_iters=100, max_epochs=10 if by_epoch else 1,
+        val_loop=object(),
+    )  # fmt: skip
     return list(schedule_mistakes(runner))
+
+
+@pytest.mark.parametrize(('by_epoch', 'length'), [(False, 100), (True, 10)])
+def test_validation_that_begins_after_training_is_said(by_epoch, length):
+    assert mistakes(by_epoch, val_begin=length) == []
+    (line,) = mistakes(by_epoch, val_begin=length + 1)
+    assert line.startswith(f'train_cfg.val_begin={length + 1}: nothing is validated')
 
 
 @pytest.mark.parametrize('by_epoch', [False, True])

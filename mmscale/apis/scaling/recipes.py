@@ -190,8 +190,8 @@ def _follows_arch(recipe: Config) -> bool:
 def _base_arch(recipe: Config) -> Arch | None:
     """The Arch of a recipe's own backbone, if that is an ArchNet."""
     backbone = recipe.model.backbone
-    if type_name(backbone) != 'ArchNet':
-        return None
+    if type_name(backbone) != 'ArchNet' or backbone.get('arch') is None:
+        return None  # base configs leave it to be set
     with quiet_imports():
         from mmscale.models.backbones.arch_net import scaled_arch
 
