@@ -255,3 +255,14 @@ def test_what_a_module_has_computed_of_its_weights_is_copied():
     network.parts = {'deeper': network.weight * 2}
     with pytest.raises(UsageError, match='Linear cannot be copied: RuntimeError: Only Tensors'):
         Program(network)
+
+
+def test_a_bare_backbone_whose_eval_returns_nothing_is_exported(tmp_path):
+    from mmpretrain.models import ResNet
+
+    backbone = ResNet(18, base_channels=8, stem_channels=8)
+    assert backbone.eval() is None
+    found = export(
+        backbone, tmp_path / 'a', formats=['pt2'], random_weights=True, input_size=(32, 32)
+    )
+    assert found.files.keys() == {'weights.pth', 'model.pt2'}

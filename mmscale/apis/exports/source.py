@@ -144,7 +144,8 @@ def find_source(
         settings = {'default_scope': 'mmpretrain', 'model': classifier_config(arch)}
         settings |= _preprocessor(network, member)
         with same_random_weights():
-            model = build_module(settings['model']).eval()
+            model = build_module(settings['model'])
+        model.eval()
         shape = image_shape(arch)
         made = Source('', model, shape, settings, arch, network.origin, provenance, notes=notes)
         _load(made, checkpoint, weights)
@@ -310,7 +311,8 @@ def _of_network(network: Network, checkpoint: str | Path | None, random_weights:
     if network.config is not None:
         made = _of_config(network.config, network.name, Path(network.source or 'the config'))
     else:
-        model = copy.deepcopy(network.build()).eval()
+        model = copy.deepcopy(network.build())
+        model.eval()  # mmpretrain's backbones return nothing
         made = Source(network.name, model, network.image_shape, {})
     if weights is not None or random_weights:
         _load(made, checkpoint, weights)
