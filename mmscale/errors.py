@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from mmscale.shown import visible
+
 
 class MMScaleError(Exception):
-    """What everything that mmscale raises on purpose is."""
+    """What everything that mmscale raises on purpose is.
+
+    Its text is safe to print: it may quote a file that somebody else has made.
+    """
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class UsageError(MMScaleError, ValueError):
@@ -41,12 +49,12 @@ FOREIGN_ERRORS = (
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error without line breaks, as part of a message.
+    """The text of an error as part of a message: no line breaks, and safe to print.
 
     Our own errors and those of the operating system say it all; what other libraries raise needs
     its type.
     """
-    text = ' '.join(str(error).split())
+    text = visible(' '.join(str(error).split()))
     return (
         text if isinstance(error, (MMScaleError, OSError)) else f'{type(error).__name__}: {text}'
     )

@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from mmscale.shown import visible
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
@@ -50,7 +52,7 @@ def make_table(
 
     def text(cell: object) -> Text:
         # Names of files and of networks are no markup, whatever brackets they have.
-        return Text('' if cell is None else str(cell))
+        return Text('' if cell is None else visible(cell))
 
     # Without vertical lines, 14 digits fit into the 80 columns of a pipe.
     table = Table(
@@ -88,7 +90,9 @@ class Printed:
         from rich.text import Text
 
         for part in self.renderables():
-            yield Text(part) if isinstance(part, str) else part
+            if isinstance(part, str):
+                part = Text('\n'.join(map(visible, part.split('\n'))))
+            yield part
 
     def __repr__(self) -> str:
         return str(self)

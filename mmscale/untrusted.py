@@ -13,6 +13,9 @@ from mmscale.errors import UsageError
 NO = ('0', 'n', 'no', 'false')
 
 
+# Of a text that is read whole, as a config or a line of a log; that of a large space has 1 MB.
+MOST_TEXT_BYTES = 2**25
+
 # As deep as there are files with known names: <time>/vis_data/scalars.json.
 _DEPTH = 3
 
@@ -36,6 +39,41 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         os.close(descriptor)
         raise UntrustedFileError(f'{path} is not a regular file')
     return os.fdopen(descriptor, 'rb')
+
+
+def read_bytes(path: str | os.PathLike[str], most_bytes: int = MOST_TEXT_BYTES) -> bytes:
+    """Reads a whole file of bounded size.
+
+    Args:
+        path: The file; links to files are followed.
+        most_bytes: A larger file is refused before it is read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        UntrustedFileError: It is larger, or no regular file.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = b'' if size > most_bytes else file.read(most_bytes + 1)
+    size = max(size, len(content))
+    if size > most_bytes:
+        raise UntrustedFileError(
+            f'{path} has {size:,} bytes, more than the {most_bytes:,} that such a file may have'
+        )
+    return content
+
+
+def read_text(path: str | os.PathLike[str], most_bytes: int = MOST_TEXT_BYTES) -> str:
+    """Reads a whole text of bounded size, see :func:`read_bytes`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        UntrustedFileError: It is larger, no regular file, or not UTF-8.
+    """
+    try:
+        return read_bytes(path, most_bytes).decode()
+    except UnicodeDecodeError as error:
+        raise UntrustedFileError(f'{path}: no text in UTF-8 ({error.reason})') from None
 
 
 def check_no_link(path: str | os.PathLike[str]) -> Path:

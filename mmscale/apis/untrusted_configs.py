@@ -143,9 +143,3 @@ def check_untrusted(owner: str, config: Mapping[str, Any]) -> dict[str, Any]:
         raise UntrustedFileError(
             f'{error}; if you trust it, give the config by yourself, as config (--config)'
         ) from None
-
-
-def one_line_text(text: object) -> str:
-    """A text that came with a file, as part of a comment or a table: one line, no markup."""
-    words = ' '.join(str(text).split())
-    return re.sub(r'[`|<>{}\[\]\\]', '_', ''.join(c if c.isprintable() else '_' for c in words))

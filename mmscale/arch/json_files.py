@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.errors import UsageError
-from mmscale.untrusted import open_regular
+from mmscale.untrusted import read_text
 
 # The result of a search with a front of hundreds of networks takes a few MB.
 MOST_JSON_BYTES = 2**26
@@ -34,11 +34,8 @@ def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
             one object.
         FileNotFoundError: There is no such file.
     """
-    with open_regular(path) as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise UsageError(f'{path}: more than {most_bytes} bytes, which is no file of ours')
+    text = read_text(path, most_bytes)
     try:
-        return json.loads(content.decode(), object_pairs_hook=_without_duplicates)
+        return json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise UsageError(f'{path}: not a JSON file ({error})') from None

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from mmscale.apis.cost import build_network
 from mmscale.apis.exports.export import export
-from mmscale.apis.untrusted_configs import check_untrusted, one_line_text
+from mmscale.apis.untrusted_configs import check_untrusted
 from mmscale.arch import get_arch
 from mmscale.cost import count
 
@@ -156,7 +156,3 @@ def test_an_honest_folder_is_exported(search, tmp_path):
     card = (tmp_path / 'out' / 'model_card.md').read_text().splitlines()
     assert '# a __ $X:1 _____' in card
     assert '| search versions | torch 2 _ ___python import os |' in card
-
-
-def test_one_line_of_anything():
-    assert one_line_text('a\nb  `c` | <d> {{e}} \x1b[0m') == 'a b _c_ _ _d_ __e__ __0m'

@@ -13,7 +13,7 @@ def test_what_is_no_json_names_the_file(tmp_path):
     for content, message in (
         (b'', 'Expecting value'),
         (b'{"a": 1', 'Expecting'),
-        (b'\xff\xfe', 'codec'),
+        (b'\xff\xfe', 'no text in UTF-8'),
         (b'[' * 100_000, 'recursion'),
         (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' comes twice"),
         (b'9' * 10_000, 'digits'),
@@ -21,7 +21,7 @@ def test_what_is_no_json_names_the_file(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message) as error:
             read_json(path)
-        assert str(error.value).startswith(f'{path}: not a JSON file (')
+        assert str(error.value).startswith(f'{path}: no')
         assert '\n' not in str(error.value)
     path.write_text('{"ä": [1, 2.5, null]}', encoding='utf-8')
     assert read_json(path) == {'ä': [1, 2.5, None]}
@@ -31,10 +31,10 @@ def test_a_large_file_is_refused_before_it_is_parsed(tmp_path):
     path = tmp_path / 'large.json'
     with path.open('wb') as file:
         file.truncate(MOST_JSON_BYTES + 1)
-    with pytest.raises(ValueError, match=f'more than {MOST_JSON_BYTES} bytes'):
+    with pytest.raises(ValueError, match=f'more than the {MOST_JSON_BYTES:,} that'):
         Arch.from_json(path)
     path.write_text('[1, 2, 3]')
-    with pytest.raises(ValueError, match='more than 8 bytes'):
+    with pytest.raises(ValueError, match='more than the 8 that'):
         read_json(path, most_bytes=8)
     assert read_json(path, most_bytes=9) == [1, 2, 3]
 

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.exports.source import Source
-from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.cost import Cost
+from mmscale.shown import without_markup
 from mmscale.version import __version__
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def _about(source: Source) -> dict[str, str]:
     """Where it comes from; file names and words of a result are somebody else's."""
-    return {what: one_line_text(text) for what, text in source.provenance.items()}
+    return {what: without_markup(text) for what, text in source.provenance.items()}
 
 
 def _versions() -> str:
@@ -174,7 +174,7 @@ def model_card(
         license_name: License of the weights, if it is known.
     """
     parts = [_front_matter(source, files, program, license_name)]
-    parts += [f'# {one_line_text(source.name)}', '']
+    parts += [f'# {without_markup(source.name)}', '']
     if source.arch is not None:
         parts += ['```', str(source.arch), '```', '']
     parts += [_images(source, files, program, dynamic_size), '']
@@ -207,7 +207,7 @@ def model_card(
     parts += _loading(source, files, program.outputs)
     about = _about(source)
     if source.origin is not None and 'config' not in about and 'search config' not in about:
-        about['found by'] = one_line_text(source.origin)
+        about['found by'] = without_markup(source.origin)
     about['exported with'] = _versions()
     parts += ['## Where it comes from', '', _table(('what', ''), list(about.items()))]
     return '\n'.join(parts).replace('\n\n\n', '\n\n').rstrip() + '\n'

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmscale.apis.exports.source import Source
-from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice
 from mmscale.config_parts import (
@@ -19,6 +18,7 @@ from mmscale.config_parts import (
 )
 from mmscale.errors import UsageError
 from mmscale.launch.config_text import BesideConfig, settings_text
+from mmscale.shown import without_markup
 
 # What of a PrunedModel is left, as tools/prune.py wrote it.
 PRUNED = 'pruned.json'
@@ -110,7 +110,7 @@ DETECTORS = {
 
 def _text(comment: str, settings: dict[str, Any]) -> str:
     # A name may have any letters, and a template in a comment is filled in too.
-    return settings_text(settings, one_line_text(f'{comment} Written by tools/export.py.'))
+    return settings_text(settings, without_markup(f'{comment} Written by tools/export.py.'))
 
 
 def _tell_resolution(dataset: Any, resolution: int) -> None:

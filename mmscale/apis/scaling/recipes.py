@@ -19,7 +19,6 @@ from mmscale.apis.scaling.input_sizes import (
     with_resized_pipelines,
 )
 from mmscale.apis.scaling.model_settings import starts_from_weights
-from mmscale.apis.untrusted_configs import one_line_text
 from mmscale.arch import Arch
 from mmscale.arch.origin import Origin, origin_of
 from mmscale.config_parts import head_classes, type_name
@@ -28,6 +27,7 @@ from mmscale.errors import UsageError
 from mmscale.files import write_text
 from mmscale.launch.config_text import BesideConfig, check_config_folder, child_of, settings_text
 from mmscale.quiet import quiet_imports
+from mmscale.shown import without_markup
 from mmscale.tables import size_text
 
 if TYPE_CHECKING:
@@ -280,7 +280,9 @@ def config_text(network: Scaled, recipe: str, folder: Path) -> str:
         settings = dict(_base_=_packaged(recipe), **overrides)
     cost = network.cost
     # A searched family is named after its folder, whatever that is called.
-    made = one_line_text(f'{network.name} scaled by {network.strategy}, factor {network.factor:g}')
+    made = without_markup(
+        f'{network.name} scaled by {network.strategy}, factor {network.factor:g}'
+    )
     comment = (
         f'{made}: {cost.flops:,} flops,\n'
         f'{cost.params:,} params, {cost.acts:,} acts at {size_text(sides(network.resolution))}. '
