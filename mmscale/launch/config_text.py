@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 _WIDTH = 99
+# Of a dumped config: one byte, as of ``[0,0,0]``, becomes up to 550 bytes of syntax tree.
+MOST_CONFIG_BYTES = 2**20
 # What MMEngine fills in as text. It makes slashes of backslashes, and the quotes around it here
 # end at three quotes alone.
 _FOLDER = '{{ fileDirname }}'
@@ -193,8 +195,13 @@ def read_config_text(text: str) -> dict[str, Any]:
     """Those settings of a dumped config that are plain data.
 
     Raises:
-        SyntaxError, ValueError, RecursionError: The text is not Python.
+        SyntaxError, ValueError, RecursionError: The text is not Python, or too long.
     """
+    if len(text) > MOST_CONFIG_BYTES:
+        raise UsageError(
+            f'a config of {len(text):,} characters, more than the {MOST_CONFIG_BYTES:,} that one '
+            'may have'
+        )
     settings = {}
     for statement in ast.parse(text).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
