@@ -10,18 +10,19 @@ import ast
 import keyword
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from mmscale.errors import UsageError
+from mmscale.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 _WIDTH = 99
-# Of a dumped config: one byte, as of ``[0,0,0]``, becomes up to 550 bytes of syntax tree.
-MOST_CONFIG_BYTES = 2**20
+# Of a config that is read as data; Python's parser takes up to 900 bytes for each.
+_MOST_CHARACTERS = 2**19
 # What MMEngine fills in as text. It makes slashes of backslashes, and the quotes around it here
 # end at three quotes alone.
 _FOLDER = '{{ fileDirname }}'
@@ -192,18 +193,23 @@ def _unfilled(literal: str) -> str:
 
 
 def read_config_text(text: str) -> dict[str, Any]:
-    """Those settings of a dumped config that are plain data.
+    """Those settings of a dumped config that are plain data; the text may come from anybody.
 
     Raises:
-        SyntaxError, ValueError, RecursionError: The text is not Python, or too long.
+        UsageError: The text is not Python, or longer than any config.
     """
-    if len(text) > MOST_CONFIG_BYTES:
+    if len(text) > _MOST_CHARACTERS:
         raise UsageError(
-            f'a config of {len(text):,} characters, more than the {MOST_CONFIG_BYTES:,} that one '
-            'may have'
+            f'{len(text):,} characters are more than the {_MOST_CHARACTERS:,} of a config'
         )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of what is odd in the text
+            statements = ast.parse(text).body
+    except (MemoryError, RecursionError, SyntaxError, ValueError) as error:
+        raise UsageError(f'not Python ({one_line(error):.100})') from None
     settings = {}
-    for statement in ast.parse(text).body:
+    for statement in statements:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             try:
                 settings[statement.targets[0].id] = _value(statement.value)

@@ -87,6 +87,28 @@ def test_long_values_are_laid_out_one_by_line():
     assert read_config_text(text) == settings
 
 
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a = ' + '(' * 1000, 'not Python (SyntaxError: too many nested'),
+        ('a = ' + '-' * 100_000 + '1', 'not Python ('),
+        ('a = 1' + '+1' * 100_000, 'not Python (RecursionError'),
+        ('a = \x00', 'not Python ('),
+        ('a = 1\n' * 100_000, '600,000 characters are more than the 524,288 of a config'),
+    ],
+    ids=['brackets', 'signs', 'sum', 'NUL', 'long'],
+)
+def test_what_is_no_config_is_one_error(text, message):
+    with pytest.raises(UsageError) as error:
+        read_config_text(text)
+    assert str(error.value).startswith(message) and len(str(error.value)) < 150
+
+
+@pytest.mark.filterwarnings('error')
+def test_odd_texts_warn_of_nothing():
+    assert read_config_text(r'a = "\d"' + '\nb = 0 is 0\n') == {'a': r'\d'}
+
+
 @pytest.mark.parametrize('value', [object(), nn.Linear(1, 1), {1, 2}, lambda: 0])
 def test_what_is_no_setting_is_named(value):
     with pytest.raises(UsageError, match=r'model\.a\[1\]: .* is no setting of a config'):
