@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmscale.errors import UsageError
 
-# What a control group of Linux may take, as of a container or a job; `max` where there is no limit.
+# What a container or a job may take on Linux; `max` where there is no limit.
 _GROUP_LIMIT = Path('/sys/fs/cgroup/memory.max')
 _SYSTEM = Path('/proc/meminfo')
 

@@ -364,7 +364,8 @@ def weights_of(path: str | os.PathLike[str], checkpoint: Mapping[str, Any]) -> d
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise UsageError(f'{path}: {key!r:.80} is a {type(value).__name__}, not weights')
-    held = {value.untyped_storage().data_ptr(): value.untyped_storage() for value in state.values()}
+    storages = [value.untyped_storage() for value in state.values()]
+    held = {storage.data_ptr(): storage for storage in storages}
     most = 2 * sum(storage.nbytes() for storage in held.values()) + _MOST_REPEATED_BYTES
     if sum(value.nbytes for value in state.values()) > most:
         raise UsageError(f'{path}: the weights repeat each other, more than those of a network do')

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.exports.weights import (
     RANDOM,
-    fitting_head,
     checked_weights,
+    fitting_head,
     read_weights,
     same_random_weights,
 )
