@@ -11,7 +11,8 @@ PACKAGE = ROOT / 'mmscale'
 
 # What each package (or module beside them) may import of mmscale, itself and `version` apart.
 GROUND = {
-    'config_parts', 'errors', 'files', 'input_size', 'quiet', 'settings', 'tables', 'untrusted',
+    'config_parts', 'errors', 'files', 'input_size', 'memory', 'quiet', 'settings', 'tables',
+    'untrusted',
 }  # fmt: skip
 BESIDE = {'arch', 'registry'} | GROUND
 MAY_IMPORT = {
@@ -19,6 +20,7 @@ MAY_IMPORT = {
     'config_parts': set(),
     'errors': set(),
     'input_size': set(),
+    'memory': {'errors'},
     'quiet': set(),
     'settings': set(),
     'tables': set(),

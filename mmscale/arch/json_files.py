@@ -9,8 +9,9 @@ from typing import Any
 from mmscale.errors import UsageError
 from mmscale.untrusted import read_text
 
-# The result of a search with a front of hundreds of networks takes a few MB.
-MOST_JSON_BYTES = 2**26
+# The result of a search with a front of hundreds of networks takes a few MB; one byte, as of
+# ``[{},{}]``, becomes up to 30 bytes of objects.
+MOST_JSON_BYTES = 2**24
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -34,8 +35,23 @@ def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
             one object.
         FileNotFoundError: There is no such file.
     """
-    text = read_text(path, most_bytes)
+    return parse_json(f'{path}', read_text(path, most_bytes), most_bytes)
+
+
+def parse_json(owner: str, text: str, most_characters: int = MOST_JSON_BYTES) -> Any:
+    """What a JSON text holds, as of a file.
+
+    Args:
+        owner: Where it is from, for the error.
+        text: The text.
+        most_characters: A longer one is refused before it is parsed.
+
+    Raises:
+        ValueError: The text is too long or not JSON, or a key comes twice in one object.
+    """
+    if len(text) > most_characters:
+        raise UsageError(f'{owner}: {len(text):,} characters, more than {most_characters:,}')
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f'{path}: not a JSON file ({error})') from None
+        raise UsageError(f'{owner}: not a JSON file ({error})') from None

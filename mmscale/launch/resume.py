@@ -11,6 +11,7 @@ from mmscale.errors import FOREIGN_ERRORS, UsageError
 from mmscale.launch.command_line import read_checkpoint
 from mmscale.launch.config_text import read_config_text
 from mmscale.settings import differences, flat
+from mmscale.untrusted import read_bytes
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # What a training must not change on the way, but for the handling of its images.
 _KEPT = ('model', 'data_preprocessor', 'train_dataloader', 'optim_wrapper', 'randomness')
 _MOST_SHOWN = 5
+# Of the file that names the last checkpoint.
+_MOST_NAME_BYTES = 2**16
 
 
 def check_checkpoint(runner: Runner, path: str, resume: bool) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def find_checkpoints(work_dir: str | Path) -> list[Path]:
     folder = Path(work_dir)
     record = folder / 'last_checkpoint'
     if record.is_file():
-        named = Path(record.read_text(encoding='utf-8', errors='replace').strip())
+        named = Path(read_bytes(record, _MOST_NAME_BYTES).decode(errors='replace').strip())
         # The folder may have been moved since.
         for last in (folder / named.name, named):
             if last.is_file():

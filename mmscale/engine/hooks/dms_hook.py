@@ -16,6 +16,7 @@ from mmscale.engine.wrappers import is_stand_in, unwrapped_model
 from mmscale.errors import UsageError
 from mmscale.models import DMSModel
 from mmscale.registry import HOOKS
+from mmscale.untrusted import read_text
 
 
 @HOOKS.register_module()
@@ -110,7 +111,7 @@ class DMSHook(Hook):
             return
         kept = []
         if runner.iter and self._file.is_file():
-            lines = self._file.read_text(encoding='utf-8').splitlines(keepends=True)
+            lines = read_text(self._file).splitlines(keepends=True)
             # A kill may have cut the last line off.
             kept = [line for line in lines if line.endswith('\n')]
             kept = [line for line in kept if json.loads(line)['iteration'] <= runner.iter]
