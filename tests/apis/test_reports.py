@@ -29,7 +29,7 @@ from mmscale.search import (
     Scorer,
     pareto_front,
 )
-from mmscale.search.entry import make_line
+from mmscale.search.entry import key_of, make_line
 
 ROOT = Path(__file__).parents[2]
 SPACE = dict(
@@ -280,7 +280,7 @@ def test_of_very_many_networks_a_sample_and_the_fronts_are_read(searched, monkey
 def test_an_arch_that_cannot_be_unpacked_is_one_line(copied):
     header, line, *_ = (copied / 'archive' / 'rank0000.jsonl').read_text().splitlines(True)
     entry = json.loads(line)['entry']
-    crafted = make_line('entry', {**entry, 'arch': 'AAAA'})
+    crafted = make_line('entry', {**entry, 'arch': 'AAAA'}, key_of(header.encode()))
     (copied / 'archive' / 'rank0000.jsonl').write_text(f'{header}{crafted}\n')
     with pytest.raises(UsageError, match='cannot be unpacked'):
         draw(str(copied))
@@ -292,7 +292,8 @@ def test_what_could_not_be_scored_is_counted_and_left_out(copied):
     header, *lines = (copied / 'archive' / 'rank0000.jsonl').read_text().splitlines(True)
     for number, reason in enumerate(failures):
         entry = json.loads(Entry(arch, count(arch), Failure(reason)).to_line())['entry']
-        lines.append(make_line('entry', {**entry, 'digest': f'{number:064x}'}) + '\n')
+        entry['digest'] = f'{number:064x}'
+        lines.append(make_line('entry', entry, key_of(header.encode())) + '\n')
     (copied / 'archive' / 'rank0000.jsonl').write_text(''.join([header, *lines]))
     result = json.loads((copied / 'result.json').read_text())
     result['scaling_stages'][0]['score'] = None

@@ -20,9 +20,10 @@ from mmscale.cost import count
 from mmscale.search import Archive, Entry, Failure, Score
 from mmscale.search import archive as archive_module
 from mmscale.search import entry as entry_module
-from mmscale.search.entry import make_line, unpacked
+from mmscale.search.entry import key_of, make_header, make_line, unpacked
 
 FINGERPRINT = {'checkpoint': 'abc', 'evaluator': {'batch_size': 64, 'side': 'left'}}
+KEY = key_of(make_header(FINGERPRINT).encode())
 
 
 def make_entries(number):
@@ -61,7 +62,7 @@ def test_round_trip_is_self_contained_and_readable(tmp_path):
     assert list(archive.entries()) == entries
     assert scores(archive, entries) == [entry.outcome for entry in entries]
     header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert header['header'] == {'schema': 2, 'fingerprint': FINGERPRINT}
+    assert header['header'] == {'schema': 3, 'fingerprint': FINGERPRINT}
     assert unpacked(lines[2]['entry']['arch']) == entries[2].arch.to_json()
     assert make_entries(6)[5].arch not in archive
 
@@ -206,11 +207,69 @@ def test_a_foreign_file_is_refused(tmp_path):
         assert path.read_bytes() == content
 
 
-def test_another_schema_is_refused(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(archive_module, 'SCHEMA', 3)
-        fill(tmp_path, make_entries(1))
-    with pytest.raises(ValueError, match='schema=3 is not supported, expected 2'):
+def test_another_schema_is_refused(tmp_path):
+    header = make_line('header', {'schema': 4, 'fingerprint': FINGERPRINT})
+    (tmp_path / 'rank0000.jsonl').write_text(header + '\n')
+    for opening in (
+        lambda: Archive(tmp_path, FINGERPRINT),
+        lambda: Archive.open_existing(tmp_path),
+    ):
+        with pytest.raises(ValueError, match='schema=4 is not supported, expected 3'):
+            opening()
+
+
+def test_an_archive_of_the_schema_before_is_read_but_not_continued(tmp_path):
+    entries = make_entries(2)
+    header = make_line('header', {'schema': 2, 'fingerprint': FINGERPRINT})
+    lines = [header, *(entry.to_line() for entry in entries)]
+    (tmp_path / 'rank0000.jsonl').write_text(''.join(f'{line}\n' for line in lines))
+    archive = Archive.open_existing(tmp_path)
+    assert archive.fingerprint == FINGERPRINT
+    assert list(archive.entries()) == entries
+    with pytest.raises(ValueError, match='schema=2, of an earlier release: no search goes on'):
+        Archive(tmp_path, FINGERPRINT)
+
+
+def test_lines_of_another_search_are_dropped(tmp_path):
+    entries = make_entries(14)
+    path = fill(tmp_path / 'mine', entries[:1])
+    with Archive(tmp_path / 'other', {**FINGERPRINT, 'checkpoint': 'def'}) as other:
+        for entry in entries[1:13]:
+            other.append(entry)
+    _, *lines = other.path.read_bytes().splitlines(keepends=True)
+    with path.open('ab') as file:
+        file.writelines(lines)
+    before = path.read_bytes()
+    with pytest.warns(UserWarning, match='dropped') as caught:
+        archive = Archive(tmp_path / 'mine', FINGERPRINT)
+    assert path.read_bytes() == before
+    *named, rest = [str(warning.message) for warning in caught]
+    assert named == [
+        f'{path}, line {number}: dropped, its checksum does not match, so it is damaged, or of '
+        'another archive'
+        for number in range(3, 13)
+    ]
+    assert rest == f'{path.parent}: 2 more lines dropped'
+    # What another process sends is bound too.
+    for line, reason in ((lines[0].decode().strip(), 'checksum'), (entries[1].to_line(), 'che')):
+        with pytest.raises(ValueError, match=reason):
+            archive.merge([line], 1)
+    with archive:
+        archive.append(entries[1])
+    with pytest.warns(UserWarning, match='dropped'):
+        assert list(Archive(tmp_path / 'mine', FINGERPRINT).entries()) == entries[:2]
+
+
+def test_equal_fingerprints_have_one_header(tmp_path):
+    path = fill(tmp_path, make_entries(1))
+    turned = dict(reversed(FINGERPRINT.items()))
+    assert len(Archive(tmp_path, turned)) == 1
+    # The header that the lines belong to is the one in the file, to the byte.
+    header, line = path.read_text().splitlines()
+    crafted = make_line('header', {'schema': 3, 'fingerprint': turned})
+    key = key_of(crafted.encode())
+    path.write_text(f'{crafted}\n{make_line("entry", json.loads(line)["entry"], key)}\n')
+    with pytest.raises(ValueError, match='line 1: not written as the header'):
         Archive(tmp_path, FINGERPRINT)
 
 
@@ -356,7 +415,7 @@ def test_failures_are_kept_and_forgotten_on_demand(tmp_path):
     assert archive.score(failed.arch) is None
     assert archive.outcome(failed.arch) == failure
     assert list(archive.entries()) == [entries[0], entries[2]]
-    assert list(archive.lines([failed.arch.digest])) == [failed.to_line()]
+    assert list(archive.lines([failed.arch.digest])) == [failed.to_line(KEY)]
     with archive:
         archive.append(failed)  # Known: not written again.
         assert archive.forget_failures() == 1
@@ -380,8 +439,8 @@ def test_a_score_counts_whatever_rank_failed(tmp_path):
     for folder in ('first', 'second'):
         assert Archive(tmp_path / folder, FINGERPRINT).score(entry.arch) == entry.outcome
     archive = Archive(tmp_path / 'none', FINGERPRINT)
-    archive.merge([failed.to_line()], 3)
-    archive.merge([entry.to_line(), failed.to_line()], 1)
+    archive.merge([failed.to_line(KEY)], 3)
+    archive.merge([entry.to_line(KEY), failed.to_line(KEY)], 1)
     assert archive.score(entry.arch) == entry.outcome
 
 
@@ -395,12 +454,13 @@ def many(number):
     for i in range(number):
         digest = hashlib.sha256(str(i).encode()).hexdigest()
         score = {'correct': i % 50_000, 'total': 50_000}
-        yield make_line('entry', {'digest': digest, 'score': score, 'cost': cost, 'arch': arch})
+        data = {'digest': digest, 'score': score, 'cost': cost, 'arch': arch}
+        yield make_line('entry', data, KEY)
 
 
 def test_a_large_archive_opens_whole_and_holds_no_arch_in_memory(tmp_path, monkeypatch):
     number = 100_000
-    header = make_line('header', {'schema': 2, 'fingerprint': FINGERPRINT})
+    header = make_header(FINGERPRINT)
     with (tmp_path / 'rank0000.jsonl').open('w') as file:
         file.write(header + '\n')
         file.writelines(line + '\n' for line in many(number))
