@@ -34,6 +34,9 @@ from mmscale.untrusted import check_no_link, open_regular
 
 # More than the Arch of the most blocks there may be takes.
 MOST_LINE_BYTES = 1 << 23
+# So many evaluations are read. They take up to 1 GB, as a long reason counts as several.
+MOST_ENTRIES = 2_000_000
+_REASON_CHARACTERS = 100
 # So many lines that are dropped are named.
 _MOST_NAMED = 10
 _MOST_DIFFERENCES = 4
@@ -63,15 +66,13 @@ def _header_of(path: Path, line: bytes) -> tuple[int, dict[str, Any]]:
         ) from None
 
 
-def differing(
-    fingerprint: Mapping[str, Any], present: Mapping[str, Any], where: str
-) -> str:
+def differing(fingerprint: Mapping[str, Any], present: Mapping[str, Any], where: str) -> str:
     """The keys that differ in two fingerprints, and how; see :func:`differences`."""
     found = differences(flat(fingerprint), flat(present), where)
     if not found:
         return 'numbers of other types'
     more = len(found) - _MOST_DIFFERENCES
-    named = [f'{one:.200}' for one in found[:_MOST_DIFFERENCES]]
+    named = [f'{one:.120}' for one in found[:_MOST_DIFFERENCES]]
     return '; '.join(named) + (f'; and {more:,} more' if more > 0 else '')
 
 
@@ -103,8 +104,8 @@ class Archive:
     The first line of a file is its header: schema version and fingerprint, that is, what the
     scores depend on. Every further line is one :class:`Entry`, its Arch packed. Every line carries
     a checksum, which for an entry covers that of the header too: an entry counts below the header
-    that it was written under, and below no other. A process writes its own rank's file only and reads all of
-    them, so the number of ranks may change from run to run.
+    that it was written under, and below no other. A process writes its own rank's file only and
+    reads all of them, so the number of ranks may change from run to run.
 
     Opening only reads, and reads all: every checksum is compared, no Arch is unpacked. In memory
     are digests and outcomes, so that a look-up takes the same time however many there are. A last
@@ -146,6 +147,7 @@ class Archive:
         self._header = make_header(self.fingerprint)
         self._key = key_of(self._header.encode())
         self._outcomes: dict[str, Outcome] = {}
+        self._entries_read = 0
         self._descriptor: int | None = None
         # Bytes of the files as far as this process knows them.
         self._sizes: dict[Path, int] = {}
@@ -267,9 +269,7 @@ class Archive:
                 f'{path}: schema={schema}, of an earlier release: no search goes on from it, take '
                 f'another work dir; tools/report.py still reads it'
             )
-        if json.dumps(fingerprint, sort_keys=True) != json.dumps(
-            self.fingerprint, sort_keys=True
-        ):
+        if json.dumps(fingerprint, sort_keys=True) != json.dumps(self.fingerprint, sort_keys=True):
             raise UsageError(
                 f'{path}: its scores belong to another setting '
                 f'({differing(fingerprint, self.fingerprint, "in the archive")}); take another '
@@ -283,6 +283,14 @@ class Archive:
         for number, _, digest, outcome in self._entries(path, report=True):
             if self._outcomes.setdefault(digest, outcome) is not outcome:
                 self._add(digest, outcome, f'{path}, line {number}')
+            self._entries_read += 1
+            if isinstance(outcome, Failure):
+                self._entries_read += len(outcome.reason) // _REASON_CHARACTERS
+            if self._entries_read > MOST_ENTRIES:
+                raise UsageError(
+                    f'{path}, line {number}: the archive has more evaluations than the '
+                    f'{MOST_ENTRIES:,} that are read; take another directory'
+                )
 
     def _entries(
         self, path: Path, report: bool = False

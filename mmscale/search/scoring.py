@@ -187,19 +187,23 @@ class Scorer:
         """Waits until every rank has read the archive, then levels what they have read."""
         # A rank that starts late may already see entries that another appended since.
         failures = self.archive.failures
-        known = [f'{digest} {digest in failures}' for digest in self.archive.digests()]
-        summary = hashlib.sha256(''.join(known).encode()).hexdigest()
-        mine = [json.dumps(self.archive.fingerprint, sort_keys=True), summary]
+        digests = self.archive.digests()
+        summary = hashlib.sha256()
+        for digest in digests:
+            summary.update(f'{digest} {digest in failures}'.encode())
+        fingerprint = json.dumps(self.archive.fingerprint, sort_keys=True)
+        mine = [fingerprint, summary.hexdigest()]
         gathered = self.communicator.gather(mine)
-        for rank, (fingerprint, _) in enumerate(gathered):
-            if fingerprint != mine[0]:
+        for rank, (other, _) in enumerate(gathered):
+            if other != fingerprint:
                 where = f'of rank {rank}'
-                found = differing(json.loads(fingerprint), self.archive.fingerprint, where)
+                found = differing(json.loads(other), self.archive.fingerprint, where)
                 raise UsageError(
                     f'the scores of rank {rank} belong to another setting than those of rank '
                     f'{self.communicator.rank} ({found})'
                 )
         if any(other != mine for other in gathered):
+            known = [f'{digest} {digest in failures}' for digest in digests]
             common = set.intersection(*map(set, self.communicator.gather(known)))
             digests = {item.split()[0] for item in set(known) - common}
             self._merge(self.communicator.gather(list(self.archive.lines(digests))))

@@ -12,31 +12,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from analytic_problem import all_genotypes, analytic_score, small_space
+from archive_files import FINGERPRINT, KEY, fill, make_entries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmscale.cost import count
 from mmscale.search import Archive, Entry, Failure, Score
 from mmscale.search import archive as archive_module
 from mmscale.search import entry as entry_module
-from mmscale.search.entry import key_of, make_header, make_line, unpacked
-
-FINGERPRINT = {'checkpoint': 'abc', 'evaluator': {'batch_size': 64, 'side': 'left'}}
-KEY = key_of(make_header(FINGERPRINT).encode())
-
-
-def make_entries(number):
-    space = small_space()
-    archs = [space.decode(genes) for genes in all_genotypes(space)[:number]]
-    return [Entry(arch, count(arch), analytic_score(arch)) for arch in archs]
-
-
-def fill(directory, entries, rank=0):
-    with Archive(directory, FINGERPRINT, rank) as archive:
-        for entry in entries:
-            archive.append(entry)
-    return archive.path
+from mmscale.search.entry import make_header, make_line, unpacked
 
 
 def scores(archive, entries):
@@ -205,72 +188,6 @@ def test_a_foreign_file_is_refused(tmp_path):
         with pytest.raises(ValueError, match=r'rank0000\.jsonl, line 1.*no archive'):
             Archive(tmp_path, FINGERPRINT)
         assert path.read_bytes() == content
-
-
-def test_another_schema_is_refused(tmp_path):
-    header = make_line('header', {'schema': 4, 'fingerprint': FINGERPRINT})
-    (tmp_path / 'rank0000.jsonl').write_text(header + '\n')
-    for opening in (
-        lambda: Archive(tmp_path, FINGERPRINT),
-        lambda: Archive.open_existing(tmp_path),
-    ):
-        with pytest.raises(ValueError, match='schema=4 is not supported, expected 3'):
-            opening()
-
-
-def test_an_archive_of_the_schema_before_is_read_but_not_continued(tmp_path):
-    entries = make_entries(2)
-    header = make_line('header', {'schema': 2, 'fingerprint': FINGERPRINT})
-    lines = [header, *(entry.to_line() for entry in entries)]
-    (tmp_path / 'rank0000.jsonl').write_text(''.join(f'{line}\n' for line in lines))
-    archive = Archive.open_existing(tmp_path)
-    assert archive.fingerprint == FINGERPRINT
-    assert list(archive.entries()) == entries
-    with pytest.raises(ValueError, match='schema=2, of an earlier release: no search goes on'):
-        Archive(tmp_path, FINGERPRINT)
-
-
-def test_lines_of_another_search_are_dropped(tmp_path):
-    entries = make_entries(14)
-    path = fill(tmp_path / 'mine', entries[:1])
-    with Archive(tmp_path / 'other', {**FINGERPRINT, 'checkpoint': 'def'}) as other:
-        for entry in entries[1:13]:
-            other.append(entry)
-    _, *lines = other.path.read_bytes().splitlines(keepends=True)
-    with path.open('ab') as file:
-        file.writelines(lines)
-    before = path.read_bytes()
-    with pytest.warns(UserWarning, match='dropped') as caught:
-        archive = Archive(tmp_path / 'mine', FINGERPRINT)
-    assert path.read_bytes() == before
-    *named, rest = [str(warning.message) for warning in caught]
-    assert named == [
-        f'{path}, line {number}: dropped, its checksum does not match, so it is damaged, or of '
-        'another archive'
-        for number in range(3, 13)
-    ]
-    assert rest == f'{path.parent}: 2 more lines dropped'
-    # What another process sends is bound too.
-    for line, reason in ((lines[0].decode().strip(), 'checksum'), (entries[1].to_line(), 'che')):
-        with pytest.raises(ValueError, match=reason):
-            archive.merge([line], 1)
-    with archive:
-        archive.append(entries[1])
-    with pytest.warns(UserWarning, match='dropped'):
-        assert list(Archive(tmp_path / 'mine', FINGERPRINT).entries()) == entries[:2]
-
-
-def test_equal_fingerprints_have_one_header(tmp_path):
-    path = fill(tmp_path, make_entries(1))
-    turned = dict(reversed(FINGERPRINT.items()))
-    assert len(Archive(tmp_path, turned)) == 1
-    # The header that the lines belong to is the one in the file, to the byte.
-    header, line = path.read_text().splitlines()
-    crafted = make_line('header', {'schema': 3, 'fingerprint': turned})
-    key = key_of(crafted.encode())
-    path.write_text(f'{crafted}\n{make_line("entry", json.loads(line)["entry"], key)}\n')
-    with pytest.raises(ValueError, match='line 1: not written as the header'):
-        Archive(tmp_path, FINGERPRINT)
 
 
 def test_two_scores_for_one_arch_name_both_lines(tmp_path):
