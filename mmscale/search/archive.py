@@ -39,7 +39,7 @@ MOST_ENTRIES = 2_000_000
 _REASON_CHARACTERS = 100
 # So many lines that are dropped are named.
 _MOST_NAMED = 10
-_MOST_DIFFERENCES = 4
+_MOST_DIFFERENCES = 3
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ import shutil
 import warnings
 
 import pytest
-from test_searches import SEARCHES, STRATEGY, config_of
+from test_searches import SEARCHES, config_of
 
 from mmscale.apis.reports.run_files import read_run
 from mmscale.apis.search import dry_run
@@ -16,7 +16,7 @@ from mmscale.search.entry import key_of, make_line
 
 @pytest.fixture(scope='module')
 def config():
-    return config_of(dict(SEARCHES['EvolutionLoop'], strategy=STRATEGY), loop='EvolutionLoop')
+    return config_of(SEARCHES['MCEALoop'])
 
 
 @pytest.fixture(scope='module')
