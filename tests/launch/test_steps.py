@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from mmscale.launch.steps import run_logged, run_steps, take_work_dir
 
-STEP = 'import os, pathlib, time; pathlib.Path("pid").write_text(str(os.getpid())); time.sleep(600)'
+STEP = 'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep(600)'
 
 def main():
     folder = Path('work')
