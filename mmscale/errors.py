@@ -54,7 +54,9 @@ def one_line(error: BaseException) -> str:
     Our own errors and those of the operating system say it all; what other libraries raise needs
     its type.
     """
-    text = visible(' '.join(str(error).split()))
+    # Ours would have their line breaks written out already.
+    text = Exception.__str__(error) if isinstance(error, MMScaleError) else str(error)
+    text = visible(' '.join(text.split()))
     return (
         text if isinstance(error, (MMScaleError, OSError)) else f'{type(error).__name__}: {text}'
     )

@@ -17,8 +17,11 @@ from pathlib import Path
 
 from mmscale.apis.reports.run_files import json_lines
 from mmscale.arch import Arch
+from mmscale.arch.checks import check_keys, number
+from mmscale.arch.json_files import read_json
 from mmscale.files import write_json
 from mmscale.launch.command_line import set_environment
+from mmscale.untrusted import check_no_link
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,16 @@ class RetrainJob:
         """The outcome of an earlier run with equal settings, or None."""
         if not self.result_file.is_file():
             return None
-        found = json.loads(self.result_file.read_text(encoding='utf-8'))
+        owner = str(self.result_file)
+        found = check_keys(owner, read_json(self.result_file), None, ('accuracy', 'settings'))
+        number(f'{owner}: accuracy', found['accuracy'], 0, 100)
         return found if found['settings'] == self.settings else None
 
 
 def _forget_other_settings(job: RetrainJob) -> None:
     """Makes a job start anew where an earlier run in its work dir had other settings."""
     file = Path(job.work_dir) / 'settings.json'
-    if not file.is_file() or json.loads(file.read_text(encoding='utf-8')) != job.settings:
+    if not file.is_file() or read_json(file) != job.settings:
         # First, or a kill between the two would leave a checkpoint of the other settings.
         (Path(job.work_dir) / 'last_checkpoint').unlink(missing_ok=True)
         write_json(file, job.settings)
@@ -88,7 +93,7 @@ def run_job(job: RetrainJob) -> dict:
     set_environment()
     Path(job.work_dir).mkdir(parents=True, exist_ok=True)
     with (
-        (Path(job.work_dir) / 'console.log').open('a', encoding='utf-8') as log,
+        check_no_link(Path(job.work_dir) / 'console.log').open('a', encoding='utf-8') as log,
         redirect_stdout(log),
         redirect_stderr(log),
     ):

@@ -22,8 +22,9 @@ from mmscale.search.result_files import check_event, check_structure, read_resul
 from mmscale.untrusted import check_work_dir
 
 _METRICS = ('flops', 'params', 'acts')
-# Archs of so many networks take some 150 MB.
+# Archs of so many networks take some 150 MB, and of so many blocks up to 500 MB.
 _MOST_RECORDS = 5_000
+_MOST_BLOCKS = 400_000
 
 
 @dataclass
@@ -141,8 +142,8 @@ def _read_archive(run: RunFiles) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         archive = Archive.open_existing(directory)
-    run.evaluated = len(archive) - len(archive.failures)
-    run.records = list(archive.records(_kept(archive, run.evaluated)))
+        run.evaluated = len(archive) - len(archive.failures)
+        run.records = list(_of_bounded_size(archive.records(_kept(archive, run.evaluated))))
     run.missing += [str(warning.message) for warning in caught]
     if len(run.records) < run.evaluated:
         run.missing.append(
@@ -153,6 +154,16 @@ def _read_archive(run: RunFiles) -> None:
     run.missing += [
         f'{number} networks could not be scored: {kind}' for kind, number in failures.most_common()
     ]
+
+
+def _of_bounded_size(records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The first records, as long as their Archs have not too many blocks in all."""
+    blocks = 0
+    for record in records:
+        blocks += sum(map(len, record['arch']['stages']))
+        if blocks > _MOST_BLOCKS:
+            return
+        yield record
 
 
 def _kept(archive: Archive, number: int) -> set[str] | None:
