@@ -38,6 +38,8 @@ _ENTRY = re.compile(
     rb'"acts":(?P<acts>[1-9]\d{0,17})\},"arch":"' % (12 * MOST_REASON_CHARACTERS)
 )
 _END = b'"}}'
+# Of fingerprints, which may name thousands of classes.
+_MOST_HEADER_BYTES = 1 << 20
 _MOST_DEPTH = 100
 _MOST_TOTAL = 10**99 - 1
 # The packed Archs of networks with hundreds of blocks are a few thousand bytes.
@@ -231,9 +233,10 @@ def read_record(line: bytes, arch: bool = True) -> dict[str, Any]:
         'cost': {name: int(match[name]) for name in ('flops', 'params', 'acts')},
     }
     if arch:
-        record['arch'] = unpacked(line[match.end() : -len(_END)])
-        if Arch.from_json(record['arch']).digest != record['digest']:
+        found = Arch.from_json(unpacked(line[match.end() : -len(_END)]))
+        if found.digest != record['digest']:
             raise UsageError('its arch is another than its digest says')
+        record['arch'] = found.to_json()
     return record
 
 
@@ -266,6 +269,8 @@ def read_header(line: bytes) -> tuple[int, dict[str, Any]]:
     Raises:
         ValueError: The line is none, damaged, or of a schema that is not read.
     """
+    if len(line) > _MOST_HEADER_BYTES:
+        raise UsageError(f'it has more than {_MOST_HEADER_BYTES:,} bytes')
     header = _parsed(_payload(line, _HEADER.match(line), 'header'), 'header')
     schema = header.get('schema')
     if schema not in (OLD_SCHEMA, SCHEMA):

@@ -203,6 +203,7 @@ def test_an_entry_whose_arch_is_none_is_left_out(tmp_path, arch, reason):
         ('{"schema":3,"fingerprint":{},"x":1}', 'unknown key x'),
         ('{"schema":3,"fingerprint":{"a":1},"fingerprint":{}}', 'not written as the header'),
         ('{"schema":3,"fingerprint":{"a":"\x00"}}', 'control character'),
+        ('{"schema":3,"fingerprint":{"a":"' + 'x' * 2**20 + '"}}', 'more than 1,048,576 bytes'),
         ('{"schema":9,"fingerprint":{}}', 'schema=9 is not supported'),
     ],
     ids=lambda text: f'{text!s:.40}',
