@@ -289,7 +289,7 @@ def load_checkpoint(path: str) -> dict[str, Any]:
         UntrustedFileError: It is damaged or not a checkpoint, or holds code; one line.
     """
     try:
-        if Path(path).exists():
+        if Path(path).exists() and Path(path).suffix != '.safetensors':
             _check_checksums(path)
         with restricted_torch_load():
             checkpoint = CheckpointLoader.load_checkpoint(
