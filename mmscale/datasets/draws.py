@@ -91,9 +91,7 @@ def item_of(dataset: Any, draw: Draw) -> Any:
 
 
 def _items_of(dataset: Any, indices: Sequence[Draw | int]) -> list:
-    return [
-        item_of(dataset, i) if isinstance(i, Draw) else load_item(dataset, i) for i in indices
-    ]
+    return [item_of(dataset, i) if isinstance(i, Draw) else load_item(dataset, i) for i in indices]
 
 
 def accept_draws(dataset: Any) -> None:

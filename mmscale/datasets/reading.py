@@ -71,5 +71,7 @@ def build_dataloader(*settings: Any, **named: Any) -> DataLoader:
             file = next((one for one in files if isinstance(one, (str, os.PathLike)) and one), '')
             if file:
                 name = type(value).__name__
-                raise UsageError(f'{file}: {name} cannot read it: {one_line(error):.300}') from error
+                raise UsageError(
+                    f'{file}: {name} cannot read it: {one_line(error):.300}'
+                ) from error
         raise
