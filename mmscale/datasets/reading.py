@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from mmengine.runner import Runner
@@ -13,22 +14,33 @@ from torch.utils.data import DataLoader
 from mmscale.errors import FOREIGN_ERRORS, MMScaleError, UsageError, one_line
 
 
-def _locals_of(error: Exception) -> Iterator[Any]:
-    """What the functions held that an error went through, from where it was raised outwards.
+def _frames_of(error: Exception) -> Iterator[FrameType]:
+    """The calls that an error went through, from where it was raised outwards.
 
     Wrappers load other images than the one they are asked for, and build datasets inside them:
-    only those functions know the file.
+    only those calls know the file.
     """
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        yield from frame.f_locals.values()
+        yield frame
 
 
 def _image_of(error: Exception) -> dict[str, Any]:
     """What a pipeline knew of the image that it failed on; nothing if there is no such file."""
-    for value in _locals_of(error):
-        if isinstance(value, dict) and isinstance(value.get('img_path'), (str, os.PathLike)):
-            return value
+    for frame in _frames_of(error):
+        for value in frame.f_locals.values():
+            if isinstance(value, dict) and isinstance(value.get('img_path'), (str, os.PathLike)):
+                return value
     return {}
+
+
+def _source_of(error: Exception) -> tuple[str, str]:
+    """The dataset that could not read its annotations, and their file or folder; or nothing."""
+    for frame in _frames_of(error):
+        if frame.f_code.co_name == 'full_init':
+            dataset = frame.f_locals.get('self')
+            source = getattr(dataset, 'ann_file', '') or getattr(dataset, 'data_root', '')
+            return type(dataset).__name__, str(source or '')
+    return '', ''
 
 
 def load_item(dataset: Any, index: int) -> Any:
@@ -66,12 +78,7 @@ def build_dataloader(*settings: Any, **named: Any) -> DataLoader:
     except (MMScaleError, OSError):
         raise
     except FOREIGN_ERRORS as error:
-        for value in _locals_of(error):
-            files = [getattr(value, name, None) for name in ('ann_file', 'data_root')]
-            file = next((one for one in files if isinstance(one, (str, os.PathLike)) and one), '')
-            if file:
-                name = type(value).__name__
-                raise UsageError(
-                    f'{file}: {name} cannot read it: {one_line(error):.300}'
-                ) from error
-        raise
+        name, source = _source_of(error)
+        if not source:
+            raise
+        raise UsageError(f'{source}: {name} cannot read it: {one_line(error):.300}') from error

@@ -203,6 +203,16 @@ def test_damaged_bytes_are_an_image_or_an_error_that_names_the_file(folder):
     assert 20 < refused < 120
 
 
+def test_what_is_no_fault_of_a_file_names_none(folder):
+    (folder / 'list.txt').write_bytes(b'a/0.jpg 0\n')
+    for mistake in ({'pipeline': [{'type': 'Nonsense'}]}, {'nonsense': 1}):
+        message = refusal(
+            lambda mistake=mistake: loader_of(folder, ann_file='list.txt', **mistake),
+            (KeyError, TypeError),
+        )
+        assert 'list.txt' not in message and 'onsense' in message
+
+
 def test_a_folder_without_images_is_named(folder):
     (folder / 'none' / 'class').mkdir(parents=True)
     assert f'{folder}/none: ' in refusal(lambda: loader_of(folder / 'none'))
