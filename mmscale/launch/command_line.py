@@ -97,16 +97,18 @@ def show(outcome: Printed, as_json: bool = False) -> None:
 
 
 def set_environment() -> None:
-    """Sets what has to be set before torch is imported.
+    """Sets what has to be set before torch and OpenCV are imported.
 
     Files that are read are data, see :mod:`mmscale.models.checkpoints`; processes that others
     start from ours get at least torch's own restriction. Waiting OpenMP threads sleep, or they
-    starve whatever else runs on the cores.
+    starve whatever else runs on the cores. A few bytes may claim to be an image of any size:
+    OpenCV's own limit is 3 GB, ours 400 MB.
     """
     if os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '').lower() not in NO:
         # Torch knows few words for yes, and takes any other for a no.
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(2**27))
     warnings.filterwarnings('ignore', message='In MMCV v1.4.4')
     warnings.filterwarnings('ignore', message='torch.meshgrid')
 
