@@ -5,7 +5,6 @@ import os
 import runpy
 import shutil
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from mmscale.apis.reports.run_files import read_run
 from mmscale.arch import HierarchicalSampler, SearchSpace
 from mmscale.arch.origin import Origin
 from mmscale.cost import CostTable, count
-from mmscale.errors import UsageError
 from mmscale.search import (
     MCEA,
     Archive,
@@ -258,32 +256,21 @@ def test_damaged_lines_are_left_out_and_said(copied):
 def test_of_very_many_networks_a_sample_and_the_fronts_are_read(searched, monkeypatch):
     work_dir, result = searched
     whole = read_run(work_dir)
-    monkeypatch.setattr('mmscale.apis.reports.run_files._MOST_RECORDS', 7)
+    monkeypatch.setattr('mmscale.apis.reports.records._MOST_RECORDS', 7)
     run = read_run(work_dir)
-    assert 7 <= len(run.records) < len(whole.records) == run.evaluated == result.evaluations
-    known = {record['digest']: record for record in whole.records}
-    assert all(known[record['digest']] == record for record in run.records)
+    sample, all_of_them = run.records.evaluated, whole.records.evaluated
+    assert 7 <= len(sample) < len(all_of_them) == run.records.number == result.evaluations
+    known = {record.digest: record for record in all_of_them}
+    assert all(known[record.digest] == record for record in sample)
     fronts = {}
-    for name, records in (('whole', whole.records), ('sample', run.records)):
-        points = [
-            (Fraction(r['score']['correct'], r['score']['total']), r['cost']['flops'])
-            for r in records
-        ]
+    for name, records in (('whole', all_of_them), ('sample', sample)):
+        points = [(record.score, record.cost['flops']) for record in records]
         fronts[name] = {points[i] for i in pareto_front(points)}
     assert fronts['whole'] == fronts['sample']
     report = draw(str(work_dir))
     assert ('networks evaluated', f'{result.evaluations}') in report.facts
     assert 'front' in report.pictures and 'evaluated' in report.pictures
     assert any('networks evaluated are drawn' in sentence for sentence in report.missing)
-
-
-def test_an_arch_that_cannot_be_unpacked_is_one_line(copied):
-    header, line, *_ = (copied / 'archive' / 'rank0000.jsonl').read_text().splitlines(True)
-    entry = json.loads(line)['entry']
-    crafted = make_line('entry', {**entry, 'arch': 'AAAA'})
-    (copied / 'archive' / 'rank0000.jsonl').write_text(f'{header}{crafted}\n')
-    with pytest.raises(UsageError, match='cannot be unpacked'):
-        draw(str(copied))
 
 
 def test_what_could_not_be_scored_is_counted_and_left_out(copied):
