@@ -11,6 +11,8 @@ from mmscale.untrusted import read_text
 
 # The result of a search with a front of hundreds of networks takes a few MB.
 MOST_JSON_BYTES = 2**26
+# Python takes up to 240 bytes for each; indented as here, files of that size have fewer.
+_MOST_VALUES = 2**22
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -30,11 +32,13 @@ def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
         most_bytes: A larger file is refused before it is read.
 
     Raises:
-        ValueError: The file is too large or not JSON or no regular file, or a key comes twice in
-            one object.
+        ValueError: The file is too large, holds too many values, or is not JSON or no regular
+            file, or a key comes twice in one object.
         FileNotFoundError: There is no such file.
     """
     text = read_text(path, most_bytes)
+    if sum(map(text.count, ',[{')) > _MOST_VALUES:
+        raise UsageError(f'{path} holds more than {_MOST_VALUES:,} values')
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:

@@ -11,16 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+
+from mmscale.shown import visible
 
 console = Console()
 # Lines of the tools' logs that are worth showing while they run.
 _SHOWN = ('Iter(train)', 'evaluations', 'error:', 'Error')
 
 
+def _plain(text: object) -> str:
+    """A text in rich's markup that is none itself: paths may have brackets."""
+    return escape(visible(text))
+
+
 def heading(text: str, start: float) -> None:
     """Prints what comes next and how long it took so far."""
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    console.print(f'\n[bold]{text}[/] [dim]({minutes}:{seconds:02d} so far)[/]')
+    console.print(f'\n[bold]{_plain(text)}[/] [dim]({minutes}:{seconds:02d} so far)[/]')
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -43,7 +51,8 @@ def run_logged(command: Sequence[str], root: Path, work_dir: Path, **settings: A
         SystemExit: The tool failed.
     """
     shown = shlex.join(word for word in command if word != sys.executable)
-    console.print(f'[dim]$ {shown.replace(f"{root}/", "")}[/]', highlight=False)
+    shown = _plain(shown.replace(f'{root}/', ''))
+    console.print(f'[dim]$ {shown}[/]', highlight=False)
     work_dir.mkdir(parents=True, exist_ok=True)
     log = work_dir / 'console.log'
     with (
@@ -66,12 +75,12 @@ def run_logged(command: Sequence[str], root: Path, work_dir: Path, **settings: A
                 if any(word in line for word in _SHOWN):
                     line = line.strip().partition(' - INFO - ')[2] or line.strip()
                     style = dict(no_wrap='Iter(train)' in line, overflow='ellipsis')
-                    console.print(f'  {line}', markup=False, highlight=False, **style)
+                    console.print(f'  {visible(line)}', markup=False, highlight=False, **style)
         except BaseException:
             # torchrun ends its processes; without this they would go on.
             process.terminate()
             file.write(process.communicate()[0])
             raise
     if process.returncode:
-        console.print(f'[red]failed, exit code {process.returncode}; the log is {log}[/]')
+        console.print(f'[red]failed, exit code {process.returncode}; the log is {_plain(log)}[/]')
         sys.exit(1)

@@ -34,7 +34,7 @@ _MOST_NUMBERS = 24
 _MOST_LEVEL = 8
 _MOST_PARTS = 200
 # What is named: kinds of chain steps, parts of a search, scaling stages.
-_MOST_NAMED = 32
+_MOST_NAMED = 12
 # More dots than these are pixels in an SVG too: it would have megabytes.
 _MOST_SHAPES = 3000
 _MARKERS = {

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from mmscale.arch import Arch
-from mmscale.arch.arch import MOST_BLOCKS
 from mmscale.errors import UsageError
 from mmscale.search import Archive
 from mmscale.search.archive import MOST_LINE_BYTES
@@ -26,8 +25,9 @@ from mmscale.untrusted import open_regular
 _METRICS = ('flops', 'params', 'acts')
 # Networks that are drawn: to read so many takes some seconds.
 _MOST_RECORDS = 5_000
-# Blocks of all of them together; a network that is left out counts as the largest there may be.
+# Blocks of all of them together, and networks that are damaged, before the rest is left out.
 _MOST_DRAWN_BLOCKS = 2_000_000
+_MOST_DAMAGED = 100
 _MOST_SENTENCES = 5
 
 
@@ -103,7 +103,7 @@ def read_archive(directory: Path) -> Records:
     if kept is not None:
         records.missing.append(
             f'{len(records.evaluated):,} of the {records.number:,} networks evaluated are drawn: '
-            'all that are best at their cost, of the others every so many'
+            'those that are best at their cost, of the others every so many'
         )
     failures = Counter(f'{failure.kind:.100}' for failure in archive.failures.values())
     records.missing += [
@@ -164,12 +164,9 @@ def _take(records: Records, kept: Collection[str] | None) -> list[str]:
     problems, blocks = [], 0
     for number, entry in enumerate(_entries(records.archive, kept), start=1):
         owner = f'network {number}'
-        if blocks > _MOST_DRAWN_BLOCKS:
-            left = len(kept or ()) or records.number
-            records.missing.append(
-                f'archive: the first {number - 1:,} of {left:,} networks are read, as they are '
-                'so large'
-            )
+        if blocks > _MOST_DRAWN_BLOCKS or len(problems) == _MOST_DAMAGED:
+            why = 'so many are damaged' if len(problems) == _MOST_DAMAGED else 'they are so large'
+            records.missing.append(f'archive: the first {number - 1:,} networks are read: {why}')
             break
         try:
             if entry is None:
@@ -177,8 +174,7 @@ def _take(records: Records, kept: Collection[str] | None) -> list[str]:
             entry['arch'] = unpacked(entry['arch'])
             check_record(owner, entry)
         except (RecursionError, ValueError) as error:
-            problems.append(str(error) or 'it is nested too deeply')
-            blocks += MOST_BLOCKS
+            problems.append(str(error))
             continue
         arch, score = entry['arch'], entry['score']
         whole = [block for stage in arch['stages'] for block in stage]

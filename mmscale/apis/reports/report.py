@@ -473,9 +473,11 @@ def _sampling(run: RunFiles, report: Report) -> None:
 
 
 def _sampler_of(run: RunFiles) -> HierarchicalSampler | None:
-    model, hooks = run.config['model'], run.config.get('custom_hooks') or []
+    model, hooks = run.config['model'], run.config.get('custom_hooks')
+    hooks = [hook for hook in hooks if isinstance(hook, dict)] if isinstance(hooks, list) else []
     hook = next((h for h in hooks if type_name(h) == 'HierarchicalSamplerHook'), None)
-    seed = (run.config.get('randomness') or {}).get('seed')
+    randomness = run.config.get('randomness')
+    seed = randomness.get('seed') if isinstance(randomness, dict) else None
     if hook is None or hook.get('seed', seed) is None:
         return None
     return HierarchicalSampler(
