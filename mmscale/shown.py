@@ -32,6 +32,17 @@ def visible(text: object) -> str:
     return ''.join(one if one.isprintable() else _escaped(one) for one in text)
 
 
+def visible_lines(text: object) -> str:
+    r"""As :func:`visible`, of a text that may have several lines and tabs in them.
+
+    Example:
+        >>> visible_lines('a\n\x1b[2Jb')
+        'a\n\\x1b[2Jb'
+    """
+    parts = re.split(r'([\n\t])', str(text))
+    return ''.join(part if part in '\n\t' else visible(part) for part in parts)
+
+
 def without_markup(text: object) -> str:
     """A text as part of a comment or of a cell in Markdown: one line, no markup.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from mmscale.errors import UsageError
 from mmscale.launch.runner import run_tool
@@ -27,10 +28,15 @@ _SHOWN = ('Iter(train)', 'evaluations', 'error:', 'Error')
 _INTERRUPTED = 130
 
 
+def _plain(text: object) -> str:
+    """A text in rich's markup that is none itself: paths may have brackets."""
+    return escape(visible(text))
+
+
 def heading(text: str, start: float) -> None:
     """Prints what comes next and how long it took so far."""
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    console.print(f'\n[bold]{text}[/] [dim]({minutes}:{seconds:02d} so far)[/]')
+    console.print(f'\n[bold]{_plain(text)}[/] [dim]({minutes}:{seconds:02d} so far)[/]')
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -121,7 +127,8 @@ def run_logged(
         SystemExit: The tool failed.
     """
     shown = shlex.join(word for word in command if word != sys.executable)
-    console.print(f'[dim]$ {shown.replace(f"{root}/", "")}[/]', highlight=False)
+    shown = _plain(shown.replace(f'{root}/', ''))
+    console.print(f'[dim]$ {shown}[/]', highlight=False)
     work_dir.mkdir(parents=True, exist_ok=True)
     log = check_no_link(work_dir / 'console.log')
     with (
@@ -152,5 +159,5 @@ def run_logged(
             file.write(process.communicate()[0])
             raise
     if process.returncode:
-        console.print(f'[red]failed, exit code {process.returncode}; the log is {log}[/]')
+        console.print(f'[red]failed, exit code {process.returncode}; the log is {_plain(log)}[/]')
         sys.exit(1)
