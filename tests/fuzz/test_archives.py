@@ -55,8 +55,8 @@ def read(inputs):
         entries = list(archive.entries())
         assert all(archive.score(entry.arch) == entry.outcome for entry in entries)
         assert len(entries) <= len(list(archive.records(archs=False))) <= len(archive)
-        records = read_run(inputs).records
-        assert [record['arch'] for record in records] == [e.arch.to_json() for e in entries]
+        records = read_run(inputs).records.evaluated
+        assert [record.digest for record in records] == [e.arch.digest for e in entries]
     for warning in caught:
         raise UsageError(str(warning.message))
 
