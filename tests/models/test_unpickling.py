@@ -426,6 +426,53 @@ def test_a_value_that_no_computer_can_walk_through_is_refused():
         unpickling.load(io.BytesIO(whole(b'X\xff\xff\xff\xff')))
 
 
+BUFFERS = name(*BUFFER) + b'q\x00](' + b'h\x00)\x81' * 1000 + b'e\x86'
+COPIES = name('_codecs', 'encode') + b'q\x00' + text('a' * 10**5) + b'q\x01' + text('latin1')
+COPIES += b'q\x02](' + b'h\x00h\x01h\x02\x86R' * 20 + b'et'
+PAIRS = name('collections', 'OrderedDict') + b'q\x00](' + b'K\x01K\x02\x86' * 300 + b'eq\x01]('
+PAIRS += b'h\x00h\x01\x85R' * 20 + b'e\x87'
+
+
+@pytest.mark.parametrize(
+    'pickled',
+    [
+        b'](' + b'\x8f' * 3000 + b'e',
+        b'](' + b'}' * 4000 + b'e',
+        b'N' + b'\x85' * 4000,
+        b'N' + b'q\x00' * 9000,
+        BUFFERS,
+        b'(' + COPIES,
+        PAIRS,
+        text('a' * 250_000 + '\U0001f600'),
+    ],
+    ids=['sets', 'dicts', 'tuples', 'memo', 'buffers', 'copies', 'pairs', 'characters'],
+)
+def test_few_bytes_that_stand_for_much_are_refused(pickled):
+    """Here with a bound of a megabyte, of which no such pickle has a third."""
+    content = whole(pickled)
+    assert len(content) < 300_000
+    with pytest.raises(pickle.UnpicklingError, match='take more than the 1,000,000 bytes'):
+        unpickling.Unpickler(io.BytesIO(content), most_bytes=10**6).load()
+    try:
+        unpickling.Unpickler(io.BytesIO(content)).load()  # not too much in general
+    except pickle.UnpicklingError as error:
+        assert 'take more than' not in str(error)
+
+
+def test_what_is_announced_is_not_made_room_for():
+    for opcode, content in (
+        (b'\x96', (2**40).to_bytes(8, 'little')),
+        (b'\x8b', (2**20).to_bytes(4, 'little') + b'\x01' * 2**20),
+    ):
+        with pytest.raises(pickle.UnpicklingError, match='has the opcode'):
+            unpickling.load(io.BytesIO(whole(opcode + content)))
+    long = b'X' + (2**26).to_bytes(4, 'little') + bytes(2**26)
+    with pytest.raises(pickle.UnpicklingError, match='a value of 67,108,864 bytes'):
+        unpickling.Unpickler(io.BytesIO(whole(long))).load()
+    with pytest.raises(pickle.UnpicklingError, match='it names'):
+        unpickling.load(io.BytesIO(b'\x80\x02c' + b'a' * 2**20 + b'\nb\n.'))
+
+
 # ---------------------------------------------------------------------- tensors
 
 
