@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 _WIDTH = 99
+# Of a dumped config; Python makes a tree of a hundred times its size.
+_MOST_CHARACTERS = 2**22
 # What MMEngine fills in as text. It makes slashes of backslashes, and the quotes around it here
 # end at three quotes alone.
 _FOLDER = '{{ fileDirname }}'
@@ -193,8 +195,10 @@ def read_config_text(text: str) -> dict[str, Any]:
     """Those settings of a dumped config that are plain data.
 
     Raises:
-        SyntaxError, ValueError, RecursionError: The text is not Python.
+        SyntaxError, ValueError, RecursionError: The text is not Python, or very long.
     """
+    if len(text) > _MOST_CHARACTERS:
+        raise UsageError(f'a config of {len(text):,} characters, of {_MOST_CHARACTERS:,} allowed')
     settings = {}
     for statement in ast.parse(text).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):

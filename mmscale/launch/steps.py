@@ -12,6 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
+from mmscale.files import open_to_append
+from mmscale.launch.resume import last_checkpoint
+
 console = Console()
 # Lines of the tools' logs that are worth showing while they run.
 _SHOWN = ('Iter(train)', 'evaluations', 'error:', 'Error')
@@ -25,9 +28,8 @@ def heading(text: str, start: float) -> None:
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint is the last one of its folder, and whole: MMEngine names it then."""
-    last = checkpoint.parent / 'last_checkpoint'
-    named = last.is_file() and Path(last.read_text(encoding='utf-8')).name
-    return named == checkpoint.name and checkpoint.is_file()
+    last = last_checkpoint(checkpoint.parent)
+    return last is not None and last.name == checkpoint.name and checkpoint.is_file()
 
 
 def run_logged(command: Sequence[str], root: Path, work_dir: Path, **settings: Any) -> None:
@@ -47,7 +49,7 @@ def run_logged(command: Sequence[str], root: Path, work_dir: Path, **settings: A
     work_dir.mkdir(parents=True, exist_ok=True)
     log = work_dir / 'console.log'
     with (
-        log.open('a', encoding='utf-8') as file,
+        open_to_append(log) as file,
         subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmscale.engine.wrappers import unwrapped_model
-from mmscale.errors import UsageError, one_line
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.models.checkpoints import misfit, state_of, unwrapped_state
 from mmscale.registry import HOOKS
+from mmscale.shown import shortly
+
+
+def check_weights(state: Mapping[str, Any]) -> None:
+    """Checks that a state dict is one: tensors by their names, and the versions of the parts.
+
+    Raises:
+        UsageError: It holds something else.
+    """
+    if not all(isinstance(key, str) for key in state):
+        raise UsageError('the checkpoint holds no weights by their names')
+    for key, value in state.items():
+        # Where modules keep whatever they like.
+        if not isinstance(value, torch.Tensor) and not key.endswith('_extra_state'):
+            raise UsageError(f'the checkpoint: {key:.80}={shortly(value)} must be a Tensor')
+    versions = getattr(state, '_metadata', None) or {}
+    is_dict = isinstance(versions, dict)
+    for part in versions.values() if is_dict else [versions]:
+        version = part.get('version') if isinstance(part, dict) else part
+        if not isinstance(part, dict) or not (version is None or type(version) is int):
+            raise UsageError(f'the checkpoint: _metadata={shortly(versions)} has no versions')
 
 
 @HOOKS.register_module()
@@ -70,8 +93,7 @@ class FittingLoadHook(Hook):
         if isinstance(runner.model, FullyShardedDataParallel):
             return  # its parts hold pieces of weights, by names of their own
         state = state_of(checkpoint)
-        if not all(isinstance(key, str) for key in state):
-            raise UsageError('the checkpoint holds no weights by their names')
+        check_weights(state)
         found = unwrapped_state(state)
         if found.keys() != state.keys():
             state = found  # otherwise it is kept, as it knows the version of each part
@@ -90,7 +112,7 @@ class FittingLoadHook(Hook):
         try:
             # Models may know older names and other sizes of their weights when they load them.
             missing, left_over = model.load_state_dict(state, strict=False)
-        except RuntimeError as error:
+        except FOREIGN_ERRORS as error:
             difference = misfit(wanted, {**wanted, **state}) or one_line(error)
         else:
             if wanted.keys() & {*missing}:
