@@ -247,9 +247,7 @@ def _check_average(
     difference = misfit(own, weights)
     strange = [key for key in weights if key not in checkpoint['state_dict']]
     if difference or strange:
-        raise UsageError(
-            f'{name} does not fit the model: {difference or strange[0]:.300}'
-        )
+        raise UsageError(f'{name} does not fit the model: {difference or strange[0]:.300}')
     if 'steps' not in found or found['steps'].numel() != 1:
         _refuse(f'{name}.steps', found.get('steps'), 'one number')
 
@@ -290,13 +288,17 @@ def _check_wrapper(name: str, wrapper: OptimWrapper, found: object) -> list[dict
 
 def _check_group(name: str, group: object, own: Mapping[str, Any]) -> None:
     """Checks the settings of parameters."""
-    group = _text_keys(name, group)
-    check_keys(name, group, None, [key for key in own if not key.startswith(_INITIAL)])
+    _check_settings(name, _text_keys(name, group), own)
     for key, value in group.items():
         if key.startswith(_INITIAL):
             _check_like(f'{name}.{key}', value, own.get(key, own.get(key.removeprefix(_INITIAL))))
         elif key in own and key not in ('params', 'param_names'):
             _check_like(f'{name}.{key}', value, own[key])
+
+
+def _check_settings(name: str, group: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Checks that none of the settings of parameters is missing."""
+    check_keys(name, group, None, [key for key in own if not key.startswith(_INITIAL)])
 
 
 def _check_identifiers(name: str, groups: object, own: list[dict[str, Any]]) -> set[int]:
@@ -339,6 +341,9 @@ def _check_optimizer(name: str, optimizer: Optimizer, found: object) -> list[dic
     try:
         taker.load_state_dict({'state': state, 'param_groups': groups})
     except FOREIGN_ERRORS as error:
+        # Of another kind of optimizer, as a rule.
+        for index, (group, known) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
+            _check_settings(f'{name}.param_groups[{index}]', group, known)
         raise UsageError(f'{name}: {one_line(error):.300}') from error
     for index, (group, known) in enumerate(
         zip(taker.param_groups, optimizer.param_groups, strict=True)
@@ -355,6 +360,8 @@ def _check_storages(name: str, kept: Mapping[str, Any]) -> None:
     for value in values:
         if len(values) > _MOST_KEPT:
             raise UsageError(f'{name} has more than {_MOST_KEPT:,} values')
+        if isinstance(value, (str, bytes)):
+            raise UsageError(f'{name} has a text, {shortly(value)}, in the place of numbers')
         if isinstance(value, torch.Tensor) and (
             value.is_sparse
             or value.numel() * value.element_size() > value.untyped_storage().nbytes()
