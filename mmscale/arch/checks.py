@@ -33,7 +33,9 @@ def check_keys(
         ValueError: It is no mapping, or a key is unknown or missing.
     """
     if not isinstance(data, Mapping):
-        raise UsageError(f'{owner}: expected an object, got {type(data).__name__} {shortly(data):.40}')
+        raise UsageError(
+            f'{owner}: expected an object, got {type(data).__name__} {shortly(data):.40}'
+        )
     required = tuple(required)
     if allowed is not None:
         known = dict.fromkeys((*required, *allowed))
@@ -55,7 +57,9 @@ def check_schema(owner: str, value: object, supported: int) -> None:
         UsageError: It is another, or no integer.
     """
     if type(value) is not int or value != supported:
-        raise UsageError(f'{owner}: schema={shortly(value):.60} is not supported, expected {supported}')
+        raise UsageError(
+            f'{owner}: schema={shortly(value):.60} is not supported, expected {supported}'
+        )
 
 
 def choice(name: str, value: object, allowed: Iterable[str]) -> str:

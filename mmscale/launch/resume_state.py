@@ -106,8 +106,9 @@ def _refuse(name: str, value: object, allowed: str) -> None:
 def _check_like(name: str, value: object, own: object) -> None:
     """Checks that a value could stand where this training has its own.
 
-    Texts must be equal; numbers may be any that are finite, and not negative where its own is positive;
-    of tensors the shape counts. What no checkpoint can hold, as functions, is not compared.
+    Texts must be equal; numbers may be any that are finite, and not negative where its own is
+    positive; of tensors the shape counts. What no checkpoint can hold, as functions, is not
+    compared.
     """
     if isinstance(own, bool):
         if not isinstance(value, bool):

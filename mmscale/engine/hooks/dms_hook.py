@@ -135,14 +135,14 @@ class DMSHook(Hook):
     def _lines_until(self, runner: Runner) -> Iterator[bytes]:
         """The lines of the file until the present iteration; says which are no such lines."""
         damaged = []
-        for number, line in enumerate(_lines(self._file), start=1):
+        for index, line in enumerate(_lines(self._file), start=1):
             if not line.endswith(b'\n') and len(line) < _MOST_LINE_BYTES:
                 break  # A kill has cut the last line off.
             try:
                 structure = json.loads(line)
                 check_structure('line', structure)
             except (RecursionError, ValueError):
-                damaged.append(number)
+                damaged.append(index)
                 continue
             if structure['iteration'] <= runner.iter:
                 yield line
