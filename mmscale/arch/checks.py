@@ -11,11 +11,17 @@ from mmscale.shown import shortly
 _MOST_KEYS = 5
 
 
+def _text(key: object) -> str:
+    # Python refuses to write the digits of a large integer.
+    return key if isinstance(key, str) else shortly(key)
+
+
 def _listed(keys: Collection[object]) -> str:
     """Names of keys, of which a damaged file may have many, long and with line breaks."""
-    names = [key if str(key).isidentifier() else repr(key) for key in keys]
-    shown = ', '.join(f'{name!s:.40}' for name in names[:_MOST_KEYS])
-    return f'{shown} and {len(names) - _MOST_KEYS} more' if len(names) > _MOST_KEYS else shown
+    first = list(keys)[:_MOST_KEYS]
+    names = [key if _text(key).isidentifier() else shortly(key) for key in first]
+    shown = ', '.join(f'{name!s:.40}' for name in names)
+    return f'{shown} and {len(keys) - _MOST_KEYS} more' if len(keys) > _MOST_KEYS else shown
 
 
 def check_keys(
@@ -39,7 +45,7 @@ def check_keys(
     required = tuple(required)
     if allowed is not None:
         known = dict.fromkeys((*required, *allowed))
-        unknown = sorted((key for key in data if key not in known), key=str)
+        unknown = sorted((key for key in data if key not in known), key=_text)
         if unknown:
             raise UsageError(
                 f'{owner}: unknown key {_listed(unknown)}; allowed are {", ".join(known)}'

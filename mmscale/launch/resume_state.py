@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
@@ -110,6 +111,8 @@ def _check_like(name: str, value: object, own: object) -> None:
     positive; of tensors the shape counts. What no checkpoint can hold, as functions, is not
     compared.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(own, bool):
         if not isinstance(value, bool):
             _refuse(name, value, 'true or false')
@@ -217,7 +220,11 @@ def _check_curve(name: str, curve: object) -> None:
 def _check_note(name: str, key: str, value: object) -> None:
     """Checks what MMEngine's CheckpointHook finds files by, some of which it removes."""
     if key.startswith(_BEST_SCORE):
-        _check_like(name, value, -1.0)
+        # As metrics give it.
+        is_tensor = isinstance(value, torch.Tensor) and value.numel() == 1
+        number = value.item() if is_tensor or isinstance(value, np.generic) else value
+        if not isinstance(number, float) and not is_number(number):
+            _refuse(name, value, 'a number')
     elif key.startswith(_BEST) or key == _LAST:
         start = 'best_' if key.startswith(_BEST) else ''
         if not isinstance(value, str) or not PurePosixPath(value).name.startswith(start):

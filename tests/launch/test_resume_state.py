@@ -137,7 +137,7 @@ CASES = [
     ('message_hub.log_scalars.train/loss', HALF, r'=\(2, 1\) must be as many values as counts'),
     ('message_hub.log_scalars.train/loss', WORDS, r"values\.dtype='<U1' must be a real number"),
     ('message_hub.runtime_info', 'x', r"runtime_info='x' must be a dict with texts as keys"),
-    ('message_hub.runtime_info.best_score', 'x', r"best_score='x' must be a finite number"),
+    ('message_hub.runtime_info.best_score', 'x', r"best_score='x' must be a number"),
     (
         'message_hub.runtime_info.best_ckpt',
         '/etc/passwd',
@@ -212,3 +212,10 @@ def test_the_scale_of_losses_is_looked_at(scaler, said):
     checkpoint['optimizer']['loss_scaler'] = scaler
     with pytest.raises(UsageError, match=rf'optimizer\.loss_scaler{said}'):
         check_state(new, 'a.pth', checkpoint)
+
+
+def test_scores_may_be_of_other_libraries():
+    checkpoint = after().checkpoint()
+    for score in (np.float32(0.5), torch.tensor(0.5), math.inf, 0):
+        checkpoint['message_hub']['runtime_info']['best_score'] = score
+        check_state(after(0), 'a.pth', checkpoint)

@@ -18,18 +18,16 @@ from mmscale.registry import HOOKS
 from mmscale.shown import shortly
 
 
-def check_weights(state: Mapping[str, Any]) -> None:
-    """Checks that a state dict is one: tensors by their names, and the versions of the parts.
+def _check_weights(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Checks that what a model shall load are tensors, and versions of its parts.
 
     Raises:
-        UsageError: It holds something else.
+        UsageError: It is something else.
     """
-    if not all(isinstance(key, str) for key in state):
-        raise UsageError('the checkpoint holds no weights by their names')
-    for key, value in state.items():
-        # Where modules keep whatever they like.
-        if not isinstance(value, torch.Tensor) and not key.endswith('_extra_state'):
-            raise UsageError(f'the checkpoint: {key:.80}={shortly(value)} must be a Tensor')
+    for key in wanted.keys() & state.keys():
+        # Some modules keep other things besides.
+        if isinstance(wanted[key], torch.Tensor) and not isinstance(state[key], torch.Tensor):
+            raise UsageError(f'the checkpoint: {key:.80}={shortly(state[key])} must be a Tensor')
     versions = getattr(state, '_metadata', None) or {}
     is_dict = isinstance(versions, dict)
     for part in versions.values() if is_dict else [versions]:
@@ -93,7 +91,8 @@ class FittingLoadHook(Hook):
         if isinstance(runner.model, FullyShardedDataParallel):
             return  # its parts hold pieces of weights, by names of their own
         state = state_of(checkpoint)
-        check_weights(state)
+        if not all(isinstance(key, str) for key in state):
+            raise UsageError('the checkpoint holds no weights by their names')
         found = unwrapped_state(state)
         if found.keys() != state.keys():
             state = found  # otherwise it is kept, as it knows the version of each part
@@ -101,6 +100,7 @@ class FittingLoadHook(Hook):
             checkpoint['state_dict'] = state
         model = unwrapped_model(runner)
         wanted = model.state_dict()
+        _check_weights(state, wanted)
         if not wanted.keys() & found.keys():
             raise UsageError(f'the checkpoint does not fit the model: {misfit(wanted, found)}')
         if self._all_weights or runner._resume:
