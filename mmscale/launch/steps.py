@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from mmscale.errors import UsageError
+from mmscale.files import open_to_append
+from mmscale.launch.resume import last_checkpoint
 from mmscale.launch.runner import run_tool
 from mmscale.shown import visible
 from mmscale.untrusted import check_no_link, check_work_dir
@@ -41,9 +43,8 @@ def heading(text: str, start: float) -> None:
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint is the last one of its folder, and whole: MMEngine names it then."""
-    last = checkpoint.parent / 'last_checkpoint'
-    named = last.is_file() and Path(last.read_text(encoding='utf-8')).name
-    return named == checkpoint.name and checkpoint.is_file()
+    last = last_checkpoint(checkpoint.parent)
+    return last is not None and last.name == checkpoint.name and checkpoint.is_file()
 
 
 def run_steps(main: Callable[[], None]) -> None:
@@ -132,7 +133,7 @@ def run_logged(
     work_dir.mkdir(parents=True, exist_ok=True)
     log = check_no_link(work_dir / 'console.log')
     with (
-        log.open('a', encoding='utf-8') as file,
+        open_to_append(log) as file,
         subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

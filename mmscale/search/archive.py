@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from mmscale.arch import Arch
 from mmscale.cost import Cost
 from mmscale.errors import UsageError
-from mmscale.files import sync_folder
+from mmscale.files import sync_file, sync_folder
 from mmscale.search.entry import (
     OLD_SCHEMA,
     SCHEMA,
@@ -446,7 +446,7 @@ class Archive:
             if os.write(descriptor, data) != len(data):
                 raise OSError(errno.ENOSPC, 'no space left for an archive entry')
             if self.durable:
-                os.fsync(descriptor)
+                sync_file(descriptor)
         except OSError:
             os.ftruncate(descriptor, size)
             raise

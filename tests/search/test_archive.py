@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from analytic_problem import search
 from archive_files import FINGERPRINT, KEY, fill, make_entries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -266,7 +267,7 @@ def test_a_file_that_is_removed_while_the_search_runs_is_missed(tmp_path):
         assert second.arch not in archive
 
 
-@pytest.mark.parametrize('number', [errno.EINVAL, errno.EIO])
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.EPERM, errno.EIO])
 def test_file_systems_need_not_sync_directories(tmp_path, monkeypatch, number):
     fsync = os.fsync
 
@@ -283,6 +284,20 @@ def test_file_systems_need_not_sync_directories(tmp_path, monkeypatch, number):
         return
     fill(tmp_path, entries)
     assert list(Archive(tmp_path, FINGERPRINT).entries()) == entries
+
+
+def test_a_search_ends_well_where_folders_cannot_be_opened(tmp_path, monkeypatch):
+    opened = os.open
+
+    def refuse_folders(path, flags, *arguments, **settings):
+        if flags & os.O_DIRECTORY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, flags, *arguments, **settings)
+
+    monkeypatch.setattr(os, 'open', refuse_folders)
+    search(tmp_path)
+    result = json.loads((tmp_path / 'result.json').read_text())
+    assert len(result['scaling_stages']) == 3
 
 
 def test_paths_with_spaces_and_unicode(tmp_path):
