@@ -76,6 +76,13 @@ def test_a_wheel_is_built_once_and_kept(tool, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.endswith('mmcv ops: installed\n')
 
 
+def test_the_source_is_held_against_a_lock_file(tool, monkeypatch):
+    write_wheel(tool.given, 'mmcv/_ext.cpython-311-x86_64-linux-gnu.so')
+    monkeypatch.setattr(sys, 'argv', ['install_mmcv_ops.py', '--lock', 'a.lock'])
+    tool.main()
+    assert '--require-hashes --constraint a.lock onedl-mmcv==' in text(tool)
+
+
 @pytest.mark.parametrize('name', [None, 'mmcv/ops/nms.py'])
 def test_what_fails_or_has_no_ops_is_not_kept(tool, name, tmp_path, capsys):
     if name:
