@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mmscale.shown import visible
+from mmscale.shown import visible, visible_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -76,7 +76,7 @@ class AsText:
     """Shows in a notebook what ``print`` shows."""
 
     def _repr_html_(self) -> str:
-        return f'<pre>{html.escape(str(self))}</pre>'
+        return f'<pre>{html.escape(visible_lines(self))}</pre>'
 
 
 class Printed:
@@ -91,7 +91,7 @@ class Printed:
 
         for part in self.renderables():
             if isinstance(part, str):
-                part = Text('\n'.join(map(visible, part.split('\n'))))
+                part = Text(visible_lines(part))
             yield part
 
     def __repr__(self) -> str:

@@ -99,14 +99,15 @@ def check_work_dir(folder: str | os.PathLike[str]) -> None:
     Raises:
         UntrustedFileError: A link leads out of it, or there is a pipe, a device or a socket.
     """
-    whole = Path(folder).resolve()
+    whole = Path(os.path.realpath(folder))
     folders = [whole]
     for _ in range(_DEPTH):
         inner = []
         for place in folders:
             for path in place.iterdir() if place.is_dir() else ():
                 if path.is_symlink():
-                    if not path.resolve().is_relative_to(whole):
+                    # Unlike Path.resolve, it takes a link that leads to itself.
+                    if not Path(os.path.realpath(path)).is_relative_to(whole):
                         raise UntrustedFileError(
                             f'{path} is a symbolic link out of {folder}, and what it leads to '
                             'would be written over: remove it'

@@ -11,8 +11,8 @@ PACKAGE = ROOT / 'mmscale'
 
 # What each package (or module beside them) may import of mmscale, itself and `version` apart.
 GROUND = {
-    'config_parts', 'errors', 'files', 'input_size', 'memory', 'quiet', 'settings', 'tables',
-    'shown', 'untrusted',
+    'config_parts', 'errors', 'files', 'input_size', 'memory', 'quiet', 'settings', 'shown',
+    'tables', 'untrusted',
 }  # fmt: skip
 BESIDE = {'arch', 'registry'} | GROUND
 MAY_IMPORT = {

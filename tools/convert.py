@@ -7,16 +7,17 @@ from pathlib import Path
 from mmscale.arch import Arch, get_arch
 from mmscale.errors import UsageError, one_line
 from mmscale.files import atomic_write
-from mmscale.launch.command_line import read_checkpoint
+from mmscale.launch.command_line import ToolParser, read_checkpoint
 from mmscale.launch.runner import run_tool
 from mmscale.quiet import quiet_imports
+from mmscale.shown import visible
 
 SOURCES = ('mmpretrain', 'timm')
 
 
 def parse_args() -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         epilog='With --source, FILE gets the weights, for load_from or '
         'init_cfg=dict(type="Pretrained", checkpoint=FILE), and FILE.json beside it the Arch, for '
@@ -96,10 +97,11 @@ def main() -> None:
     except (OSError, RuntimeError) as error:  # torch raises the latter
         raise UsageError(f'--out {out}: {one_line(error)}') from None
     if args.to:
-        print(f'{out}: {len(weights)} tensors with the names of {args.to}')
+        print(visible(f'{out}: {len(weights)} tensors with the names of {args.to}'))
         return
     head = 'with classifier' if any(key.startswith('head.') for key in weights) else 'backbone'
-    print(f'{out}: {len(weights)} tensors, {head}; {out.with_suffix(".json")}: the Arch')
+    arch_file = out.with_suffix('.json')
+    print(visible(f'{out}: {len(weights)} tensors, {head}; {arch_file}: the Arch'))
 
 
 if __name__ == '__main__':

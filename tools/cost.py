@@ -6,12 +6,12 @@ import warnings
 
 from mmscale.arch import preset_names
 from mmscale.cost import CONVENTIONS
-from mmscale.launch.command_line import add_config_options, show
+from mmscale.launch.command_line import ToolParser, add_config_options, show
 from mmscale.launch.runner import run_tool
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description='Count the flops (multiply-adds), params and acts of a network; time it.',
         epilog=f'presets: {", ".join(preset_names())}',
     )

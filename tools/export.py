@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from mmscale.launch.command_line import add_config_options, show
+from mmscale.launch.command_line import ToolParser, add_config_options, show
 from mmscale.launch.runner import run_tool
 from mmscale.quiet import quiet_imports
 
@@ -13,7 +13,7 @@ _FORMATS = ('mmpretrain', 'mmdet', 'onnx', 'pt2', 'safetensors')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         'source',
         help='result.json of a search; an Arch (a name or its JSON file); a config (.py, or '

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 
 from mmscale.launch.command_line import (
+    ToolParser,
     add_config_options,
     read_checkpoint,
     read_config,
@@ -16,7 +17,7 @@ from mmscale.quiet import quiet_imports
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='config of the search; its model is a mmscale.DMSModel')
     parser.add_argument('checkpoint', nargs='?', help='checkpoint of the search')
     parser.add_argument(

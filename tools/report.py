@@ -4,13 +4,13 @@
 import argparse
 from pathlib import Path
 
-from mmscale.launch.command_line import show
+from mmscale.launch.command_line import ToolParser, show
 from mmscale.launch.runner import run_tool
 
 
 def parse_args() -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description='Draws, as PNG and SVG, what there is of a search, by evolution or by '
         'gradient, or of the training of a super-supernet, finished or running, or one network. '
         'Only reads what it reports on.'

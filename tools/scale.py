@@ -31,7 +31,9 @@ from mmscale.cost import (
 )
 from mmscale.cost.latency import DEVICES, DTYPES
 from mmscale.errors import UsageError, one_line
+from mmscale.launch.command_line import ToolParser
 from mmscale.launch.runner import run_tool
+from mmscale.shown import visible
 
 REPEATS = 15
 DIVISORS = ('channel_divisor', 'resolution_divisor')
@@ -43,7 +45,7 @@ FITTED = ('base', 'fit_latency', 'latency_model', 'overwrite', 'device', *TIMED)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         epilog=f'strategies: {", ".join(SCALING_RULES)}, shares such as d1_w8_g8_r1, exponents '
         'such as depth=.2,width=.3,resolution=.1, a JSON or Python file of such rules, or the '
@@ -184,11 +186,11 @@ def save_latency_model(args: argparse.Namespace) -> None:
     archs = networks_to_time(args.base)
 
     def tell(name: str, latency: Latency) -> None:
-        print(f'{name}: {latency.median_ms:.2f} ms', file=sys.stderr, flush=True)
+        print(visible(f'{name}: {latency.median_ms:.2f} ms'), file=sys.stderr, flush=True)
 
     model = fit_latency(archs, *timed, repeats=args.repeats or REPEATS, on_measured=tell)
     model.save(path)
-    print(f'{len(archs)} networks: {model.setting}')
+    print(visible(f'{len(archs)} networks: {model.setting}'))
     for key, r in model.pearson.items():
         sizes = sorted(getattr(network, key) for network in model.networks)
         interval = model.pearson_interval(key)
@@ -200,7 +202,7 @@ def save_latency_model(args: argparse.Namespace) -> None:
         spread = f'{short(sizes[0])} to {short(sizes[-1])}'
         print(f'Pearson r of time with {key} {r:.3f} ({within}; {key} from {spread})')
     print(f'ms = {model.a:.4g} + {model.b:.4g} acts + {model.c:.4g} flops')
-    print(f'median error of the fit {model.error:.1%}; saved as {path}')
+    print(visible(f'median error of the fit {model.error:.1%}; saved as {path}'))
 
 
 def scale(args: argparse.Namespace) -> None:
@@ -241,7 +243,7 @@ def scale(args: argparse.Namespace) -> None:
         if not networks:
             raise UsageError('; '.join(left_out))
         for one in left_out:
-            print(f'left out: {one}', file=sys.stderr)
+            print(visible(f'left out: {one}'), file=sys.stderr)
         rows = [plan.base.unscaled(), *networks]
         times = [milliseconds(made, model, setting, args.repeats or REPEATS) for made in rows]
         if args.out is not None:
@@ -260,10 +262,11 @@ def scale(args: argparse.Namespace) -> None:
         console.print(part)
     for what, timed in (('predicted', model and model.setting), ('measured', setting)):
         if timed is not None:
-            print(f'{what}: milliseconds, {timed}')
+            print(visible(f'{what}: milliseconds, {timed}'))
     if args.out is not None:
-        print(f'\nWrote configs, networks.json and sweep.png to {args.out}. To train one:')
-        print(f'python tools/train.py {args.out / networks[0].label}.py')
+        out = visible(args.out)
+        print(f'\nWrote configs, networks.json and sweep.png to {out}. To train one:')
+        print(f'python tools/train.py {visible(args.out / networks[0].label)}.py')
 
 
 def main() -> None:

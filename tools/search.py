@@ -10,13 +10,13 @@ from mmscale.apis.search import (
     profile,
     search_with,
 )
-from mmscale.launch.command_line import add_common_arguments, load_config, show
+from mmscale.launch.command_line import ToolParser, add_common_arguments, load_config, show
 from mmscale.launch.runner import run_tool
 
 
 def parse_args() -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ToolParser(
         description=__doc__,
         epilog='The super-supernet is the checkpoint that load_from in the config names; '
         '--profile and --dry-run need none, --plan does without as long as there is none.',

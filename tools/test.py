@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mmscale.config_parts import innermost_datasets
 from mmscale.errors import UsageError
 from mmscale.launch.command_line import (
+    ToolParser,
     add_common_arguments,
     add_dataloader_options,
     load_config,
@@ -41,7 +42,7 @@ TTA_MODELS = {
 
 def parse_args() -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(

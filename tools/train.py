@@ -5,6 +5,7 @@ import argparse
 
 from mmscale.errors import UsageError
 from mmscale.launch.command_line import (
+    ToolParser,
     add_common_arguments,
     add_dataloader_options,
     load_config,
@@ -15,7 +16,7 @@ from mmscale.launch.runner import build_runner, run_tool
 
 def parse_args() -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     add_common_arguments(parser)
     parser.add_argument(
         '--resume',

@@ -39,6 +39,7 @@ from mmscale.search.forecast import analytic_evaluator
 from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe
 from mmscale.search.result_files import read_result
+from mmscale.shown import visible
 from mmscale.tables import Printed, make_table
 from mmscale.untrusted import check_work_dir
 from mmscale.version import __version__
@@ -258,7 +259,7 @@ def _run(
     # A score costs less than waiting for the disk, and is the same when it is computed again.
     with Archive(directory, evaluator.fingerprint, durable=False) as archive:
         if len(archive):
-            logger.info(f'replaying {len(archive)} evaluations of {directory}')
+            logger.info(f'replaying {len(archive)} evaluations of {visible(directory)}')
         scorer = Scorer(archive, evaluator, progress=ProgressLog(logger))
         return search.run(scorer, on_step), time.monotonic() - start
 

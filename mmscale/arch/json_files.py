@@ -9,9 +9,10 @@ from typing import Any
 from mmscale.errors import UsageError
 from mmscale.untrusted import read_text
 
-# The result of a search with a front of hundreds of networks takes a few MB; one byte, as of
-# ``[{},{}]``, becomes up to 30 bytes of objects.
-MOST_JSON_BYTES = 2**24
+# The result of a search with a front of hundreds of networks takes a few MB.
+MOST_JSON_BYTES = 2**26
+# Python takes up to 240 bytes for each; indented as here, files of that size have fewer.
+_MOST_VALUES = 2**21
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -31,26 +32,28 @@ def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
         most_bytes: A larger file is refused before it is read.
 
     Raises:
-        ValueError: The file is too large or not JSON or no regular file, or a key comes twice in
-            one object.
+        ValueError: The file is too large, holds too many values, or is not JSON or no regular
+            file, or a key comes twice in one object.
         FileNotFoundError: There is no such file.
     """
-    return parse_json(f'{path}', read_text(path, most_bytes), most_bytes)
+    return parse_json(f'{path}', read_text(path, most_bytes))
 
 
-def parse_json(owner: str, text: str, most_characters: int = MOST_JSON_BYTES) -> Any:
+def parse_json(owner: str, text: str) -> Any:
     """What a JSON text holds, as of a file.
 
     Args:
         owner: Where it is from, for the error.
         text: The text.
-        most_characters: A longer one is refused before it is parsed.
 
     Raises:
-        ValueError: The text is too long or not JSON, or a key comes twice in one object.
+        ValueError: The text is too long, holds too many values, or is not JSON, or a key comes
+            twice in one object.
     """
-    if len(text) > most_characters:
-        raise UsageError(f'{owner}: {len(text):,} characters, more than {most_characters:,}')
+    if len(text) > MOST_JSON_BYTES:
+        raise UsageError(f'{owner}: {len(text):,} characters, more than {MOST_JSON_BYTES:,}')
+    if sum(map(text.count, ',[{')) > _MOST_VALUES:
+        raise UsageError(f'{owner} holds more than {_MOST_VALUES:,} values')
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:

@@ -92,6 +92,12 @@ class Origin:
         return ', '.join(filter(None, known)) or 'not known'
 
 
+def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A part of a config; an empty one if it is missing, or something else."""
+    part = config.get(key)
+    return part if isinstance(part, Mapping) else {}
+
+
 def origin_of(config: Mapping[str, Any], name: str | None = None) -> Origin:
     """What is remembered of a config.
 
@@ -107,10 +113,10 @@ def origin_of(config: Mapping[str, Any], name: str | None = None) -> Origin:
     name = name or Path(getattr(config, 'filename', None) or '').name
     kinds: list[str] = []
     for loader in ('train_dataloader', 'test_dataloader', 'val_dataloader'):
-        dataset = (config.get(loader) or {}).get('dataset')
+        dataset = _part(config, loader).get('dataset')
         kinds = kinds or sorted({type_name(one) for one in innermost_datasets(dataset)})
-    model = config.get('model') or {}
-    found = config.get('data_preprocessor') or model.get('data_preprocessor') or {}
+    model = _part(config, 'model')
+    found = _part(config, 'data_preprocessor') or _part(model, 'data_preprocessor')
     numbers = {key: found.get(key) for key in ('mean', 'std')}
     if all(isinstance(values, (list, tuple)) for values in numbers.values()):
         numbers['to_rgb'] = bool(found.get('to_rgb') or found.get('bgr_to_rgb'))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch.arch import (
+    MOST_BLOCKS,
     Arch,
     Block,
     Head,
@@ -118,6 +119,9 @@ class SearchSpace(AsText):
             ScalingChoices.from_config(f'space.scaling_stages[{j}]', stage)
             for j, stage in enumerate(scaling_stages)
         )
+        if sum(stage.depths[-1] for stage in self.stages) > MOST_BLOCKS:
+            # Before there are arrays of them.
+            raise UsageError(f'space.stages hold more than {MOST_BLOCKS} blocks')
         base = self.scaling_stages[0]
         if base.depth != (1.0,) or base.width != (1.0,) or len(base.resolution) != 1:
             raise UsageError(

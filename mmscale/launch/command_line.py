@@ -6,16 +6,19 @@ import argparse
 import copy
 import difflib
 import importlib
+import io
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.old_names import now_called
 from mmscale.quiet import quiet_imports
+from mmscale.shown import visible, visible_lines
 from mmscale.tables import Printed
 from mmscale.untrusted import NO
 
@@ -35,8 +38,18 @@ SETTINGS = frozenset((
     'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn',
 ))  # fmt: skip
 
+_format_warning = warnings.formatwarning
+
 # How alike (difflib's ratio) a name of a config must be to a setting's to be a misspelling of it.
 _MISSPELT = 0.88
+
+
+class ToolParser(argparse.ArgumentParser):
+    """A parser whose errors are safe to print: they quote arguments, as names of files."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the usage and an error, and leaves with exit code 2."""
+        super().error(visible(message))
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -96,17 +109,29 @@ def show(outcome: Printed, as_json: bool = False) -> None:
         Console().print(outcome, highlight=False, soft_wrap=True)
 
 
+def _visible_warning(*about: Any) -> str:
+    """The text of a warning, which may quote a file that others made."""
+    return visible_lines(_format_warning(*about))
+
+
 def set_environment() -> None:
-    """Sets what has to be set before torch is imported.
+    """Sets what has to be set before torch and OpenCV are imported, or anything is printed.
 
     Files that are read are data, see :mod:`mmscale.models.checkpoints`; processes that others
     start from ours get at least torch's own restriction. Waiting OpenMP threads sleep, or they
-    starve whatever else runs on the cores.
+    starve whatever else runs on the cores. A few bytes may claim to be an image of any size:
+    OpenCV's own limit is 3 GB, ours 400 MB.
     """
     if os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '').lower() not in NO:
         # Torch knows few words for yes, and takes any other for a no.
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(2**27))
+    # What is printed may quote a path or a file in letters that the locale does not have.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+    warnings.formatwarning = _visible_warning
     warnings.filterwarnings('ignore', message='In MMCV v1.4.4')
     warnings.filterwarnings('ignore', message='torch.meshgrid')
 

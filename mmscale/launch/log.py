@@ -9,9 +9,12 @@ from typing import Any
 
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
+from mmscale.datasets import accept_draws, build_dataloader
 from mmscale.engine.hooks import PreemptionHook
 from mmscale.errors import FOREIGN_ERRORS, MMScaleError, one_line
+from mmscale.shown import visible_lines
 
 # How the records begin that are long or tell users nothing; the file has them all.
 _FILE_ONLY = (
@@ -30,19 +33,36 @@ def _is_for_the_screen(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(_FILE_ONLY)
 
 
+def _is_visible(record: logging.LogRecord) -> bool:
+    """Makes what acts on a terminal visible: a message may quote a file that others made."""
+    record.msg, record.args = visible_lines(record.getMessage()), ()
+    return True
+
+
 class ShortLogRunner(Runner):
     """MMEngine's Runner, which shows where its config and environment are instead of them.
 
     With ``log_level='DEBUG'`` all is shown.
     """
 
+    @staticmethod
+    def build_dataloader(*settings: Any, **named: Any) -> DataLoader:
+        """Builds a data loader, see MMEngine; it says which file it cannot read."""
+        loader = build_dataloader(*settings, **named)
+        accept_draws(loader.dataset)
+        return loader
+
     def build_logger(
         self, log_level: int | str = 'INFO', log_file: str | None = None, **settings: Any
     ) -> MMLogger:
         """Builds the log of the run, see MMEngine."""
         logger = super().build_logger(log_level, log_file, **settings)
+        logger.addFilter(_is_visible)
         for handler in logger.handlers:
             is_screen = not isinstance(handler, logging.FileHandler)
+            if not is_screen:
+                # Whatever letters the locale has.
+                handler.stream.reconfigure(errors='backslashreplace')
             if is_screen and handler.level > logging.DEBUG:
                 handler.addFilter(_is_for_the_screen)
         logger.info('config, environment and hooks of this run: %s', logger.log_file)
@@ -54,7 +74,7 @@ def _written_traceback(runner: Runner, error: BaseException) -> str | None:
     files = [one for one in runner.logger.handlers if isinstance(one, logging.FileHandler)]
     record = logging.LogRecord(
         runner.logger.name, logging.ERROR, __file__, 0,
-        ''.join(traceback.format_exception(error)), (), None,
+        visible_lines(''.join(traceback.format_exception(error))), (), None,
     )  # fmt: skip
     for handler in files:
         handler.handle(record)

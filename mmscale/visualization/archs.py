@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,13 +11,16 @@ from matplotlib.patches import Patch, Rectangle
 
 from mmscale.arch import Arch
 from mmscale.errors import UsageError
-from mmscale.visualization.style import LIGHT_GREY, PALETTE, new_figure
+from mmscale.visualization.style import LIGHT_GREY, PALETTE, headline, literal, new_figure
 
 _GAP = 0.5
 _BLOCK = 0.88
 # Height of a picture's row, in inches, and of its lettering, relative to the tallest box.
 _ROW = 1.6
 _LETTERING = 0.30
+# Network stages that are lettered, and kernels that are named.
+_MOST_LETTERED = 40
+_MOST_KERNELS = 12
 
 
 def _kernel_colours(archs: Sequence[Arch]) -> dict[int, str]:
@@ -54,13 +58,15 @@ def _draw(axes: Axes, arch: Arch, tallest: int, longest: float, name: str) -> No
     _box(axes, 0, arch.stem.out_channels, LIGHT_GREY, hatch='////')
     lettering(_BLOCK / 2, arch.stem.out_channels, f'{arch.stem.out_channels}', f'stem\n{size} px')
     x = 1 + _GAP
+    step = -(-len(arch.stages) // _MOST_LETTERED)
     for i, (stage, stride) in enumerate(zip(arch.stages, arch.strides, strict=True), start=1):
         width = stage[-1].out_channels
         for slot, block in enumerate(stage):
             _box(axes, x + slot, block.out_channels, colours[block.kernel])
         centre = x + (len(stage) - 1 + _BLOCK) / 2
         size = -(-arch.resolution // stride)
-        lettering(centre, width, f'{width} × {len(stage)}', f'stage {i}\n{size} px')
+        if (i - 1) % step == 0:
+            lettering(centre, width, f'{width} × {len(stage)}', f'stage {i}\n{size} px')
         x += len(stage) + _GAP
     if arch.head.channels:
         # Much wider than the network stages as a rule: the box only stands for it.
@@ -72,7 +78,9 @@ def _draw(axes: Axes, arch: Arch, tallest: int, longest: float, name: str) -> No
     axes.set_ylim(-tallest / 2 - 1.6 * room, tallest / 2 + 1.0 * room)
     axes.set_axis_off()
     axes.set_title(
-        f'{name}: {arch.resolution} px, {len(arch.blocks)} blocks', fontsize=9.5, loc='left'
+        f'{literal(name)}: {arch.resolution} px, {len(arch.blocks)} blocks',
+        fontsize=9.5,
+        loc='left',
     )
 
 
@@ -103,7 +111,7 @@ def plot_archs(archs: Mapping[str, Arch], title: str = '') -> Figure:
         _draw(axes, arch, tallest, longest, name)
     handles = [
         Patch(facecolor=colour, label=f'kernel {kernel}')
-        for kernel, colour in _kernel_colours(networks).items()
+        for kernel, colour in islice(_kernel_colours(networks).items(), _MOST_KERNELS)
     ]
     handles.append(
         Patch(facecolor=LIGHT_GREY, hatch='////', edgecolor='white', label='stem, head')
@@ -111,14 +119,14 @@ def plot_archs(archs: Mapping[str, Arch], title: str = '') -> Figure:
     figure.legend(
         handles=handles,
         loc='outside lower center',
-        ncols=len(handles),
+        ncols=min(len(handles), _MOST_KERNELS // 2 + 1),
         fontsize=8,
         frameon=False,
         title='height: channels, a box per block',
         title_fontsize=8,
     )
     if title:
-        figure.suptitle(title, fontsize=11)
+        headline(figure, title)
     return figure
 
 

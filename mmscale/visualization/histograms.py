@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from matplotlib.figure import Figure
 
 from mmscale.errors import UsageError
-from mmscale.visualization.style import BLUE, VERMILION, new_figure, tidy
+from mmscale.visualization.style import BLUE, VERMILION, headline, new_figure, tidy
 
 _COLUMNS = 3
 _MOST_LABELS = 12
+_MOST_BARS = 256
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,21 @@ class Histogram:
     expected: Mapping[str, float] = field(default_factory=dict)
 
 
+def _merged(histogram: Histogram) -> Histogram:
+    """A histogram of not too many values: neighbours are one, named after the first of them."""
+    values = list(dict.fromkeys([*histogram.expected, *histogram.counts]))
+    if len(values) <= _MOST_BARS:
+        return histogram
+    size = math.ceil(len(values) / _MOST_BARS)
+    merged: dict[str, dict[str, float]] = {'counts': {}, 'expected': {}}
+    for key, counts in merged.items():
+        known = getattr(histogram, key)
+        for start in range(0, len(values) if known else 0, size):
+            part = values[start : start + size]
+            counts[part[0]] = sum(known.get(value, 0) for value in part)
+    return replace(histogram, xlabel=f'{histogram.xlabel}, from', **merged)
+
+
 def plot_histograms(histograms: Sequence[Histogram], title: str, legend: str = 'drawn') -> Figure:
     """Draws a panel per histogram: bars for the counts, marks for the expected ones.
 
@@ -53,8 +69,8 @@ def plot_histograms(histograms: Sequence[Histogram], title: str, legend: str = '
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     bars = marks = None
     for axes, histogram in zip(panels, histograms, strict=False):
-        values = list(histogram.expected or histogram.counts)
-        values += [value for value in histogram.counts if value not in values]
+        histogram = _merged(histogram)
+        values = list(dict.fromkeys([*histogram.expected, *histogram.counts]))
         places = range(len(values))
         bars = axes.bar(places, [histogram.counts.get(v, 0) for v in values], color=BLUE)
         if histogram.expected:
@@ -83,5 +99,5 @@ def plot_histograms(histograms: Sequence[Histogram], title: str, legend: str = '
             frameon=False,
             fontsize=9,
         )
-    figure.suptitle(title, fontsize=11)
+    headline(figure, title)
     return figure

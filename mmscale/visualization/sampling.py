@@ -68,8 +68,9 @@ def sampling_histograms(
             wanted[f'{i + 1}:{depth}'] = len(draws) / len(choices.depths)
         live = (space.gene_stage == i) & (space.gene_slot >= 0)
         live = live & (space.gene_slot < depths[:, i : i + 1])
-        for index, kernel in enumerate(choices.kernels):
-            kernels[kernel] += int((live & (genes == index)).sum())
+        found = np.bincount(genes[live], minlength=len(choices.kernels))
+        for kernel, number in zip(choices.kernels, found.tolist(), strict=True):
+            kernels[kernel] += number
             blocks_drawn = len(draws) * float(np.mean(choices.depths))
             likely[kernel] += blocks_drawn / len(choices.kernels)
     histograms.append(

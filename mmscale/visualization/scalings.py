@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from mmscale.visualization.style import GREY, VERMILION, cost_axis, new_figure, short, tidy
+from mmscale.visualization.style import (
+    GREY,
+    VERMILION,
+    cost_axis,
+    headline,
+    literal,
+    new_figure,
+    short,
+    tidy,
+)
 from mmscale.visualization.style import stage_colours as ordered_colours
 
 
@@ -53,7 +62,7 @@ def plot_scalings(
     figure = new_figure(11 if timed else 6, 4.5)
     panels = [('acts', 'activations')]
     if timed:
-        panels.append(('milliseconds', f'predicted milliseconds\n{setting}'))
+        panels.append(('milliseconds', f'predicted milliseconds\n{literal(setting)}'))
     strategies = list(dict.fromkeys(point.strategy for point in points))
     colours = ordered_colours(len(strategies))
     for axes, (key, label) in zip(
@@ -69,7 +78,7 @@ def plot_scalings(
                 marker='o',
                 markersize=4,
                 color=colour,
-                label=strategy,
+                label=literal(strategy),
             )
         if asked:
             axes.plot(
@@ -84,7 +93,7 @@ def plot_scalings(
             )
         for point in asked:
             axes.annotate(
-                f'{point.strategy} {point.factor:.3g}x',
+                f'{literal(point.strategy)} {point.factor:.3g}x',
                 (point.flops, getattr(point, key)),
                 xytext=(8, -10),
                 textcoords='offset points',
@@ -98,5 +107,5 @@ def plot_scalings(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
         axes.yaxis.set_minor_locator(NullLocator())
     figure.axes[0].legend(fontsize=8)
-    figure.suptitle(title, fontsize=11)
+    headline(figure, title)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import median
 
 from matplotlib.axes import Axes
@@ -21,6 +22,8 @@ from mmscale.visualization.style import (
     PURPLE,
     VERMILION,
     cost_axis,
+    headline,
+    literal,
     new_figure,
     short,
     stage_colours,
@@ -29,6 +32,9 @@ from mmscale.visualization.style import (
 
 _MOST_NUMBERS = 24
 _MOST_LEVEL = 8
+_MOST_PARTS = 200
+# What is named: kinds of chain steps, parts of a search, scaling stages.
+_MOST_NAMED = 12
 # More dots than these are pixels in an SVG too: it would have megabytes.
 _MOST_SHAPES = 3000
 _MARKERS = {
@@ -104,7 +110,7 @@ def plot_chain(chain: Sequence[ChainPoint], title: str) -> Figure:
     evaluations = [point.evaluations for point in scored]
     fitness = [100 * point.fitness for point in scored]
     axes.step(evaluations, fitness, where='post', color=GREY, linewidth=1.2)
-    for kind in dict.fromkeys(point.kind for point in scored):
+    for kind in islice(dict.fromkeys(point.kind for point in scored), _MOST_NAMED):
         marker, colour = _MARKERS.get(kind, ('D', PURPLE))
         points = [point for point in scored if point.kind == kind]
         axes.plot(
@@ -113,7 +119,7 @@ def plot_chain(chain: Sequence[ChainPoint], title: str) -> Figure:
             marker=marker,
             linestyle='none',
             color=colour,
-            label=f'after {kind}',
+            label=f'after {literal(kind)}',
         )
     _number(axes, chain)
     tidy(
@@ -127,7 +133,7 @@ def plot_chain(chain: Sequence[ChainPoint], title: str) -> Figure:
         axes.legend(fontsize=8, loc='lower right')
     else:
         axes.text(0.5, 0.5, 'no base model yet', transform=axes.transAxes, ha='center')
-    stages = max(len(point.strategy) for point in chain)
+    stages = min(max(len(point.strategy) for point in chain), _MOST_NAMED)
     for column, key in enumerate(('depth', 'width', 'resolution')):
         _strategy_panel(figure.add_subplot(grid[1, column]), chain, key, stages)
     handles, labels = figure.axes[-1].get_legend_handles_labels()
@@ -141,7 +147,7 @@ def plot_chain(chain: Sequence[ChainPoint], title: str) -> Figure:
         title='scaling stage',
         title_fontsize=8,
     )
-    figure.suptitle(title, fontsize=11)
+    headline(figure, title)
     return figure
 
 
@@ -231,7 +237,7 @@ def plot_population(
         fontsize=8,
         frameon=False,
     )
-    figure.suptitle(title, fontsize=11)
+    headline(figure, title)
     return figure
 
 
@@ -257,6 +263,8 @@ def _dots(axes: Axes, columns: Sequence[Sequence[float]], label: str) -> None:
 def _parts(axes: Axes, parts: Sequence[str], named: bool) -> None:
     """Lines between the parts of a search, in one of the panels with their names."""
     starts = [i for i in range(len(parts)) if i == 0 or parts[i] != parts[i - 1]]
+    if len(starts) > _MOST_PARTS:
+        return
     for i in starts[1:]:
         axes.axvline(i + 0.5, color=GREY, linewidth=0.8, linestyle=':')
     if len(starts) < 2 or not named:
@@ -266,7 +274,7 @@ def _parts(axes: Axes, parts: Sequence[str], named: bool) -> None:
     axes.margins(y=0.6 if many else 0.15)
     for i in starts:
         axes.annotate(
-            parts[i],
+            literal(parts[i], 40),
             (i + 0.5, 1),
             xycoords=('data', 'axes fraction'),
             xytext=(4, -2),
@@ -332,7 +340,7 @@ def plot_front(
     )
     stages = sorted({point.scaling_stage for point in front if point.scaling_stage is not None})
     colours = stage_colours(max(stages, default=0) + 1)
-    for j in stages:
+    for j in stages[:_MOST_NAMED]:
         points = [point for point in front if point.scaling_stage == j]
         axes.scatter(
             [point.cost for point in points],
@@ -357,7 +365,7 @@ def plot_front(
             label='the family found',
             zorder=5,
         )
-        for point in family:
+        for point in family[:_MOST_NAMED]:
             axes.annotate(
                 f'S{point.scaling_stage}',
                 (point.cost, 100 * point.score),
@@ -369,5 +377,5 @@ def plot_front(
     cost_axis(axes, [point.cost for point in evaluated])
     tidy(axes, cost_name, 'score (%)')
     axes.legend(fontsize=8, loc='lower right')
-    figure.suptitle(title, fontsize=11)
+    headline(figure, title)
     return figure

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from mmscale.errors import UsageError
-from mmscale.visualization.style import BLUE, GREY, new_figure, short, tidy
+from mmscale.visualization.style import BLUE, GREY, literal, new_figure, short, tidy
+
+_MOST_ROWS = 200
 
 
 def plot_structure(records: Sequence[Mapping], title: str = '') -> Figure:
@@ -24,12 +27,14 @@ def plot_structure(records: Sequence[Mapping], title: str = '') -> Figure:
     if len(records) < 2:
         raise UsageError(f'{len(records)} records are too few to draw, there must be 2 or more')
     iterations = [record['iteration'] for record in records]
+    # More rows than these nobody can read, nor a picture hold.
     names = list(records[0]['structure'])
+    names = names[:: math.ceil(len(names) / _MOST_ROWS)]
     kept = np.array(
         [[np.sum(record['structure'][name]) for record in records] for name in names], float
     )
     sizes = [_size(name, records[-1]) for name in names]
-    largest = np.array([[size or row.max()] for size, row in zip(sizes, kept, strict=True)])
+    largest = np.array([[size or row.max() or 1] for size, row in zip(sizes, kept, strict=True)])
     figure = new_figure(8, 2.6 + 0.17 * len(names))
     heights = [2.0, 0.4 + 0.17 * len(names)]
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=heights)
@@ -46,7 +51,8 @@ def plot_structure(records: Sequence[Mapping], title: str = '') -> Figure:
     below.set_yticks(
         np.arange(len(names)) + 0.5,
         [
-            f'{name.removeprefix("backbone.")}: {int(row[-1])}' + (f' of {size}' if size else '')
+            f'{literal(name.removeprefix("backbone."), 60)}: {int(row[-1])}'
+            + (f' of {size}' if size else '')
             for name, row, size in zip(names, kept, sizes, strict=True)
         ],
         fontsize=7,

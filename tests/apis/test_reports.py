@@ -5,81 +5,26 @@ import os
 import runpy
 import shutil
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from small_searches import BUDGET, SPACE, TOLERANCE, mcea, pareto, structure_line, write_run
 
 from mmscale.apis.reports.report import report as draw
 from mmscale.apis.reports.run_files import read_run
 from mmscale.arch import HierarchicalSampler, SearchSpace
 from mmscale.arch.origin import Origin
-from mmscale.cost import CostTable, count
-from mmscale.errors import UsageError
+from mmscale.cost import count
 from mmscale.search import (
-    MCEA,
     Archive,
     Entry,
     Failure,
-    FamilyFitness,
-    Feasibility,
-    ParetoSearch,
-    Score,
-    Scorer,
     pareto_front,
 )
-from mmscale.search.entry import make_line
+from mmscale.search.entry import key_of, make_line
 
 ROOT = Path(__file__).parents[2]
-SPACE = dict(
-    in_channels=1,
-    num_classes=10,
-    stem=dict(channels=4),
-    stages=[
-        dict(channels=4, stride=1, expand=1, depths=[1, 2], kernels=[3, 5]),
-        dict(channels=6, stride=2, expand=2, depths=[1, 2, 3], kernels=[3, 5, 7]),
-    ],
-    head=dict(channels=12),
-    scaling_stages=[
-        dict(depth=[1], width=[1], resolution=[12]),
-        dict(depth=[1.2, 1.6, 2.2], width=[1.2, 1.4, 1.6], resolution=[12, 14, 16]),
-    ],
-)
-BUDGET, TOLERANCE = 22_000, 0.3
-
-
-class Evaluator:
-    fingerprint = {'evaluator': 'by formula'}
-
-    def evaluate(self, arch):
-        return Score(len(arch.blocks) * 40 + arch.widths[-1] * 10 + arch.resolution, 1000)
-
-
-def write_run(work_dir, search):
-    """Runs a search as a loop does, with its files."""
-    work_dir.mkdir(parents=True, exist_ok=True)
-    with (
-        Archive(work_dir / 'archive', Evaluator.fingerprint, durable=False) as archive,
-        (work_dir / 'history.jsonl').open('w') as history,
-    ):
-        result = search(
-            Scorer(archive, Evaluator()),
-            lambda event: history.write(json.dumps(event.to_json()) + '\n'),
-        )
-    (work_dir / 'result.json').write_text(json.dumps(result.to_json()))
-    return result
-
-
-def mcea(scorer, on_step):
-    feasibility = Feasibility(CostTable(SearchSpace(**SPACE)), BUDGET, tolerance=TOLERANCE)
-    search = MCEA(FamilyFitness(feasibility, [1, 1]), 4, 3, rounds=2, num_base_models=2)
-    return search.run(scorer, on_step)
-
-
-def pareto(scorer, on_step):
-    table = CostTable(SearchSpace(**SPACE))
-    return ParetoSearch(table, 'params', None, 6, 4).run(scorer, on_step)
 
 
 @pytest.fixture(scope='module')
@@ -258,17 +203,15 @@ def test_damaged_lines_are_left_out_and_said(copied):
 def test_of_very_many_networks_a_sample_and_the_fronts_are_read(searched, monkeypatch):
     work_dir, result = searched
     whole = read_run(work_dir)
-    monkeypatch.setattr('mmscale.apis.reports.run_files._MOST_RECORDS', 7)
+    monkeypatch.setattr('mmscale.apis.reports.records._MOST_RECORDS', 7)
     run = read_run(work_dir)
-    assert 7 <= len(run.records) < len(whole.records) == run.evaluated == result.evaluations
-    known = {record['digest']: record for record in whole.records}
-    assert all(known[record['digest']] == record for record in run.records)
+    sample, all_of_them = run.records.evaluated, whole.records.evaluated
+    assert 7 <= len(sample) < len(all_of_them) == run.records.number == result.evaluations
+    known = {record.digest: record for record in all_of_them}
+    assert all(known[record.digest] == record for record in sample)
     fronts = {}
-    for name, records in (('whole', whole.records), ('sample', run.records)):
-        points = [
-            (Fraction(r['score']['correct'], r['score']['total']), r['cost']['flops'])
-            for r in records
-        ]
+    for name, records in (('whole', all_of_them), ('sample', sample)):
+        points = [(record.score, record.cost['flops']) for record in records]
         fronts[name] = {points[i] for i in pareto_front(points)}
     assert fronts['whole'] == fronts['sample']
     report = draw(str(work_dir))
@@ -277,13 +220,22 @@ def test_of_very_many_networks_a_sample_and_the_fronts_are_read(searched, monkey
     assert any('networks evaluated are drawn' in sentence for sentence in report.missing)
 
 
-def test_an_arch_that_cannot_be_unpacked_is_one_line(copied):
+def test_entries_without_their_arch_are_left_out(copied):
     header, line, *_ = (copied / 'archive' / 'rank0000.jsonl').read_text().splitlines(True)
-    entry = json.loads(line)['entry']
-    crafted = make_line('entry', {**entry, 'arch': 'AAAA'})
-    (copied / 'archive' / 'rank0000.jsonl').write_text(f'{header}{crafted}\n')
-    with pytest.raises(UsageError, match='cannot be unpacked'):
-        draw(str(copied))
+    entry, key = json.loads(line)['entry'], key_of(header.encode())
+    crafted = [
+        make_line('entry', {**entry, 'digest': f'{i:064x}', 'arch': arch}, key)
+        for i, arch in enumerate(['AAAA', entry['arch']])
+    ]
+    path = copied / 'archive' / 'rank0000.jsonl'
+    path.write_text(f'{header}{line}' + ''.join(f'{line}\n' for line in crafted))
+    report = draw(str(copied))
+    assert ('networks evaluated', '3') in report.facts
+    assert [text for text in report.missing if 'dropped' in text] == [
+        f'{path}, line 3: dropped, an arch that cannot be unpacked: Error -3 while decompressing '
+        'data: unknown compression method',
+        f'{path}, line 4: dropped, its arch is another than its digest says',
+    ]
 
 
 def test_what_could_not_be_scored_is_counted_and_left_out(copied):
@@ -292,7 +244,8 @@ def test_what_could_not_be_scored_is_counted_and_left_out(copied):
     header, *lines = (copied / 'archive' / 'rank0000.jsonl').read_text().splitlines(True)
     for number, reason in enumerate(failures):
         entry = json.loads(Entry(arch, count(arch), Failure(reason)).to_line())['entry']
-        lines.append(make_line('entry', {**entry, 'digest': f'{number:064x}'}) + '\n')
+        entry['digest'] = f'{number:064x}'
+        lines.append(make_line('entry', entry, key_of(header.encode())) + '\n')
     (copied / 'archive' / 'rank0000.jsonl').write_text(''.join([header, *lines]))
     result = json.loads((copied / 'result.json').read_text())
     result['scaling_stages'][0]['score'] = None
@@ -305,14 +258,6 @@ def test_what_could_not_be_scored_is_counted_and_left_out(copied):
 
 
 # ------------------------------------------------------------------ a search by gradient
-
-
-def structure_line(iteration, channels, flops):
-    costs = dict(budget=60.0, value=flops, flops=flops, params=9, acts=5)
-    kept = {'stem': channels, 'stages.0': [1, 0]}
-    sizes = {'stem': 16}
-    line = {'iteration': iteration, 'metric': 'flops', **costs, 'structure': kept, 'sizes': sizes}
-    return json.dumps(line)
 
 
 def test_widths_over_time(report_tool, tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.exports.source import Source
 from mmscale.cost import Cost
-from mmscale.shown import without_markup
+from mmscale.shown import visible, without_markup
 from mmscale.version import __version__
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def _about(source: Source) -> dict[str, str]:
     """Where it comes from; file names and words of a result are somebody else's."""
-    return {what: without_markup(text) for what, text in source.provenance.items()}
+    return {
+        without_markup(what): f'{without_markup(text):.500}'
+        for what, text in source.provenance.items()
+    }
 
 
 def _versions() -> str:
@@ -125,6 +128,12 @@ def _loading(source: Source, files: Mapping[str, str], outputs: list[str]) -> li
     return parts
 
 
+def _numbers(values: object) -> str:
+    """Numbers of a config, which may be somebody else's, one a channel."""
+    values = values if isinstance(values, (list, tuple)) else [values]
+    return f'[{", ".join(map(without_markup, values))}]'
+
+
 def _images(source: Source, files: Mapping[str, str], program: Program, dynamic: bool) -> str:
     """What images the network takes."""
     channels, height, width = source.image_shape
@@ -141,8 +150,9 @@ def _images(source: Source, files: Mapping[str, str], program: Program, dynamic:
             swaps = preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb')
             order = f', channels in the order {"R, G, B" if swaps else "B, G, R"}'
         text += (
-            f'They are normalised: pixels 0 to 255{order}, minus {list(preprocessor["mean"])}, '
-            f'divided by {list(preprocessor["std"])}; mmpretrain and mmdet do that by themselves. '
+            f'They are normalised: pixels 0 to 255{order}, minus '
+            f'{_numbers(preprocessor["mean"])}, divided by {_numbers(preprocessor.get("std"))}; '
+            'mmpretrain and mmdet do that by themselves. '
         )
     if programs:
         size = 'batches of any size' + (', images of multiples of 32 pixels' if dynamic else '')
@@ -178,7 +188,7 @@ def model_card(
     if source.arch is not None:
         parts += ['```', str(source.arch), '```', '']
     parts += [_images(source, files, program, dynamic_size), '']
-    parts += [f'- {note}' for note in dict.fromkeys(source.notes)]
+    parts += [f'- {visible(note)}' for note in dict.fromkeys(source.notes)]
     rows = [(key, f'{getattr(cost, key):,}') for key in ('flops', 'params', 'acts')]
     parts += ['', '## Cost', '']
     parts += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmscale.apis.networks import find_network
+from mmscale.apis.reports.records import Evaluated
 from mmscale.apis.reports.run_files import RunFiles, read_run
 from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace
 from mmscale.arch.origin import KEY, Origin, origin_of
@@ -49,6 +51,11 @@ _UNITS = {
 # Networks of a front that are drawn, and iterations of a training that are drawn again.
 _MOST_ARCHS = 6
 _MOST_DRAWS = 20_000
+_MOST_DRAWN_BLOCKS = 4_000_000
+_MOST_FAMILY = 16
+# Chain steps, generations and lines of a structure that are drawn, and dots of the generations.
+_MOST_EVENTS = 2_000
+_MOST_SURVIVORS = 200_000
 _BINS = 8
 
 
@@ -83,7 +90,9 @@ class Report(Printed):
         paths = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with rc_context({'svg.hashsalt': 'mmscale'}):
+            with rc_context({'svg.hashsalt': 'mmscale'}), warnings.catch_warnings():
+                # The font has no letters of some scripts: there are boxes instead.
+                warnings.filterwarnings('ignore', message='Glyph')
                 for name, figure in self.pictures.items():
                     for suffix in ('.png', '.svg'):
                         path = check_no_link(folder / f'{name}{suffix}')
@@ -196,23 +205,11 @@ def _add(report: Report, run: RunFiles, part: Callable[[RunFiles, Report], None]
 def _is_pareto(run: RunFiles) -> bool:
     if run.result is not None:
         return run.result.get('kind') == 'pareto'
-    return type_name(_setting(run, 'type')) in ('ParetoSearch', 'ParetoLoop')
-
-
-def _setting(run: RunFiles, key: str) -> Any:
-    """A setting of the search: of its result, or of its config before there is one."""
-    config = run.config.get('test_cfg')
-    settings = {**(config if isinstance(config, dict) else {})}
-    if isinstance(settings.get('search'), dict):
-        settings |= settings['search']
-    if run.result is not None:
-        settings |= {**run.result.get('settings', {})}
-        settings |= {k: run.result[k] for k in ('metric',) if k in run.result}
-    return settings.get(key)
+    return type_name(run.settings.get('type')) in ('ParetoSearch', 'ParetoLoop')
 
 
 def _metric(run: RunFiles) -> str:
-    return _setting(run, 'metric') or 'flops'
+    return run.settings.get('metric', 'flops')
 
 
 def _cost_name(metric: str) -> str:
@@ -223,12 +220,12 @@ def _search_facts(run: RunFiles) -> list[tuple[str, str]]:
     origin = origin_of(run.config)
     if run.result is not None and KEY in run.result:
         origin = Origin.from_json(str(run.work_dir), run.result[KEY])
-    facts = [('networks evaluated', f'{run.evaluated:,}')]
+    facts = [('networks evaluated', f'{run.records.number:,}')]
     if origin != Origin():
         facts.append(('searched by', f'{origin}'))
-    if run.records:
-        best = max(run.records, key=lambda r: _score(r['score']))
-        facts.append(('best score', f'{float(_score(best["score"])):.4f}'))
+    if run.records.evaluated:
+        best = max(record.score for record in run.records.evaluated)
+        facts.append(('best score', f'{float(best):.4f}'))
     if run.result is not None and 'fitness' in run.result:
         facts.append(('fitness of the family', f'{run.result["fitness"]:.4f}'))
     if run.result is not None and run.result.get('hypervolume'):
@@ -236,8 +233,11 @@ def _search_facts(run: RunFiles) -> list[tuple[str, str]]:
     return facts
 
 
-def _score(data: dict[str, int]) -> Fraction:
-    return Fraction(data['correct'], data['total'])
+def _evenly(items: Sequence[Any], most: int) -> list[Any]:
+    """So many of a list, evenly spaced from the first to the last."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 # ---------------------------------------------------------------------- a search
@@ -251,6 +251,8 @@ def _chain(run: RunFiles, report: Report) -> None:
                 'chain: this search has no chain step yet, or is without a chain'
             )
         return
+    if len(steps) > _MOST_EVENTS:
+        report.missing.append(f'chain: {_MOST_EVENTS:,} of {len(steps):,} steps, evenly spaced')
     chain = [
         ChainPoint(
             step['kind'],
@@ -258,25 +260,31 @@ def _chain(run: RunFiles, report: Report) -> None:
             step['fitness'],
             tuple(Scaling(**scaling) for scaling in step['strategy']),
         )
-        for step in steps
+        for step in _evenly(steps, _MOST_EVENTS)
     ]
     report.pictures['chain'] = plot_chain(chain, f'{run.name}: chain of states')
 
 
 def _population(run: RunFiles, report: Report) -> None:
+    events = [e for e in run.events if e['kind'] == 'generation' and e['population']]
+    if not events:
+        report.missing.append('population: this search has no generation yet, or is without any')
+        return
+    largest = max(len(event['population']) for event in events)
+    drawn = min(_MOST_EVENTS, max(2, _MOST_SURVIVORS // largest))
+    if len(events) > drawn:
+        report.missing.append(
+            f'population: {drawn:,} of {len(events):,} generations, evenly spaced'
+        )
     generations = [
         PopulationPoint(
             event['step'].replace(', base evolution', ''),
             tuple(fitness for _, fitness in event['population']),
             tuple(cost for cost, _ in event['population']),
         )
-        for event in run.events
-        if event['kind'] == 'generation' and event['population']
+        for event in _evenly(events, drawn)
     ]
-    if not generations:
-        report.missing.append('population: this search has no generation yet, or is without any')
-        return
-    budget, tolerance = _setting(run, 'budget'), _setting(run, 'tolerance') or 0.05
+    budget, tolerance = run.settings.get('budget'), run.settings.get('tolerance', 0.05)
     allowed = (budget * (1 - tolerance), budget * (1 + tolerance)) if budget else None
     if any('scaling stage' in generation.part for generation in generations):
         allowed = None  # Searches of several budgets.
@@ -284,17 +292,17 @@ def _population(run: RunFiles, report: Report) -> None:
         generations,
         f'{run.name}: population',
         f'{"network" if _is_pareto(run) else "base model"}: {_cost_name(_metric(run))}',
-        _setting(run, 'cost_range') or allowed,
+        run.settings.get('cost_range') or allowed,
     )
 
 
 def _front(run: RunFiles, report: Report) -> None:
-    if not run.records:
+    if not run.records.evaluated:
         report.missing.append('front: no network was evaluated yet')
         return
     metric = _metric(run)
     known = _archived_metric(run)
-    evaluated = [_point(record, known) for record in run.records]
+    evaluated = [_drawn(record, known) for record in run.records.evaluated]
     family: list[FrontPoint] = []
     if _is_pareto(run) and run.result is not None:
         front = [_point(member, metric) for member in run.result['front']]
@@ -305,7 +313,7 @@ def _front(run: RunFiles, report: Report) -> None:
                 'front: predicted latencies come with result.json; flops until then'
             )
         metric = known
-        front = [_point(record, metric) for record in _best_records(run)]
+        front = [_drawn(record, metric) for record in _best_records(run)]
         members = run.result['scaling_stages'] if run.result is not None else []
         family = [_point(member, metric) for member in members if member['score'] is not None]
     report.pictures['front'] = plot_front(
@@ -314,7 +322,7 @@ def _front(run: RunFiles, report: Report) -> None:
         f'{run.name}: score against cost',
         _cost_name(metric),
         family,
-        run.result.get('hypervolume', []) if run.result is not None else [],
+        _evenly(run.result.get('hypervolume', []), _MOST_EVENTS) if run.result else [],
     )
 
 
@@ -323,51 +331,50 @@ def _archived_metric(run: RunFiles) -> str:
     return 'flops' if _metric(run) == 'latency' else _metric(run)
 
 
-def _best_records(run: RunFiles) -> list[dict[str, Any]]:
+def _best_records(run: RunFiles) -> list[Evaluated]:
     """What was evaluated and is not dominated, by rising cost."""
-    metric = _archived_metric(run)
-    points = [(_score(record['score']), record['cost'][metric]) for record in run.records]
-    return [run.records[i] for i in pareto_front(points)]
+    records, metric = run.records.evaluated, _archived_metric(run)
+    points = [(record.score, record.cost[metric]) for record in records]
+    return [records[i] for i in pareto_front(points)]
+
+
+def _drawn(record: Evaluated, metric: str) -> FrontPoint:
+    """A network of an archive, which knows of no scaling stages."""
+    return FrontPoint(record.cost[metric], float(record.score))
 
 
 def _point(network: dict[str, Any], metric: str) -> FrontPoint:
-    """A network of a result or of an archive, which knows of no scaling stages."""
-    score = float(_score(network['score']))
-    return FrontPoint(network['cost'][metric], score, network.get('scaling_stage'))
+    """A network of a result."""
+    score = Fraction(network['score']['correct'], network['score']['total'])
+    return FrontPoint(network['cost'][metric], float(score), network.get('scaling_stage'))
 
 
 def _evaluated(run: RunFiles, report: Report) -> None:
-    if not run.records:
+    records = run.records.evaluated
+    if not records:
         return
-    archs = [record['arch'] for record in run.records]
-    scores = [100 * float(_score(record['score'])) for record in run.records]
-    flops = [np.log2(record['cost']['flops'] / 1e6) for record in run.records]
+    scores = [100 * float(record.score) for record in records]
+    flops = [np.log2(record.cost['flops'] / 1e6) for record in records]
     histograms = [
-        _counted('Input', 'side (px)', [arch['resolution'] for arch in archs]),
-        _counted('Depth', 'blocks', [sum(map(len, arch['stages'])) for arch in archs]),
+        _counted('Input', 'side (px)', Counter(record.resolution for record in records)),
+        _counted('Depth', 'blocks', Counter(record.depth for record in records)),
         _counted(
             'Width',
             'channels of the last network stage',
-            [arch['stages'][-1][-1]['out_channels'] for arch in archs],
+            Counter(record.width for record in records),
         ),
-        _counted(
-            'Kernels of all blocks',
-            'kernel',
-            [block['kernel'] for arch in archs for stage in arch['stages'] for block in stage],
-            'blocks',
-        ),
+        _counted('Kernels of all blocks', 'kernel', run.records.kernels, 'blocks'),
         _binned('Cost', 'M multiply-adds', flops, lambda value: f'{2**value:.3g}'),
         _binned('Score', 'score (%)', scores, lambda value: f'{value:.1f}'),
     ]
     report.pictures['evaluated'] = plot_histograms(
-        histograms, f'{run.name}: {len(archs):,} networks evaluated'
+        histograms, f'{run.name}: {len(records):,} networks evaluated'
     )
 
 
 def _counted(
-    title: str, xlabel: str, values: Sequence[int], counted: str = 'networks'
+    title: str, xlabel: str, counts: Counter[int], counted: str = 'networks'
 ) -> Histogram:
-    counts = Counter(values)
     return Histogram(
         title, xlabel, counted, {f'{value}': counts[value] for value in sorted(counts)}
     )
@@ -377,7 +384,9 @@ def _binned(
     title: str, xlabel: str, values: Sequence[float], label: Callable[[float], str]
 ) -> Histogram:
     """Counts in bins of equal width, each named after its lower edge."""
-    counts, edges = np.histogram(values, min(_BINS, len(set(values))))
+    # Bins between neighbouring floats have no width.
+    distinct = len(set(np.round(values, 9)))
+    counts, edges = np.histogram(values, min(_BINS, distinct))
     named: dict[str, float] = {}
     for number, edge in zip(counts, edges, strict=False):
         named[label(edge)] = named.get(label(edge), 0) + int(number)
@@ -386,26 +395,33 @@ def _binned(
 
 def _archs(run: RunFiles, report: Report) -> None:
     pareto = _is_pareto(run)
-    if run.result is not None and not pareto:
-        networks = {
-            f'scaling_stage_{member["scaling_stage"]}': member['arch']
-            for member in run.result['scaling_stages']
-        }
-    else:
-        members = _best_records(run) if run.result is None else run.result['front']
-        if not members:
-            return
-        chosen = np.unique(np.linspace(0, len(members) - 1, _MOST_ARCHS).round().astype(int))
-        networks = {f'front_{i}': members[i]['arch'] for i in chosen}
-        if not pareto:
+    if run.result is None:
+        best = _chosen(_best_records(run))
+        found = run.records.archs({record.digest for record in best.values()})
+        archs = {name: found[record.digest] for name, record in best.items()}
+        if best and not pareto:
             report.missing.append('archs: of what was evaluated so far; the family is not known')
-        elif len(members) > _MOST_ARCHS:
-            report.missing.append(f'archs: {len(networks)} of the {len(members)} of the front')
-    archs = {name: Arch.from_json(data) for name, data in networks.items()}
+    else:
+        members = run.result['front' if pareto else 'scaling_stages']
+        chosen = _chosen(members, _MOST_ARCHS if pareto else _MOST_FAMILY)
+        if len(members) > len(chosen):
+            of = 'front' if pareto else 'family'
+            report.missing.append(f'archs: {len(chosen)} of the {len(members)} of the {of}')
+        if not pareto:
+            chosen = {f'scaling_stage_{m["scaling_stage"]}': m for m in chosen.values()}
+        archs = {name: Arch.from_json(member['arch']) for name, member in chosen.items()}
+    if not archs:
+        return
     named = {name.replace('_', ' '): arch for name, arch in archs.items()}
     report.pictures['archs'] = plot_archs(named, f'{run.name}: networks')
     for name, arch in archs.items():
         report.pictures[f'arch_{name}'] = plot_arch(arch, name.replace('_', ' '))
+
+
+def _chosen(members: Sequence[Any], most: int = _MOST_ARCHS) -> dict[str, Any]:
+    """The networks that are drawn, by name."""
+    places = _evenly(range(len(members)), most)
+    return {f'front_{i}': members[i] for i in places}
 
 
 # ---------------------------------------------------------------------- a search by gradient
@@ -422,7 +438,13 @@ def _structure(run: RunFiles, report: Report) -> None:
     if len(run.structures) < 2:
         report.missing.append('structure: structure.jsonl has one line, two make a picture')
         return
-    report.pictures['structure'] = plot_structure(run.structures, f'{run.name}: widths and depths')
+    records = run.structures
+    if len(records) > _MOST_EVENTS:
+        records = _evenly(records, _MOST_EVENTS)
+        report.missing.append(
+            f'structure: {_MOST_EVENTS:,} of {len(run.structures):,} lines, evenly spaced'
+        )
+    report.pictures['structure'] = plot_structure(records, f'{run.name}: widths and depths')
 
 
 # ---------------------------------------------------------------------- a training
@@ -438,7 +460,9 @@ def _sampling(run: RunFiles, report: Report) -> None:
         report.missing.append('sampling: no iteration was logged yet')
         return
     total = run.iterations
-    drawn = min(total, _MOST_DRAWS)
+    # Networks of thousands of blocks are drawn less often.
+    most = min(_MOST_DRAWS, _MOST_DRAWN_BLOCKS // len(sampler.space.allocation.blocks))
+    drawn = min(total, most)
     iterations = [i * total // drawn for i in range(drawn)]
     title = f'{run.name}: subnets of {total:,} iterations'
     if drawn < total:
@@ -447,9 +471,11 @@ def _sampling(run: RunFiles, report: Report) -> None:
 
 
 def _sampler_of(run: RunFiles) -> HierarchicalSampler | None:
-    model, hooks = run.config['model'], run.config.get('custom_hooks') or []
+    model, hooks = run.config['model'], run.config.get('custom_hooks')
+    hooks = [hook for hook in hooks if isinstance(hook, dict)] if isinstance(hooks, list) else []
     hook = next((h for h in hooks if type_name(h) == 'HierarchicalSamplerHook'), None)
-    seed = (run.config.get('randomness') or {}).get('seed')
+    randomness = run.config.get('randomness')
+    seed = randomness.get('seed') if isinstance(randomness, dict) else None
     if hook is None or hook.get('seed', seed) is None:
         return None
     return HierarchicalSampler(

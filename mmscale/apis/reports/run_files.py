@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from mmscale.apis.reports.records import Records, read_archive
 from mmscale.arch.origin import Origin, origin_of, read_origin
 from mmscale.config_parts import type_name
+from mmscale.errors import one_line
 from mmscale.launch.config_text import read_config_text
-from mmscale.search import Archive
-from mmscale.search.archive import MOST_LINE_BYTES
-from mmscale.search.result_files import check_event, check_structure, read_result
-from mmscale.untrusted import check_work_dir
+from mmscale.search.result_files import (
+    LARGEST,
+    check_event,
+    check_settings,
+    check_structure,
+    read_result,
+)
+from mmscale.untrusted import (
+    MOST_TEXT_BYTES,
+    UntrustedFileError,
+    check_work_dir,
+    open_regular,
+    read_bytes,
+    read_text,
+)
 
-_METRICS = ('flops', 'params', 'acts')
-# Archs of so many networks take some 150 MB.
-_MOST_RECORDS = 5_000
+# Python takes up to 27 bytes for each of a line.
+MOST_LINE_BYTES = 2**22
+# Lines that are damaged before the rest of a file is not read.
+_MOST_DAMAGED = 1000
+# A training has dumped one config, and written one log each time it was started.
+_MOST_CONFIGS = 16
+_MOST_LOGS = 1000
+_MOST_TAIL_BYTES = 2**18
+_MOST_NAME_BYTES = 2**14
 
 
 @dataclass
@@ -34,10 +52,9 @@ class RunFiles:
         work_dir: The folder.
         result: Content of ``result.json``, None before the end of a search.
         events: Events of the search, in order: those of ``history.jsonl``.
-        evaluated: Number of scored networks.
-        records: The scored networks, see :meth:`mmscale.search.Archive.records`; of very many
-            the best of every cost and a sample.
+        records: The networks of the archive.
         structures: What a search by gradient kept over time: lines of ``structure.jsonl``.
+        settings: Of the search: of its result, or of its config before there is one.
         config: Those settings of the dumped config that are plain data.
         iterations: Iterations of a training that are known to be done.
         missing: What is not there or damaged, a sentence each.
@@ -46,9 +63,9 @@ class RunFiles:
     work_dir: Path
     result: dict[str, Any] | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
-    evaluated: int = 0
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: Records = field(default_factory=Records)
     structures: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     iterations: int = 0
     missing: list[str] = field(default_factory=list)
@@ -85,100 +102,111 @@ def read_run(work_dir: Path) -> RunFiles:
     if result.is_file():
         run.result = read_result(result, ('scaling_stage', 'cost', 'score', 'arch'))
     run.events = _read_lines(run, 'history.jsonl', check_event)
-    run.structures = _read_lines(run, 'structure.jsonl', check_structure)
-    _read_archive(run)
+    run.structures = _in_order(run, _read_lines(run, 'structure.jsonl', check_structure))
+    run.records = read_archive(work_dir / 'archive')
+    run.missing += run.records.missing
     _read_config(run)
+    run.settings = _settings(run)
     run.iterations = _iterations_done(work_dir)
     if run.is_search and run.result is None:
         run.missing.append('result.json: the search has not finished')
     return run
 
 
-def json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Objects of a JSON-lines file; None for a damaged line, nothing for one not yet whole."""
-    for line in path.read_bytes().splitlines(keepends=True):
+def json_lines(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> Iterator[dict[str, Any] | None]:
+    """Objects of a JSON-lines file; None for a damaged line, nothing for one not yet whole.
+
+    Raises:
+        UntrustedFileError: It is larger, or no regular file.
+    """
+    return _parsed(io.BytesIO(read_bytes(path, most_bytes)))
+
+
+def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
+    for line in lines:
         if not line.endswith(b'\n'):
             return  # It is being written, or was when the run was killed.
         try:
-            data = json.loads(line)
+            data = json.loads(line) if len(line) <= MOST_LINE_BYTES else None
         except (ValueError, RecursionError):
             data = None
         yield data if isinstance(data, dict) else None
 
 
 def _read_lines(
-    run: RunFiles, name: str, check: Callable[[str, object], None]
+    run: RunFiles, name: str, check: Callable[[str, object], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Those lines of a JSON-lines file that a check lets pass; what is left out is noted."""
+    """What a check keeps of the lines of a JSON-lines file; what is left out is noted."""
     path = run.work_dir / name
     if not path.is_file():
         return []
-    whole, problems = [], []
-    for number, line in enumerate(json_lines(path), start=1):
-        try:
-            check(f'line {number}', line)
-        except ValueError as error:
-            problems.append(str(error))
-        else:
-            whole.append(line)
-    if problems:
-        run.missing.append(
-            f'{name}: {len(problems)} damaged lines are left out; {problems[0]:.200}'
-        )
+    whole: list[dict[str, Any]] = []
+    damaged, first = 0, ''
+    try:
+        for number, line in enumerate(json_lines(path), start=1):
+            try:
+                whole.append(check(f'line {number}', line))
+            except ValueError as error:
+                damaged, first = damaged + 1, first or str(error)
+            if damaged == _MOST_DAMAGED:
+                run.missing.append(f'{name}: what follows line {number} is left out')
+                break
+    except UntrustedFileError as error:
+        run.missing.append(f'{name}: left out, {error}')
+    if damaged:
+        run.missing.append(f'{name}: {damaged} damaged lines are left out; {first:.200}')
     return whole
 
 
-def _has_whole_line(path: Path) -> bool:
-    with path.open('rb') as file:
-        line = file.readline(MOST_LINE_BYTES)
-        return line.endswith(b'\n') or len(line) == MOST_LINE_BYTES
-
-
-def _read_archive(run: RunFiles) -> None:
-    directory = run.work_dir / 'archive'
-    if not any(_has_whole_line(path) for path in directory.glob('rank*.jsonl')):
-        return  # Not even a header is whole yet.
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        archive = Archive.open_existing(directory)
-    run.evaluated = len(archive) - len(archive.failures)
-    run.records = list(archive.records(_kept(archive, run.evaluated)))
-    run.missing += [str(warning.message) for warning in caught]
-    if len(run.records) < run.evaluated:
-        run.missing.append(
-            f'{len(run.records):,} of the {run.evaluated:,} networks evaluated are drawn: all '
-            'that are best at their cost, of the others every so many'
-        )
-    failures = Counter(failure.kind for failure in archive.failures.values())
-    run.missing += [
-        f'{number} networks could not be scored: {kind}' for kind, number in failures.most_common()
-    ]
-
-
-def _kept(archive: Archive, number: int) -> set[str] | None:
-    """Of very many networks those whose Archs are read: the fronts, and an even sample."""
-    if number <= _MOST_RECORDS:
-        return None
-    digests, points = [], np.empty((number, 1 + len(_METRICS)))
-    for record, point in zip(archive.records(archs=False), points, strict=True):
-        digests.append(record['digest'])
-        score, cost = record['score'], record['cost']
-        point[:] = score['correct'] / score['total'], *(cost[metric] for metric in _METRICS)
-    kept = set(digests[:: -(-number // _MOST_RECORDS)])
-    scores = points[:, 0]
-    for costs in points.T[1:]:
-        order = np.lexsort((-scores, costs))
-        best_before = np.maximum.accumulate(np.concatenate([[-1.0], scores[order]]))[:-1]
-        kept |= {digests[i] for i in order[scores[order] > best_before]}
-    return kept
-
-
 def _read_config(run: RunFiles) -> None:
-    for path in sorted(run.work_dir.glob('*.py')):
+    paths = sorted(run.work_dir.glob('*.py'))
+    for path in paths[:_MOST_CONFIGS]:
         try:
-            run.config |= read_config_text(path.read_text(encoding='utf-8'))
-        except (MemoryError, OSError, SyntaxError, ValueError, RecursionError):
-            run.missing.append(f'{path.name}: not a config')
+            run.config |= read_config_text(read_text(path))
+        except (OSError, ValueError) as error:
+            run.missing.append(f'{path.name:.100}: not a config ({one_line(error):.200})')
+    if len(paths) > _MOST_CONFIGS:
+        run.missing.append(f'of {len(paths):,} configs {_MOST_CONFIGS} are read')
+
+
+def _in_order(run: RunFiles, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of a structure that follow each other and are of the groups of the last one."""
+    fitting: list[dict[str, Any]] = []
+    for line in reversed(lines):
+        later = fitting[-1] if fitting else None
+        if later is None or (
+            line['iteration'] < later['iteration']
+            and line['structure'].keys() == later['structure'].keys()
+        ):
+            fitting.append(line)
+    if len(fitting) < len(lines):
+        run.missing.append(
+            f'structure.jsonl: {len(lines) - len(fitting)} lines are left out, of other groups or '
+            'not in order'
+        )
+    return fitting[::-1]
+
+
+def _settings(run: RunFiles) -> dict[str, Any]:
+    config = run.config.get('test_cfg')
+    settings = {**(config if isinstance(config, dict) else {})}
+    if isinstance(settings.get('search'), dict):
+        settings |= settings['search']
+    # Configs say None for what is not set, and may have tuples.
+    settings = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in settings.items()
+        if value is not None
+    }
+    try:
+        check_settings('test_cfg', settings)
+    except ValueError as error:
+        run.missing.append(f'settings of the search: left out, {error}')
+        settings = {}
+    if run.result is not None:
+        settings |= run.result['settings']
+        settings |= {k: run.result[k] for k in ('metric',) if k in run.result}
+    return settings
 
 
 def result_origin(path: Path) -> Origin | None:
@@ -203,9 +231,18 @@ def _iterations_done(work_dir: Path) -> int:
     steps = [0]
     last = work_dir / 'last_checkpoint'
     if last.is_file():
-        found = re.search(r'iter_(\d+)\.pth', last.read_text(encoding='utf-8', errors='replace'))
+        found = re.search(rb'iter_(\d{1,15})\.pth', _end_of(last, _MOST_NAME_BYTES))
         steps += [int(found.group(1))] if found else []
-    for path in work_dir.glob('*/vis_data/scalars.json'):
-        lines = [line['step'] for line in json_lines(path) if line and 'step' in line]
-        steps += [step for step in lines if isinstance(step, int)]
+    for path in islice(work_dir.glob('*/vis_data/scalars.json'), _MOST_LOGS):
+        for line in _parsed(io.BytesIO(_end_of(path, _MOST_TAIL_BYTES))):
+            step = line and line.get('step')
+            if type(step) is int and step < LARGEST:
+                steps.append(step)
     return max(steps)
+
+
+def _end_of(path: Path, most_bytes: int) -> bytes:
+    """The last bytes of a file: the log of a long training need not be read as a whole."""
+    with open_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - most_bytes))
+        return file.read(most_bytes)
