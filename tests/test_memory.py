@@ -136,5 +136,5 @@ def test_weights_that_repeat_each_other_are_refused(tmp_path):
 def test_a_name_of_a_checkpoint_is_no_large_file(tmp_path):
     with (tmp_path / 'last_checkpoint').open('wb') as file:
         file.truncate(20 * 10**9)
-    with pytest.raises(ValueError, match='last_checkpoint has 20,000,000,000 bytes'):
-        find_checkpoints(tmp_path)
+    with at_most(2**30):
+        assert find_checkpoints(tmp_path) == []
