@@ -101,6 +101,14 @@ def test_a_network_that_does_not_fit_is_not_built(giant, tmp_path, monkeypatch):
         assert count(giant).params > 6 * 10**9
 
 
+def test_images_that_do_not_fit_are_not_made(tmp_path):
+    block = Block('basic', 3, 1, 4, 4, 4, 1, act='relu')
+    arch = Arch(2**20, Stem(4, act='relu'), ((block,),), Head(num_classes=2))
+    with at_most(2**31), pytest.raises(ValueError, match='on 1048576 x 1048576 px: takes 4'):
+        export(arch, tmp_path / 'out', random_weights=True, formats=['mmpretrain'])
+    assert not (tmp_path / 'out').exists()
+
+
 def test_tensors_take_memory_where_they_are_used(tmp_path):
     """Of a file with a large tensor, which is as large, nothing is read that is not asked for."""
     large = torch.zeros(2**28, dtype=torch.uint8)
@@ -128,5 +136,5 @@ def test_weights_that_repeat_each_other_are_refused(tmp_path):
 def test_a_name_of_a_checkpoint_is_no_large_file(tmp_path):
     with (tmp_path / 'last_checkpoint').open('wb') as file:
         file.truncate(20 * 10**9)
-    with pytest.raises(ValueError, match='last_checkpoint has 20,000,000,000 bytes'):
-        find_checkpoints(tmp_path)
+    with at_most(2**30):
+        assert find_checkpoints(tmp_path) == []

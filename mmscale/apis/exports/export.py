@@ -18,6 +18,7 @@ from mmscale.arch import Arch
 from mmscale.arch.checks import choice
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.launch.config_text import check_config_folder
+from mmscale.memory import check_memory
 from mmscale.quiet import quiet_imports
 from mmscale.tables import Printed
 
@@ -255,6 +256,7 @@ def _write(
         write_safetensors(folder / 'weights.safetensors', weights, words)
     fuse, dynamic_size, dtype = how
     program = programs.Program(source.model)
+    _check_images(source)
     images = programs.example_images(source.image_shape)
     larger = programs.larger_images(images) if dynamic_size else None
     for what, batch in (('', images[:1]), ('dynamic_size: ', larger)):
@@ -286,6 +288,20 @@ def _write(
     )
     (folder / CARD).write_text(card, encoding='utf-8')
     return Exported(destination, files, cost, _CONVENTION, differences, source.notes)
+
+
+def _check_images(source: Source) -> None:
+    """Refuses images that do not fit into memory, with what the first layer makes of them.
+
+    Raises:
+        UsageError: They do not.
+    """
+    channels, height, width = source.image_shape
+    numbers = channels * height * width
+    if source.arch is not None:
+        stem = source.arch.stem
+        numbers += stem.out_channels * -(-height // stem.stride) * -(-width // stem.stride)
+    check_memory(f'{source.name}: running it on {height} x {width} px', 3 * 4 * numbers)
 
 
 def _try(program: Program, images: Tensor, what: str) -> None:
