@@ -158,13 +158,13 @@ def _newest_readable(runner: Runner) -> str | None:
     problems = []
     for path in find_checkpoints(runner.work_dir):
         try:
-            checkpoint = check_checkpoint(runner, str(path), resume=True)
+            checkpoint = check_checkpoint(runner, str(path), runner._resume)
         except UsageError as error:
             problems.append(str(error))
             continue
         for problem in problems:
             runner.logger.warning('%s; resuming from the one before: %s', problem, path)
-        _check_same_run(runner, path, checkpoint['meta'])
+        _check_same_run(runner, path, checkpoint.get('meta', {}))
         return str(path)
     if problems:
         raise UsageError('; '.join(problems))

@@ -210,6 +210,8 @@ def build_runner(config: Config, phase: str) -> Runner:
         runner._resume = phase == 'train' and bool(config.get('resume'))
         if load_from and not runner._resume:
             check_checkpoint(runner, load_from, resume=False)
+        elif phase == 'test' and config.get('resume'):
+            runner._load_from = choose_checkpoint(runner)
     with _one_line_of(f'{phase}_cfg or {phase}_dataloader'):
         loop = getattr(runner, f'{phase}_loop')
     if loop is None:

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import (
     ConstantLR,
@@ -19,9 +20,10 @@ from mmengine.optim import (
 from mmengine.optim.scheduler import CosineRestartLR
 from resumed_runs import ADAM, after
 
+from mmscale.engine import FittingLoadHook
 from mmscale.engine.optimizers import rmsprop_tf
 from mmscale.errors import UsageError
-from mmscale.launch.resume_state import check_state
+from mmscale.launch.resume_state import check_state, check_structure_optimizer
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 OPTIMIZERS = {
@@ -219,3 +221,44 @@ def test_scores_may_be_of_other_libraries():
     for score in (np.float32(0.5), torch.tensor(0.5), math.inf, 0):
         checkpoint['message_hub']['runtime_info']['best_score'] = score
         check_state(after(0), 'a.pth', checkpoint)
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        ({'module.0.weight': torch.ones(5)}, r' does not fit the model: .*0\.weight \(5,\)'),
+        ({'module.0.weight': [1]}, r'\.module\.0\.weight=\[1\] must be a Tensor'),
+        ({'module.x': torch.ones(5)}, r' does not fit the model: 1 not in the model: x'),
+        ({'steps': torch.ones(5)}, r'\.steps=Tensor of shape \(5,\) must be one number'),
+    ],
+)
+def test_averages_are_of_this_model(change, said):
+    run, new = after(), after(0)
+    new.hooks = [EMAHook()]
+    averages = {f'module.{key}': value for key, value in run.model.state_dict().items()}
+    averages['steps'] = torch.tensor(3)
+    checkpoint = {**run.checkpoint(), 'ema_state_dict': averages}
+    check_state(new, 'a.pth', checkpoint)
+    averages.update(change)
+    with pytest.raises(UsageError, match=rf'^a\.pth: ema_state_dict{said}'):
+        check_state(new, 'a.pth', checkpoint)
+
+
+def test_the_optimizer_of_a_structure_is_that_of_this_search():
+    run, new = after(), after(0)
+    new.model.structure_optimizer = new.optim_wrapper.optimizer
+    state = run.optim_wrapper.optimizer.state_dict()
+    check_structure_optimizer(new, 'a.pth', {'structure_optimizer': state})
+    state['param_groups'][0]['eps'] = None
+    with pytest.raises(UsageError, match=r'structure_optimizer\.param_groups\[0\]\.eps=None'):
+        check_structure_optimizer(new, 'a.pth', {'structure_optimizer': state})
+
+
+@pytest.mark.parametrize('versions', [5, {'0': 5}, {'0': {'version': 'x'}}])
+def test_versions_of_weights_are_numbers(versions):
+    run = after(0)
+    state = run.model.state_dict()
+    FittingLoadHook().after_load_checkpoint(run, {'state_dict': state})
+    state._metadata = versions
+    with pytest.raises(UsageError, match=r'_metadata=.* has no versions'):
+        FittingLoadHook().after_load_checkpoint(run, {'state_dict': state})
