@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help venv detection quickstart quickstart-full detection-quickstart test test-core \
-	test-detection test-oldest test-newest lint format clean
+	test-detection test-oldest test-newest lint licences lock format clean
 
 # The Pythons that constraints.txt is for. The first that is found is taken, pyenv's too;
 # `make PYTHON=/path/to/python` chooses another.
@@ -16,15 +16,29 @@ PYTHON ?= $(shell for p in $(foreach v,$(VERSIONS),python$(v) \
 VENV := .venv
 STAMP := $(VENV)/.installed
 DETECTION := $(VENV)/.installed-detection
-CONSTRAINTS := requirements/constraints.txt
-PIP = $(VENV)/bin/python -m pip
-PIP_INSTALL = $(PIP) install --no-input --disable-pip-version-check \
-	$(addprefix --constraint ,$(CONSTRAINTS)) --build-constraint requirements/constraints.txt
 REQUIREMENTS := requirements/runtime.txt requirements/tests.txt
+PIP_INSTALL = $(VENV)/bin/python -m pip install --no-input --disable-pip-version-check
 
-# mmcv asks for opencv-python, which needs libGL; the headless build is the same module without.
-HEADLESS_OPENCV = $(PIP) uninstall --yes --quiet opencv-python && \
-	$(PIP_INSTALL) --quiet --no-deps --force-reinstall opencv-python-headless
+# Whatever is installed is in a lock file with its SHA-256, what builds it too: pip checks no hash
+# in an isolated build. `make LOCK= ...` takes the versions of constraints.txt without hashes, from
+# another index for example.
+LOCK := requirements/constraints.lock
+LOCKED = --require-hashes --no-deps --no-build-isolation
+CONSTRAINTS := requirements/constraints.txt
+UNLOCKED = $(addprefix --constraint ,$(CONSTRAINTS)) \
+	--build-constraint requirements/constraints.txt
+HEADLESS := requirements/headless.txt
+BUILD = $(if $(LOCK),--require-hashes -r requirements/build.lock,\
+	--constraint requirements/constraints.txt -r requirements/build.txt)
+
+# mmcv asks for opencv-python, which needs libGL; the headless build is the same module without,
+# and the only one in the lock files.
+HEADLESS_OPENCV = $(VENV)/bin/python -m pip uninstall --yes --quiet opencv-python && \
+	$(PIP_INSTALL) $(UNLOCKED) --quiet --no-deps --force-reinstall -r $(HEADLESS)
+
+# Installs a lock file, the first argument, or without locks files of requirements, the second.
+install = $(if $(LOCK),$(PIP_INSTALL) $(LOCKED) -r $(1),\
+	$(PIP_INSTALL) $(UNLOCKED) $(addprefix -r ,$(2)) && $(HEADLESS_OPENCV))
 
 # One thread a process that sleeps when it waits: spinning OpenMP threads on busy cores slow
 # training down many times.
@@ -41,6 +55,8 @@ help:
 	@echo 'make test-oldest      the core of the tests with the oldest versions, in .venv-oldest'
 	@echo 'make test-newest      the same with the newest that pip finds, in .venv-newest'
 	@echo 'make lint             check style; make format mends what it can'
+	@echo 'make licences         check the licences of what is installed'
+	@echo 'make lock             write the lock files after a change of requirements/*.txt'
 	@echo 'make venv             only make .venv and install the pinned requirements into it'
 	@echo 'make detection        the same, and mmdet and mmcv with compiled ops'
 	@echo 'make clean            remove .venv, .venv-* and caches, keep work_dirs/'
@@ -56,23 +72,20 @@ define MAKE_VENV
 @$(or $(PYTHON),false) $(FITS) || { echo 'Found no Python of $(VERSIONS) with ensurepip: $(PYTHON).' \
 	'Choose one: make PYTHON=/path/to/python' >&2; exit 2; }
 $(PYTHON) -m venv $(if $(wildcard $@),,--clear) $(VENV)
-$(PIP) install --no-input --disable-pip-version-check --quiet \
-	--constraint requirements/constraints.txt pip
-$(PIP_INSTALL) $(addprefix -r ,$(REQUIREMENTS))
-$(HEADLESS_OPENCV)
-$(PIP_INSTALL) --quiet --no-deps --editable .
+$(PIP_INSTALL) --quiet $(BUILD)
+$(call install,$(LOCK),$(REQUIREMENTS))
+$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 @touch $@
 endef
 
-$(STAMP): $(REQUIREMENTS) requirements/constraints.txt setup.py
+$(STAMP): $(REQUIREMENTS) $(CONSTRAINTS) requirements/build.lock $(LOCK) setup.py
 	$(MAKE_VENV)
 
 # Building the ops takes 7 minutes on two idle cores, once: the wheel is kept outside the clone.
-$(DETECTION): $(STAMP) requirements/detection.txt tools/install_mmcv_ops.py
+$(DETECTION): $(STAMP) requirements/detection.txt requirements/detection.lock tools/install_mmcv_ops.py
 	$(VENV)/bin/python tools/install_mmcv_ops.py --check
-	$(PIP_INSTALL) -r requirements/detection.txt
-	$(HEADLESS_OPENCV)
-	$(VENV)/bin/python tools/install_mmcv_ops.py
+	$(call install,requirements/detection.lock,requirements/detection.txt)
+	$(VENV)/bin/python tools/install_mmcv_ops.py $(addprefix --lock ,$(LOCK))
 	@touch $@
 
 quickstart: $(STAMP)
@@ -109,8 +122,9 @@ CORE := tests/arch tests/cost tests/models tests/search tests/test_layers.py
 test-oldest .venv-oldest/.installed: VENV := .venv-oldest
 test-oldest .venv-oldest/.installed: VERSIONS := 3.10 3.11 3.12
 test-oldest .venv-oldest/.installed: CONSTRAINTS := requirements/oldest.txt
+test-oldest .venv-oldest/.installed: LOCK := requirements/oldest.lock
 
-.venv-oldest/.installed: $(REQUIREMENTS) requirements/oldest.txt setup.py
+.venv-oldest/.installed: $(REQUIREMENTS) requirements/build.lock requirements/oldest.lock setup.py
 	$(MAKE_VENV)
 
 test-oldest: .venv-oldest/.installed
@@ -120,12 +134,14 @@ test-oldest: .venv-oldest/.installed
 test-newest .venv-newest/.installed: VENV := .venv-newest
 test-newest .venv-newest/.installed: VERSIONS := 3.13 3.12 3.11
 test-newest .venv-newest/.installed: CONSTRAINTS :=
+test-newest .venv-newest/.installed: LOCK :=
 
-.venv-newest/.installed: $(REQUIREMENTS) setup.py
+.venv-newest/.installed: $(REQUIREMENTS) requirements/build.lock setup.py
 	$(MAKE_VENV)
 
 test-newest: .venv-newest/.installed
-	$(PIP_INSTALL) --quiet --upgrade --upgrade-strategy eager $(addprefix -r ,$(REQUIREMENTS))
+	$(PIP_INSTALL) $(UNLOCKED) --quiet --upgrade --upgrade-strategy eager \
+		$(addprefix -r ,$(REQUIREMENTS))
 	$(HEADLESS_OPENCV)
 	$(PYTEST) $(CORE) || $(NONE_CHOSEN)
 
@@ -133,9 +149,30 @@ lint: $(STAMP)
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 
+# What is allowed, and why, is in pyproject.toml; docs/licences.md says it in words.
+licences: $(STAMP)
+	$(VENV)/bin/pip-licenses --summary
+
+# The versions are those of constraints.txt and oldest.txt, the hashes those of every file that
+# PyPI has of them; uv itself comes from the lock that there is.
+UV_COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' --excludes <(echo opencv-python)
+TESTED = --python-version 3.11 --constraint requirements/constraints.txt
+OLDEST = --python-version 3.10 --constraint requirements/oldest.txt
+
+lock:
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --require-hashes -r requirements/locking.lock
+	$(UV_COMPILE) $(TESTED) -o requirements/locking.lock requirements/locking.txt
+	$(UV_COMPILE) $(subst 3.11,3.10,$(TESTED)) -o requirements/build.lock requirements/build.txt
+	$(UV_COMPILE) $(TESTED) -o requirements/constraints.lock $(REQUIREMENTS) $(HEADLESS)
+	$(UV_COMPILE) $(TESTED) -o requirements/detection.lock $(REQUIREMENTS) $(HEADLESS) \
+		requirements/detection.txt
+	$(UV_COMPILE) $(OLDEST) -o requirements/oldest.lock $(REQUIREMENTS) $(HEADLESS)
+
 format: $(STAMP)
 	$(VENV)/bin/python -m ruff check --fix .
 	$(VENV)/bin/python -m ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-newest .pytest_cache .ruff_cache .hypothesis build dist mmscale.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest .venv-lock .pytest_cache .ruff_cache .hypothesis build dist mmscale.egg-info

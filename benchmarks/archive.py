@@ -24,18 +24,19 @@ LOOKUPS = 100_000
 
 def write(directory: Path, entries: int, preset: str) -> int:
     """Writes an archive; returns its bytes."""
-    from mmscale.search.entry import make_line
+    from mmscale.search.entry import key_of, make_header, make_line
 
     arch = get_arch(preset)
     data = json.loads(Entry(arch, count(arch), Score(0, 50_000)).to_line())['entry']
-    header = make_line('header', {'schema': 2, 'fingerprint': FINGERPRINT})
+    header = make_header(FINGERPRINT)
+    key = key_of(header.encode())
     directory.mkdir()
     for rank in range(RANKS):
         with (directory / f'rank{rank:04d}.jsonl').open('w', encoding='utf-8') as file:
             file.write(header + '\n')
             for i in range(rank, entries, RANKS):
                 score = {'correct': i * 7919 % 50_000, 'total': 50_000}
-                file.write(make_line('entry', {**data, 'digest': digest(i), 'score': score}))
+                file.write(make_line('entry', {**data, 'digest': digest(i), 'score': score}, key))
                 file.write('\n')
     return sum(path.stat().st_size for path in directory.iterdir())
 

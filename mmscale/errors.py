@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import dropwhile
+
 from mmscale.shown import visible
+
+_TRACEBACK = 'Traceback (most recent call last):\n'
+
+
+def _without_traceback(text: str) -> str:
+    """What was raised in a process that loads data, of which torch makes text with a traceback."""
+    if not text.startswith('Caught ') or _TRACEBACK not in text:
+        return text
+    lines = text.rpartition(_TRACEBACK)[2].splitlines()
+    message = '\n'.join(dropwhile(lambda line: line.startswith('  '), lines))
+    return message.partition(': ')[2]
 
 
 class MMScaleError(Exception):
@@ -12,7 +25,7 @@ class MMScaleError(Exception):
     """
 
     def __str__(self) -> str:
-        return visible(super().__str__())
+        return visible(_without_traceback(super().__str__()))
 
 
 class UsageError(MMScaleError, ValueError):
@@ -54,7 +67,9 @@ def one_line(error: BaseException) -> str:
     Our own errors and those of the operating system say it all; what other libraries raise needs
     its type.
     """
-    text = visible(' '.join(str(error).split()))
+    # Ours would have their line breaks written out already.
+    text = Exception.__str__(error) if isinstance(error, MMScaleError) else str(error)
+    text = visible(' '.join(_without_traceback(text).split()))
     return (
         text if isinstance(error, (MMScaleError, OSError)) else f'{type(error).__name__}: {text}'
     )

@@ -5,16 +5,37 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
-from mmscale.untrusted import check_no_link
+from mmscale.untrusted import UntrustedFileError, check_no_link
 
-# What file systems say that cannot sync a folder, or do not let us.
-_UNSYNCED = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
+# What file systems say that cannot sync at all. A disk that is full or broken says something else.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+# What they say of folders besides, or where a folder may be written to but not read.
+_UNSYNCED = (
+    *_CANNOT_SYNC,
+    *(errno.EACCES, errno.EBADF, errno.EISDIR, errno.EPERM, errno.EROFS),
+)
+
+
+def sync_file(descriptor: int) -> None:
+    """Syncs what was written to a file, where its file system can.
+
+    Elsewhere a kill loses nothing, as before, but a machine that loses its power may.
+
+    Raises:
+        OSError: The disk is full or broken.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -62,7 +83,7 @@ def atomic_write(path: str | Path, shared: bool = False) -> Iterator[IO[bytes]]:
             with temporary.open('xb') as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -70,6 +91,21 @@ def atomic_write(path: str | Path, shared: bool = False) -> Iterator[IO[bytes]]:
     except OSError as error:
         # Without the name of the temporary file.
         raise OSError(error.errno, f'cannot write {path}: {error.strerror}') from error
+
+
+def open_to_append(path: str | Path) -> TextIO:
+    """Opens a text file, which is made if need be, to write behind what it has.
+
+    Raises:
+        UntrustedFileError: A symbolic link is there, or no regular file.
+        OSError: It cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(check_no_link(path), flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UntrustedFileError(f'{path} is not a regular file')
+    return os.fdopen(descriptor, 'a', encoding='utf-8')
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 
 # What Markdown, HTML and MMEngine's templates take for markup.
 _MARKUP = re.compile(r'[`|<>{}\[\]\\]')
@@ -41,6 +42,39 @@ def visible_lines(text: object) -> str:
     """
     parts = re.split(r'([\n\t])', str(text))
     return ''.join(part if part in '\n\t' else visible(part) for part in parts)
+
+
+class _Short(reprlib.Repr):
+    """Python's own shortening, without what writes a whole value first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxother = self.maxstring = 60
+
+    def repr_int(self, value: int, level: int) -> str:
+        # Python refuses to write the digits of large ones.
+        bits = value.bit_length()
+        return repr(value) if bits < 256 else f'an integer of {bits} bits'
+
+    def repr_instance(self, value: object, level: int) -> str:
+        if isinstance(value, (int, float, complex, type(None))):
+            return repr(value)
+        shape = getattr(value, 'shape', None)
+        of = f' of shape {tuple(shape)}' if isinstance(shape, tuple) else ''
+        return f'{type(value).__name__}{of}'
+
+
+def shortly(value: object) -> str:
+    """A value of a file as part of a message: short, and written without taking long.
+
+    A few bytes of a pickle may stand for a value whose text would fill the memory.
+
+    Example:
+        >>> shortly([1, 2]), shortly(10**5000)
+        ('[1, 2]', 'an integer of 16610 bits')
+    """
+    return f'{visible(_Short().repr(value)):.80}'
 
 
 def without_markup(text: object) -> str:

@@ -31,7 +31,11 @@ TOOLS = Path(__file__).parents[1] / 'tools'
 @pytest.fixture(autouse=True)
 def own_torch_load():
     """Puts back what a tool in the process of the tests restricts for good."""
+    restriction = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+    before = os.environ.get(restriction)
     yield
+    if before is None:
+        os.environ.pop(restriction, None)
     checkpoints = sys.modules.get('mmscale.models.checkpoints')
     if checkpoints is not None:
         import torch

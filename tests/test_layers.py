@@ -11,17 +11,20 @@ PACKAGE = ROOT / 'mmscale'
 
 # What each package (or module beside them) may import of mmscale, itself and `version` apart.
 GROUND = {
-    'config_parts', 'errors', 'files', 'input_size', 'quiet', 'settings', 'tables', 'untrusted',
+    'config_parts', 'errors', 'files', 'input_size', 'memory', 'quiet', 'settings', 'shown',
+    'tables', 'untrusted',
 }  # fmt: skip
 BESIDE = {'arch', 'registry'} | GROUND
 MAY_IMPORT = {
     'version': set(),
     'config_parts': set(),
-    'errors': set(),
+    'errors': {'shown'},
     'input_size': set(),
+    'memory': {'errors'},
     'quiet': set(),
     'settings': set(),
-    'tables': set(),
+    'shown': set(),
+    'tables': {'shown'},
     'untrusted': {'errors'},
     'files': {'untrusted'},
     'registry': set(),

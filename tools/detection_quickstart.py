@@ -22,8 +22,9 @@ from mmscale.apis.reports.run_files import json_lines
 from mmscale.errors import UsageError
 from mmscale.files import write_json, write_text
 from mmscale.launch.command_line import read_config, set_environment
-from mmscale.launch.runner import build_runner, run_tool
-from mmscale.launch.steps import console, heading, is_whole, run_logged
+from mmscale.launch.runner import build_runner
+from mmscale.launch.steps import console, heading, is_whole, run_logged, run_steps, take_work_dir
+from mmscale.untrusted import read_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = 'configs/scalenet/digits-s2.py'
@@ -57,8 +58,11 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def train(config: str, work_dir: Path, options: dict[str, Any]) -> Path:
-    """Trains by tools/train.py unless it is done; returns the last checkpoint.
+def train(config: str, work_dir: Path, options: dict[str, Any], lock: int) -> Path:
+    """Trains by tools/train.py, which holds the lock, unless it is done.
+
+    Returns:
+        The last checkpoint.
 
     Raises:
         UsageError: The work dir holds a run of other settings.
@@ -70,7 +74,7 @@ def train(config: str, work_dir: Path, options: dict[str, Any]) -> Path:
     checkpoint = work_dir / f'iter_{iterations}.pth'
     settings = work_dir / 'settings.json'
     text = json.dumps({'config': config, **options})
-    if settings.is_file() and settings.read_text(encoding='utf-8') != text:
+    if settings.exists() and read_text(settings) != text:
         raise UsageError(
             f'{work_dir} holds a run of other settings: take another --work-dir or remove it'
         )
@@ -82,7 +86,8 @@ def train(config: str, work_dir: Path, options: dict[str, Any]) -> Path:
     command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(ROOT / config)]
     command += [] if is_whole(checkpoint) else ['--resume']
     command += ['--work-dir', str(work_dir), '--cfg-options']
-    run_logged([*command, *(f'{key}={value}' for key, value in options.items())], ROOT, work_dir)
+    command += [f'{key}={value}' for key, value in options.items()]
+    run_logged(command, ROOT, work_dir, lock)
     return checkpoint
 
 
@@ -129,10 +134,7 @@ def main() -> None:
     """Runs all steps and shows what came out."""
     args = parse_args()
     work_dir = args.work_dir
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f'--work-dir {work_dir} cannot be made: {error.strerror}') from error
+    lock = take_work_dir(work_dir)
     set_environment()
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     start = time.monotonic()
@@ -141,7 +143,7 @@ def main() -> None:
         common |= {'train_cfg.max_iters': 10, 'train_cfg.val_interval': 10}
 
     heading('1. A classifier of the searched network, for its weights', start)
-    classifier = train(CLASSIFIER, work_dir / 'classifier', common)
+    classifier = train(CLASSIFIER, work_dir / 'classifier', common, lock)
 
     table = Table('backbone from', *METRICS, title='RetinaNet on test images, %')
     rows, checkpoints = {}, {}
@@ -151,7 +153,7 @@ def main() -> None:
         if number:
             options['model.backbone.init_cfg.checkpoint'] = str(classifier)
         folder = work_dir / ('random' if number == 0 else 'pretrained')
-        checkpoints[name] = train(config, folder, options)
+        checkpoints[name] = train(config, folder, options, lock)
         rows[name] = {key: scores(folder)[f'coco/{key}'] for key in METRICS.values()}
         table.add_row(name, *(f'{100 * value:.1f}' for value in rows[name].values()))
 
@@ -164,8 +166,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    try:
-        run_tool(main)
-    except KeyboardInterrupt:
-        console.print('\n[red]interrupted; the same command goes on from here[/]')
-        sys.exit(130)
+    run_steps(main)

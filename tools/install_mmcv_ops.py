@@ -50,6 +50,12 @@ def parse_args() -> argparse.Namespace:
         help='folder of built wheels (default: %(default)s)',
     )
     parser.add_argument(
+        '--lock',
+        type=Path,
+        metavar='FILE',
+        help='requirements with hashes; the source that is built has to be one of them',
+    )
+    parser.add_argument(
         '--where', action='store_true', help='only print the folder that the wheel is kept in'
     )
     return parser.parse_args()
@@ -147,8 +153,11 @@ def show_progress(process: subprocess.Popen, log: Path) -> None:
                 say(f'{found[1]} of {found[2]} files compiled, {minutes}:{seconds:02d} min')
 
 
-def build(folder: Path) -> None:
-    """Builds the wheel into a folder of the cache, which appears whole or not at all."""
+def build(folder: Path, lock: Path | None = None) -> None:
+    """Builds the wheel into a folder of the cache, which appears whole or not at all.
+
+    Its source has to have a hash of the lock file, where there is one.
+    """
     missing = []
     for tool in BUILD_TOOLS:
         try:
@@ -164,6 +173,8 @@ def build(folder: Path) -> None:
     command = [sys.executable, '-m', 'pip', 'wheel', '--verbose', '--disable-pip-version-check']
     command += ['--no-input', '--no-deps', '--no-build-isolation', '--no-cache-dir']
     command += ['--no-binary', PACKAGE, '--wheel-dir', str(temporary)]
+    if lock is not None:
+        command += ['--require-hashes', '--constraint', str(lock)]
     # Debug information, which Python's own flags ask for, is two thirds of the compiling. CFLAGS
     # would replace those flags; CPPFLAGS come after them.
     flags = f'-g0 {os.environ.get("CPPFLAGS", "")}'.strip()
@@ -208,7 +219,7 @@ def main() -> None:
         return
     with locked(folder.with_name(f'{folder.name}.lock')):
         if cached_wheel(folder) is None:
-            build(folder)
+            build(folder, args.lock)
     wheel = cached_wheel(folder)
     say(f'installing {wheel}')
     # Only mmcv itself: its requirements are there, at versions that were chosen.

@@ -8,11 +8,9 @@ interruption, the same command goes on.
 """
 
 import argparse
-import fcntl
 import hashlib
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -30,11 +28,13 @@ from rich.progress import (
 from mmscale.apis.compare.families import FAMILIES, collect, plot, table
 from mmscale.apis.compare.retrain import RetrainJob, run_jobs
 from mmscale.arch import Arch
+from mmscale.arch.checks import check_keys, integer
+from mmscale.arch.json_files import read_json
 from mmscale.errors import UsageError
 from mmscale.files import write_json, write_text
 from mmscale.launch.command_line import set_environment
-from mmscale.launch.runner import run_tool
-from mmscale.launch.steps import console, heading, is_whole, run_logged
+from mmscale.launch.steps import console, heading, is_whole, run_logged, run_steps, take_work_dir
+from mmscale.untrusted import read_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'scalenet'
@@ -71,33 +71,21 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def take_work_dir(work_dir: Path, settings: dict[str, object]) -> int:
-    """Makes the work dir, or continues one of equal settings that nobody else works in.
-
-    Returns:
-        The lock, a file descriptor: held until this process and all that inherit it end.
+def check_settings(work_dir: Path, settings: dict[str, object]) -> None:
+    """Notes what a work dir is for.
 
     Raises:
-        UsageError: The work dir cannot be written, is in use, or holds another run.
+        UsageError: It holds a run of other settings.
     """
     file = work_dir / 'quickstart.json'
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(f'work_dir={work_dir} is in use: a quickstart works in it') from None
-    except OSError as error:
-        raise UsageError(f'work_dir={work_dir}: {error.strerror}') from None
     text = json.dumps(settings)
-    found = file.read_text(encoding='utf-8')
+    found = read_text(file) if file.exists() else ''
     if found not in ('', text):
         raise UsageError(
-            f'work_dir={work_dir} holds a quickstart of other settings or configs, {found}, not '
-            f'{text}: take another --work-dir or remove it'
+            f'work_dir={work_dir} holds a quickstart of other settings or configs, {found:.300}, '
+            f'not {text}: take another --work-dir or remove it'
         )
     write_text(file, text)
-    return lock
 
 
 def run(
@@ -111,7 +99,7 @@ def run(
     script, config = ROOT / 'tools' / f'dist_{tool}.sh', CONFIGS / config
     command = [str(script), str(config), str(args.processes), '--work-dir', str(work_dir)]
     environment = {**os.environ, 'PYTHON': sys.executable}
-    run_logged([*command, *arguments], ROOT, work_dir, env=environment, pass_fds=(args.lock,))
+    run_logged([*command, *arguments], ROOT, work_dir, args.lock, env=environment)
 
 
 def options_of(args: argparse.Namespace) -> tuple[list[str], dict[str, object], list[str]]:
@@ -158,14 +146,13 @@ def train_supernet(args: argparse.Namespace, work_dir: Path, options: list[str])
     return checkpoint
 
 
-def search(
-    args: argparse.Namespace, config: str, work_dir: Path, options: list[str]
-) -> dict[str, object]:
-    """Runs one of the searches unless its result is there; returns the result."""
+def search(args: argparse.Namespace, config: str, work_dir: Path, options: list[str]) -> int:
+    """Runs one of the searches unless its result is there; returns its evaluations."""
     result = work_dir / 'result.json'
     if not result.is_file():
         run('search', config, work_dir, args, ['--resume', '--cfg-options', *options])
-    return json.loads(result.read_text(encoding='utf-8'))
+    found = check_keys(str(result), read_json(result), None, ('evaluations',))
+    return integer(f'{result}: evaluations', found['evaluations'])
 
 
 def retrain(
@@ -221,16 +208,13 @@ def main() -> None:
     args = parse_args()
     set_environment()
     os.environ.setdefault('OMP_NUM_THREADS', '1')
-    # Like Ctrl-C: through the code that ends the processes started here.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
     start = time.monotonic()
     name = 'quickstart' + ('-smoke' if args.smoke else '')
     name += f'-seed{args.seed}' if args.seed else ''
     work_dir = args.work_dir or Path('work_dirs') / name
     settings = {'seed': args.seed, 'smoke': args.smoke, 'configs': configs_digest()}
-    args.lock = take_work_dir(work_dir, settings)
+    args.lock = take_work_dir(work_dir)
+    check_settings(work_dir, settings)
     supernet_options, retrain_options, search_options = options_of(args)
 
     heading('1. Super-supernet: one set of weights for every network of the space', start)
@@ -243,10 +227,10 @@ def main() -> None:
     heading('2. Search of base model and scaling strategy', start)
     schedule = [f'test_cfg.search.{key}' for key in ('population=4', 'generations=2', 'rounds=1')]
     options = search_options + (schedule if args.smoke else [])
-    found = search(args, 'search-mcea_digits.py', work_dir / 'searched', options)
+    evaluations = search(args, 'search-mcea_digits.py', work_dir / 'searched', options)
 
     heading('3. Baselines: as many random networks, and uniform compound scaling', start)
-    options = [*search_options, f'test_cfg.search.evaluations={found["evaluations"]}']
+    options = [*search_options, f'test_cfg.search.evaluations={evaluations}']
     search(args, 'search-random_digits.py', work_dir / 'random', options)
     base = work_dir / 'searched' / 'archs' / 'scaling_stage_0.json'
     options = [*search_options, f'test_cfg.search.base={base}']
@@ -264,8 +248,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    try:
-        run_tool(main)
-    except KeyboardInterrupt:
-        console.print('\n[red]interrupted; the same command goes on from here[/]')
-        sys.exit(130)
+    run_steps(main)

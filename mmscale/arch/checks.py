@@ -6,15 +6,22 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from mmscale.errors import UsageError
+from mmscale.shown import shortly
 
 _MOST_KEYS = 5
 
 
+def _text(key: object) -> str:
+    # Python refuses to write the digits of a large integer.
+    return key if isinstance(key, str) else shortly(key)
+
+
 def _listed(keys: Collection[object]) -> str:
     """Names of keys, of which a damaged file may have many, long and with line breaks."""
-    names = [key if str(key).isidentifier() else repr(key) for key in keys]
-    shown = ', '.join(f'{name!s:.40}' for name in names[:_MOST_KEYS])
-    return f'{shown} and {len(names) - _MOST_KEYS} more' if len(names) > _MOST_KEYS else shown
+    first = list(keys)[:_MOST_KEYS]
+    names = [key if _text(key).isidentifier() else shortly(key) for key in first]
+    shown = ', '.join(f'{name!s:.40}' for name in names)
+    return f'{shown} and {len(keys) - _MOST_KEYS} more' if len(keys) > _MOST_KEYS else shown
 
 
 def check_keys(
@@ -32,11 +39,13 @@ def check_keys(
         ValueError: It is no mapping, or a key is unknown or missing.
     """
     if not isinstance(data, Mapping):
-        raise UsageError(f'{owner}: expected an object, got {type(data).__name__} {data!r:.40}')
+        raise UsageError(
+            f'{owner}: expected an object, got {type(data).__name__} {shortly(data):.40}'
+        )
     required = tuple(required)
     if allowed is not None:
         known = dict.fromkeys((*required, *allowed))
-        unknown = sorted((key for key in data if key not in known), key=str)
+        unknown = sorted((key for key in data if key not in known), key=_text)
         if unknown:
             raise UsageError(
                 f'{owner}: unknown key {_listed(unknown)}; allowed are {", ".join(known)}'
@@ -54,7 +63,9 @@ def check_schema(owner: str, value: object, supported: int) -> None:
         UsageError: It is another, or no integer.
     """
     if type(value) is not int or value != supported:
-        raise UsageError(f'{owner}: schema={value!r:.60} is not supported, expected {supported}')
+        raise UsageError(
+            f'{owner}: schema={shortly(value):.60} is not supported, expected {supported}'
+        )
 
 
 def choice(name: str, value: object, allowed: Iterable[str]) -> str:
@@ -68,7 +79,7 @@ def choice(name: str, value: object, allowed: Iterable[str]) -> str:
         'flops'
     """
     if not isinstance(value, str) or value not in allowed:
-        raise UsageError(f'{name}={value!r:.60} is not one of {", ".join(allowed)}')
+        raise UsageError(f'{name}={shortly(value):.60} is not one of {", ".join(allowed)}')
     return value
 
 
@@ -85,7 +96,7 @@ def integer(name: str, value: object, least: int = 1, most: int | None = None) -
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         allowed = f'of {least} or more' if most is None else f'in {least}..{most}'
-        raise UsageError(f'{name}={value!r:.60} must be an integer {allowed}')
+        raise UsageError(f'{name}={shortly(value):.60} must be an integer {allowed}')
     return value
 
 
@@ -126,7 +137,7 @@ def number(
             limits = {f'in {least}..{{}}': most}
         given = [text.format(limit) for text, limit in limits.items() if limit is not None]
         allowed = ' and '.join(given)
-        raise UsageError(f'{name}={value!r:.60} must be a number {allowed}'.rstrip())
+        raise UsageError(f'{name}={shortly(value):.60} must be a number {allowed}'.rstrip())
     return value
 
 

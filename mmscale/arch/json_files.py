@@ -12,7 +12,7 @@ from mmscale.untrusted import read_text
 # The result of a search with a front of hundreds of networks takes a few MB.
 MOST_JSON_BYTES = 2**26
 # Python takes up to 240 bytes for each; indented as here, files of that size have fewer.
-_MOST_VALUES = 2**22
+_MOST_VALUES = 2**21
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -36,10 +36,25 @@ def read_json(path: str | Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
             file, or a key comes twice in one object.
         FileNotFoundError: There is no such file.
     """
-    text = read_text(path, most_bytes)
+    return parse_json(f'{path}', read_text(path, most_bytes))
+
+
+def parse_json(owner: str, text: str) -> Any:
+    """What a JSON text holds, as of a file.
+
+    Args:
+        owner: Where it is from, for the error.
+        text: The text.
+
+    Raises:
+        ValueError: The text is too long, holds too many values, or is not JSON, or a key comes
+            twice in one object.
+    """
+    if len(text) > MOST_JSON_BYTES:
+        raise UsageError(f'{owner}: {len(text):,} characters, more than {MOST_JSON_BYTES:,}')
     if sum(map(text.count, ',[{')) > _MOST_VALUES:
-        raise UsageError(f'{path} holds more than {_MOST_VALUES:,} values')
+        raise UsageError(f'{owner} holds more than {_MOST_VALUES:,} values')
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f'{path}: not a JSON file ({error})') from None
+        raise UsageError(f'{owner}: not a JSON file ({error})') from None

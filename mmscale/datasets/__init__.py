@@ -4,6 +4,7 @@ from mmscale.datasets.cluttered_digits import ClutteredDigits
 from mmscale.datasets.composer import Composite, Composition, compose_image
 from mmscale.datasets.digits_detection import DetectionFiles, digits_detection
 from mmscale.datasets.draws import Draw, accept_draws, item_of
+from mmscale.datasets.reading import build_dataloader, load_item
 from mmscale.datasets.samplers import ResolutionSampler, SeededBatches
 from mmscale.datasets.seeded_dataset import SeededDataset
 from mmscale.datasets.tokens import StandardLibrary, TokenFile
@@ -30,7 +31,9 @@ __all__ = [
     'StandardLibrary',
     'TokenFile',
     'accept_draws',
+    'build_dataloader',
     'compose_image',
     'digits_detection',
     'item_of',
+    'load_item',
 ]

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from mmscale.datasets.reading import load_item
+
 # Reseeded for every draw, because making a new generator costs three times as much.
 _NUMPY_GENERATOR = np.random.MT19937(0)
 _resolution: ContextVar[int | None] = ContextVar('resolution', default=None)
@@ -75,21 +77,27 @@ def drawn_resolution() -> int | None:
 
 
 def item_of(dataset: Any, draw: Draw) -> Any:
-    """Loads the item of a draw from any dataset, at its resolution and with its seed."""
+    """Loads the item of a draw from any dataset, at its resolution and with its seed.
+
+    Raises:
+        UsageError: The item cannot be loaded; the file is named.
+    """
     token = _resolution.set(draw.resolution)
     try:
         with seeded_global_rngs(draw.seed):
-            return dataset[draw.index]
+            return load_item(dataset, draw.index)
     finally:
         _resolution.reset(token)
 
 
 def _items_of(dataset: Any, indices: Sequence[Draw | int]) -> list:
-    return [item_of(dataset, i) if isinstance(i, Draw) else dataset[i] for i in indices]
+    return [item_of(dataset, i) if isinstance(i, Draw) else load_item(dataset, i) for i in indices]
 
 
 def accept_draws(dataset: Any) -> None:
     """Lets a data loader fetch the items of draws from a dataset of any class.
+
+    Of indices too: an item that cannot be loaded is an error that names its file.
 
     ``__getitems__`` is what PyTorch's loaders call with all indices of a batch, where there is
     one; that of a dataset which has its own is not called any more.

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice, integer
 from mmscale.arch.sampling import SIDES
-from mmscale.datasets import Draw, accept_draws
+from mmscale.datasets import Draw, accept_draws, build_dataloader
 from mmscale.engine.calibration import Item, even_batches, recalibrate
 from mmscale.engine.train_data import check_size, check_sizes
 from mmscale.errors import UsageError, one_line
@@ -71,7 +70,7 @@ class _Images:
     ) -> None:
         self._targets_of = targets_of
         self._even = even
-        self._loader = Runner.build_dataloader(dict(dataloader))
+        self._loader = build_dataloader(dict(dataloader))
         self._prepare = prepare
         self._name = name
         size = len(self._loader.dataset)

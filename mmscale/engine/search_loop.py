@@ -63,6 +63,9 @@ _OTHER_KEYS = ('resume', 'retry_failed')
 # Settings of the loop itself, not of the search or of its budgets.
 LOOP_KEYS = ('calibration_dataloader', 'subnet_evaluator', 'seed', *_OTHER_KEYS)
 
+# Times of thousands of runs.
+_MOST_TIMING_BYTES = 2**20
+
 # What scores depend on, besides mmscale.
 _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'numpy', 'cv2')
 
@@ -139,10 +142,15 @@ def _version_of(package: str) -> str:
 def _runs_in(timing: Path) -> list[Any]:
     """Times of earlier runs; a damaged file of them ends no search that has its result."""
     try:
-        runs = read_json(timing)
+        runs = read_json(timing, _MOST_TIMING_BYTES)
     except (OSError, ValueError):
         return []
-    return runs if isinstance(runs, list) else []
+    plain = (int, float, str)
+    return [
+        run
+        for run in (runs if isinstance(runs, list) else [])
+        if isinstance(run, dict) and all(isinstance(value, plain) for value in run.values())
+    ]
 
 
 def _remove_others(folder: Path, suffix: str, names: Collection[str]) -> None:

@@ -115,16 +115,18 @@ def _visible_warning(*about: Any) -> str:
 
 
 def set_environment() -> None:
-    """Sets what has to be set before torch is imported, and before anything is printed.
+    """Sets what has to be set before torch and OpenCV are imported, or anything is printed.
 
     Files that are read are data, see :mod:`mmscale.models.checkpoints`; processes that others
     start from ours get at least torch's own restriction. Waiting OpenMP threads sleep, or they
-    starve whatever else runs on the cores.
+    starve whatever else runs on the cores. A few bytes may claim to be an image of any size:
+    OpenCV's own limit is 3 GB, ours 400 MB.
     """
     if os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '').lower() not in NO:
         # Torch knows few words for yes, and takes any other for a no.
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(2**27))
     # What is printed may quote a path or a file in letters that the locale does not have.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

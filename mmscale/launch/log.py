@@ -9,7 +9,9 @@ from typing import Any
 
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
+from mmscale.datasets import accept_draws, build_dataloader
 from mmscale.engine.hooks import PreemptionHook
 from mmscale.errors import FOREIGN_ERRORS, MMScaleError, one_line
 from mmscale.shown import visible_lines
@@ -42,6 +44,13 @@ class ShortLogRunner(Runner):
 
     With ``log_level='DEBUG'`` all is shown.
     """
+
+    @staticmethod
+    def build_dataloader(*settings: Any, **named: Any) -> DataLoader:
+        """Builds a data loader, see MMEngine; it says which file it cannot read."""
+        loader = build_dataloader(*settings, **named)
+        accept_draws(loader.dataset)
+        return loader
 
     def build_logger(
         self, log_level: int | str = 'INFO', log_file: str | None = None, **settings: Any

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmscale.arch.checks import integer
 from mmscale.errors import FOREIGN_ERRORS, UsageError
 from mmscale.launch.command_line import read_checkpoint
 from mmscale.launch.config_text import read_config_text
 from mmscale.settings import differences, flat
+from mmscale.shown import shortly
+from mmscale.untrusted import UntrustedFileError, read_bytes
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -18,21 +20,25 @@ if TYPE_CHECKING:
 # What a training must not change on the way, but for the handling of its images.
 _KEPT = ('model', 'data_preprocessor', 'train_dataloader', 'optim_wrapper', 'randomness')
 _MOST_SHOWN = 5
+# Of a path, and more than file systems allow.
+_MOST_PATH_BYTES = 2**16
 
 
 def check_checkpoint(runner: Runner, path: str, resume: bool) -> dict[str, Any]:
     """Reads the checkpoint that a run starts from, as the run will.
 
     Args:
-        runner: The runner, not yet started.
+        runner: The runner, not yet started; one that resumes has its optimizer and schedulers.
         path: The checkpoint.
         resume: Whether a training goes on from it.
 
     Raises:
-        UsageError: The file is damaged, holds code, or does not fit the model; or it is of a
-            super-supernet that was not trained at the resolutions that are to be searched.
+        UsageError: The file is damaged, holds code, or does not fit the model; what it has besides
+            weights is of no training like this one; or it is of a super-supernet that was not
+            trained at the resolutions that are to be searched.
     """
     from mmscale.engine.hooks import FittingLoadHook, StrictLoadHook
+    from mmscale.launch.resume_state import check_state, check_structure_optimizer
 
     checkpoint = read_checkpoint(path)
     if resume:
@@ -43,7 +49,10 @@ def check_checkpoint(runner: Runner, path: str, resume: bool) -> dict[str, Any]:
                 hook.after_load_checkpoint(runner, checkpoint)
             except ValueError as error:
                 raise UsageError(f'{path}: {error}') from error
-    if not resume and runner.cfg.get('test_cfg') is not None:
+    check_structure_optimizer(runner, path, checkpoint)
+    if resume:
+        check_state(runner, path, checkpoint)
+    elif runner.cfg.get('test_cfg') is not None:
         _check_resolutions(runner, path, checkpoint)
     return checkpoint
 
@@ -72,12 +81,12 @@ def _check_resolutions(runner: Runner, path: str, checkpoint: dict[str, Any]) ->
 
 
 def _check_meta(path: str, checkpoint: dict[str, Any]) -> None:
-    """Checks what MMEngine reads of a checkpoint to resume, besides tensors."""
+    """Checks that there is what MMEngine needs to resume."""
     meta = checkpoint.get('meta')
     if not isinstance(meta, dict):
         raise UsageError(f'{path} has no meta: it is of no training that could be resumed')
-    for key in ('epoch', 'iter'):
-        integer(f'{path}: meta.{key}', meta.get(key), 0)
+    if not isinstance(meta.get('cfg', ''), str):
+        raise UsageError(f'{path}: meta.cfg={shortly(meta["cfg"])} must be the text of a config')
     if 'config' in meta:
         # MMEngine would execute it. Its checkpoints have had meta.cfg instead for years.
         raise UsageError(f'{path}: meta.config is not allowed: it would be executed as Python')
@@ -96,6 +105,15 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(numbers, key=numbers.__getitem__, reverse=True)
 
 
+def last_checkpoint(folder: Path) -> Path | None:
+    """What ``last_checkpoint`` in a work dir names, if it is there and names something."""
+    try:
+        text = read_bytes(folder / 'last_checkpoint', _MOST_PATH_BYTES)
+    except (FileNotFoundError, UntrustedFileError):
+        return None
+    return Path(text.decode(errors='replace').strip())
+
+
 def find_checkpoints(work_dir: str | Path) -> list[Path]:
     """The checkpoints of a work dir to resume from: the last one first, then older ones.
 
@@ -103,12 +121,11 @@ def find_checkpoints(work_dir: str | Path) -> list[Path]:
     gone, it is the one with the highest number.
     """
     folder = Path(work_dir)
-    record = folder / 'last_checkpoint'
-    if record.is_file():
-        named = Path(record.read_text(encoding='utf-8', errors='replace').strip())
+    named = last_checkpoint(folder)
+    if named is not None:
         # The folder may have been moved since.
         for last in (folder / named.name, named):
-            if last.is_file():
+            if os.path.isfile(last):
                 found = _numbered(last.parent)
                 # Before it may come checkpoints of an earlier run that went further.
                 return found[found.index(last) :] if last in found else [last]
@@ -175,14 +192,14 @@ def _check_same_run(runner: Runner, path: Path, meta: dict[str, Any]) -> None:
     from mmengine.dist import get_world_size
 
     try:
-        old = read_config_text(str(meta.get('cfg', '')))
+        old = read_config_text(meta.get('cfg', ''))
         new = read_config_text(runner.cfg.pretty_text)
-    except (SyntaxError, ValueError, RecursionError):
+    except FOREIGN_ERRORS:
         return  # Not a config of MMEngine's: nothing to compare.
     found = differences(_compared(old), _compared(new), 'before') if old else []
     processes = meta.get('world_size', get_world_size())
-    if processes != get_world_size():
-        found.insert(0, f'processes: {processes!r:.20} before, {get_world_size()} now')
+    if type(processes) is not int or processes != get_world_size():
+        found.insert(0, f'processes: {shortly(processes):.20} before, {get_world_size()} now')
     if found:
         shown = '; '.join(found[:_MOST_SHOWN])
         more = len(found) - _MOST_SHOWN

@@ -213,12 +213,9 @@ def build_runner(config: Config, phase: str) -> Runner:
         check_arch(runner)
         if phase == 'train':
             check_pretrained(runner)
-        if load_from:
-            check_checkpoint(runner, load_from, bool(config.get('resume')))
-        elif config.get('resume'):
-            # In place of MMEngine's choice: what `last_checkpoint` names, whole or not.
-            runner._load_from = choose_checkpoint(runner)
-            runner._resume = runner._load_from is not None
+        runner._resume = phase == 'train' and bool(config.get('resume'))
+        if load_from and not runner._resume:
+            check_checkpoint(runner, load_from, resume=False)
     with _one_line_of(f'{phase}_cfg or {phase}_dataloader'):
         loop = getattr(runner, f'{phase}_loop')
     if loop is None:
@@ -239,6 +236,15 @@ def build_runner(config: Config, phase: str) -> Runner:
                 runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
         for mistake in schedule_mistakes(runner):
             runner.logger.warning(mistake)
+    if runner._resume:
+        # Last, as the checkpoint has to fit all of this.
+        with _one_line_of(config):
+            if load_from:
+                check_checkpoint(runner, load_from, resume=True)
+            else:
+                # In place of MMEngine's choice: what `last_checkpoint` names, whole or not.
+                runner._load_from = choose_checkpoint(runner)
+                runner._resume = runner._load_from is not None
     return runner
 
 

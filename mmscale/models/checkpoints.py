@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import re
 import struct
+import sys
+import tarfile
 import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
@@ -48,6 +50,18 @@ _DAMAGES = (
 # Around the reason, torch advises to run the code in the file.
 _ADVICE = re.compile(r'Weights only load failed.*?\n\n|\n\nCheck the documentation.*', re.DOTALL)
 
+# At the end of a zip file: where its list of records is; the latter two where it is large.
+_END = struct.Struct('<4s4H2LH')
+_LOCATOR = struct.Struct('<4sLQL')
+_END_64 = struct.Struct('<4sQ2H2L4Q')
+# Of the list of a zip file's records, or of safetensors' tensors: of 100,000.
+_MOST_LIST_BYTES = 2**24
+# Of the pickle and other records beside the tensors, which are mapped into memory.
+_MOST_PICKLE_BYTES = 2**28
+_TENSOR = re.compile(r'^[^/]*/data/[^/]*$')
+_MOST_OLD_BYTES = 2**30
+# Of weights that share their memory in the file, beyond its own size.
+_MOST_REPEATED_BYTES = 2**29
 
 _LOCK = threading.RLock()
 _torch_load = torch.load
@@ -79,32 +93,90 @@ def _own_unpickler() -> Iterator[None]:
             torch.serialization._weights_only_unpickler = before
 
 
-def _check_records(file: BinaryIO) -> None:
-    """Checks that the records of a zip file are as torch writes them, and no larger than it.
+def _check_records(file: BinaryIO) -> bool:
+    """Checks that a file's parts are as torch writes them, and no larger than the file.
+
+    Returns:
+        Whether it is a zip file, and not of torch's format before 1.6.
 
     Raises:
-        ValueError: They are compressed, lie upon each other, or are hidden.
+        ValueError: Records are compressed, lie upon each other, or are hidden; or it is too large
+            for the old format, which is read as a whole.
     """
     start = file.tell()
-    is_zip = file.read(4) == b'PK\x03\x04'
+    head = file.read(tarfile.BLOCKSIZE)
     size = file.seek(0, os.SEEK_END)
     file.seek(start)
-    if not is_zip:
-        return
+    if not head.startswith(b'PK\x03\x04'):
+        if size - start > _MOST_OLD_BYTES:
+            raise ValueError(
+                f'it is no zip file, and larger than the {_MOST_OLD_BYTES:,} bytes that one of '
+                'torch before 1.6 may have: save it anew'
+            )
+        with suppress(tarfile.HeaderError):
+            tarfile.TarInfo.frombuf(head, 'utf-8', 'surrogateescape')
+            raise ValueError('it is a tar file')
+        return False
+    _check_directory(file, start, size)
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
-        if archive.comment or len({record.filename for record in records}) < len(records):
-            raise ValueError('its list of records is ambiguous')
+    if len({record.filename for record in records}) < len(records):
+        raise ValueError('its list of records is ambiguous')
     for record in records:
         if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
             raise ValueError(f'{record.filename:.60} is compressed, as no checkpoint is')
+        if record.file_size > _MOST_PICKLE_BYTES and not _TENSOR.search(record.filename):
+            raise ValueError(f'{record.filename:.60} has {record.file_size:,} bytes')
     if sum(record.file_size for record in records) > size:
         raise ValueError('its records are larger than the file')
+    order = sys.byteorder.encode()
+    for record in records:
+        if record.filename.endswith('/byteorder'):
+            # Torch would turn all numbers round, in memory.
+            file.seek(start)
+            with zipfile.ZipFile(file) as archive:
+                if record.file_size > len(order) or archive.read(record) != order:
+                    raise ValueError(f'its numbers are not {sys.byteorder}-endian')
     file.seek(start)
+    return True
+
+
+def _check_directory(file: BinaryIO, start: int, size: int) -> None:
+    """Checks that there is one list of records, at the end of a zip file, and no long one.
+
+    Readers of zip files differ in what they take for the list where there could be several.
+
+    Raises:
+        ValueError: It is elsewhere, or too long.
+    """
+    place = size - _END.size
+    file.seek(max(0, place))
+    found = file.read(_END.size)
+    signature, disk, first_disk, here, count, length, offset, comment = (
+        _END.unpack(found) if len(found) == _END.size else (b'', *[0] * 7)
+    )
+    is_one = signature == b'PK\x05\x06' and (disk, first_disk, comment) == (0, 0, 0)
+    locator = place - _LOCATOR.size
+    file.seek(max(0, locator))
+    signature, _, found_at, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
+    if is_one and signature == b'PK\x06\x07':  # of a large file
+        place = locator - _END_64.size
+        file.seek(max(0, place))
+        signature, _, _, _, _, _, here, count, length, offset = _END_64.unpack(
+            file.read(_END_64.size)
+        )
+        is_one = signature == b'PK\x06\x06' and start + found_at == place
+    if not is_one or here != count or start + offset + length != place:
+        raise ValueError('its list of records is ambiguous')
+    if length > _MOST_LIST_BYTES:
+        raise ValueError(f'its list of records has {length:,} bytes')
 
 
 def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
-    open_regular(path).close()
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), 'little')
+    if length > _MOST_LIST_BYTES:
+        raise ValueError(f'no safetensors file: its header has {length:,} bytes')
     try:
         with safe_open(path, framework='pt') as file:
             words = file.metadata() or {}
@@ -127,7 +199,14 @@ def write_safetensors(
     Raises:
         OSError: The file cannot be written.
     """
-    copies = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in weights.items()}
+    copies = {}
+    seen = set()
+    for key, tensor in weights.items():
+        copies[key] = tensor.detach().cpu().contiguous()
+        place = copies[key].untyped_storage().data_ptr()
+        if place in seen:
+            copies[key] = copies[key].clone()
+        seen.add(place)
     with atomic_write(path) as file:
         file.write(save(copies, metadata={'format': 'pt', **words}))
 
@@ -158,9 +237,10 @@ def _load(
         if is_safetensors:
             return _read_safetensors(f)
         with open_regular(f) if is_path else nullcontext(f) as file:
-            _check_records(file)
+            # What is mapped takes memory where it is used: after its shape was compared.
+            mmap = _check_records(file) and is_path
             with _own_unpickler():
-                source = f if mmap else file
+                source = os.fspath(f) if mmap else file
                 return _torch_load(source, map_location, weights_only=True, mmap=mmap, **settings)
     except _DAMAGES as error:
         raise _refusal(f if is_path else getattr(f, 'name', 'the stream'), error) from error
@@ -228,8 +308,7 @@ def load_checkpoint(path: str) -> dict[str, Any]:
 
 def _check_checksums(path: str) -> None:
     with open_regular(path) as file:
-        _check_records(file)
-        if zipfile.is_zipfile(file):
+        if Path(path).suffix != '.safetensors' and _check_records(file):
             with zipfile.ZipFile(file) as records:
                 damaged = records.testzip()
             if damaged is not None:
@@ -285,6 +364,11 @@ def weights_of(path: str | os.PathLike[str], checkpoint: Mapping[str, Any]) -> d
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise UsageError(f'{path}: {key!r:.80} is a {type(value).__name__}, not weights')
+    storages = [value.untyped_storage() for value in state.values()]
+    held = {storage.data_ptr(): storage for storage in storages}
+    most = 2 * sum(storage.nbytes() for storage in held.values()) + _MOST_REPEATED_BYTES
+    if sum(value.nbytes for value in state.values()) > most:
+        raise UsageError(f'{path}: the weights repeat each other, more than those of a network do')
     return unwrapped_state(state)
 
 

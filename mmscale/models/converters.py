@@ -262,22 +262,40 @@ _LAYOUTS = {
 }
 
 
+def _linear_shapes(arch: Arch) -> dict[str, tuple[int, int]]:
+    """Shapes of the weights of linear layers in mmpretrain's heads."""
+    head = arch.head
+    if not head.hidden_channels:
+        return {'head.fc': (head.num_classes, arch.feature_channels)}
+    return {
+        'head.layers.0.fc': (head.hidden_channels, arch.feature_channels),
+        'head.layers.1.fc': (head.num_classes, head.hidden_channels),
+    }
+
+
+def _own_tensors(arch: Arch, with_head: bool) -> dict[str, Tensor]:
+    """Tensors without values, of the shapes and names of an ArchNet's classifier."""
+    with torch.device('meta'):
+        own = {f'backbone.{key}': tensor for key, tensor in ArchNet(arch).state_dict().items()}
+        for name, shape in _linear_shapes(arch).items() if with_head else ():
+            own[f'{name}.weight'] = torch.empty(shape)
+            own[f'{name}.bias'] = torch.empty(shape[0])
+    return own
+
+
 def _linear_layers(arch: Arch, layout: _Layout) -> dict[str, tuple[str, tuple[int, int]]]:
     """Names of linear layers in mmpretrain's heads: their names there, shapes of the weights."""
     head = arch.head
+    shapes = _linear_shapes(arch)
     if not head.hidden_channels:
-        shape = (head.num_classes, arch.feature_channels)
-        return {'head.fc': (layout.classifier, shape)}
+        return {'head.fc': (layout.classifier, shapes['head.fc'])}
     if layout.hidden is None:
         raise UsageError(
             f'arch: the weights are of a network without the hidden layer of '
             f'head.hidden_channels={head.hidden_channels}'
         )
-    shape = (head.hidden_channels, arch.feature_channels)
-    return {
-        'head.layers.0.fc': (layout.hidden, shape),
-        'head.layers.1.fc': (layout.classifier, (head.num_classes, head.hidden_channels)),
-    }
+    theirs = {'head.layers.0.fc': layout.hidden, 'head.layers.1.fc': layout.classifier}
+    return {ours: (theirs[ours], shape) for ours, shape in shapes.items()}
 
 
 def _some(keys: Iterable[str]) -> str:
@@ -346,19 +364,16 @@ def convert_state_dict(
 def _names(arch: Arch, layout: _Layout, prefix: str, with_head: bool) -> Names:
     """Our keys of an Arch's weights: the other library's, and tensors of the shapes we want."""
     wanted = {}
-    modules = layout.backbone(arch)
-    with torch.device('meta'):
-        backbone = ArchNet(arch).state_dict()
-    for key, tensor in backbone.items():
+    modules = {
+        f'backbone.{ours}': f'{prefix}{theirs}' for ours, theirs in layout.backbone(arch).items()
+    }
+    modules |= {ours: theirs for ours, (theirs, _) in _linear_layers(arch, layout).items()}
+    for key, tensor in _own_tensors(arch, with_head).items():
         module, _, leaf = key.rpartition('.')
         if module not in modules:
-            raise UsageError(f'arch: the weights are of a network without its layer {module}')
-        wanted[f'backbone.{key}'] = (f'{prefix}{modules[module]}.{leaf}', tensor)
-    if with_head:
-        for ours, (theirs, shape) in _linear_layers(arch, layout).items():
-            weight = torch.empty(shape, device='meta')
-            wanted[f'{ours}.weight'] = (f'{theirs}.weight', weight)
-            wanted[f'{ours}.bias'] = (f'{theirs}.bias', weight[:, 0])
+            name = module.removeprefix('backbone.')
+            raise UsageError(f'arch: the weights are of a network without its layer {name}')
+        wanted[key] = (f'{modules[module]}.{leaf}', tensor)
     return wanted
 
 
@@ -442,9 +457,13 @@ def weights_for_source(
     arch = replace(arch, head=replace(arch.head, num_classes=classes))
     if stem is not None and stem.ndim == 4:
         arch = replace(arch, stem=replace(arch.stem, in_channels=stem.shape[1]))
+    with_head = any(key.startswith('head.') for key in weights)
     if source == 'timm':
         from mmscale.models.timm_networks import to_timm
 
+        # Before timm's network is built, which may be a large one.
+        wanted = _own_tensors(arch, with_head)
+        _renamed(weights, {key: (key, tensor) for key, tensor in wanted.items()})
         return to_timm(arch, weights).state_dict()
     name = source_name(arch, source)
     if name is None:
@@ -453,7 +472,6 @@ def weights_for_source(
     stems['mobilenet-v3'] = 'layer0.conv'
     stem_name = next((stems[key] for key in stems if name.startswith(key)), 'conv1')
     layout = next(one for one in _LAYOUTS[source] if one.stem == stem_name)
-    with_head = any(key.startswith('head.') for key in weights)
     names = _names(arch, layout, 'backbone.', with_head)
     return _renamed(weights, {theirs: (ours, like) for ours, (theirs, like) in names.items()})
 

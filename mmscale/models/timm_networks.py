@@ -57,9 +57,11 @@ def to_timm(
     """
     timm = _timm()
     with quiet_imports():
+        from mmscale.models.backbones.arch_net import check_weights_fit
         from mmscale.models.converters import revert_state_dict, source_name
 
     arch = get_arch(arch)
+    check_weights_fit(arch)
     name = source_name(arch, 'timm')
     if name is not None:
         settings = dict(num_classes=arch.head.num_classes, in_chans=arch.stem.in_channels)

@@ -12,8 +12,10 @@ The module has the interface that torch wants of a ``pickle_module``: :class:`Un
 from __future__ import annotations
 
 import pickle
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from functools import wraps
 from io import SEEK_END
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
@@ -48,7 +50,13 @@ _LEAVES = (
 )
 _CONTAINERS = (Counter, OrderedDict, dict, list, set, torch.Size, tuple)
 # Values of a checkpoint, those in several places counted in each.
-_MOST_VALUES = 2**26
+_MOST_VALUES = 2**22
+# Bytes of what a pickle makes, tensors apart: 100,000 of them by their names take half of it.
+_MOST_BYTES = 2**29
+# Of one text in it: a HistoryBuffer of MMEngine's, with a million numbers, takes half of it.
+_MOST_TEXT_BYTES = 2**25
+# Of a module's name or one in it.
+_MOST_NAME_BYTES = 2**10
 
 
 class _Opcodes(dict):
@@ -58,17 +66,46 @@ class _Opcodes(dict):
         raise UnpicklingError(f'its pickle has the opcode {bytes([opcode])!r}')
 
 
+_TEXTS = (
+    *(pickle.BINSTRING, pickle.BINUNICODE, pickle.BINUNICODE8, pickle.BINBYTES),
+    *(pickle.BINBYTES8, pickle.SHORT_BINSTRING, pickle.SHORT_BINUNICODE, pickle.SHORT_BINBYTES),
+)
 # As pickle has them: they make plain values and look nothing up.
 _PLAIN = (
     *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.NONE),
     *(pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2),
-    *(pickle.LONG1, pickle.LONG4, pickle.BINFLOAT, pickle.BINSTRING, pickle.SHORT_BINSTRING),
-    *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.BINBYTES),
-    *(pickle.SHORT_BINBYTES, pickle.BINBYTES8, pickle.BYTEARRAY8),
+    *(pickle.LONG1, pickle.BINFLOAT, *_TEXTS),
     *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
     *(pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.EMPTY_SET),
     *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET, pickle.LONG_BINGET),
 )
+# Bytes of memory that an opcode takes at most, beside those of texts, which are counted. One byte
+# of a file may stand for a set or for an entry of the memo; containers are looked at at the end.
+_PRICES = {
+    **dict.fromkeys((pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE), 130),
+    **dict.fromkeys((pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3), 280),
+    **dict.fromkeys((pickle.EMPTY_LIST, pickle.EMPTY_DICT), 300),
+    **dict.fromkeys((pickle.BINPERSID, pickle.REDUCE), 1100),
+    **{pickle.MARK: 100, pickle.EMPTY_SET: 450, pickle.NEWOBJ: 1500},
+}
+_PRICE = 64
+# Of an element of a container that is copied.
+_ELEMENT_PRICE = 200
+
+
+def _priced(code: int, function: Callable[[Unpickler], None]) -> Callable[[Unpickler], None]:
+    """A function of an opcode that says what it takes."""
+    price = _PRICES.get(bytes([code]), _PRICE)
+    is_text = bytes([code]) in _TEXTS
+
+    @wraps(function)
+    def priced(machine: Unpickler) -> None:
+        machine.spend(price)
+        function(machine)
+        if is_text:
+            machine.spend(sys.getsizeof(machine.stack[-1]))
+
+    return priced
 
 
 class Unpickler(pickle._Unpickler):
@@ -79,27 +116,42 @@ class Unpickler(pickle._Unpickler):
     Args:
         file: The file, or a part of it in memory.
         encoding: Of the strings of Python 2.
+        most_bytes: What all that it makes may take of memory, tensors apart.
 
     Raises:
-        UnpicklingError: The pickle has something else than tensors and plain values.
+        UnpicklingError: The pickle has something else than tensors and plain values, or too much.
     """
 
     dispatch = _Opcodes({code[0]: pickle._Unpickler.dispatch[code[0]] for code in _PLAIN})
 
-    def __init__(self, file: BinaryIO, *, encoding: str = 'ASCII') -> None:
+    def __init__(
+        self, file: BinaryIO, *, encoding: str = 'ASCII', most_bytes: int = _MOST_BYTES
+    ) -> None:
         super().__init__(file, encoding=encoding)
         place = file.tell()
         self._size = file.seek(0, SEEK_END)
         file.seek(place)
         self._file_read = self._bounded(file.read)
+        self._file_readline = lambda: file.readline(_MOST_NAME_BYTES)
         self._keys: set[str] = set()
         self._claimed = 0
+        self._most_bytes = most_bytes
+        self._left = most_bytes
+
+    def spend(self, count: int) -> None:
+        """Takes note of bytes of memory that are about to be needed."""
+        self._left -= count
+        if self._left < 0:
+            raise UnpicklingError(
+                f'its values take more than the {self._most_bytes:,} bytes that they may'
+            )
 
     def _bounded(self, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
         """Reads no more than there is, which Python would make room for first."""
 
         def bounded(count: int) -> bytes:
             checked(count <= self._size, 'it ends before what it announces')
+            checked(count <= _MOST_TEXT_BYTES, f'it has a value of {count:,} bytes')
             return read(count)
 
         return bounded
@@ -107,6 +159,7 @@ class Unpickler(pickle._Unpickler):
     def load(self) -> Any:
         """The content of the pickle."""
         value = super().load()
+        self.memo.clear()
         _check_tree(value)
         return value
 
@@ -136,6 +189,11 @@ class Unpickler(pickle._Unpickler):
             isinstance(name, Name) and name.text in MAKERS and type(arguments) is tuple,
             f'it calls {getattr(name, "text", type(name).__name__)}',
         )
+        for one in arguments:
+            if isinstance(one, (str, bytes)):
+                self.spend(len(one))
+            elif isinstance(one, _CONTAINERS):
+                self.spend(len(one) * _ELEMENT_PRICE)
         self.stack[-1] = MAKERS[name.text](*arguments)
 
     def load_newobj(self) -> None:
@@ -155,6 +213,7 @@ class Unpickler(pickle._Unpickler):
             check_dtype(state)
         elif type(value) is np.ndarray:
             set_array(value, state)
+            self.spend(value.nbytes)
         elif type(value) is HistoryBuffer:
             set_buffer(value, state)
         elif type(value) is OrderedDict:
@@ -241,11 +300,12 @@ class Unpickler(pickle._Unpickler):
             pickle.STACK_GLOBAL[0]: load_stack_global,
         }
     )
+    dispatch = _Opcodes({code: _priced(code, one) for code, one in dispatch.items()})
 
 
 def load(file: BinaryIO, *, encoding: str = 'ASCII') -> Any:
-    """Reads one pickle, see :class:`Unpickler`."""
-    return Unpickler(file, encoding=encoding).load()
+    """Reads a pickle that has no weights, of which a file before torch 1.6 has several."""
+    return Unpickler(file, encoding=encoding, most_bytes=_MOST_BYTES // 4).load()
 
 
 # ---------------------------------------------------------------------- what came out

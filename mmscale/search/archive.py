@@ -14,22 +14,32 @@ from typing import Any, BinaryIO
 from mmscale.arch import Arch
 from mmscale.cost import Cost
 from mmscale.errors import UsageError
-from mmscale.files import sync_folder
+from mmscale.files import sync_file, sync_folder
 from mmscale.search.entry import (
+    OLD_SCHEMA,
+    SCHEMA,
     Entry,
     Failure,
     Outcome,
     Score,
-    make_line,
+    key_of,
+    make_header,
     read_header,
     read_outcome,
-    unpacked,
+    read_record,
 )
 from mmscale.settings import differences, flat
+from mmscale.shown import visible
+from mmscale.untrusted import check_no_link, open_regular
 
-SCHEMA = 2
 # More than the Arch of the most blocks there may be takes.
 MOST_LINE_BYTES = 1 << 23
+# So many evaluations are read. They take up to 1 GB, as a long reason counts as several.
+MOST_ENTRIES = 2_000_000
+_REASON_CHARACTERS = 100
+# So many lines that are dropped are named.
+_MOST_NAMED = 10
+_MOST_DIFFERENCES = 3
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -42,13 +52,13 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _first_line(path: Path) -> bytes:
-    with path.open('rb') as file:
+    with open_regular(path) as file:
         return file.readline(MOST_LINE_BYTES)
 
 
-def _header_of(path: Path, line: bytes) -> dict[str, Any]:
+def _header_of(path: Path, line: bytes) -> tuple[int, dict[str, Any]]:
     try:
-        return read_header(line)
+        return read_header(line.removesuffix(b'\n'))
     except ValueError as error:
         raise UsageError(
             f'{path}, line 1: {error}: this is no archive, or a damaged one; move the file '
@@ -56,13 +66,46 @@ def _header_of(path: Path, line: bytes) -> dict[str, Any]:
         ) from None
 
 
+def differing(fingerprint: Mapping[str, Any], present: Mapping[str, Any], where: str) -> str:
+    """The keys that differ in two fingerprints, and how; see :func:`differences`."""
+    found = differences(flat(fingerprint), flat(present), where)
+    if not found:
+        return 'numbers of other types'
+    more = len(found) - _MOST_DIFFERENCES
+    named = [f'{one:.120}' for one in found[:_MOST_DIFFERENCES]]
+    return '; '.join(named) + (f'; and {more:,} more' if more > 0 else '')
+
+
+class _Dropped:
+    """Warns of lines that are dropped: names the first ones, and counts the others."""
+
+    def __init__(self) -> None:
+        self._more = -_MOST_NAMED
+        self._path = Path()
+
+    def warn(self, path: Path, number: int, error: ValueError) -> None:
+        """Warns of a line, or counts it."""
+        self._more += 1
+        self._path = path
+        if self._more <= 0:
+            where = f'{visible(path)}, line {number}'
+            warnings.warn(f'{where}: dropped, {error!s:.200}', stacklevel=6)
+
+    def close(self) -> None:
+        """Warns of those that were only counted."""
+        if self._more > 0:
+            folder = visible(self._path.parent)
+            warnings.warn(f'{folder}: {self._more:,} more lines dropped', stacklevel=6)
+
+
 class Archive:
     """Outcomes by Arch, kept in a directory of JSON-lines files, one file per rank.
 
     The first line of a file is its header: schema version and fingerprint, that is, what the
-    scores depend on. Every further line is one :class:`Entry`, its Arch packed; every line
-    carries a checksum of its payload. A process writes its own rank's file only and reads all of
-    them, so the number of ranks may change from run to run.
+    scores depend on. Every further line is one :class:`Entry`, its Arch packed. Every line carries
+    a checksum, which for an entry covers that of the header too: an entry counts below the header
+    that it was written under, and below no other. A process writes its own rank's file only and
+    reads all of them, so the number of ranks may change from run to run.
 
     Opening only reads, and reads all: every checksum is compared, no Arch is unpacked. In memory
     are digests and outcomes, so that a look-up takes the same time however many there are. A last
@@ -84,7 +127,9 @@ class Archive:
 
     Raises:
         ValueError: A file has another fingerprint (the message shows the keys that differ),
-            another schema or no archive header, or two lines give one Arch different scores.
+            another schema or no archive header, or two lines give one Arch different scores. One
+            of an earlier release's schema is refused unless it is only read.
+        UntrustedFileError: What should be a file is none.
     """
 
     def __init__(
@@ -99,8 +144,10 @@ class Archive:
         self.fingerprint: dict[str, Any] = json.loads(json.dumps(fingerprint))
         self.rank = rank
         self.cut_off: list[Path] = []
-        self._header = make_line('header', {'schema': SCHEMA, 'fingerprint': self.fingerprint})
+        self._header = make_header(self.fingerprint)
+        self._key = key_of(self._header.encode())
         self._outcomes: dict[str, Outcome] = {}
+        self._entries_read = 0
         self._descriptor: int | None = None
         # Bytes of the files as far as this process knows them.
         self._sizes: dict[Path, int] = {}
@@ -119,8 +166,7 @@ class Archive:
         for path in sorted(Path(directory).glob('rank*.jsonl')):
             line = _first_line(path)
             if line.endswith(b'\n') or len(line) == MOST_LINE_BYTES:
-                fingerprint = _header_of(path, line.rstrip(b'\n')).get('fingerprint', {})
-                return cls(directory, fingerprint, rank=None)
+                return cls(directory, _header_of(path, line)[1], rank=None)
         raise UsageError(f'{directory}: there is no archive with a complete header')
 
     @property
@@ -170,7 +216,7 @@ class Archive:
         return len(failed)
 
     def entries(self) -> Iterator[Entry]:
-        """Reads the scored entries back from disk, file after file, one per Arch."""
+        """Reads the scored entries back from disk, see :meth:`records`."""
         for data in self.records():
             cost, score = Cost(**data['cost']), Score(**data['score'])
             yield Entry(Arch.from_json(data['arch']), cost, score)
@@ -178,17 +224,26 @@ class Archive:
     def records(
         self, digests: Collection[str] | None = None, archs: bool = True
     ) -> Iterator[dict[str, Any]]:
-        """As :meth:`entries`, but as the plain JSON data of each: many times faster.
+        """Digest, score, cost and Arch of the scored entries as plain JSON data, checked.
+
+        They are read from disk, file after file, one per Arch. One whose Arch is none, or another
+        than its digest says, is left out with a warning that names its line.
 
         Args:
             digests: Of which Archs; None for all.
-            archs: Whether to unpack the Archs; else they are left out.
+            archs: Whether to unpack the Archs, which takes most of the time; else they are left
+                out.
         """
-        for line in self.lines(digests):
-            data = json.loads(line)['entry']
-            packed = data.pop('arch')
-            if 'score' in data:
-                yield {**data, 'arch': unpacked(packed)} if archs else data
+        dropped = _Dropped()
+        for path, number, line, outcome in self._counting(digests):
+            if isinstance(outcome, Score):
+                try:
+                    record = read_record(line, archs)
+                except ValueError as error:
+                    dropped.warn(path, number, error)
+                else:
+                    yield record
+        dropped.close()
 
     def lines(self, digests: Collection[str] | None = None) -> Iterator[str]:
         """Lines of what is known, file after file, one per Arch: of several that which counts.
@@ -196,37 +251,46 @@ class Archive:
         Args:
             digests: Of which Archs; None for all.
         """
-        seen: set[str] = set()
-        for path in self.files:
-            for _, line, digest, outcome in self._entries(path):
-                wanted = digests is None or digest in digests
-                if wanted and digest not in seen and outcome == self._outcomes.get(digest):
-                    seen.add(digest)
-                    yield line.decode()
+        for _, _, line, _ in self._counting(digests):
+            yield line.decode()
 
     # ------------------------------------------------------------------ reading
 
     def _check_header(self, path: Path) -> None:
         line = _first_line(path)
-        if not line.endswith(b'\n') and self._header.encode().startswith(line):
+        if line == f'{self._header}\n'.encode():
+            return
+        is_begun = self.rank is None or self._header.encode().startswith(line)
+        if is_begun and not line.endswith(b'\n') and len(line) < MOST_LINE_BYTES:
             return  # Cut off while it was made: there is no entry to lose.
-        header = _header_of(path, line.rstrip(b'\n'))
-        schema = header.get('schema')
-        if schema != SCHEMA:
-            raise UsageError(f'{path}: schema={schema!r} is not supported, expected {SCHEMA}')
-        if header.get('fingerprint') != self.fingerprint:
-            settings = flat(header.get('fingerprint', {})), flat(self.fingerprint)
+        schema, fingerprint = _header_of(path, line)
+        if schema == OLD_SCHEMA and self.rank is not None:
+            raise UsageError(
+                f'{path}: schema={schema}, of an earlier release: no search goes on from it, take '
+                f'another work dir; tools/report.py still reads it'
+            )
+        if json.dumps(fingerprint, sort_keys=True) != json.dumps(self.fingerprint, sort_keys=True):
             raise UsageError(
                 f'{path}: its scores belong to another setting '
-                f'({"; ".join(differences(*settings, "in the archive"))}); take another '
+                f'({differing(fingerprint, self.fingerprint, "in the archive")}); take another '
                 f'directory, or restore the setting'
             )
+        if schema == SCHEMA:
+            raise UsageError(f'{path}, line 1: not written as the header of an archive is')
 
     def _read(self, path: Path) -> None:
         self._check_header(path)
         for number, _, digest, outcome in self._entries(path, report=True):
             if self._outcomes.setdefault(digest, outcome) is not outcome:
                 self._add(digest, outcome, f'{path}, line {number}')
+            self._entries_read += 1
+            if isinstance(outcome, Failure):
+                self._entries_read += len(outcome.reason) // _REASON_CHARACTERS
+            if self._entries_read > MOST_ENTRIES:
+                raise UsageError(
+                    f'{path}, line {number}: the archive has more evaluations than the '
+                    f'{MOST_ENTRIES:,} that are read; take another directory'
+                )
 
     def _entries(
         self, path: Path, report: bool = False
@@ -237,25 +301,41 @@ class Archive:
             path: The file.
             report: Whether to warn of damaged lines, and to note a last one that was cut off.
         """
-        with path.open('rb') as file:
+        dropped, key = _Dropped(), ''
+        with open_regular(path) as file:
             for number, line in enumerate(_lines(file), start=1):
                 is_whole, is_too_long = line.endswith(b'\n'), len(line) == MOST_LINE_BYTES
                 if not is_whole and not is_too_long:
                     if report:
                         self.cut_off.append(path)
-                elif number > 1:
+                elif number == 1:
+                    key = key_of(line)
+                else:
                     try:
                         if not is_whole:
                             raise UsageError(f'it has more than {MOST_LINE_BYTES:,} bytes')
                         line = line[:-1]
-                        digest, outcome = read_outcome(line)
+                        digest, outcome = read_outcome(line, key)
                     except ValueError as error:
                         if report:
-                            warnings.warn(f'{path}, line {number}: dropped, {error}', stacklevel=5)
+                            dropped.warn(path, number, error)
                         continue
                     yield number, line, digest, outcome
             if report:
+                dropped.close()
                 self._sizes[path] = file.tell()
+
+    def _counting(
+        self, digests: Collection[str] | None
+    ) -> Iterator[tuple[Path, int, bytes, Outcome]]:
+        """Of the lines of all files, one per Arch, those whose outcomes count."""
+        seen: set[str] = set()
+        for path in self.files:
+            for number, line, digest, outcome in self._entries(path):
+                wanted = digests is None or digest in digests
+                if wanted and digest not in seen and outcome == self._outcomes.get(digest):
+                    seen.add(digest)
+                    yield path, number, line, outcome
 
     def _add(self, digest: str, outcome: Outcome, origin: str) -> None:
         known = self._outcomes.setdefault(digest, outcome)
@@ -286,7 +366,7 @@ class Archive:
             ValueError: A line is damaged, or an Arch is known with another score.
         """
         for line in lines:
-            self._add(*read_outcome(line.encode()), f'rank {rank}, in this run')
+            self._add(*read_outcome(line.encode(), self._key), f'rank {rank}, in this run')
 
     # ------------------------------------------------------------------ writing
 
@@ -306,7 +386,7 @@ class Archive:
         """
         if self.rank is None:
             raise RuntimeError(f'{self.directory}: the archive was opened to be read')
-        digest, line = entry.arch.digest, entry.to_line()
+        digest, line = entry.arch.digest, entry.to_line(self._key)
         known = self._outcomes.get(digest)
         succeeded = isinstance(known, Failure) and isinstance(entry.outcome, Score)
         if known is None or succeeded:
@@ -319,7 +399,8 @@ class Archive:
     def _open(self) -> int:
         missing = [p for p in (self.directory, *self.directory.parents) if not p.exists()]
         self.directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        descriptor = os.open(check_no_link(self.path), flags, 0o666)
         try:
             self._check_own(descriptor)
         except ValueError:
@@ -365,7 +446,7 @@ class Archive:
             if os.write(descriptor, data) != len(data):
                 raise OSError(errno.ENOSPC, 'no space left for an archive entry')
             if self.durable:
-                os.fsync(descriptor)
+                sync_file(descriptor)
         except OSError:
             os.ftruncate(descriptor, size)
             raise

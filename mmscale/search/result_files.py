@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mmscale.arch import Arch, Scaling
-from mmscale.arch.arch import LARGEST_INTEGER, MOST_BLOCKS
 from mmscale.arch.checks import check_keys, check_schema, choice, integer, is_number, number
 from mmscale.arch.json_files import read_json
 from mmscale.arch.origin import KEY, Origin
@@ -87,37 +86,6 @@ def _member(owner: str, value: object, needed: Collection[str]) -> None:
         Arch.from_json(member['arch'])
     except ValueError as error:
         raise UsageError(f'{owner}: {error}') from None
-
-
-def check_record(owner: str, value: object, with_arch: bool = True) -> None:
-    """Checks a scored network of an archive, with its Arch unpacked.
-
-    Of that only the shape and what is counted of every network: there are thousands.
-
-    Raises:
-        ValueError: A key is missing or its value is not allowed; the message names it.
-    """
-    record = check_keys(owner, value, None, ('digest', 'score', 'cost', 'arch'))
-    _text(f'{owner}.digest', record['digest'])
-    _score(owner, record['score'])
-    _cost(f'{owner}.cost', record['cost'])
-    if not with_arch:
-        return
-    arch = check_keys(f'{owner}.arch', record['arch'], None, ('resolution', 'stages'))
-    integer(f'{owner}.arch.resolution', arch['resolution'], 1, LARGEST_INTEGER)
-    blocks = 0
-    for i, stage in enumerate(_list(f'{owner}.arch.stages', arch['stages'], 1, MOST_BLOCKS)):
-        for j, block in enumerate(_list(f'{owner}.arch.stages[{i}]', stage, 1, MOST_BLOCKS)):
-            here = f'{owner}.arch.stages[{i}][{j}]'
-            if not isinstance(block, dict):
-                check_keys(here, block, None)
-            for key in ('kernel', 'out_channels'):
-                size = block.get(key)
-                if type(size) is not int or not 0 < size <= LARGEST_INTEGER:
-                    integer(f'{here}.{key}', size, 1, LARGEST_INTEGER)
-        blocks += len(stage)
-    if blocks > MOST_BLOCKS:
-        raise UsageError(f'{owner}.arch.stages hold more than {MOST_BLOCKS} blocks')
 
 
 def check_settings(owner: str, value: object) -> None:

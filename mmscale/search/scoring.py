@@ -15,12 +15,11 @@ from typing import Any, Protocol
 from mmscale.arch import Arch
 from mmscale.cost import Cost, count
 from mmscale.errors import MMScaleError, UsageError, one_line
-from mmscale.search.archive import Archive
-from mmscale.search.entry import Entry, Failure, Outcome, Score
+from mmscale.search.archive import Archive, differing
+from mmscale.search.entry import MOST_REASON_CHARACTERS, Entry, Failure, Outcome, Score
 
 # So many may fail before it matters whether most do.
 _FEW_FAILURES = 8
-_MOST_REASON_CHARACTERS = 1000
 
 
 class EvaluationError(MMScaleError):
@@ -188,9 +187,23 @@ class Scorer:
         """Waits until every rank has read the archive, then levels what they have read."""
         # A rank that starts late may already see entries that another appended since.
         failures = self.archive.failures
-        known = [f'{digest} {digest in failures}' for digest in self.archive.digests()]
-        summary = hashlib.sha256(''.join(known).encode()).hexdigest()
-        if any(other != [summary] for other in self.communicator.gather([summary])):
+        digests = self.archive.digests()
+        summary = hashlib.sha256()
+        for digest in digests:
+            summary.update(f'{digest} {digest in failures}'.encode())
+        fingerprint = json.dumps(self.archive.fingerprint, sort_keys=True)
+        mine = [fingerprint, summary.hexdigest()]
+        gathered = self.communicator.gather(mine)
+        for rank, (other, _) in enumerate(gathered):
+            if other != fingerprint:
+                where = f'of rank {rank}'
+                found = differing(json.loads(other), self.archive.fingerprint, where)
+                raise UsageError(
+                    f'the scores of rank {rank} belong to another setting than those of rank '
+                    f'{self.communicator.rank} ({found})'
+                )
+        if any(other != mine for other in gathered):
+            known = [f'{digest} {digest in failures}' for digest in digests]
             common = set.intersection(*map(set, self.communicator.gather(known)))
             digests = {item.split()[0] for item in set(known) - common}
             self._merge(self.communicator.gather(list(self.archive.lines(digests))))
@@ -279,7 +292,7 @@ class Scorer:
         try:
             return self.evaluator.evaluate(arch, *bound)
         except EvaluationError as error:
-            return Failure(f'{one_line(error):.{_MOST_REASON_CHARACTERS}}')
+            return Failure(f'{one_line(error):.{MOST_REASON_CHARACTERS}}')
 
     def _count(self, archs: Sequence[Arch], least: Mapping[Arch, Fraction]) -> None:
         for arch in archs:

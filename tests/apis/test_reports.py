@@ -22,7 +22,7 @@ from mmscale.search import (
     Failure,
     pareto_front,
 )
-from mmscale.search.entry import make_line
+from mmscale.search.entry import key_of, make_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -220,13 +220,32 @@ def test_of_very_many_networks_a_sample_and_the_fronts_are_read(searched, monkey
     assert any('networks evaluated are drawn' in sentence for sentence in report.missing)
 
 
+def test_entries_without_their_arch_are_left_out(copied):
+    header, line, *_ = (copied / 'archive' / 'rank0000.jsonl').read_text().splitlines(True)
+    entry, key = json.loads(line)['entry'], key_of(header.encode())
+    crafted = [
+        make_line('entry', {**entry, 'digest': f'{i:064x}', 'arch': arch}, key)
+        for i, arch in enumerate(['AAAA', entry['arch']])
+    ]
+    path = copied / 'archive' / 'rank0000.jsonl'
+    path.write_text(f'{header}{line}' + ''.join(f'{line}\n' for line in crafted))
+    report = draw(str(copied))
+    assert ('networks evaluated', '3') in report.facts
+    assert [text for text in report.missing if 'dropped' in text] == [
+        f'{path}, line 3: dropped, an arch that cannot be unpacked: Error -3 while decompressing '
+        'data: unknown compression method',
+        f'{path}, line 4: dropped, its arch is another than its digest says',
+    ]
+
+
 def test_what_could_not_be_scored_is_counted_and_left_out(copied):
     arch = SearchSpace(**SPACE).smallest()
     failures = ['out of memory: 1 GiB', 'logits that are not finite', 'out of memory: 2 GiB']
     header, *lines = (copied / 'archive' / 'rank0000.jsonl').read_text().splitlines(True)
     for number, reason in enumerate(failures):
         entry = json.loads(Entry(arch, count(arch), Failure(reason)).to_line())['entry']
-        lines.append(make_line('entry', {**entry, 'digest': f'{number:064x}'}) + '\n')
+        entry['digest'] = f'{number:064x}'
+        lines.append(make_line('entry', entry, key_of(header.encode())) + '\n')
     (copied / 'archive' / 'rank0000.jsonl').write_text(''.join([header, *lines]))
     result = json.loads((copied / 'result.json').read_text())
     result['scaling_stages'][0]['score'] = None

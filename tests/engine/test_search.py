@@ -196,8 +196,10 @@ def test_what_fails_is_counted_and_tried_again_on_demand(
     # Asked to, it evaluates the two again, and ends as if nothing had failed.
     before = calls.copy()
     config['experiment_name'] = uuid.uuid4().hex
+    (work_dir / 'timing.json').write_text('[7, {"seconds": [[]]}]')
     code, errors = call_tool('search.py', write_config(config), '--resume', '--retry-failed')
     assert code == 0, errors
+    assert len(json.loads((work_dir / 'timing.json').read_text())) == 1
     assert set(calls[len(before) :]) >= {before[1], before[4]}
     assert results_of(work_dir) == results_of(searched)
 

@@ -1,7 +1,9 @@
 """Training through MMEngine's Runner: resolutions, resume, kills, wrong parts."""
 
 import copy
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,3 +217,42 @@ def test_the_last_and_the_best_checkpoint_are_whole_at_every_moment(retrain_conf
     info = checkpoint(work_dir)['message_hub']['runtime_info']
     assert info['best_ckpt'] == str(work_dir / best)
     assert checkpoint(work_dir)['meta']['world_size'] == 1
+
+
+def test_the_best_checkpoint_of_another_folder_stays(retrain_config, monkeypatch, tmp_path):
+    """A checkpoint says where the best one is, which goes when there is a better one."""
+    monkeypatch.setattr('mmpretrain.evaluation.Accuracy.compute_metrics', lambda *_: {'top1': 0.5})
+    hook = dict(type='mmscale.DurableCheckpointHook', interval=2, by_epoch=False)
+    hook.update(save_best='accuracy/top1', rule='greater')
+    config = dict(retrain_config, default_hooks=dict(checkpoint=hook))
+    config['train_cfg'] = dict(by_epoch=False, max_iters=2, val_interval=2)
+    mine = tmp_path / 'mine'
+    work_dir = Path(config['work_dir'])
+    for target in (mine / 'best_of_mine.pth', mine / 'best_folder', mine.parent / 'mine' / '..'):
+        (mine / 'best_folder').mkdir(parents=True, exist_ok=True)
+        (mine / 'best_of_mine.pth').touch()
+        runner = runner_of(config)
+        runner.message_hub.update_info('best_ckpt', str(target))
+        runner.message_hub.update_info('best_score', 0.1)
+        runner.train()
+        assert {path.name for path in mine.iterdir()} == {'best_of_mine.pth', 'best_folder'}
+        assert (work_dir / 'best_accuracy_top1_iter_2.pth').is_file()
+
+
+def test_a_training_ends_well_where_folders_cannot_be_synced(retrain_config, monkeypatch):
+    opened, synced = os.open, os.fsync
+
+    def refuse_folders(path, flags, *arguments, **settings):
+        if flags & os.O_DIRECTORY:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return opened(path, flags, *arguments, **settings)
+
+    calls = []
+    monkeypatch.setattr(os, 'open', refuse_folders)
+    monkeypatch.setattr(os, 'fsync', lambda descriptor: calls.append(0) or synced(descriptor))
+    retrain_config['default_hooks']['checkpoint']['type'] = 'mmscale.DurableCheckpointHook'
+    retrain_config['train_cfg'] = dict(by_epoch=False, max_iters=2, val_interval=2)
+    runner_of(retrain_config).train()
+    assert checkpoint(retrain_config['work_dir'], 2)['meta']['iter'] == 2
+    # The checkpoint, and the file that names it.
+    assert len(calls) == 2

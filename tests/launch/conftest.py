@@ -21,7 +21,8 @@ def own_environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     process = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
     slurm = ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID', 'SLURM_NODELIST')
-    for key in ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', *process, *slurm):
+    own = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'OPENCV_IO_MAX_IMAGE_PIXELS')
+    for key in (*own, *process, *slurm):
         monkeypatch.setenv(key, '')
         monkeypatch.delenv(key)
     with warnings.catch_warnings():

@@ -4,6 +4,8 @@ import os
 import runpy
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from command_lines import arguments, write
@@ -323,3 +325,32 @@ def test_a_damaged_or_foreign_checkpoint_is_named(small_config):
         config.experiment_name = f'test of {name}'
         with pytest.raises(UsageError, match=message):
             build_runner(config, 'train')
+
+
+@pytest.mark.parametrize('phase', ['train', 'val'])
+def test_an_image_that_cannot_be_read_stops_a_run_in_one_line(phase, tool, small_config):
+    for label in range(10):
+        folder = Path('photos', str(label))
+        folder.mkdir(parents=True)
+        for i in range(2):
+            cv2.imwrite(str(folder / f'{i}.png'), np.full((32, 32), 20 * label, np.uint8))
+    Path('photos/3/1.png').write_bytes(b'no image')
+    photos = {
+        '_delete_': True,
+        'type': 'CustomDataset',
+        'data_root': 'photos',
+        'pipeline': [
+            {'type': 'LoadImageFromFile', 'color_type': 'grayscale'},
+            {'type': 'mmscale.ResizeToResolution'},
+            {'type': 'PackInputs'},
+        ],
+    }
+    config = write(
+        'photos.py',
+        f'_base_ = {small_config!r}\n{phase}_dataloader = dict(dataset={photos!r})\n'
+        'train_cfg = dict(max_iters=2, val_interval=2)\nparam_scheduler = []\n',
+    )
+    code, error = tool('train.py', config)
+    assert code == 2
+    assert error.splitlines()[-1].startswith('error: photos/3/1.png (8 bytes), item 7 of Custom')
+    assert 'Traceback' not in error

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import random
+import struct
 import tarfile
 import zipfile
 from collections import Counter, OrderedDict
@@ -150,6 +151,93 @@ def test_records_upon_each_other_are_refused(tmp_path):
                 new.NameToInfo[fake.filename] = fake
     with pytest.raises(ValueError, match='records are larger than the file'):
         load_checkpoint(str(tmp_path / 'b.pth'))
+
+
+def with_another_list(content):
+    """Behind the list that torch reads another one, which Python does."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        record = archive.infolist()[0]
+        name, fields = record.filename.encode(), (record.CRC, record.file_size, record.file_size)
+    entry = struct.pack('<4s6H3L5H2L', b'PK\x01\x02', 20, 20, 0, 0, 0, 0, *fields, len(name),
+                        0, 0, 0, 0, 0, 0) + name  # fmt: skip
+    old = struct.unpack('<4s4H2LH', content[-22:])
+    return content[:-22] + entry + struct.pack('<4s4H2LH', *old[:3], 1, 1, len(entry), old[6], 0)
+
+
+def test_there_is_one_list_of_records_and_no_long_one(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save({'state_dict': STATE}, path)
+    repacked(path, path.with_name('b.pth'))
+    content = path.with_name('b.pth').read_bytes()
+    hidden = with_another_list(content)
+    with zipfile.ZipFile(io.BytesIO(hidden)) as archive:
+        assert len(archive.namelist()) == 1
+    for crafted in (hidden, content + b'\x00', content[:-2] + b'\x01\x00a', content[:21]):
+        path.write_bytes(crafted)
+        assert read_or_refuse(path) is None
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('a/data.pkl', b'\x80\x02}.')
+        archive.writestr('a/version', b'3\n')
+        for i in range(2**16):  # so many that the format is zip64
+            archive.writestr(f'a/data/{i}', b'')
+    restrict_torch_load()
+    assert torch.load(path) == {}
+    with zipfile.ZipFile(path, 'w') as archive:
+        for i in range(9):
+            archive.writestr(f'{i}{"a" * (2**16 - 9)}', b'')
+        archive.filelist *= 40
+        archive.filelist = [copy.copy(record) for record in archive.filelist]
+        for i, record in enumerate(archive.filelist):
+            record.filename = f'{i:03}{"a" * (2**16 - 9)}'
+    with pytest.raises(ValueError, match=r'its list of records has \d\d,\d{3},\d{3} bytes'):
+        load_checkpoint(str(path))
+
+
+@pytest.mark.parametrize(
+    ('name', 'start', 'message'),
+    [
+        ('a.pth', b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.', 'larger than the 1,073,741,824'),
+        ('a.pth', None, 'larger than the 1,073,741,824'),
+        ('a.safetensors', struct.pack('<Q', 2**26), 'its header has 67,108,864 bytes'),
+    ],
+    ids=['old', 'tar', 'safetensors'],
+)
+def test_files_with_holes_are_not_read(name, start, message, tmp_path):
+    path = tmp_path / name
+    if start is None:
+        with tarfile.open(path, 'w', format=tarfile.PAX_FORMAT) as tar:
+            tar.add(__file__, 'storages')
+        start = path.read_bytes()
+    with path.open('wb') as file:
+        file.write(start)
+        file.truncate(20 * 10**9)
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(str(path))
+    with pytest.raises(ValueError, match=message):
+        restrict_torch_load()
+        torch.load(path)
+
+
+def test_numbers_that_torch_would_turn_round_are_refused(tmp_path):
+    torch.save({'state_dict': STATE}, tmp_path / 'a.pth')
+    with (
+        zipfile.ZipFile(tmp_path / 'a.pth') as old,
+        zipfile.ZipFile(tmp_path / 'b.pth', 'w') as new,
+    ):
+        for record in old.infolist():
+            is_order = record.filename.endswith('byteorder')
+            new.writestr(record.filename, b'big' if is_order else old.read(record))
+    with pytest.raises(ValueError, match='its numbers are not little-endian'):
+        load_checkpoint(str(tmp_path / 'b.pth'))
+
+
+def test_a_large_safetensors_file_is_read(tmp_path):
+    header = b'{"a":{"dtype":"U8","shape":[4000000000],"data_offsets":[0,4000000000]}}'
+    with (tmp_path / 'a.safetensors').open('wb') as file:
+        file.write(struct.pack('<Q', len(header)) + header)
+        file.truncate(8 + len(header) + 4 * 10**9)
+    found = load_checkpoint(str(tmp_path / 'a.safetensors'))
+    assert found['state_dict']['a'].shape == (4 * 10**9,)
 
 
 def test_pipes_and_archives_of_other_kinds_are_refused(tmp_path):

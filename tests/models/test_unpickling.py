@@ -1,11 +1,14 @@
 """Nothing in a pickle is looked up, called or imported, however its opcodes are combined."""
 
+import builtins
+import copyreg
 import io
 import itertools
 import pickle
 import random
 import sys
 import warnings
+import zipfile
 from collections import Counter, OrderedDict
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -20,6 +23,7 @@ from torch import _weights_only_unpickler as torchs
 from mmscale.models import unpickling
 from mmscale.models.checkpoints import restrict_torch_load
 from mmscale.models.plain_values import ALLOWED
+from mmscale.untrusted import UntrustedFileError
 
 # What Python tells of itself while a pickle runs code; reading from memory tells nothing.
 TELLING = ('open', 'import', 'exec', 'compile', 'os.', 'subprocess.', 'socket.', 'ctypes.')
@@ -171,6 +175,37 @@ WORDS = (
 )
 
 
+def extension(number):
+    return b'\x82' + bytes([number])
+
+
+# Registered as eval for the tests that ask for it.
+EVAL = 0x71
+
+
+def made(function, arguments, which):
+    """The same thing by one of the ways in which a pickle makes objects."""
+    whole_tuple = b'(' + b''.join(arguments) + b't'
+    module, attribute = function
+    named = name(module, attribute)
+    on_stack = text(module) + text(attribute) + b'\x93'
+    return [
+        named + whole_tuple + b'R',
+        on_stack + whole_tuple + b'R',
+        named + whole_tuple + b'\x81',
+        named + whole_tuple + b'}\x92',
+        b'(' + named + b''.join(arguments) + b'o',
+        b'(' + b''.join(arguments) + b'i' + named[1:],
+        named + whole_tuple + b'b',
+        named + b'N}' + text('__setstate__') + on_stack + b's\x86b',
+        named + b')\x81' + whole_tuple + b'b',
+        extension(EVAL) + whole_tuple + b'R' + named + b'\x86',
+    ][which]
+
+
+WAYS = 10
+
+
 def random_pickle(chance, mark):
     """A pickle of random opcodes over all names: mostly well-formed, as others are refused."""
     code = f'open({mark!r}, "w").close()'
@@ -202,6 +237,8 @@ def random_pickle(chance, mark):
                 b'}' + text(chance.choice(WORDS)) + one + b's',
                 b'](' + b''.join(inner) + b'e',
                 arguments + b'Q',
+                made(chance.choice(NAMES), [one, *inner], chance.randrange(WAYS)),
+                made(('builtins', 'eval'), [text(code)], chance.randrange(WAYS)),
                 one + b'q\x01h\x01\x86',
                 name(*BUFFER) + b')\x81}' + text('statistics_methods') + one + b'sb',
             ]
@@ -232,6 +269,87 @@ def test_random_pickles_over_all_names_run_nothing(tmp_path, torch_as_mmengine_c
     # So the pickles are dangerous, and not all of them nonsense.
     assert ran_elsewhere > 20 and read > 100
     assert pickle.loads(pickle.dumps(1)) == 1  # noqa: S301 - nothing global was changed
+
+
+@pytest.fixture
+def eval_as_extension():
+    copyreg.add_extension('builtins', 'eval', EVAL)
+    yield
+    copyreg.remove_extension('builtins', 'eval', EVAL)
+    copyreg.clear_extension_cache()
+
+
+def in_a_zip_file(content):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr('a/data.pkl', content)
+        archive.writestr('a/version', b'3\n')
+    return file.getvalue()
+
+
+def in_the_old_format(content):
+    magic, protocol = (pickle.dumps(one, 2) for one in (0x1950A86A20F9469CFC6C, 1001))
+    about = pickle.dumps(dict(protocol_version=1001, little_endian=True, type_sizes={}), 2)
+    return magic + protocol + about + content + pickle.dumps([], 2)
+
+
+def marking(mark):
+    """Every name that is allowed anywhere, by every way, with arguments that are dangerous."""
+    code = text(f'open({str(mark)!r}, "w").close()')
+    run = calling(attribute_of(BUILTINS, 'eval'), code)
+    evaluate = attribute_of(BUILTINS, 'eval')
+    kinds = ([code], [evaluate, TENSOR, b'(' + code + b't', b'N'], [GETATTR, text('__self__')])
+    for function in NAMES:
+        for way in range(WAYS):
+            for arguments in kinds:
+                yield whole(made(function, arguments, way))
+        yield whole(made(function, [run], 0))
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_no_name_runs_anything_by_any_way(tmp_path, eval_as_extension, torch_as_mmengine_calls_it):
+    mark = tmp_path / 'mark'
+    count, ran = 0, Counter()
+    for content in marking(mark):
+        count += 1
+        assert events_of(unpickling.load, content) == [], content
+        assert not mark.exists(), content
+        # So there is something to find: by torch's own machine, and by Python's.
+        for read in (torch_as_mmengine_calls_it, python_without_imports):
+            events_of(read, content)
+            ran[read] += mark.exists()
+            mark.unlink(missing_ok=True)
+    assert count >= 2000
+    assert ran[torch_as_mmengine_calls_it] > 10 and ran[python_without_imports] > 10
+
+
+def python_without_imports(file):
+    """Python's own machine, which finds two functions alone."""
+
+    class Careful(pickle._Unpickler):
+        def find_class(self, module, attribute):
+            if (module, attribute) in {('builtins', 'eval'), ('builtins', 'getattr')}:
+                return getattr(builtins, attribute)
+            raise pickle.UnpicklingError
+
+    return Careful(file).load()
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('packed', [in_a_zip_file, in_the_old_format])
+def test_what_is_dangerous_runs_in_no_format(packed, tmp_path, torch_as_mmengine_calls_it):
+    """Also through ``torch.load`` itself, with all that is around the pickle."""
+    mark = tmp_path / 'mark'
+    restrict_torch_load()
+    events = []
+    for content in [whole(one) for one in attacks(mark).values()]:
+        with pytest.raises(UntrustedFileError):
+            torch.load(io.BytesIO(packed(content)), weights_only=False)
+        events += events_of(lambda file: torch.load(file, weights_only=False), packed(content))
+        assert not mark.exists()
+    assert not [event for event in events if 'mark' in event[1]]
+    # The same with a value that is none of them: the format is right.
+    assert torch.load(io.BytesIO(packed(whole(b'K\x07')))) == 7
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -296,7 +414,7 @@ def test_a_value_that_no_computer_can_walk_through_is_refused():
     laughs = b'](K\x01K\x01e'
     for i in range(40):
         laughs = b'](' + laughs + b'q' + bytes([i]) + b'h' + bytes([i]) + b'e'
-    with pytest.raises(pickle.UnpicklingError, match='more than 67,108,864 values'):
+    with pytest.raises(pickle.UnpicklingError, match='more than 4,194,304 values'):
         unpickling.load(io.BytesIO(whole(laughs)))
     with pytest.raises(pickle.UnpicklingError, match='holds itself'):
         unpickling.load(io.BytesIO(whole(b']q\x00(h\x00e')))
@@ -306,6 +424,53 @@ def test_a_value_that_no_computer_can_walk_through_is_refused():
         unpickling.load(io.BytesIO(whole(b'}' + deep + b'Ns')))
     with pytest.raises(pickle.UnpicklingError, match='ends before'):
         unpickling.load(io.BytesIO(whole(b'X\xff\xff\xff\xff')))
+
+
+BUFFERS = name(*BUFFER) + b'q\x00](' + b'h\x00)\x81' * 1000 + b'e\x86'
+COPIES = name('_codecs', 'encode') + b'q\x00' + text('a' * 10**5) + b'q\x01' + text('latin1')
+COPIES += b'q\x02](' + b'h\x00h\x01h\x02\x86R' * 20 + b'et'
+PAIRS = name('collections', 'OrderedDict') + b'q\x00](' + b'K\x01K\x02\x86' * 300 + b'eq\x01]('
+PAIRS += b'h\x00h\x01\x85R' * 20 + b'e\x87'
+
+
+@pytest.mark.parametrize(
+    'pickled',
+    [
+        b'](' + b'\x8f' * 3000 + b'e',
+        b'](' + b'}' * 4000 + b'e',
+        b'N' + b'\x85' * 4000,
+        b'N' + b'q\x00' * 9000,
+        BUFFERS,
+        b'(' + COPIES,
+        PAIRS,
+        text('a' * 250_000 + '\U0001f600'),
+    ],
+    ids=['sets', 'dicts', 'tuples', 'memo', 'buffers', 'copies', 'pairs', 'characters'],
+)
+def test_few_bytes_that_stand_for_much_are_refused(pickled):
+    """Here with a bound of a megabyte, of which no such pickle has a third."""
+    content = whole(pickled)
+    assert len(content) < 300_000
+    with pytest.raises(pickle.UnpicklingError, match='take more than the 1,000,000 bytes'):
+        unpickling.Unpickler(io.BytesIO(content), most_bytes=10**6).load()
+    try:
+        unpickling.Unpickler(io.BytesIO(content)).load()  # not too much in general
+    except pickle.UnpicklingError as error:
+        assert 'take more than' not in str(error)
+
+
+def test_what_is_announced_is_not_made_room_for():
+    for opcode, content in (
+        (b'\x96', (2**40).to_bytes(8, 'little')),
+        (b'\x8b', (2**20).to_bytes(4, 'little') + b'\x01' * 2**20),
+    ):
+        with pytest.raises(pickle.UnpicklingError, match='has the opcode'):
+            unpickling.load(io.BytesIO(whole(opcode + content)))
+    long = b'X' + (2**26).to_bytes(4, 'little') + bytes(2**26)
+    with pytest.raises(pickle.UnpicklingError, match='a value of 67,108,864 bytes'):
+        unpickling.Unpickler(io.BytesIO(whole(long))).load()
+    with pytest.raises(pickle.UnpicklingError, match='it names'):
+        unpickling.load(io.BytesIO(b'\x80\x02c' + b'a' * 2**20 + b'\nb\n.'))
 
 
 # ---------------------------------------------------------------------- tensors

@@ -12,30 +12,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from analytic_problem import all_genotypes, analytic_score, small_space
+from analytic_problem import search
+from archive_files import FINGERPRINT, KEY, fill, make_entries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmscale.cost import count
 from mmscale.search import Archive, Entry, Failure, Score
 from mmscale.search import archive as archive_module
 from mmscale.search import entry as entry_module
-from mmscale.search.entry import make_line, unpacked
-
-FINGERPRINT = {'checkpoint': 'abc', 'evaluator': {'batch_size': 64, 'side': 'left'}}
-
-
-def make_entries(number):
-    space = small_space()
-    archs = [space.decode(genes) for genes in all_genotypes(space)[:number]]
-    return [Entry(arch, count(arch), analytic_score(arch)) for arch in archs]
-
-
-def fill(directory, entries, rank=0):
-    with Archive(directory, FINGERPRINT, rank) as archive:
-        for entry in entries:
-            archive.append(entry)
-    return archive.path
+from mmscale.search.entry import make_header, make_line, unpacked
 
 
 def scores(archive, entries):
@@ -61,7 +46,7 @@ def test_round_trip_is_self_contained_and_readable(tmp_path):
     assert list(archive.entries()) == entries
     assert scores(archive, entries) == [entry.outcome for entry in entries]
     header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert header['header'] == {'schema': 2, 'fingerprint': FINGERPRINT}
+    assert header['header'] == {'schema': 3, 'fingerprint': FINGERPRINT}
     assert unpacked(lines[2]['entry']['arch']) == entries[2].arch.to_json()
     assert make_entries(6)[5].arch not in archive
 
@@ -206,14 +191,6 @@ def test_a_foreign_file_is_refused(tmp_path):
         assert path.read_bytes() == content
 
 
-def test_another_schema_is_refused(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(archive_module, 'SCHEMA', 3)
-        fill(tmp_path, make_entries(1))
-    with pytest.raises(ValueError, match='schema=3 is not supported, expected 2'):
-        Archive(tmp_path, FINGERPRINT)
-
-
 def test_two_scores_for_one_arch_name_both_lines(tmp_path):
     entry = make_entries(1)[0]
     fill(tmp_path, [entry], rank=0)
@@ -290,7 +267,7 @@ def test_a_file_that_is_removed_while_the_search_runs_is_missed(tmp_path):
         assert second.arch not in archive
 
 
-@pytest.mark.parametrize('number', [errno.EINVAL, errno.EIO])
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.EPERM, errno.EIO])
 def test_file_systems_need_not_sync_directories(tmp_path, monkeypatch, number):
     fsync = os.fsync
 
@@ -307,6 +284,20 @@ def test_file_systems_need_not_sync_directories(tmp_path, monkeypatch, number):
         return
     fill(tmp_path, entries)
     assert list(Archive(tmp_path, FINGERPRINT).entries()) == entries
+
+
+def test_a_search_ends_well_where_folders_cannot_be_opened(tmp_path, monkeypatch):
+    opened = os.open
+
+    def refuse_folders(path, flags, *arguments, **settings):
+        if flags & os.O_DIRECTORY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, flags, *arguments, **settings)
+
+    monkeypatch.setattr(os, 'open', refuse_folders)
+    search(tmp_path)
+    result = json.loads((tmp_path / 'result.json').read_text())
+    assert len(result['scaling_stages']) == 3
 
 
 def test_paths_with_spaces_and_unicode(tmp_path):
@@ -356,7 +347,7 @@ def test_failures_are_kept_and_forgotten_on_demand(tmp_path):
     assert archive.score(failed.arch) is None
     assert archive.outcome(failed.arch) == failure
     assert list(archive.entries()) == [entries[0], entries[2]]
-    assert list(archive.lines([failed.arch.digest])) == [failed.to_line()]
+    assert list(archive.lines([failed.arch.digest])) == [failed.to_line(KEY)]
     with archive:
         archive.append(failed)  # Known: not written again.
         assert archive.forget_failures() == 1
@@ -380,8 +371,8 @@ def test_a_score_counts_whatever_rank_failed(tmp_path):
     for folder in ('first', 'second'):
         assert Archive(tmp_path / folder, FINGERPRINT).score(entry.arch) == entry.outcome
     archive = Archive(tmp_path / 'none', FINGERPRINT)
-    archive.merge([failed.to_line()], 3)
-    archive.merge([entry.to_line(), failed.to_line()], 1)
+    archive.merge([failed.to_line(KEY)], 3)
+    archive.merge([entry.to_line(KEY), failed.to_line(KEY)], 1)
     assert archive.score(entry.arch) == entry.outcome
 
 
@@ -395,12 +386,13 @@ def many(number):
     for i in range(number):
         digest = hashlib.sha256(str(i).encode()).hexdigest()
         score = {'correct': i % 50_000, 'total': 50_000}
-        yield make_line('entry', {'digest': digest, 'score': score, 'cost': cost, 'arch': arch})
+        data = {'digest': digest, 'score': score, 'cost': cost, 'arch': arch}
+        yield make_line('entry', data, KEY)
 
 
 def test_a_large_archive_opens_whole_and_holds_no_arch_in_memory(tmp_path, monkeypatch):
     number = 100_000
-    header = make_line('header', {'schema': 2, 'fingerprint': FINGERPRINT})
+    header = make_header(FINGERPRINT)
     with (tmp_path / 'rank0000.jsonl').open('w') as file:
         file.write(header + '\n')
         file.writelines(line + '\n' for line in many(number))

@@ -97,6 +97,29 @@ def test_ranks_that_read_the_archive_at_different_times_agree(tmp_path):
     assert sorted(evaluated) == sorted(arch.digest for arch in batch[3:])
 
 
+def test_ranks_of_different_settings_do_not_search_together(tmp_path):
+    errors = []
+
+    def work(communicator):
+        archive = Archive(
+            tmp_path / f'{communicator.rank}',  # Neither has read what the other has written.
+            {**AnalyticEvaluator.fingerprint, 'torch': f'2.{communicator.rank}'},
+            communicator.rank,
+        )
+        try:
+            Scorer(archive, AnalyticEvaluator(), communicator)
+        except ValueError as error:
+            errors.append(str(error))
+
+    run_ranks(2, work)
+    assert sorted(errors) == [
+        'the scores of rank 0 belong to another setting than those of rank 1 '
+        "(torch: '2.0' of rank 0, '2.1' now)",
+        'the scores of rank 1 belong to another setting than those of rank 0 '
+        "(torch: '2.1' of rank 1, '2.0' now)",
+    ]
+
+
 def test_the_archive_must_belong_to_evaluator_and_rank(tmp_path):
     with pytest.raises(ValueError, match='evaluator=None'):
         Scorer(Archive(tmp_path, {'checkpoint': 'a'}), AnalyticEvaluator())

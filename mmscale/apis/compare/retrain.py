@@ -17,7 +17,10 @@ from pathlib import Path
 
 from mmscale.apis.reports.run_files import json_lines
 from mmscale.arch import Arch
-from mmscale.files import write_json
+from mmscale.arch.checks import check_keys, integer, number
+from mmscale.arch.json_files import read_json
+from mmscale.errors import UsageError
+from mmscale.files import open_to_append, write_json
 from mmscale.launch.command_line import set_environment
 
 
@@ -58,17 +61,28 @@ class RetrainJob:
         return json.loads(json.dumps(settings, default=str))
 
     def result(self) -> dict | None:
-        """The outcome of an earlier run with equal settings, or None."""
+        """The outcome of an earlier run with equal settings, or None.
+
+        Raises:
+            UsageError: The file is damaged; without it the network is tested anew.
+        """
         if not self.result_file.is_file():
             return None
-        found = json.loads(self.result_file.read_text(encoding='utf-8'))
+        name = str(self.result_file)
+        found = check_keys(name, read_json(name), None, ('accuracy', 'images', 'settings'))
+        number(f'{name}: accuracy', found['accuracy'], 0, 100)
+        integer(f'{name}: images', found['images'])
         return found if found['settings'] == self.settings else None
 
 
 def _forget_other_settings(job: RetrainJob) -> None:
     """Makes a job start anew where an earlier run in its work dir had other settings."""
     file = Path(job.work_dir) / 'settings.json'
-    if not file.is_file() or json.loads(file.read_text(encoding='utf-8')) != job.settings:
+    try:
+        known = read_json(file)
+    except (FileNotFoundError, UsageError):
+        known = None
+    if known != job.settings:
         # First, or a kill between the two would leave a checkpoint of the other settings.
         (Path(job.work_dir) / 'last_checkpoint').unlink(missing_ok=True)
         write_json(file, job.settings)
@@ -88,7 +102,7 @@ def run_job(job: RetrainJob) -> dict:
     set_environment()
     Path(job.work_dir).mkdir(parents=True, exist_ok=True)
     with (
-        (Path(job.work_dir) / 'console.log').open('a', encoding='utf-8') as log,
+        open_to_append(Path(job.work_dir) / 'console.log') as log,
         redirect_stdout(log),
         redirect_stderr(log),
     ):
@@ -182,4 +196,5 @@ def iterations_done(work_dir: str) -> int:
     """Training iterations that the newest log in a work dir tells of."""
     files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
     lines = json_lines(files[-1]) if files else ()
-    return max((line['iter'] for line in lines if line and 'loss' in line), default=0)
+    found = [line.get('iter') for line in lines if line and 'loss' in line]
+    return max((number for number in found if type(number) is int), default=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.exports.weights import (
     RANDOM,
+    checked_weights,
     fitting_head,
-    load_weights,
     read_weights,
     same_random_weights,
 )
@@ -27,7 +26,7 @@ from mmscale.apis.networks import (
 from mmscale.apis.reports.run_files import read_run
 from mmscale.apis.untrusted_configs import check_untrusted
 from mmscale.arch import Arch
-from mmscale.arch.json_files import read_json
+from mmscale.arch.json_files import parse_json, read_json
 from mmscale.arch.origin import KEY, Origin, origin_of
 from mmscale.config_parts import innermost_datasets, type_name
 from mmscale.errors import UsageError
@@ -129,7 +128,7 @@ def find_source(
     if not random_weights:
         weights, about = read_weights(_needed(checkpoint, network))
     arch = network.arch
-    if 'arch' in about and Arch.from_json(json.loads(about['arch'])).stages != arch.stages:
+    if 'arch' in about and _described(checkpoint, about).stages != arch.stages:
         raise UsageError(f'{checkpoint} is of another Arch than {network.name}')
     provenance = {**(member.provenance if member else {}), **about['provenance']}
     around = _searched_detector(member.folder, arch) if member and config is None else None
@@ -143,9 +142,7 @@ def find_source(
         arch, notes = (arch, []) if weights is None else fitting_head(arch, weights)
         settings = {'default_scope': 'mmpretrain', 'model': classifier_config(arch)}
         settings |= _preprocessor(network, member)
-        with same_random_weights():
-            model = build_module(settings['model'])
-        model.eval()
+        model = _built(settings['model'], 'mmpretrain', checkpoint, weights)
         shape = image_shape(arch)
         made = Source('', model, shape, settings, arch, network.origin, provenance, notes=notes)
         _load(made, checkpoint, weights)
@@ -171,8 +168,8 @@ def _exported(
         raise UsageError(
             f'{path} has no Arch inside: name the Arch or the config, and this as checkpoint'
         )
-    data = json.loads(about['arch'])
-    network = Network(path.resolve().parent.name, None, Arch.from_json(data))
+    network = Network(path.resolve().parent.name, None, _described(path, about))
+    data = parse_json(f'{path}: arch', about['arch'])
     if KEY in data:
         network.origin = Origin.from_json(str(path), data[KEY])
     return network, path
@@ -187,6 +184,26 @@ def _needed(checkpoint: str | Path | None, network: Network) -> str | Path:
     return checkpoint
 
 
+def _described(path: str | Path, about: Mapping[str, Any]) -> Arch:
+    """The Arch inside of a checkpoint."""
+    try:
+        return Arch.from_json(parse_json('arch', about['arch']))
+    except ValueError as error:
+        raise UsageError(f'{path}: {error}') from None
+
+
+def _built(
+    settings: Mapping[str, Any], scope: str, checkpoint: str | Path | None, weights: Mapping | None
+) -> nn.Module:
+    """A model with random weights; those of a checkpoint are compared with it before."""
+    if weights is not None:
+        checked_weights(build_module(settings, scope, meta=True), weights, checkpoint)
+    with same_random_weights():
+        model = build_module(settings, scope)
+    model.eval()  # mmpretrain's backbones return nothing
+    return model
+
+
 def _load(made: Source, checkpoint: str | Path | None, weights: Mapping | None) -> None:
     """Puts weights into the model of a source, or says that they are random."""
     if weights is None:
@@ -194,7 +211,9 @@ def _load(made: Source, checkpoint: str | Path | None, weights: Mapping | None) 
         made.provenance['weights'] = 'random'
         made.provenance.pop('trained on', None)
         return
-    load_weights(made.model, weights, checkpoint)
+    fitting = checked_weights(made.model, weights, checkpoint)
+    made.model.load_state_dict(fitting, strict=False)
+    made.model.eval()
 
 
 # ---------------------------------------------------------------------- searches
@@ -309,7 +328,8 @@ def _of_network(network: Network, checkpoint: str | Path | None, random_weights:
     if not random_weights and not (is_built and checkpoint is None):
         weights, about = read_weights(_needed(checkpoint, network))
     if network.config is not None:
-        made = _of_config(network.config, network.name, Path(network.source or 'the config'))
+        path = Path(network.source or 'the config')
+        made = _of_config(network.config, network.name, path, checkpoint, weights)
     else:
         model = copy.deepcopy(network.build())
         model.eval()  # mmpretrain's backbones return nothing
@@ -342,14 +362,16 @@ def _around(
     if isinstance(head, Mapping) and type_name(model.get('neck')) == 'GlobalAveragePooling':
         # It is for the config's own Arch.
         head['in_channels'] = arch.feature_channels
-    made = _of_config(config, path.stem, path)
+    made = _of_config(config, path.stem, path, checkpoint, weights)
     _load(made, checkpoint, weights)
     made.arch = made.arch if made.arch is None else _with_classes(made.arch, made.model)
     return made
 
 
-def _of_config(config: Any, name: str, path: Path) -> Source:
-    """The model of a config, without its weights."""
+def _of_config(
+    config: Any, name: str, path: Path, checkpoint: str | Path | None, weights: Mapping | None
+) -> Source:
+    """The model of a config, without its weights, which fit it."""
     from mmscale.models import ArchNet
 
     if not isinstance(config.get('model'), Mapping):
@@ -368,9 +390,7 @@ def _of_config(config: Any, name: str, path: Path) -> Source:
     settings = copy.deepcopy(model)
     if config.get('data_preprocessor') is not None:
         settings.setdefault('data_preprocessor', config.data_preprocessor)
-    with same_random_weights():
-        built = build_module(settings, config.get('default_scope') or 'mmpretrain')
-    built.eval()
+    built = _built(settings, config.get('default_scope') or 'mmpretrain', checkpoint, weights)
     arch = None
     # That of a pruned one is of the network before.
     if isinstance(getattr(built, 'backbone', None), ArchNet) and 'pruned' not in model:

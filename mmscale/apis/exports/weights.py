@@ -80,8 +80,15 @@ def fitting_head(arch: Arch, weights: Mapping[str, Tensor]) -> tuple[Arch, list[
     return replace(arch, head=replace(arch.head, num_classes=classes)), notes
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Puts weights into a model; each has to fit.
+def checked_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], path: str | Path
+) -> Mapping[str, Tensor]:
+    """Weights by the names of a model; each has to fit.
+
+    Args:
+        model: The model, whose own weights need no values.
+        weights: Those of a checkpoint.
+        path: The checkpoint, for the error.
 
     Raises:
         ValueError: Keys are missing or left over, or a shape differs; the first is named.
@@ -96,8 +103,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: str | Pa
     difference = misfit(wanted, weights)
     if difference:
         raise UsageError(f'{path} does not fit the network: {difference}')
-    model.load_state_dict(weights, strict=False)
-    model.eval()
+    return weights
 
 
 def _is_counter(key: str) -> bool:

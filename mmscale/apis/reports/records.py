@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -15,19 +14,15 @@ from typing import Any
 import numpy as np
 
 from mmscale.arch import Arch
-from mmscale.errors import UsageError
 from mmscale.search import Archive
 from mmscale.search.archive import MOST_LINE_BYTES
-from mmscale.search.entry import unpacked
-from mmscale.search.result_files import check_record
 from mmscale.untrusted import open_regular
 
 _METRICS = ('flops', 'params', 'acts')
 # Networks that are drawn: to read so many takes some seconds.
 _MOST_RECORDS = 5_000
-# Blocks of all of them together, and networks that are damaged, before the rest is left out.
+# Blocks of all of them together before the rest is left out.
 _MOST_DRAWN_BLOCKS = 2_000_000
-_MOST_DAMAGED = 100
 _MOST_SENTENCES = 5
 
 
@@ -72,12 +67,12 @@ class Records:
 
     def archs(self, digests: Collection[str]) -> dict[str, Arch]:
         """Reads the Archs of networks; those that are damaged are left out."""
-        found = {}
-        for entry in _entries(self.archive, digests) if self.archive is not None else ():
-            with suppress(RecursionError, ValueError):
-                if entry is not None:
-                    found[entry['digest']] = Arch.from_json(unpacked(entry['arch']))
-        return found
+        if self.archive is None:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # reading has told of them before
+            found = self.archive.records(digests)
+            return {one['digest']: Arch.from_json(one['arch']) for one in found}
 
 
 def read_archive(directory: Path) -> Records:
@@ -92,14 +87,11 @@ def read_archive(directory: Path) -> Records:
     records = Records()
     if not any(_has_whole_line(path) for path in directory.glob('rank*.jsonl')):
         return records  # Not even a header is whole yet.
-    archive = records.archive = _opened(directory, records.missing)
-    records.number = len(archive) - len(archive.failures)
-    kept = _kept(archive, records.number)
-    problems = _take(records, kept)
-    if problems:
-        records.missing.append(
-            f'archive: {len(problems):,} networks are left out; {problems[0]:.200}'
-        )
+    with _telling(records.missing):
+        archive = records.archive = Archive.open_existing(directory)
+        records.number = len(archive) - len(archive.failures)
+        kept = _kept(archive, records.number)
+        _take(records, archive.records(kept))
     if kept is not None:
         records.missing.append(
             f'{len(records.evaluated):,} of the {records.number:,} networks evaluated are drawn: '
@@ -122,75 +114,40 @@ def _has_whole_line(path: Path) -> bool:
         return line.endswith(b'\n') or len(line) == MOST_LINE_BYTES
 
 
-def _opened(directory: Path, missing: list[str]) -> Archive:
-    """Opens an archive; of the lines that it drops some are told, however many they are."""
-    dropped = Counter[str]()
-
-    def note(message: Warning | str, *_: object) -> None:
-        dropped['all'] += 1
-        if dropped['all'] <= _MOST_SENTENCES:
-            missing.append(f'{message!s:.300}')
-
-    with warnings.catch_warnings():
+@contextmanager
+def _telling(missing: list[str]) -> Iterator[None]:
+    """Adds warnings, as of lines that are dropped: the first ones, and how many others."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        warnings.showwarning = note
-        try:
-            archive = Archive.open_existing(directory)
-        except RecursionError:
-            raise UsageError(f'{directory}: no archive: its lines are nested too deeply') from None
-    if dropped['all'] > _MOST_SENTENCES:
-        missing.append(f'archive: {dropped["all"] - _MOST_SENTENCES:,} more lines are dropped')
-    return archive
+        yield
+    missing += [f'{warning.message!s:.300}' for warning in caught[:_MOST_SENTENCES]]
+    if len(caught) > _MOST_SENTENCES:
+        missing.append(f'archive: {len(caught) - _MOST_SENTENCES} more warnings like these')
 
 
-def _entries(
-    archive: Archive, digests: Collection[str] | None = None
-) -> Iterator[dict[str, Any] | None]:
-    """The content of lines, None where it is damaged."""
-    for line in archive.lines(digests):
-        try:
-            entry = json.loads(line)['entry']
-        except (KeyError, RecursionError, ValueError):
-            entry = None
-        if not (isinstance(entry, dict) and isinstance(entry.get('arch'), str)):
-            entry = None
-        if entry is None or 'failure' not in entry:
-            yield entry
-
-
-def _take(records: Records, kept: Collection[str] | None) -> list[str]:
-    """Takes over what is whole; returns what is wrong with the others, a line each."""
-    assert records.archive is not None
-    problems, blocks = [], 0
-    for number, entry in enumerate(_entries(records.archive, kept), start=1):
-        owner = f'network {number}'
-        if blocks > _MOST_DRAWN_BLOCKS or len(problems) == _MOST_DAMAGED:
-            why = 'so many are damaged' if len(problems) == _MOST_DAMAGED else 'they are so large'
-            records.missing.append(f'archive: the first {number - 1:,} networks are read: {why}')
-            break
-        try:
-            if entry is None:
-                raise UsageError(f'{owner}: its line is damaged')
-            entry['arch'] = unpacked(entry['arch'])
-            check_record(owner, entry)
-        except (RecursionError, ValueError) as error:
-            problems.append(str(error))
-            continue
-        arch, score = entry['arch'], entry['score']
+def _take(records: Records, found: Iterator[dict[str, Any]]) -> None:
+    """Takes over what a report needs of each network."""
+    blocks = 0
+    for record in found:
+        if blocks > _MOST_DRAWN_BLOCKS:
+            records.missing.append(
+                f'archive: {len(records.evaluated):,} networks are read, as they are so large'
+            )
+            return
+        arch, score = record['arch'], record['score']
         whole = [block for stage in arch['stages'] for block in stage]
         blocks += len(whole)
         records.kernels.update(block['kernel'] for block in whole)
         records.evaluated.append(
             Evaluated(
-                entry['digest'],
+                record['digest'],
                 Fraction(score['correct'], score['total']),
-                {metric: entry['cost'][metric] for metric in _METRICS},
+                record['cost'],
                 arch['resolution'],
                 len(whole),
                 whole[-1]['out_channels'],
             )
         )
-    return problems
 
 
 def _kept(archive: Archive, number: int) -> set[str] | None:
@@ -198,19 +155,10 @@ def _kept(archive: Archive, number: int) -> set[str] | None:
     if number <= _MOST_RECORDS:
         return None
     digests, points = [], np.empty((number, 1 + len(_METRICS)))
-    for entry in _entries(archive):
-        try:
-            if entry is None:
-                continue
-            check_record('network', entry, with_arch=False)
-        except ValueError:
-            continue
-        score, cost = entry['score'], entry['cost']
-        points[len(digests)] = (
-            score['correct'] / score['total'], *(cost[metric] for metric in _METRICS)
-        )  # fmt: skip
-        digests.append(entry['digest'])
-    points = points[: len(digests)]
+    for record, point in zip(archive.records(archs=False), points, strict=True):
+        digests.append(record['digest'])
+        score, cost = record['score'], record['cost']
+        point[:] = score['correct'] / score['total'], *(cost[metric] for metric in _METRICS)
     kept = set(digests[:: -(-number // _MOST_RECORDS)])
     scores = points[:, 0]
     for costs in points.T[1:]:

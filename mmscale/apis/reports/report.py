@@ -398,9 +398,7 @@ def _archs(run: RunFiles, report: Report) -> None:
     if run.result is None:
         best = _chosen(_best_records(run))
         found = run.records.archs({record.digest for record in best.values()})
-        archs = {name: found[r.digest] for name, r in best.items() if r.digest in found}
-        if len(archs) < len(best):
-            report.missing.append(f'archs: {len(best) - len(archs)} damaged ones are left out')
+        archs = {name: found[record.digest] for name, record in best.items()}
         if best and not pareto:
             report.missing.append('archs: of what was evaluated so far; the family is not known')
     else:

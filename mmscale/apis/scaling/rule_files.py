@@ -12,6 +12,7 @@ from mmscale.arch.json_files import read_json
 from mmscale.arch.rules import ScalingRule
 from mmscale.errors import UsageError, one_line
 from mmscale.launch.config_text import read_config_text
+from mmscale.untrusted import read_text
 
 _EXPONENTS = ('depth', 'width', 'resolution', 'group_width')
 
@@ -19,10 +20,10 @@ _EXPONENTS = ('depth', 'width', 'resolution', 'group_width')
 def _content(path: Path) -> Mapping[str, Any]:
     if path.suffix == '.json':
         return check_keys(str(path), read_json(path), None)
+    text = read_text(path)
     try:
-        text = path.read_text(encoding='utf-8')
         found, statements = read_config_text(text), ast.parse(text).body
-    except (OSError, RecursionError, SyntaxError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(f'{path} cannot be read as data: {one_line(error)}') from None
     for statement in statements:
         names = [getattr(part, 'id', '') for part in getattr(statement, 'targets', ())]

@@ -81,6 +81,11 @@ class DurableCheckpointHook(CheckpointHook):
         """Prepares the folder, and takes over the removal of old checkpoints."""
         super().before_train(runner)
         self.file_backend = _LateRemoval()
+        # A checkpoint that is resumed names the best one, which is removed when there is a better
+        # one. Only this folder's is ours; its path changes when the folder is moved.
+        self.best_ckpt_path = self._own_best(getattr(self, 'best_ckpt_path', None))
+        for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
+            self.best_ckpt_path_dict[key] = self._own_best(path)
         count = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         if not self.by_epoch and self.interval % count:
             runner.logger.warning(
@@ -89,6 +94,11 @@ class DurableCheckpointHook(CheckpointHook):
                 self.interval,
                 count,
             )
+
+    def _own_best(self, path: object) -> str | None:
+        """The best checkpoint of that name in the folder of checkpoints."""
+        name = Path(path).name if isinstance(path, str) else ''
+        return str(Path(self.out_dir) / name) if name.startswith('best_') else None
 
     def _check_weights(self, runner: Runner) -> None:
         model = unwrapped_model(runner)

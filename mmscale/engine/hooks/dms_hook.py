@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -14,8 +15,22 @@ from mmscale.arch.checks import integer, number
 from mmscale.engine.hooks.finite_loss_hook import check_loss
 from mmscale.engine.wrappers import is_stand_in, unwrapped_model
 from mmscale.errors import UsageError
+from mmscale.files import atomic_write, open_to_append
 from mmscale.models import DMSModel
 from mmscale.registry import HOOKS
+from mmscale.search.result_files import check_structure
+from mmscale.untrusted import open_regular
+
+# A line has what each group of channels keeps; that of a large network has 1 MB.
+_MOST_LINE_BYTES = 2**23
+_MOST_SHOWN = 5
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a log with their line breaks; of a line that is too long pieces without."""
+    with open_regular(path) as file:
+        while line := file.readline(_MOST_LINE_BYTES):
+            yield line
 
 
 @HOOKS.register_module()
@@ -85,7 +100,12 @@ class DMSHook(Hook):
                 'optim_wrapper.type=AmpOptimWrapper needs weights to train, which model.pipeline='
                 'p- does not: take mmscale.BFloat16OptimWrapper (tools/train.py --bf16)'
             )
-        structure = {id(gate.pruning_ratio) for gate in self._model.gates.values()}
+        self.separate(runner)
+
+    def separate(self, runner: Runner) -> None:
+        """Takes the structure's parameters out of the runner's optimizer, if they are in it."""
+        model = self._find_model(runner)
+        structure = {id(gate.pruning_ratio) for gate in model.gates.values()}
         for group in runner.optim_wrapper.param_groups:
             # Groups stay even if empty: schedulers count them.
             group['params'] = [p for p in group['params'] if id(p) not in structure]
@@ -108,13 +128,30 @@ class DMSHook(Hook):
         self._file = Path(runner.work_dir) / 'structure.jsonl'
         if not is_main_process():
             return
-        kept = []
-        if runner.iter and self._file.is_file():
-            lines = self._file.read_text(encoding='utf-8').splitlines(keepends=True)
-            # A kill may have cut the last line off.
-            kept = [line for line in lines if line.endswith('\n')]
-            kept = [line for line in kept if json.loads(line)['iteration'] <= runner.iter]
-        self._file.write_text(''.join(kept), encoding='utf-8')
+        with atomic_write(self._file) as file:
+            if runner.iter and self._file.is_file():
+                file.writelines(self._lines_until(runner))
+
+    def _lines_until(self, runner: Runner) -> Iterator[bytes]:
+        """The lines of the file until the present iteration; says which are no such lines."""
+        damaged = []
+        for index, line in enumerate(_lines(self._file), start=1):
+            if not line.endswith(b'\n') and len(line) < _MOST_LINE_BYTES:
+                break  # A kill has cut the last line off.
+            try:
+                structure = json.loads(line)
+                check_structure('line', structure)
+            except (RecursionError, ValueError):
+                damaged.append(index)
+                continue
+            if structure['iteration'] <= runner.iter:
+                yield line
+        if damaged:
+            runner.logger.warning(
+                '%s: no structure in line %s%s; left out', self._file,
+                ', '.join(map(str, damaged[:_MOST_SHOWN])),
+                f' and {len(damaged) - _MOST_SHOWN} more' if len(damaged) > _MOST_SHOWN else '',
+            )  # fmt: skip
 
     def budget_at(self, progress: float) -> float:
         """The budget when a share `progress` of the iterations is done."""
@@ -180,5 +217,5 @@ class DMSHook(Hook):
             'structure': self._model.structure(),
             'sizes': {group.name: group.size for group in self._model.groups.all},
         }
-        with self._file.open('a', encoding='utf-8') as file:
+        with open_to_append(self._file) as file:
             file.write(json.dumps(line) + '\n')

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmscale.engine.wrappers import unwrapped_model
-from mmscale.errors import UsageError, one_line
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.models.checkpoints import misfit, state_of, unwrapped_state
 from mmscale.registry import HOOKS
+from mmscale.shown import shortly
+
+
+def _check_weights(state: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Checks that what a model shall load are tensors, and versions of its parts.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    for key in wanted.keys() & state.keys():
+        # Some modules keep other things besides.
+        if isinstance(wanted[key], torch.Tensor) and not isinstance(state[key], torch.Tensor):
+            raise UsageError(f'the checkpoint: {key:.80}={shortly(state[key])} must be a Tensor')
+    versions = getattr(state, '_metadata', None) or {}
+    is_dict = isinstance(versions, dict)
+    for part in versions.values() if is_dict else [versions]:
+        version = part.get('version') if isinstance(part, dict) else part
+        if not isinstance(part, dict) or not (version is None or type(version) is int):
+            raise UsageError(f'the checkpoint: _metadata={shortly(versions)} has no versions')
 
 
 @HOOKS.register_module()
@@ -79,6 +100,7 @@ class FittingLoadHook(Hook):
             checkpoint['state_dict'] = state
         model = unwrapped_model(runner)
         wanted = model.state_dict()
+        _check_weights(state, wanted)
         if not wanted.keys() & found.keys():
             raise UsageError(f'the checkpoint does not fit the model: {misfit(wanted, found)}')
         if self._all_weights or runner._resume:
@@ -90,7 +112,7 @@ class FittingLoadHook(Hook):
         try:
             # Models may know older names and other sizes of their weights when they load them.
             missing, left_over = model.load_state_dict(state, strict=False)
-        except RuntimeError as error:
+        except FOREIGN_ERRORS as error:
             difference = misfit(wanted, {**wanted, **state}) or one_line(error)
         else:
             if wanted.keys() & {*missing}:

@@ -15,8 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmscale.arch import Arch, Block, Head, Scaling, Stem, apply_scaling, get_arch
 from mmscale.arch.checks import check_keys, integer, number
 from mmscale.config_parts import is_pretrained
+from mmscale.cost.count import count
 from mmscale.errors import UsageError
 from mmscale.input_size import note_resolution
+from mmscale.memory import check_memory
 from mmscale.models.backbones.blocks import ArchBlock, checkpointed, conv_norm_act, freeze
 from mmscale.models.checkpoints import read_part
 from mmscale.registry import MODELS
@@ -43,6 +45,18 @@ def scaled_arch(arch: str | Path | dict | Arch, scaling: dict | None = None) -> 
     multipliers = check_keys('scaling', scaling, allowed)
     rule = multipliers.pop('rule', 'retraining')
     return apply_scaling(found, Scaling(**multipliers), rule)
+
+
+def check_weights_fit(arch: Arch) -> None:
+    """Refuses a network whose weights do not fit into memory, where they are about to lie there.
+
+    Raises:
+        UsageError: There is not enough memory.
+    """
+    weight = torch.empty(0)
+    if weight.device.type == 'cpu':
+        params = count(arch).params
+        check_memory(f'arch: a network of {params:,} parameters', params * weight.itemsize)
 
 
 def _check_pretrained(init_cfg: dict) -> None:
@@ -96,7 +110,8 @@ class ArchNet(BaseBackbone):
         resolution: Side of the input that the Arch is made for, in pixels.
 
     Raises:
-        ValueError: The Arch, the scaling, an index or a key of init_cfg is not allowed.
+        ValueError: The Arch, the scaling, an index or a key of init_cfg is not allowed; or the
+            weights do not fit into memory.
     """
 
     def __init__(
@@ -126,6 +141,7 @@ class ArchNet(BaseBackbone):
             _check_pretrained(part)
         super().__init__([part for part in configs if part not in self._pretrained])
         self.arch = scaled_arch(arch, scaling)
+        check_weights_fit(self.arch)
         self.resolution = self.arch.resolution
         # For the pipelines of tools that build a network, and then read images for it.
         note_resolution(self.resolution)

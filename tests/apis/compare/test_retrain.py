@@ -16,6 +16,7 @@ from fake_jobs import fake_job, fake_result, log_line
 from mmscale.apis.compare import retrain
 from mmscale.apis.compare.retrain import RetrainJob, iterations_done, run_jobs
 from mmscale.arch import get_arch
+from mmscale.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -61,6 +62,31 @@ def test_a_result_is_kept_while_the_settings_are_the_same(make_job):
     assert make_job('a', lr=0.2).result() == expected
     assert make_job('a', lr=0.3).result() is None
     assert make_job('a').result() is None
+
+
+@pytest.mark.parametrize(
+    'content', ['', '[]', '{"accuracy": 5}', '{"accuracy": "x", "images": 1, "settings": {}}']
+)
+def test_a_damaged_result_is_one_line(make_job, content):
+    job = make_job('a')
+    Path(job.work_dir).mkdir()
+    job.result_file.write_text(content)
+    with pytest.raises(UsageError, match=r'test\.json: '):
+        job.result()
+
+
+def test_settings_that_cannot_be_read_are_others(make_job):
+    job = make_job('a')
+    Path(job.work_dir).mkdir()
+    last = Path(job.work_dir) / 'last_checkpoint'
+    for content in ('\0', '[]'):
+        last.touch()
+        (last.parent / 'settings.json').write_text(content)
+        retrain._forget_other_settings(job)
+        assert not last.exists()
+    last.touch()
+    retrain._forget_other_settings(job)
+    assert last.exists()
 
 
 def test_a_changed_arch_or_config_makes_a_result_invalid(make_job):

@@ -31,7 +31,7 @@ def test_rules_of_a_file_scale_like_others(tmp_path):
         ('a.py', 'deep = dict(depth=open("x"))\n', 'line 1 is no rule of plain numbers'),
         ('a.py', 'deep = dict(depth=1 / 3)\n', 'line 1 is no rule of plain numbers'),
         ('a.py', 'print(1)\n', 'line 1 is no rule of plain numbers'),
-        ('a.py', 'deep = (\n', 'cannot be read as data: SyntaxError'),
+        ('a.py', 'deep = (\n', r'data: not Python \(SyntaxError'),
         ('a.py', '# nothing\n', 'has no scaling rules'),
         ('a.json', '{}', 'has no scaling rules'),
         ('a.json', '[1]', 'expected an object, got list'),
