@@ -29,6 +29,9 @@ LATENCY_SCHEMA = 1
 
 # As many unknowns as the runtime model has.
 _FEWEST_NETWORKS = 3
+_MOST = 2**20
+# Of a coefficient, a cost or a time: what is predicted with them is finite.
+_LARGEST = 1e18
 _METRICS = ('flops', 'params', 'acts')
 
 
@@ -63,8 +66,8 @@ class LatencySetting:
     def __post_init__(self) -> None:
         choice('latency: device', self.device, DEVICES)
         choice('latency: dtype', self.dtype, DTYPES)
-        integer('latency: threads', self.threads)
-        integer('latency: batch', self.batch)
+        integer('latency: threads', self.threads, most=_MOST)
+        integer('latency: batch', self.batch, most=_MOST)
         for key, expected in (('device_name', str), ('train', bool)):
             if not isinstance(getattr(self, key), expected):
                 raise UsageError(
@@ -232,8 +235,10 @@ class MeasuredNetwork:
     ms: float
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise UsageError(f'latency: name={self.name!r:.60} must be a text')
         for key in (*_METRICS, 'ms'):
-            number(f'latency: {self.name!s:.60}: {key}', getattr(self, key), above=0)
+            number(f'latency: {self.name:.60}: {key}', getattr(self, key), above=0, most=_LARGEST)
 
 
 @dataclass(frozen=True)
@@ -350,12 +355,11 @@ class LatencyModel:
         """
         data = check_keys(f'{path}', read_json(path), None, ('schema',))
         # Files of before there were checksums have none.
-        checksum = data.pop('checksum', None)
-        edited = checksum not in (None, _checksum(data))
+        checksum, whole = data.pop('checksum', None), dict(data)
         check_schema(f'{path}', data.pop('schema'), LATENCY_SCHEMA)
         checked = _checked(f'{path}', data, cls)
         for key in ('a', 'b', 'c', 'error'):
-            number(f'{path}: {key}', checked[key], 0)
+            number(f'{path}: {key}', checked[key], 0, _LARGEST)
         pearson = check_keys(f'{path}: pearson', checked['pearson'], (), _METRICS)
         for key in _METRICS:
             number(f'{path}: pearson.{key}', pearson[key], -1.001, 1.001)  # rounding
@@ -366,7 +370,8 @@ class LatencyModel:
             _build(f'{path}: networks[{i}]', network, MeasuredNetwork)
             for i, network in enumerate(checked['networks'])
         )
-        if edited:
+        # Of what was checked: nothing in it is nested.
+        if checksum not in (None, _checksum(whole)):
             raise UsageError(f'{path}: its checksum does not match: it was edited or is damaged')
         return cls(**checked)
 

@@ -168,6 +168,12 @@ def build_runner(config: Config, phase: str) -> Runner:
         if value is not None and not isinstance(value, kind):
             raise UsageError(f'{key}={value!r:.60} must be {expected}')
     if isinstance(config.get('work_dir'), (str, Path)):
+        path = os.path.abspath(config.work_dir)
+        if path != path.encode(errors='replace').decode():
+            raise UsageError(
+                f'work_dir={config.work_dir}: a byte in its path is no UTF-8, and MMEngine writes '
+                'the paths of checkpoints as text: take another'
+            )
         check_work_dir(config.work_dir)
     load_from = config.get('load_from')
     if load_from and '://' not in str(load_from) and not os.path.isfile(load_from):

@@ -216,7 +216,7 @@ def test_bad_files_are_refused(tmp_path):
         ({'schema': 2}, 'schema=2 is not supported, expected 1'),
         ({'d': 1}, 'unknown key d; allowed are a, b, c'),
         ({'c': 1.0}, 'its checksum does not match'),
-        ({'a': -1.0}, 'a=-1.0 must be a number of 0 or more'),
+        ({'a': -1.0}, 'a=-1.0 must be a number in 0'),
         ({'networks': []}, 'its checksum does not match'),
         ({'pearson': {}}, 'pearson: missing key flops, params, acts'),
         ({'setting': {'device': 'tpu'}}, "setting: latency: device='tpu'"),
