@@ -1,6 +1,7 @@
 """What is read does not eat the machine: refused in one line, before memory is taken for it."""
 
 import gc
+import os
 import resource
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from mmscale.arch import Arch, Block, Head, Stem
 from mmscale.cost import count
 from mmscale.launch.resume import find_checkpoints
 from mmscale.memory import check_memory
+from mmscale.models import checkpoints
 from mmscale.models.checkpoints import load_checkpoint, restrict_torch_load, weights_of
 from mmscale.models.converters import weights_for_source
 
@@ -109,11 +111,17 @@ def test_images_that_do_not_fit_are_not_made(tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_tensors_take_memory_where_they_are_used(tmp_path):
-    """Of a file with a large tensor, which is as large, nothing is read that is not asked for."""
+def test_the_holes_of_a_file_take_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, '_LARGE_BYTES', 2**24)
     large = torch.zeros(2**28, dtype=torch.uint8)
-    torch.save({'state_dict': {'large': large}}, tmp_path / 'a.pth')
+    torch.save({'state_dict': {'large': large}}, tmp_path / 'whole.pth')
     del large
+    with (tmp_path / 'whole.pth').open('rb') as whole, (tmp_path / 'a.pth').open('wb') as file:
+        while part := whole.read(2**20):
+            if any(part):
+                file.write(part)
+            else:
+                file.seek(len(part), os.SEEK_CUR)
     restrict_torch_load()
     gc.collect()
     before = pages(1)
@@ -121,6 +129,14 @@ def test_tensors_take_memory_where_they_are_used(tmp_path):
         found = weights_of('a.pth', read(str(tmp_path / 'a.pth')))
         assert pages(1) - before < 2**27
     assert found['large'].shape == (2**28,) and not found['large'][-1]
+
+
+def test_a_checkpoint_is_written_over_while_its_content_is_in_use(tmp_path):
+    path = str(tmp_path / 'a.pth')
+    torch.save({'state_dict': {'large': torch.ones(2**22)}}, path)
+    content = load_checkpoint(path)
+    torch.save(content, path)
+    assert load_checkpoint(path)['state_dict']['large'].sum() == 2**22
 
 
 def test_weights_that_repeat_each_other_are_refused(tmp_path):

@@ -56,10 +56,11 @@ _LOCATOR = struct.Struct('<4sLQL')
 _END_64 = struct.Struct('<4sQ2H2L4Q')
 # Of the list of a zip file's records, or of safetensors' tensors: of 100,000.
 _MOST_LIST_BYTES = 2**24
-# Of the pickle and other records beside the tensors, which are mapped into memory.
+# Of the pickle and other records beside the tensors.
 _MOST_PICKLE_BYTES = 2**28
 _TENSOR = re.compile(r'^[^/]*/data/[^/]*$')
 _MOST_OLD_BYTES = 2**30
+_LARGE_BYTES = 2**29
 # Of weights that share their memory in the file, beyond its own size.
 _MOST_REPEATED_BYTES = 2**29
 
@@ -237,13 +238,22 @@ def _load(
         if is_safetensors:
             return _read_safetensors(f)
         with open_regular(f) if is_path else nullcontext(f) as file:
-            # What is mapped takes memory where it is used: after its shape was compared.
-            mmap = _check_records(file) and is_path
+            mmap = _check_records(file) and is_path and (mmap or _is_hollow(file))
             with _own_unpickler():
                 source = os.fspath(f) if mmap else file
                 return _torch_load(source, map_location, weights_only=True, mmap=mmap, **settings)
     except _DAMAGES as error:
         raise _refusal(f if is_path else getattr(f, 'name', 'the stream'), error) from error
+
+
+def _is_hollow(file: BinaryIO) -> bool:
+    """Whether a file is much larger than what it takes on the disk.
+
+    Such a one is mapped: it takes memory where it is used, after its shapes were compared. Others
+    are not, as a process ends without a word when a file that it has mapped is written over.
+    """
+    status = os.fstat(file.fileno())
+    return status.st_size > _LARGE_BYTES and 2 * 512 * status.st_blocks < status.st_size
 
 
 def _refusal(name: object, error: Exception) -> UntrustedFileError:
