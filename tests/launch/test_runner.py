@@ -53,6 +53,7 @@ def test_files_are_data_for_every_tool(monkeypatch, name):
         raise Started(os.environ.get('TORCH_FORCE_WEIGHTS_ONLY_LOAD'))
 
     monkeypatch.setattr('mmscale.launch.runner.run_tool', start)
+    monkeypatch.setattr('mmscale.launch.steps.run_tool', start)
     with pytest.raises(Started, match=r'^1$'):
         runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
 
