@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmscale.config_parts import is_pretrained
@@ -18,29 +18,54 @@ from mmscale.quiet import quiet_imports
 from mmscale.untrusted import UntrustedFileError
 
 PACKAGES = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmscale')
-# Where the registered classes and functions are that make networks and read data.
-_MODULES = (
-    *('mmcv.cnn.bricks.', 'mmcv.ops.', 'mmcv.transforms.', 'mmdet.datasets.', 'mmdet.evaluation.'),
-    *('mmdet.models.', 'mmengine.dataset.', 'mmengine.model.', 'mmpretrain.datasets.'),
-    *('mmpretrain.evaluation.', 'mmpretrain.models.'),
-    *('mmscale.datasets.', 'mmscale.models.', 'torch.nn.', 'torch.utils.data.'),
+# Where the registered classes and functions are that make networks, and those that read data.
+_OF_MODELS = (
+    *('mmcv.cnn.bricks.', 'mmcv.ops.', 'mmdet.models.backbones.', 'mmdet.models.dense_heads.'),
+    *('mmdet.models.detectors.', 'mmdet.models.layers.', 'mmdet.models.losses.'),
+    *('mmdet.models.necks.', 'mmdet.models.roi_heads.', 'mmdet.models.seg_heads.'),
+    *('mmdet.models.task_modules.', 'mmdet.models.utils.', 'mmengine.model.'),
+    *('mmpretrain.models.backbones.', 'mmpretrain.models.classifiers.'),
+    *('mmpretrain.models.heads.', 'mmpretrain.models.losses.', 'mmpretrain.models.necks.'),
+    *('mmpretrain.models.utils.', 'mmscale.models.', 'torch.nn.'),
 )
+_OF_DATA = (
+    *('mmcv.transforms.', 'mmdet.datasets.samplers.', 'mmdet.datasets.transforms.'),
+    *('mmengine.dataset.', 'mmpretrain.datasets.samplers.', 'mmpretrain.datasets.transforms.'),
+    *('mmscale.datasets.', 'torch.utils.data.'),
+)
+_OF_PREPROCESSORS = (
+    *('mmdet.models.data_preprocessors.', 'mmengine.model.base_model.data_preprocessor.'),
+    'mmpretrain.models.utils.data_preprocessor.',
+)
+# Datasets of annotations in JSON; others read pickles, or files of any kind.
+_COCO = 'mmdet.datasets.coco'
 # Those that read further configs, or models of Hugging Face or timm by name.
 _READERS = (
     *('mmdet.models.detectors.d2_wrapper', 'mmdet.models.detectors.kd_one_stage'),
-    *('mmdet.models.language_models', 'mmpretrain.models.backbones.timm_backbone'),
-    *('mmpretrain.models.classifiers.hugging_face', 'mmpretrain.models.classifiers.timm'),
-    *('mmpretrain.models.multimodal', 'mmpretrain.models.utils.huggingface'),
+    *('mmpretrain.models.backbones.timm_backbone', 'mmpretrain.models.classifiers.hugging_face'),
+    *('mmpretrain.models.classifiers.timm', 'mmpretrain.models.utils.huggingface'),
     'mmpretrain.models.utils.tokenizer',
 )
 # MMCV and mmdet look these up by eval.
 _NOT_REGISTERED = ('nms', 'nms_quadri', 'nms_rotated', 'soft_nms')
 _KEY = re.compile(r'[A-Za-z][A-Za-z0-9_]*', re.ASCII)
 _TYPE = re.compile(r'([A-Za-z]\w*\.)?[A-Za-z]\w*', re.ASCII)
-# No quotes, brackets, braces or line breaks: neither Python nor MMEngine's templates.
-_TEXT = re.compile(r'[\w ./:@,+=~%#-]*')
-# Files that run code when they are read; MMEngine's datasets read pickles.
-_CODE = ('.pickle', '.pkl', '.py', '.pyc')
+_MODULE = re.compile(r'[A-Za-z_]\w*(\.[A-Za-z_]\w*)*', re.ASCII)
+# Keys of what is read when a part is built, whatever it is: pickles and YAML would run code.
+_OF_FILES = re.compile(
+    r'ckpt|checkpoint|config|file|hub|model_name|name_or|path|pretrain|root|teacher|tokeni|url|'
+    r'vocab|(^|_)dir($|_)|^weights$',
+    re.IGNORECASE,
+)
+# A word or a few: no file, address, Python or template.
+_WORDS = re.compile(r'[\w ,+=%-]*')
+# A path or the name of a class, without quotes, brackets, braces or line breaks.
+_TEXT = re.compile(r'[\w ./,@+=~%#-]*')
+# Where datasets find images and annotations.
+_PLACES = ('ann_file', 'data_prefix', 'data_root')
+_CLASSES = 'metainfo'
+# What of a config reads data.
+_DATA = ('test_dataloader',)
 _MOST_DEEP = 40
 
 
@@ -52,7 +77,7 @@ def _registries() -> Iterator[Any]:
         import mmscale.models  # noqa: F401
     yield from (registry.MODELS, registry.TASK_UTILS, registry.WEIGHT_INITIALIZERS)
     yield from (registry.DATASETS, registry.TRANSFORMS, registry.DATA_SAMPLERS)
-    yield from (registry.FUNCTIONS, registry.METRICS)
+    yield registry.FUNCTIONS
 
 
 def _registered(name: str, scope: str) -> object | None:
@@ -68,7 +93,7 @@ def _registered(name: str, scope: str) -> object | None:
     return None
 
 
-def _check_type(owner: str, name: object, scope: str) -> None:
+def _check_type(owner: str, name: object, scope: str, allowed: Sequence[str]) -> None:
     if name in _NOT_REGISTERED:
         return
     found = None
@@ -76,38 +101,94 @@ def _check_type(owner: str, name: object, scope: str) -> None:
         package = name.rpartition('.')[0]
         found = _registered(name, scope) if package in ('', *PACKAGES) else None
     module = f'{getattr(found, "__module__", "")}.'
-    if not module.startswith(_MODULES) or module.startswith(tuple(f'{r}.' for r in _READERS)):
+    is_known = module.startswith(tuple(allowed)) and not module.startswith(
+        tuple(f'{reader}.' for reader in _READERS)
+    )
+    bases = [base.__module__ for base in getattr(found, '__mro__', ())]
+    if not is_known and not (allowed is _OF_DATA and _COCO in bases):
         raise UntrustedFileError(
-            f'{owner}.type={name!r:.80} is no part of a network that {", ".join(PACKAGES)} have '
-            'registered'
+            f'{owner}.type={name!r:.80} is no part of a network, or of its test data, that '
+            f'{", ".join(PACKAGES)} have registered and that reads no other files'
         )
 
 
-def _check(owner: str, value: object, scope: str, depth: int) -> object:
+def _check_text(owner: str, key: str, value: str) -> None:
+    """Checks a text, which stands under a key, or in a list or dict under it."""
+    is_place = key in _PLACES
+    pattern = _TEXT if is_place or key == _CLASSES else _WORDS
+    is_file = not is_place and _OF_FILES.search(key)
+    is_annotation = key != 'ann_file' or value == '' or value.lower().endswith('.json')
+    if not pattern.fullmatch(value) or '//' in value or is_file or not is_annotation:
+        raise UntrustedFileError(f'{owner}={value!r:.80} is no plain text')
+
+
+def _check(
+    owner: str, key: str, value: object, scope: str, allowed: Sequence[str], depth: int = 0
+) -> object:
     """A copy of a value without the checkpoints that its parts would start from."""
     if depth > _MOST_DEEP:
         raise UntrustedFileError(f'{owner:.80} is nested too deeply')
     if isinstance(value, Mapping):
         found = {}
-        for key, part in value.items():
-            if not isinstance(key, str) or not _KEY.fullmatch(key):
-                raise UntrustedFileError(f'{owner}: the key {key!r:.80} is no name')
-            if key == 'type':
-                _check_type(owner, part, scope)
-            found[key] = _check(f'{owner}.{key}', part, scope, depth + 1)
-        # All weights are in the export, and whose those here are is not known.
-        return {key: part for key, part in found.items() if not is_pretrained(part)}
+        for name, part in value.items():
+            if not isinstance(name, str) or not _KEY.fullmatch(name):
+                raise UntrustedFileError(f'{owner}: the key {name!r:.80} is no name')
+            if is_pretrained(part):
+                continue  # all weights are in the export, and whose those are is not known
+            here = f'{owner}.{name}'
+            if name == 'type':
+                _check_type(owner, part, scope, allowed)
+                found[name] = part
+            elif name == 'data_preprocessor':
+                found[name] = _check_preprocessor(here, part, scope)
+            elif name == _CLASSES and isinstance(part, Mapping):
+                for of, classes in part.items():
+                    # A text would be the file that has them.
+                    if isinstance(classes, (str, Mapping)) or not _KEY.fullmatch(f'{of}'):
+                        raise UntrustedFileError(f'{here}.{of}={classes!r:.80} must be a list')
+                found[name] = {
+                    of: _check(f'{here}.{of}', _CLASSES, classes, scope, allowed, depth + 2)
+                    for of, classes in part.items()
+                }
+            else:
+                under = key if key == 'data_prefix' else name
+                found[name] = _check(here, under, part, scope, allowed, depth + 1)
+        return found
     if isinstance(value, (list, tuple)):
-        parts = [_check(f'{owner}[{i}]', p, scope, depth + 1) for i, p in enumerate(value)]
-        return type(value)(part for part in parts if not is_pretrained(part))
+        return type(value)(
+            _check(f'{owner}[{i}]', key, part, scope, allowed, depth + 1)
+            for i, part in enumerate(value)
+            if not is_pretrained(part)
+        )
     if isinstance(value, str):
-        if not _TEXT.fullmatch(value) or '::' in value or value.lower().endswith(_CODE):
-            raise UntrustedFileError(f'{owner}={value!r:.80} is no plain text')
+        _check_text(owner, key, value)
         return value
     is_number = type(value) in (bool, int) or (type(value) is float and math.isfinite(value))
     if value is not None and not is_number:
         raise UntrustedFileError(f'{owner}={value!r:.80} is no plain value')
     return value
+
+
+def _check_preprocessor(owner: str, value: object, scope: str) -> object:
+    """How images are normalised: numbers, and nothing that only a training needs."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise UntrustedFileError(f'{owner}={value!r:.80} must be a dict')
+    found = {key: part for key, part in value.items() if key != 'batch_augments'}
+    for key, part in found.items():
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            raise UntrustedFileError(f'{owner}: the key {key!r:.80} is no name')
+        if key == 'type':
+            _check_type(owner, part, scope, _OF_PREPROCESSORS)
+            continue
+        for one in part if isinstance(part, (list, tuple)) else [part]:
+            is_number = isinstance(one, (bool, int)) or (
+                isinstance(one, float) and math.isfinite(one)
+            )
+            if one is not None and not is_number:
+                raise UntrustedFileError(f'{owner}.{key}={part!r:.80} must be of finite numbers')
+    return found
 
 
 def check_untrusted(owner: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,14 +213,25 @@ def check_untrusted(owner: str, config: Mapping[str, Any]) -> dict[str, Any]:
         raise UntrustedFileError(f'{owner}: default_scope={scope!r:.80} is not known')
     imports = config.get('custom_imports') or {}
     modules = imports.get('imports') if isinstance(imports, Mapping) else [imports]
-    for module in [modules] if isinstance(modules, str) else modules or ():
-        if not isinstance(module, str) or module.partition('.')[0] not in PACKAGES:
+    names = [modules] if isinstance(modules, str) else list(modules or ())
+    for module in names:
+        is_name = isinstance(module, str) and _MODULE.fullmatch(module)
+        if not is_name or module.partition('.')[0] not in PACKAGES:
             raise UntrustedFileError(
                 f'{owner}: custom_imports names {module!r:.80}, which is of no known package'
             )
+    found: dict[str, Any] = {}
     try:
-        return dict(_check(owner, config, scope, 0))
+        for key, part in config.items():
+            if key == 'custom_imports':
+                continue
+            allowed = _OF_DATA if key in _DATA else _OF_MODELS
+            checked = _check(owner, '', {key: part}, scope, allowed)
+            found |= checked if isinstance(checked, dict) else {}
     except UntrustedFileError as error:
         raise UntrustedFileError(
             f'{error}; if you trust it, give the config by yourself, as config (--config)'
         ) from None
+    if names:
+        found['custom_imports'] = dict(imports=names, allow_failed_imports=False)
+    return found

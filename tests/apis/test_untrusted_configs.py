@@ -71,6 +71,23 @@ ATTACKS = {
     'a pickle': dict(ann_file='train.PKL'),
     'a config': dict(teacher_config='evil.py'),
     'a config of a package': dict(teacher_config='mmdet::evil'),
+    'YAML, which runs code as pickles do': dict(a=dict(answer_list_path='a.yaml')),
+    'a file of any name': dict(a=dict(tokenizer_path='a')),
+    'an address': dict(a='http://evil.example/a'),
+    'annotations in YAML': dict(test_dataloader=dict(dataset=dict(ann_file='a.yaml'))),
+    'a dataset of pickles': dict(
+        test_dataloader=dict(dataset=dict(type='mmpretrain.CIFAR10', data_root='a'))
+    ),
+    'a dataset that reads other files': dict(
+        test_dataloader=dict(dataset=dict(type='mmpretrain.RefCOCO', split_file='a'))
+    ),
+    'a dataset in a model': dict(model=dict(neck=dict(type='mmscale.ClutteredDigits'))),
+    'a model in a dataset': dict(test_dataloader=dict(dataset=dict(type='LinearClsHead'))),
+    'classes of a file': dict(test_dataloader=dict(dataset=dict(metainfo=dict(classes='a')))),
+    'a network that normalises images': dict(data_preprocessor=dict(type='LinearClsHead')),
+    'a network in a preprocessor': dict(
+        data_preprocessor=dict(type='ClsDataPreprocessor', mean=[dict(type='LinearClsHead')])
+    ),
     'not a number': dict(a=float('nan')),
     'infinity': dict(a=[float('inf')]),
     'a class': dict(type=dict),
@@ -86,6 +103,19 @@ def test_checkpoints_to_start_from_are_left_out():
     part = dict(type='mmengine.Pretrained', checkpoint='https://evil.example/a.pth')
     found = check_untrusted('x', dict(a=dict(init_cfg=part), b=[part, dict(type='Normal')]))
     assert found == dict(a={}, b=[dict(type='Normal')])
+
+
+def test_of_a_preprocessor_what_normalises_is_kept():
+    found = dict(type='mmpretrain.ClsDataPreprocessor', mean=[1.0, 2], std=(3, 4), to_rgb=True)
+    attack = dict(found, batch_augments=[dict(type='os.system')])
+    kept = check_untrusted('x', dict(a=dict(data_preprocessor=attack), data_preprocessor=attack))
+    assert kept == dict(a=dict(data_preprocessor=found), data_preprocessor=found)
+
+
+def test_classes_have_any_names():
+    dataset = dict(metainfo=dict(classes=('T.V.', 'sofa/couch'), palette=[(1, 2, 3)]))
+    config = dict(test_dataloader=dict(dataset=dataset))
+    assert check_untrusted('x', config) == config
 
 
 @pytest.mark.parametrize('kind', ATTACKS)

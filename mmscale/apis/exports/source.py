@@ -294,9 +294,10 @@ def _searched_detector(folder: Path, arch: Arch) -> Any:
             for one in dataset['pipeline']
         ]
         config['test_dataloader'] = dict(loader, dataset=dataset)
-        config['test_evaluator'] = dict(type='CocoMetric', metric='bbox')
-        config['test_cfg'] = {}
-    return Config(check_untrusted(str(folder), dict(config, model=detector)))
+    checked = check_untrusted(str(folder), dict(config, model=detector))
+    if 'test_dataloader' in checked:
+        checked |= dict(test_evaluator=dict(type='CocoMetric', metric='bbox'), test_cfg={})
+    return Config(checked)
 
 
 def _preprocessor(network: Network, member: _Member | None) -> dict[str, Any]:
