@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -39,6 +40,9 @@ SETTINGS = frozenset((
 ))  # fmt: skip
 
 _format_warning = warnings.formatwarning
+
+# Control characters, marks of direction, and what Python makes of bytes that are not UTF-8.
+_ACTING = re.compile('[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 
 # How alike (difflib's ratio) a name of a config must be to a setting's to be a misspelling of it.
 _MISSPELT = 0.88
@@ -290,9 +294,12 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     """Reads a checkpoint; ``set_environment`` must have been called before torch was imported.
 
     Raises:
-        UsageError: The file is damaged, holds code, or is not a checkpoint.
+        UsageError: The file is damaged, holds code, or is not a checkpoint; or MMEngine could not
+            print its name without acting on the terminal.
         FileNotFoundError: There is no such file.
     """
+    if _ACTING.search(str(path)):
+        raise UsageError(f'{path}: rename it: its path has control characters or is not UTF-8')
     with quiet_imports():
         from mmscale.models.checkpoints import load_checkpoint
 

@@ -14,6 +14,7 @@ from mmscale.launch.command_line import (
     SETTINGS,
     check_names,
     load_config,
+    read_checkpoint,
     read_config,
     set_environment,
 )
@@ -141,3 +142,11 @@ def test_what_a_pure_python_config_names_is_looked_up_when_it_is_read():
     assert config.custom_hooks[0].type.__name__ == 'EMAHook'
     with pytest.raises(UsageError, match=r'bad.py: ImportError: .*EMAHooks'):
         read_config(write('bad.py', text.format(name='EMAHooks')))
+
+
+@pytest.mark.parametrize('name', ['a\x1b[31m.pth', 'a\nb.pth', 'a\u202eb.pth', 'a\udcff.pth'])
+def test_a_checkpoint_whose_name_acts_on_a_terminal_is_refused(name, tmp_path):
+    """MMEngine prints the name itself."""
+    with pytest.raises(UsageError, match='rename it') as error:
+        read_checkpoint(str(tmp_path / name))
+    assert str(error.value).isprintable()
