@@ -49,3 +49,11 @@ def test_the_largest_arch_that_is_allowed_fits(tmp_path):
     data['stages'] = [[block] * 4097]
     with pytest.raises(ValueError, match='4096'):
         Arch.from_json(data)
+
+
+def test_a_key_that_comes_twice_is_found_among_many(tmp_path):
+    """In one pass: comparing each with all others would take hours."""
+    path = tmp_path / 'many.json'
+    path.write_text('{' + ','.join(f'"a{i}":1' for i in range(300_000)) + ',"a299999":1}')
+    with pytest.raises(ValueError, match="the key 'a299999' comes twice"):
+        read_json(path)
