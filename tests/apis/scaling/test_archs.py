@@ -203,7 +203,7 @@ def in_stage(index, **changes):
         ),
         (broken(settings=[]), 'settings: expected an object'),
         (broken(settings={'metric': 'time'}), "settings.metric='time' is not one of"),
-        (broken(scaling_stages=[]), 'scaling_stages must have 1 or more'),
+        (broken(scaling_stages=[]), 'scaling_stages must have 1 to 1000 entries'),
         (broken(scaling_stages={'0': 1}), 'scaling_stages=.* must be a list'),
         (lambda data: data.pop('scaling_stages'), 'missing key scaling_stages'),
         (lambda data: data['scaling_stages'][1].pop('arch'), r'\[1\]: missing key arch'),
