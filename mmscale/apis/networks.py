@@ -17,14 +17,19 @@ from mmscale.arch import Arch, get_arch, preset_name
 from mmscale.arch.json_files import read_json
 from mmscale.arch.origin import Origin, origin_of, read_origin
 from mmscale.config_parts import nested_transforms, type_name
-from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
+from mmscale.errors import FOREIGN_ERRORS, MMScaleError, UsageError, one_line
 from mmscale.launch.command_line import read_config
+from mmscale.memory import check_memory
 from mmscale.quiet import quiet_imports
 from mmscale.search.result_files import read_result
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-    from torch import nn
+    from torch import Tensor, nn
+
+# Of a model with all parts of its parts; each takes some KB.
+_MOST_LAYERS = 100_000
+_LARGE_BYTES = 2**26
 
 
 def classifier_config(arch: Arch) -> dict[str, Any]:
@@ -92,6 +97,38 @@ def _alone(config: Mapping) -> dict[str, Any]:
     return copied
 
 
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """Refuses modules of more layers than a network has, and weights that do not fit into memory.
+
+    A few bytes of a config may ask for any number.
+    """
+    from torch.nn.modules import module as hooks
+
+    layers = 0
+
+    def add_layer(*_: object) -> None:
+        nonlocal layers
+        layers += 1
+        if layers > _MOST_LAYERS:
+            raise MMScaleError(f'model has more than {_MOST_LAYERS:,} layers')
+
+    def add_weight(_: object, name: str, weight: Tensor | None) -> None:
+        size = 0 if weight is None else weight.numel() * weight.itemsize
+        if size > _LARGE_BYTES and weight.device.type == 'cpu':
+            check_memory(f'model: {name} of shape {tuple(weight.shape)}', size)
+
+    handles = (
+        hooks.register_module_module_registration_hook(add_layer),
+        hooks.register_module_parameter_registration_hook(add_weight),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False) -> nn.Module:
     """Builds a model or a part of one from its config.
 
@@ -103,6 +140,7 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
 
     Raises:
         ValueError: The config cannot be built.
+        MMScaleError: It has too many layers.
     """
     with quiet_imports():
         from mmengine.config import ConfigDict
@@ -112,7 +150,7 @@ def build_module(config: Mapping, scope: str = 'mmpretrain', meta: bool = False)
     reason: Exception | None = None
     for place in (_on_meta(), contextlib.nullcontext()) if meta else (contextlib.nullcontext(),):
         try:
-            with place, quiet_imports(), DefaultScope.overwrite_default_scope(scope):
+            with place, _bounded(), quiet_imports(), DefaultScope.overwrite_default_scope(scope):
                 # mmdet's models look parts up as attributes.
                 return MODELS.build(ConfigDict(_alone(config)))
         except FOREIGN_ERRORS as error:

@@ -8,13 +8,16 @@ mmscale have registered.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
+from mmscale.arch.checks import check_keys, number
 from mmscale.config_parts import is_pretrained
+from mmscale.errors import UsageError
 from mmscale.quiet import quiet_imports
+from mmscale.shown import shortly
 from mmscale.untrusted import UntrustedFileError
 
 PACKAGES = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmscale')
@@ -66,6 +69,8 @@ _PLACES = ('ann_file', 'data_prefix', 'data_root')
 _CLASSES = 'metainfo'
 # What of a config reads data.
 _DATA = ('test_dataloader',)
+_AUGMENTS = 'batch_augments'
+_LARGEST = 2**53
 _MOST_DEEP = 40
 
 
@@ -94,7 +99,7 @@ def _registered(name: str, scope: str) -> object | None:
 
 
 def _check_type(owner: str, name: object, scope: str, allowed: Sequence[str]) -> None:
-    if name in _NOT_REGISTERED:
+    if isinstance(name, str) and name in _NOT_REGISTERED:
         return
     found = None
     if isinstance(name, str) and _TYPE.fullmatch(name):
@@ -107,7 +112,7 @@ def _check_type(owner: str, name: object, scope: str, allowed: Sequence[str]) ->
     bases = [base.__module__ for base in getattr(found, '__mro__', ())]
     if not is_known and not (allowed is _OF_DATA and _COCO in bases):
         raise UntrustedFileError(
-            f'{owner}.type={name!r:.80} is no part of a network, or of its test data, that '
+            f'{owner}.type={shortly(name)} is no part of a network, or of its test data, that '
             f'{", ".join(PACKAGES)} have registered and that reads no other files'
         )
 
@@ -119,7 +124,7 @@ def _check_text(owner: str, key: str, value: str) -> None:
     is_file = not is_place and _OF_FILES.search(key)
     is_annotation = key != 'ann_file' or value == '' or value.lower().endswith('.json')
     if not pattern.fullmatch(value) or '//' in value or is_file or not is_annotation:
-        raise UntrustedFileError(f'{owner}={value!r:.80} is no plain text')
+        raise UntrustedFileError(f'{owner}={shortly(value)} is no plain text')
 
 
 def _check(
@@ -132,7 +137,7 @@ def _check(
         found = {}
         for name, part in value.items():
             if not isinstance(name, str) or not _KEY.fullmatch(name):
-                raise UntrustedFileError(f'{owner}: the key {name!r:.80} is no name')
+                raise UntrustedFileError(f'{owner}: the key {shortly(name)} is no name')
             if is_pretrained(part):
                 continue  # all weights are in the export, and whose those are is not known
             here = f'{owner}.{name}'
@@ -145,7 +150,7 @@ def _check(
                 for of, classes in part.items():
                     # A text would be the file that has them.
                     if isinstance(classes, (str, Mapping)) or not _KEY.fullmatch(f'{of}'):
-                        raise UntrustedFileError(f'{here}.{of}={classes!r:.80} must be a list')
+                        raise UntrustedFileError(f'{here}.{of}={shortly(classes)} must be a list')
                 found[name] = {
                     of: _check(f'{here}.{of}', _CLASSES, classes, scope, allowed, depth + 2)
                     for of, classes in part.items()
@@ -163,9 +168,9 @@ def _check(
     if isinstance(value, str):
         _check_text(owner, key, value)
         return value
-    is_number = type(value) in (bool, int) or (type(value) is float and math.isfinite(value))
-    if value is not None and not is_number:
-        raise UntrustedFileError(f'{owner}={value!r:.80} is no plain value')
+    is_number = type(value) in (int, float) and abs(value) <= _LARGEST
+    if value is not None and type(value) is not bool and not is_number:
+        raise UntrustedFileError(f'{owner}={shortly(value)} is no plain value')
     return value
 
 
@@ -173,21 +178,17 @@ def _check_preprocessor(owner: str, value: object, scope: str) -> object:
     """How images are normalised: numbers, and nothing that only a training needs."""
     if value is None:
         return None
-    if not isinstance(value, Mapping):
-        raise UntrustedFileError(f'{owner}={value!r:.80} must be a dict')
-    found = {key: part for key, part in value.items() if key != 'batch_augments'}
+    found = {key: part for key, part in check_keys(owner, value, None).items() if key != _AUGMENTS}
+    kind = found.get('type', 'mmpretrain.ClsDataPreprocessor')
+    _check_type(owner, kind, scope, _OF_PREPROCESSORS)
+    check_keys(owner, found, ('type', *signature(_registered(kind, scope)).parameters))
     for key, part in found.items():
-        if not isinstance(key, str) or not _KEY.fullmatch(key):
-            raise UntrustedFileError(f'{owner}: the key {key!r:.80} is no name')
-        if key == 'type':
-            _check_type(owner, part, scope, _OF_PREPROCESSORS)
-            continue
-        for one in part if isinstance(part, (list, tuple)) else [part]:
-            is_number = isinstance(one, (bool, int)) or (
-                isinstance(one, float) and math.isfinite(one)
-            )
-            if one is not None and not is_number:
-                raise UntrustedFileError(f'{owner}.{key}={part!r:.80} must be of finite numbers')
+        here, is_list = f'{owner}.{key}', isinstance(part, (list, tuple))
+        if key in ('mean', 'std') and part is not None and not (is_list and part):
+            raise UntrustedFileError(f'{here}={shortly(part)} must be a list of numbers')
+        for one in part if is_list else [part]:
+            if key != 'type' and one is not None and not isinstance(one, bool):
+                number(here, one, -_LARGEST, _LARGEST, above=0 if key == 'std' else None)
     return found
 
 
@@ -209,16 +210,16 @@ def check_untrusted(owner: str, config: Mapping[str, Any]) -> dict[str, Any]:
             message names the key.
     """
     scope = config.get('default_scope', 'mmpretrain')
-    if scope not in PACKAGES:
-        raise UntrustedFileError(f'{owner}: default_scope={scope!r:.80} is not known')
+    if not isinstance(scope, str) or scope not in PACKAGES:
+        raise UntrustedFileError(f'{owner}: default_scope={shortly(scope)} is not known')
     imports = config.get('custom_imports') or {}
     modules = imports.get('imports') if isinstance(imports, Mapping) else [imports]
-    names = [modules] if isinstance(modules, str) else list(modules or ())
+    names = list(modules) if isinstance(modules, (list, tuple)) else [modules] if modules else []
     for module in names:
         is_name = isinstance(module, str) and _MODULE.fullmatch(module)
         if not is_name or module.partition('.')[0] not in PACKAGES:
             raise UntrustedFileError(
-                f'{owner}: custom_imports names {module!r:.80}, which is of no known package'
+                f'{owner}: custom_imports names {shortly(module)}, which is of no known package'
             )
     found: dict[str, Any] = {}
     try:
@@ -228,7 +229,7 @@ def check_untrusted(owner: str, config: Mapping[str, Any]) -> dict[str, Any]:
             allowed = _OF_DATA if key in _DATA else _OF_MODELS
             checked = _check(owner, '', {key: part}, scope, allowed)
             found |= checked if isinstance(checked, dict) else {}
-    except UntrustedFileError as error:
+    except UsageError as error:
         raise UntrustedFileError(
             f'{error}; if you trust it, give the config by yourself, as config (--config)'
         ) from None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _WIDTH = 99
 # Of a config that is read as data; Python's parser takes up to 900 bytes for each.
 _MOST_CHARACTERS = 2**19
+# No setting is larger, and Python refuses to write numbers of thousands of digits.
+_LARGEST = 2**64
 # What MMEngine fills in as text. It makes slashes of backslashes, and the quotes around it here
 # end at three quotes alone.
 _FOLDER = '{{ fileDirname }}'
@@ -228,4 +230,9 @@ def _value(node: ast.expr) -> Any:
         return items if isinstance(node, ast.List) else tuple(items)
     elif isinstance(node, ast.Dict) and None not in node.keys:
         return {_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True)}
-    return ast.literal_eval(node)
+    elif isinstance(node, ast.Set):
+        return {_value(item) for item in node.elts}
+    value = ast.literal_eval(node)
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        raise ValueError('an integer whose digits could not be shown')
+    return value

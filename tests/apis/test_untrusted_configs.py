@@ -13,6 +13,7 @@ from mmscale.apis.exports.export import export
 from mmscale.apis.untrusted_configs import check_untrusted
 from mmscale.arch import get_arch
 from mmscale.cost import count
+from mmscale.errors import MMScaleError
 
 CODE = '__import__("pathlib").Path("mark").touch()'
 HONEST = dict(
@@ -176,6 +177,42 @@ def test_an_export_builds_and_writes_nothing_of_it(text, search, tmp_path):
     with pytest.raises(ValueError, match=r'give the config by yourself|of no known package'):
         export(result, tmp_path / 'out', formats=('mmpretrain',))
     assert not (tmp_path / 'mark').exists() and not (tmp_path / 'out').exists()
+
+
+DETECTOR = "model = dict(type='mmscale.SuperNetDetector', detector={detector})\n"
+HUGE = '0x' + 'f' * 20_000
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('test_dataloader = [1]', None),
+        (f"test_dataloader = dict(dataset=dict(type='A', split={HUGE}))", None),
+        (f'data_preprocessor = dict(mean=[{HUGE}], std=[1])', None),
+        ("data_preprocessor = dict(mean='abc', std=[1])", "mean='abc' must be a list of numbers"),
+        ('data_preprocessor = dict(mean=[1], std=[0])', 'std=0 must be'),
+        ('data_preprocessor = dict(mean=[1], foo=1)', 'unknown key foo'),
+        (DETECTOR.format(detector=[1]), 'detector of the dumped config: expected an object'),
+        (DETECTOR.format(detector=dict(type='RetinaNet', backbone=[1])), 'backbone: expected an'),
+        (DETECTOR.format(detector={}) + 'custom_imports = dict(imports=5)', 'imports names'),
+        (DETECTOR.format(detector={}) + 'test_dataloader = [1]', 'test_dataloader of the dumped'),
+        (
+            DETECTOR.format(detector=dict(
+                type='ImageClassifier', neck=dict(type='mmpretrain.BEiTV2Neck', num_layers=10**8),
+            )),
+            'model has more than 1,000 layers',
+        ),
+    ],
+)  # fmt: skip
+def test_odd_configs_are_one_error_or_nothing(text, message, search, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmscale.apis.networks._MOST_LAYERS', 1000)
+    result = search(text)
+    if message is None:
+        export(result, tmp_path / 'out', formats=('mmpretrain',))
+        return
+    with pytest.raises(MMScaleError) as error:
+        export(result, tmp_path / 'out', formats=('mmpretrain',))
+    assert message in str(error.value) and len(str(error.value)) < 400
 
 
 def test_an_honest_folder_is_exported(search, tmp_path):

@@ -26,6 +26,7 @@ from mmscale.apis.networks import (
 from mmscale.apis.reports.run_files import read_run
 from mmscale.apis.untrusted_configs import check_untrusted
 from mmscale.arch import Arch
+from mmscale.arch.checks import check_keys
 from mmscale.arch.json_files import parse_json, read_json
 from mmscale.arch.origin import KEY, Origin, origin_of
 from mmscale.config_parts import innermost_datasets, type_name
@@ -255,8 +256,9 @@ class _Member:
         names = sorted(file.name for file in self.folder.glob('*.py'))
         if names:
             about['search config'] = ', '.join(names)
-        dataset = (self.run.config.get('test_dataloader') or {}).get('dataset')
-        if isinstance(dataset, dict):
+        loader = self.run.config.get('test_dataloader')
+        dataset = loader.get('dataset') if isinstance(loader, Mapping) else None
+        if isinstance(dataset, Mapping):
             about['scored on'] = _dataset(dataset)
         return about
 
@@ -271,21 +273,21 @@ def _searched_detector(folder: Path, arch: Arch) -> Any:
     from mmengine.config import Config
 
     run = read_run(folder).config
-    model = run.get('model') or {}
-    if type_name(model) != 'SuperNetDetector':
+    model = run.get('model')
+    if not isinstance(model, Mapping) or type_name(model) != 'SuperNetDetector':
         return None
-    if not isinstance(model.get('detector'), Mapping):
-        raise UsageError(f'{folder}: model.detector of the dumped config is no dict')
-    detector = dict(model['detector'])
-    backbone = dict(detector.get('backbone') or {})
+    owner = f'{folder}: model.detector of the dumped config'
+    detector = check_keys(owner, model.get('detector'), None)
+    backbone = check_keys(f'{owner}: backbone', detector.get('backbone') or {}, None)
     backbone = {key: value for key, value in backbone.items() if key in _OF_BOTH}
     detector['backbone'] = dict(backbone, type='mmscale.ArchNet')
     config = {key: run[key] for key in ('default_scope', 'custom_imports') if key in run}
-    loader = run.get('test_dataloader') or {}
-    dataset = dict(loader.get('dataset') or {})
+    owner = f'{folder}: test_dataloader of the dumped config'
+    loader = check_keys(owner, run.get('test_dataloader') or {}, None)
+    dataset = check_keys(f'{owner}: dataset', loader.get('dataset') or {}, None)
     while isinstance(dataset.get('dataset'), Mapping):
         dataset = dict(dataset['dataset'])
-    if dataset.get('pipeline'):
+    if isinstance(dataset.get('pipeline'), (list, tuple)):
         # The images of a search have the resolution of the network that is scored.
         dataset['pipeline'] = [
             dict(one, resolution=arch.resolution)
@@ -315,7 +317,8 @@ def _dataset(dataset: Mapping) -> str:
     found = []
     for one in innermost_datasets(dataset):
         split = one.get('split')
-        found.append(f'{type_name(one)}{f", split {split}" if split else ""}')
+        of = f', split {split}' if split and isinstance(split, str) else ''
+        found.append(f'{type_name(one)}{of}')
     return '; '.join(dict.fromkeys(found))
 
 
