@@ -93,18 +93,42 @@ def atomic_write(path: str | Path, shared: bool = False) -> Iterator[IO[bytes]]:
         raise OSError(error.errno, f'cannot write {path}: {error.strerror}') from error
 
 
-def open_to_append(path: str | Path) -> TextIO:
-    """Opens a text file, which is made if need be, to write behind what it has.
+def check_own_file(path: str | Path, descriptor: int) -> None:
+    """Checks that what is open is a file of one name: writing changes no other.
 
     Raises:
-        UntrustedFileError: A symbolic link is there, or no regular file.
+        UntrustedFileError: It is no regular file, or has other names (hard links).
+    """
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise UntrustedFileError(f'{path} is not a regular file')
+    if status.st_nlink > 1:
+        raise UntrustedFileError(
+            f'{path} has {status.st_nlink} names (hard links), and the file of all would be '
+            'written to: copy it'
+        )
+
+
+def open_to_append(path: str | Path, anew: bool = False) -> TextIO:
+    """Opens a text file, which is made if need be, to write behind what it has.
+
+    Args:
+        path: The file.
+        anew: Whether it is emptied first.
+
+    Raises:
+        UntrustedFileError: A link is there, symbolic or hard, or no regular file.
         OSError: It cannot be opened.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(check_no_link(path), flags, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        check_own_file(path, descriptor)
+    except UntrustedFileError:
         os.close(descriptor)
-        raise UntrustedFileError(f'{path} is not a regular file')
+        raise
+    if anew:
+        os.ftruncate(descriptor, 0)
     return os.fdopen(descriptor, 'a', encoding='utf-8')
 
 

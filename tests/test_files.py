@@ -50,6 +50,13 @@ def test_files_need_not_be_synced_where_nothing_is(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ['file']
 
 
+def test_a_log_is_begun_anew(tmp_path):
+    for text in ('one', 'two'):
+        with open_to_append(tmp_path / 'log', anew=True) as file:
+            file.write(text)
+    assert (tmp_path / 'log').read_text() == 'two'
+
+
 def test_nothing_is_appended_to_what_is_no_file(tmp_path):
     for text in ('one', 'größer'):
         with open_to_append(tmp_path / 'log') as file:
@@ -58,6 +65,11 @@ def test_nothing_is_appended_to_what_is_no_file(tmp_path):
     (tmp_path / 'link').symlink_to('log')
     with pytest.raises(ValueError, match='is a symbolic link to log'):
         open_to_append(tmp_path / 'link')
+    os.link(tmp_path / 'log', tmp_path / 'other')
+    for anew in (False, True):
+        with pytest.raises(ValueError, match=r'log has 2 names \(hard links\)'):
+            open_to_append(tmp_path / 'log', anew)
+    assert (tmp_path / 'other').read_text(encoding='utf-8') == 'one\ngrößer\n'
     os.mkfifo(tmp_path / 'pipe')
     reader = os.open(tmp_path / 'pipe', os.O_RDONLY | os.O_NONBLOCK)
     with pytest.raises(ValueError, match='pipe is not a regular file'):

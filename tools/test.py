@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmscale.config_parts import innermost_datasets
 from mmscale.errors import UsageError
+from mmscale.files import open_to_append
 from mmscale.launch.command_line import (
     ToolParser,
     add_common_arguments,
@@ -80,6 +81,9 @@ def parse_args() -> argparse.Namespace:
         allowed = METRICS if args.out_item == 'metrics' else PREDICTIONS
         if Path(args.out).suffix not in allowed:
             parser.error(f'--out {args.out}: must end with {" or ".join(allowed)}')
+        if Path(args.out).exists() or Path(args.out).is_symlink():
+            # MMEngine writes into what is there.
+            open_to_append(args.out).close()
     if args.interval < 1:
         parser.error(f'--interval {args.interval}: must be at least 1')
     return args

@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -51,6 +52,14 @@ class ShortLogRunner(Runner):
         loader = build_dataloader(*settings, **named)
         accept_draws(loader.dataset)
         return loader
+
+    def dump_config(self) -> None:
+        """Writes the config to the work dir, see MMEngine, and to no file of another name."""
+        name = f'{self.timestamp}.py' if self.cfg.filename is None else self.cfg.filename
+        path = Path(self.work_dir) / Path(name).name
+        if is_main_process() and path.is_file() and path.stat().st_nlink > 1:
+            path.unlink()
+        super().dump_config()
 
     def build_logger(
         self, log_level: int | str = 'INFO', log_file: str | None = None, **settings: Any

@@ -45,7 +45,7 @@ DTYPES = {
     for dtype in (
         *STORAGES.values(),
         *(torch.uint16, torch.uint32, torch.uint64),
-        *(torch.float8_e4m3fn, torch.float8_e5m2),
+        *(torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz),
     )
 }
 BUFFER = 'mmengine.logging.history_buffer.HistoryBuffer'
@@ -53,7 +53,7 @@ _ARRAY = 'numpy.ndarray'
 # What a HistoryBuffer's state says that it can compute: methods, which it has anyway.
 _STATISTICS = ('current', 'max', 'mean', 'min')
 _NUMBERS = re.compile(r'[biufc]\d{1,2}')
-# Keys of dicts and members of sets; hashing deeply nested tuples would overflow the C stack.
+# Keys of dicts and members of sets.
 PLAIN_KEYS = (bool, bytes, float, int, str, type(None))
 # Of a tensor that repeats the numbers of a smaller storage.
 _MOST_REPEATED = 2**20
@@ -77,7 +77,9 @@ def checked(condition: bool, what: str) -> None:
 def check_keys(keys: Iterable[object]) -> None:
     """Checks the keys of a dict, or the members of a set."""
     for key in keys:
-        if type(key) not in PLAIN_KEYS:
+        # Flat tuples too; hashing deep ones would overflow the stack of C.
+        parts = key if type(key) is tuple else (key,)
+        if not all(type(part) in PLAIN_KEYS for part in parts):
             raise UnpicklingError(f'a key or member of a set is a {type(key).__name__}')
 
 

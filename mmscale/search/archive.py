@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from mmscale.arch import Arch
 from mmscale.cost import Cost
 from mmscale.errors import UsageError
-from mmscale.files import sync_file, sync_folder
+from mmscale.files import check_own_file, sync_file, sync_folder
 from mmscale.search.entry import (
     OLD_SCHEMA,
     SCHEMA,
@@ -402,6 +402,7 @@ class Archive:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         descriptor = os.open(check_no_link(self.path), flags, 0o666)
         try:
+            check_own_file(self.path, descriptor)
             self._check_own(descriptor)
         except ValueError:
             os.close(descriptor)

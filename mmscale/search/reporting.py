@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from mmscale.arch import Arch
 from mmscale.cost import Cost
+from mmscale.files import open_to_append
 from mmscale.search.result import ChainStep, Generation
 from mmscale.search.scoring import Progress
 
@@ -72,7 +73,7 @@ class _JsonLines:
         path: The file.
     """
 
-    _mode = 'a'
+    _anew = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -81,7 +82,7 @@ class _JsonLines:
     def _append(self, line: dict[str, Any]) -> None:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open(self._mode, encoding='utf-8')
+            self._file = open_to_append(self._path, self._anew)
         self._file.write(json.dumps(line) + '\n')
         self._file.flush()
 
@@ -98,7 +99,7 @@ class History(_JsonLines):
     one of an earlier search.
     """
 
-    _mode = 'w'
+    _anew = True
 
     def write(self, event: ChainStep | Generation) -> None:
         """Appends an event."""

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from command_lines import arguments, write
+from mmengine.config import Config
 from mmengine.dataset import default_collate
 
 from mmscale.errors import UsageError
 from mmscale.launch.command_line import load_config, set_environment
+from mmscale.launch.log import ShortLogRunner
 from mmscale.launch.runner import build_runner, run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -355,3 +357,16 @@ def test_an_image_that_cannot_be_read_stops_a_run_in_one_line(phase, tool, small
     assert code == 2
     assert error.splitlines()[-1].startswith('error: photos/3/1.png (8 bytes), item 7 of Custom')
     assert 'Traceback' not in error
+
+
+def test_a_config_is_dumped_into_no_file_of_another_name(tmp_path):
+    (tmp_path / 'mine').write_text('precious')
+    (tmp_path / 'work').mkdir()
+    os.link(tmp_path / 'mine', tmp_path / 'work' / 'config.py')
+    runner = object.__new__(ShortLogRunner)
+    (tmp_path / 'config.py').write_text('seed = 3')
+    runner.cfg = Config.fromfile(tmp_path / 'config.py')
+    runner._work_dir, runner._timestamp = str(tmp_path / 'work'), ''
+    runner.dump_config()
+    assert (tmp_path / 'mine').read_text() == 'precious'
+    assert (tmp_path / 'work' / 'config.py').read_text() == 'seed = 3\n'

@@ -377,7 +377,13 @@ def honest():
         'numbers': [np.float64(2.5), np.int64(3), np.float32(0.25), np.bool_(True), 1 + 2j],
         'arrays': [np.arange(6).reshape(2, 3), np.asfortranarray(np.eye(3, 2)), np.zeros(0)],
         'others': [{1, 2}, b'', b'bytes \xff', bytearray(b'ab'), torch.Size([2, 3])],
-        'torch': [torch.float16, torch.device('cpu'), torch.device('cuda', 1)],
+        'by parts': {(1, 'a'): 2},
+        'torch': [
+            torch.float16,
+            torch.float8_e4m3fnuz,
+            torch.device('cpu'),
+            torch.device('cuda', 1),
+        ],
     }
 
 
@@ -404,7 +410,7 @@ def test_objects_of_others_are_refused():
     for value in (
         *(np.array(['a']), np.array([None], object), np.zeros(2, [('a', 'i4')])),
         *(SimpleNamespace(a=1), slice(1, 2), print, OrderedDict, torch.nn.Linear(1, 1)),
-        *(itertools.count(), frozenset([1]), {(1, 2): 3}),
+        *(itertools.count(), frozenset([1]), {((1, 2), 3): 4}),
     ):
         with pytest.raises(pickle.UnpicklingError):
             unpickling.load(io.BytesIO(pickle.dumps({'a': value}, 2)))

@@ -66,6 +66,14 @@ def test_tool(config, checkpoint, monkeypatch, capsys):
     return run
 
 
+def test_predictions_go_to_no_file_of_another_name(test_tool, tmp_path):
+    (tmp_path / 'mine').write_text('precious')
+    (tmp_path / 'a.pkl').symlink_to('mine')
+    code, error = test_tool('--out', 'a.pkl')
+    assert code == 2 and 'a.pkl is a symbolic link to mine' in error
+    assert (tmp_path / 'mine').read_text() == 'precious'
+
+
 def test_predictions_of_mirror_images_are_averaged(config, checkpoint, test_tool):
     assert test_tool('--out', 'plain.pkl') == (0, '')
     assert test_tool('--tta', '--out', 'augmented.pkl', '--no-pin-memory') == (0, '')
