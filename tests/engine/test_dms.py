@@ -352,8 +352,9 @@ def pretrained(dms_config, tmp_path):
     return str(path)
 
 
-@pytest.mark.parametrize('wrapper', ['OptimWrapper', 'mmscale.BFloat16OptimWrapper'])
-@pytest.mark.parametrize('pipeline', ['p', 'p-'])
+@pytest.mark.parametrize(
+    ('pipeline', 'wrapper'), [('p', 'OptimWrapper'), ('p-', 'mmscale.BFloat16OptimWrapper')]
+)
 def test_pipelines_from_pretrained_weights(pipeline, wrapper, dms_config, pretrained):
     dms_config['model'].update(pipeline=pipeline, pretrained=pretrained)
     dms_config['optim_wrapper']['type'] = wrapper

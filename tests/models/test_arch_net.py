@@ -68,13 +68,13 @@ def on_meta(arch, **kwargs):
         return ArchNet(arch, **kwargs)
 
 
-def test_table_is_hooked_count_of_40_subnets_of_the_papers_space(paper_space):
+def test_table_is_hooked_count_of_20_subnets_of_the_papers_space(paper_space):
     with torch.device('meta'):
         super_net = SuperNet(paper_space, kernels='separate')
     table = CostTable(paper_space)
     rng = np.random.default_rng(0)
     resolutions, seen = set(), set()
-    for number in range(40):
+    for number in range(20):
         scalings = paper_space.scalings(number % 4)
         scaling = scalings[rng.integers(len(scalings))]
         if number % 10 == 0:  # sizes that are odd at every stride
@@ -91,8 +91,8 @@ def test_table_is_hooked_count_of_40_subnets_of_the_papers_space(paper_space):
         assert counted == Cost(*(int(column[0]) for column in table.costs(genes, scaling)))
         resolutions.add(arch.resolution)
         seen.add(arch)
-    assert len(seen) > 36
-    assert {354, 211, 241} <= resolutions
+    assert len(seen) > 18
+    assert {211, 221} < resolutions
 
 
 @pytest.mark.parametrize('name', preset_names())
