@@ -48,7 +48,6 @@ CASES = [
     ('balanced_around', dict(type='DefaultSampler', shuffle=True), False),
     pytest.param('mixed', RESOLUTION_SAMPLER, False, marks=needs_mmdet),
     ('alone', RESOLUTION_SAMPLER, True),
-    ('alone', dict(type='InfiniteSampler'), True),
     ('fold_around', dict(type='RepeatAugSampler'), True),
     pytest.param('alone', dict(type='mmdet.ClassAwareSampler'), True, marks=needs_mmdet),
     pytest.param('concat_around', MULTI_SOURCE, True, marks=needs_mmdet),
