@@ -3,7 +3,7 @@
 A config is code: a ``type`` may be any dotted name, ``custom_imports`` any module, and a text may
 close the quotes around it when it is written into another config. Of what somebody else has dumped
 only plain values are used, and only layers, losses, datasets and transforms that OpenMMLab and
-mmscale have registered.
+mmscale have registered and that read no files: MMEngine reads YAML so that it runs code.
 """
 
 from __future__ import annotations
@@ -67,9 +67,6 @@ _TEXT = re.compile(r'[\w ./,@+=~%#-]*')
 # Where datasets find images and annotations.
 _PLACES = ('ann_file', 'data_prefix', 'data_root')
 _CLASSES = 'metainfo'
-# What of a config reads data.
-_DATA = ('test_dataloader',)
-_AUGMENTS = 'batch_augments'
 _LARGEST = 2**53
 _MOST_DEEP = 40
 
@@ -129,8 +126,17 @@ def _check_text(owner: str, key: str, value: str) -> None:
 
 def _check(
     owner: str, key: str, value: object, scope: str, allowed: Sequence[str], depth: int = 0
-) -> object:
-    """A copy of a value without the checkpoints that its parts would start from."""
+) -> Any:
+    """A copy of a value without the checkpoints that its parts would start from.
+
+    Args:
+        owner: Where the value stands, for messages.
+        key: The key that it stands under, also through lists.
+        value: The value.
+        scope: The default scope of the config.
+        allowed: Modules whose classes and functions may be named.
+        depth: How many values it is inside of.
+    """
     if depth > _MOST_DEEP:
         raise UntrustedFileError(f'{owner:.80} is nested too deeply')
     if isinstance(value, Mapping):
@@ -178,7 +184,8 @@ def _check_preprocessor(owner: str, value: object, scope: str) -> object:
     """How images are normalised: numbers, and nothing that only a training needs."""
     if value is None:
         return None
-    found = {key: part for key, part in check_keys(owner, value, None).items() if key != _AUGMENTS}
+    found = check_keys(owner, value, None)
+    found.pop('batch_augments', None)
     kind = found.get('type', 'mmpretrain.ClsDataPreprocessor')
     _check_type(owner, kind, scope, _OF_PREPROCESSORS)
     check_keys(owner, found, ('type', *signature(_registered(kind, scope)).parameters))
@@ -206,8 +213,8 @@ def check_untrusted(owner: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         UntrustedFileError: A type is none that mmengine, mmcv, mmpretrain, mmdet or mmscale has
-            registered, a module to import is of another package, or a value is not plain; the
-            message names the key.
+            registered, or one that reads other files; a module to import is of another package;
+            or a value is not plain. The message names the key.
     """
     scope = config.get('default_scope', 'mmpretrain')
     if not isinstance(scope, str) or scope not in PACKAGES:
@@ -221,14 +228,15 @@ def check_untrusted(owner: str, config: Mapping[str, Any]) -> dict[str, Any]:
             raise UntrustedFileError(
                 f'{owner}: custom_imports names {shortly(module)}, which is of no known package'
             )
-    found: dict[str, Any] = {}
+    of_data = {key: part for key, part in config.items() if key == 'test_dataloader'}
+    of_models = {
+        key: part for key, part in config.items() if key not in ('custom_imports', *of_data)
+    }
     try:
-        for key, part in config.items():
-            if key == 'custom_imports':
-                continue
-            allowed = _OF_DATA if key in _DATA else _OF_MODELS
-            checked = _check(owner, '', {key: part}, scope, allowed)
-            found |= checked if isinstance(checked, dict) else {}
+        found = {
+            **_check(owner, '', of_models, scope, _OF_MODELS),
+            **_check(owner, '', of_data, scope, _OF_DATA),
+        }
     except UsageError as error:
         raise UntrustedFileError(
             f'{error}; if you trust it, give the config by yourself, as config (--config)'

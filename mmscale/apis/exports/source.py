@@ -214,7 +214,6 @@ def _load(made: Source, checkpoint: str | Path | None, weights: Mapping | None) 
         return
     fitting = checked_weights(made.model, weights, checkpoint)
     made.model.load_state_dict(fitting, strict=False)
-    made.model.eval()
 
 
 # ---------------------------------------------------------------------- searches
