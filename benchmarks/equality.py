@@ -53,6 +53,7 @@ CONFIGS = {
     'separate': ['scalenet/search-separate_digits.py', 'scalenet/separate_digits.py'],
     'detection search': ['det/search-mcea_retinanet_digits.py', 'det/search_retinanet_digits.py'],
 }
+# fmt: off
 TRAININGS = {
     'supernet, sandwich': ('supernet', ['model.warmup_iters=20']),
     'supernet, single': ('supernet', ['model.mode=single', 'model.warmup_iters=0']),
@@ -61,6 +62,45 @@ TRAININGS = {
         ['model.mode=both_sides', 'model.warmup_iters=0', 'custom_hooks.0.sides=[left,right]'],
     ),
     'supernet, separate kernels': ('supernet', ['model.backbone.kernels=separate']),
+    'supernet, sandwich on both sides': (
+        'supernet', ['model.warmup_iters=20', 'custom_hooks.0.sides=[left,right]'],
+    ),
+    'supernet, sandwich of the space': (
+        'supernet', ['model.warmup_iters=20', 'model.teacher=space'],
+    ),
+    'supernet, AdamW': (
+        'supernet',
+        [
+            'model.mode=single', 'model.warmup_iters=0', 'optim_wrapper.optimizer._delete_=True',
+            'optim_wrapper.optimizer.type=AdamW', 'optim_wrapper.optimizer.lr=0.001',
+            'optim_wrapper.optimizer.weight_decay=0.05',
+        ],
+    ),
+    'supernet, AdamW, sandwich': (
+        'supernet',
+        [
+            'model.warmup_iters=20', 'optim_wrapper.optimizer._delete_=True',
+            'optim_wrapper.optimizer.type=AdamW', 'optim_wrapper.optimizer.lr=0.001',
+            'optim_wrapper.optimizer.weight_decay=0.05',
+        ],
+    ),
+    'supernet, accumulated': (
+        'supernet',
+        [
+            'model.mode=both_sides', 'model.warmup_iters=0', 'custom_hooks.0.sides=[left,right]',
+            'optim_wrapper.accumulative_counts=3',
+        ],
+    ),
+    # Norms of slices add up in another order than those of whole tensors with zeros: nearly equal.
+    'supernet, clipped': (
+        'supernet', ['model.warmup_iters=20', 'optim_wrapper.clip_grad.max_norm=0.5'],
+    ),
+    'supernet, averaged': (
+        'supernet', ['model.warmup_iters=20', 'custom_hooks.2.type=EMAHook'],
+    ),
+    'supernet, recomputed': (
+        'supernet', ['model.warmup_iters=20', 'model.backbone.with_cp=True'],
+    ),
     'retrain': ('retrain', []),
     'dms ArchNet': ('dms ArchNet', []),
     'dms ResNet': ('dms ResNet', []),
@@ -77,8 +117,16 @@ TRAININGS = {
     'detector': ('detector', []),
     'dms detector': ('dms detector', []),
 }
+# fmt: on
 SEARCHES = (
-    'mcea', 'random', 'evolution', 'scaling', 'compound', 'pareto', 'separate', 'detection search',
+    'mcea',
+    'random',
+    'evolution',
+    'scaling',
+    'compound',
+    'pareto',
+    'separate',
+    'detection search',
 )  # fmt: skip
 
 ROWS = """
