@@ -182,7 +182,7 @@ class SuperNetTraining(ABC):
                 if reduce is not None:
                     reduce(optim_wrapper.optimizer)
                 optim_wrapper.step()
-            optim_wrapper.zero_grad()
+                optim_wrapper.zero_grad()
             self.backbone.forget_slices()
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:

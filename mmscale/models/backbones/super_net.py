@@ -42,6 +42,14 @@ def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
+def _set_tensor(module: nn.Module, key: str, tensor: torch.Tensor) -> None:
+    """Puts a tensor in the place of the one of that name."""
+    path, _, last = key.rpartition('.')
+    holder = module.get_submodule(path)
+    kind = holder._parameters if last in holder._parameters else holder._buffers
+    kind[last] = tensor
+
+
 def unshared(module: nn.Module) -> nn.Module:
     """A copy of an Arch's layer, to be given other tensors; cheaper than to build one."""
     twin = module.__new__(type(module))
@@ -281,20 +289,19 @@ class SuperNet(ArchNet):
             self._slices[name, region] = WeightSlice.of(name, parameter, region)
         return self._slices[name, region]
 
-    def _build_layer(self, name: str, part: Part, side: str) -> _SubnetLayer:
-        template = self._template(part)
+    def _build_layer(self, name: str, needed: Part, side: str) -> _SubnetLayer:
+        template = self._template(needed)
         # A neck of any kind may know its layers by other ways than as submodules.
         module = copy.deepcopy(template) if name == 'neck' else unshared(template)
         own = self.get_submodule(name)
         slices = {}
         for key, tensor, region in self._regions(name, module, side):
-            path, _, last = key.rpartition('.')
-            holder = module.get_submodule(path)
             if isinstance(tensor, nn.Parameter):
                 slices[key] = self._slice(f'{name}.{key}', tensor, region)
-                holder._parameters[last] = slices[key].leaf
+                part = slices[key].leaf
             else:
-                holder._buffers[last] = tensor if region is None else tensor[index_of(region)]
+                part = tensor if region is None else tensor[index_of(region)]
+            _set_tensor(module, key, part)
         return _SubnetLayer(
             module=module,
             slices=slices,
@@ -306,7 +313,7 @@ class SuperNet(ArchNet):
                 for key, tensor in tensors.items()
                 if tensor is not None
             ],
-            recomputed=isinstance(part, Block),
+            recomputed=isinstance(needed, Block),
         )
 
     def _layer(self, name: str, part: Part, side: str) -> Layer:
@@ -439,11 +446,13 @@ class SuperNet(ArchNet):
         for i, stage in enumerate(arch.stages):
             for j, block in enumerate(stage):
                 names[f'stages.{i}.{j}'] = self._block_name(i, j, block)
-        state = {}
         for name, own_name in names.items():
-            for key, tensor, region in self._regions(own_name, net.get_submodule(name), side):
+            layer = net.get_submodule(name)
+            for key, tensor, region in self._regions(own_name, layer, side):
                 part = tensor.detach() if region is None else tensor.detach()[index_of(region)]
-                state[f'{name}.{key}'] = part.clone(memory_format=torch.contiguous_format)
-        net.load_state_dict(state, assign=True)
+                part = part.clone(memory_format=torch.contiguous_format)
+                if isinstance(tensor, nn.Parameter):
+                    part = nn.Parameter(part, layer.get_parameter(key).requires_grad)
+                _set_tensor(layer, key, part)
         net.is_init = True
         return net
