@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from mmscale.arch import Arch, Block, Head, SearchSpace, Stem
 from mmscale.arch.checks import check_keys, choice
-from mmscale.arch.sampling import SIDES
+from mmscale.arch.sampling import SIDES, checked_sides
 from mmscale.config_parts import type_name
 from mmscale.errors import UsageError
 from mmscale.models.backbones.arch_net import ArchNet, Layer
@@ -137,7 +137,7 @@ def _fits(block: Block, slot: Block) -> bool:
 
 def _separate_kernels(space: SearchSpace) -> Callable[[Block, dict, float], nn.ModuleDict]:
     """Makes the slots of a space in their order, each with a block for every kernel size."""
-    slots = zip(space.stages, space.allocation.stages, strict=True)
+    slots = zip(space.stages, space.widest.stages, strict=True)
     choices = iter([stage.kernels for stage, blocks in slots for _ in blocks])
 
     def make_block(block: Block, norm_cfg: dict, _: float) -> nn.ModuleDict:
@@ -152,14 +152,17 @@ def _separate_kernels(space: SearchSpace) -> Callable[[Block, dict, float], nn.M
 class SuperNet(ArchNet):
     """Holds one set of weights for all Archs of a space; a forward pass uses one subnet of them.
 
-    The weights are those of an ArchNet of the space's :attr:`~SearchSpace.allocation`. The
-    subnet is a function of (Arch, side) alone: :func:`slice_region` says which part of every
-    tensor it uses, and the forward pass runs the very layers of the Arch's own ArchNet on those
-    parts, so that the super-supernet and an extracted subnet cannot differ. Network stage i,
-    block j of an Arch always uses the weights of slot (i, j).
+    The weights are those of an ArchNet of the space's :attr:`~SearchSpace.allocation`, or with one
+    side of :attr:`~SearchSpace.widest`. The subnet is a function of (Arch, side) alone:
+    :func:`slice_region` says which part of every tensor it uses, and the forward pass runs the
+    very layers of the Arch's own ArchNet on those parts, so that the super-supernet and an
+    extracted subnet cannot differ. Network stage i, block j of an Arch always uses the weights of
+    slot (i, j).
 
     Args:
         space: Config of the :class:`SearchSpace`, or the space.
+        sides: Sides of the channel coupling that there are weights for, ``left``, ``right`` or
+            both. One side needs about half of the weights; checkpoints of other sides do not fit.
         kernels: ``shared``: a small kernel is the centre of the large one; ``separate``: every
             kernel size has a whole block of its own (the paper's).
         **settings: As for :class:`ArchNet`: ``out_indices``, ``out_strides``, ``neck`` (a subnet
@@ -191,13 +194,16 @@ class SuperNet(ArchNet):
         self,
         space: dict | SearchSpace,
         kernels: str = 'shared',
+        sides: Sequence[str] = SIDES,
         **settings: Any,
     ) -> None:
         choice('kernels', kernels, KERNEL_SHARING)
         check_keys('SuperNet', settings, _SETTINGS)
         space = space if isinstance(space, SearchSpace) else SearchSpace(**space)
         make_block = ArchBlock if kernels == 'shared' else _separate_kernels(space)
-        super().__init__(space.allocation, make_block=make_block, **settings)
+        self.sides = checked_sides(sides)
+        whole = space.allocation if len(self.sides) == 2 else space.widest
+        super().__init__(whole, make_block=make_block, **settings)
         self.space = space
         self.kernels = kernels
         self._templates: dict[Part, nn.Module] = {}
@@ -207,11 +213,11 @@ class SuperNet(ArchNet):
         self._used: dict[_SubnetLayer, None] = {}
         self._has_leaves = False
         self._own_parameters: set[nn.Parameter] = set()
-        self.set_arch(space.largest())
+        self.set_arch(space.largest(), self.sides[0])
 
     def _check(self, arch: Arch, side: str) -> None:
         """Raises ValueError if the Arch is no subnet of this super-supernet."""
-        choice('side', side, SIDES)
+        choice('side', side, self.sides)
         whole = self.arch
         problem = None
         if len(arch.stages) != len(whole.stages):
