@@ -32,6 +32,18 @@ def activation_cfg(name: str | None) -> dict | None:
     return None if name is None else dict(type=LAYERS[name][0])
 
 
+class ConvNormAct(ConvModule):
+    """mmcv's ConvModule in its usual order, without asking which order that is.
+
+    Its calls are what a GPU waits for where images are small.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (N, in, H, W) to (N, out, H', W') by convolution, norm and, if any, activation."""
+        x = self.norm(self.conv(x))
+        return self.activate(x) if self.with_activation else x
+
+
 def conv_norm_act(
     in_channels: int,
     out_channels: int,
@@ -42,10 +54,10 @@ def conv_norm_act(
     stride: int = 1,
     groups: int = 1,
     padding: str = 'half',
-) -> ConvModule:
+) -> ConvNormAct:
     """A convolution without bias, its norm layer and an optional activation."""
     same = padding == 'same'
-    return ConvModule(
+    return ConvNormAct(
         in_channels,
         out_channels,
         kernel,
