@@ -187,7 +187,7 @@ class LoadRandomResizedCropToResolution(RandomResizedCropToResolution):
             image = _decoded(content, path, 1)
             size = image.shape[:2]
         # What looks at the image before it is decoded looks at its size alone.
-        results['img'] = np.broadcast_to(np.uint8(0), size)
+        results['img'] = np.empty(size, np.uint8)
         resolution = _resolution_of(self, results)
         top, left, height, width = self.rand_crop_params(results.pop('img'))
         if image is None:

@@ -114,7 +114,7 @@ class _MaskedNorm(torch.autograd.Function):
         share = mask / total
         normed = x - (x @ share).unsqueeze(-1) if centred else x
         result = normed * normed
-        scale = torch.rsqrt(result @ share + eps).unsqueeze(-1)
+        scale = (result @ share).add_(eps).rsqrt_().unsqueeze(-1)
         normed = normed.mul_(scale) if centred else normed * scale
         ctx.save_for_backward(normed, scale, share, total, weight)
         ctx.centred, ctx.has_bias = centred, bias is not None
@@ -146,7 +146,8 @@ class _MaskedNorm(torch.autograd.Function):
         along = shift.flatten() @ normed.flatten(0, -2)
         of_share = -0.5 * (of_share + along if ctx.centred else of_share - along)
         of_mask = (of_share - of_share @ share) / total
-        of_x = equal.mul_(channels * share).addcmul_(gradient, ones - channels * share * ones)
+        shares = channels * share
+        of_x = equal.mul_(shares).addcmul_(gradient, ones - shares * ones)
         if not ctx.centred:
             of_x.addcmul_(shift.unsqueeze(-1), share)
         of_x.mul_(scale)
