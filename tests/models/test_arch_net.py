@@ -469,3 +469,29 @@ def test_gradient_checkpointing_changes_no_bit(randomise):
         assert one.keys() == other.keys() and len(one) > 50
         assert all(torch.equal(one[key], other[key]) for key in one)
     assert int(anew[2]['stages.3.0.spatial.bn.num_batches_tracked']) == 1
+
+
+@pytest.mark.parametrize(
+    ('act', 'kind'), [('silu', nn.SiLU), ('hswish', nn.Hardswish), ('relu', nn.ReLU)]
+)
+def test_activations_work_in_place_where_nothing_has_to_be_copied_for_it(act, kind):
+    small = Block('mbconv', 3, 1, 4, 8, 4, 8, act=act)
+    arch = Arch(resolution=8, stem=Stem(4, act=act), stages=((small,),), head=Head(6, act=act))
+    net = ArchNet(arch)
+
+    def in_place():
+        found = {module.inplace for module in net.modules() if isinstance(module, kind)}
+        assert len(found) == 1
+        return found.pop()
+
+    def copies():
+        images = torch.ones(2, 3, 8, 8, requires_grad=net.training)
+        with torch.profiler.profile() as profile, torch.set_grad_enabled(net.training):
+            net(images)
+        return sum(event.key == 'aten::clone' for event in profile.key_averages())
+
+    assert in_place() == (act == 'relu')
+    assert copies() == 0
+    assert net.eval() is net and in_place() and copies() == 0
+    net.train()
+    assert in_place() == (act == 'relu')
