@@ -471,6 +471,7 @@ def test_gradient_checkpointing_changes_no_bit(randomise):
     assert int(anew[2]['stages.3.0.spatial.bn.num_batches_tracked']) == 1
 
 
+@pytest.mark.filterwarnings('ignore:Warning. Profiler clears')
 @pytest.mark.parametrize(
     ('act', 'kind'), [('silu', nn.SiLU), ('hswish', nn.Hardswish), ('relu', nn.ReLU)]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -178,7 +179,8 @@ def masked_norm(
         x = x.movedim(1, -1)
     dtype = x.dtype
     # As torch's own norm layers, with statistics in full precision under AMP.
-    with torch.autocast(x.device.type, enabled=False):
+    has_amp = torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if has_amp else nullcontext():
         x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
         centred = isinstance(layer, nn.LayerNorm)
         if centred:
