@@ -32,21 +32,18 @@ def activation_cfg(name: str | None) -> dict | None:
     return None if name is None else dict(type=LAYERS[name][0])
 
 
-# Their backward pass needs what they were given, which torch copies where they work in place.
-_NEED_INPUT = (nn.SiLU, nn.Hardswish)
-
-
 class ConvNormAct(ConvModule):
     """mmcv's ConvModule in its usual order, with less to do for the same numbers.
 
-    It does not ask for the order, as calls are what a GPU waits for where images are small; and
-    activations that need their input later work in place in eval mode alone.
+    It does not ask for the order, as calls are what a GPU waits for where images are small. And
+    SiLU works in place in eval mode alone: its backward pass needs its input, which torch would
+    copy, and that costs more than new memory for the output.
     """
 
     def train(self, mode: bool = True) -> ConvNormAct:
         """Sets the mode, of the activation too."""
         super().train(mode)
-        if self.with_activation and isinstance(self.activate, _NEED_INPUT):
+        if self.with_activation and isinstance(self.activate, nn.SiLU):
             self.activate.inplace = not mode
         return self
 
