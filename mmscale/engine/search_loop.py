@@ -24,7 +24,8 @@ from mmscale.arch.origin import origin_of
 from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.engine.distributed import Ranks
-from mmscale.engine.evaluator import SubnetEvaluator, content_of
+from mmscale.engine.evaluator import SubnetEvaluator
+from mmscale.engine.images import content_of
 from mmscale.engine.space_settings import check_settings
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError
@@ -241,8 +242,11 @@ class SearchLoop(BaseLoop):
                 'test_dataloader, and one in test_cfg takes its place as a whole'
             )
         self.history = History(Path(runner.work_dir) / 'history.jsonl')
+        settings = {'type': SubnetEvaluator, **(subnet_evaluator or {})}
+        if settings.get('cache') == 'disk':
+            settings.setdefault('cache_dir', Path(runner.work_dir) / 'images')
         self.evaluator: SubnetEvaluator = TASK_UTILS.build(
-            {'type': SubnetEvaluator, **(subnet_evaluator or {})},
+            settings,
             default_args=dict(
                 model=model, dataloader=dataloader, calibration_dataloader=calibration
             ),

@@ -240,7 +240,7 @@ def test_a_score_is_the_metric_of_the_shipped_detector(model, tmp_path):
     # Ground truth as predictions, through the same cached images: a perfect score.
 
     class Oracle(torch.nn.Module):
-        def forward(self, inputs, samples, mode):
+        def forward(self, inputs, samples=(), mode='tensor'):
             for sample in samples:
                 boxes = sample.metainfo['instances']
                 sample.pred_instances = InstanceData(
@@ -250,7 +250,7 @@ def test_a_score_is_the_metric_of_the_shipped_detector(model, tmp_path):
                 )
             return samples
 
-    evaluator._scored = lambda arch, side: Oracle()
+    evaluator._raw = lambda arch, side: Oracle()
     assert evaluator.evaluate(arch) == Score(1000, 1000)
 
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from mmscale.arch import SearchSpace
 from mmscale.engine import SubnetEvaluator
-from mmscale.engine.evaluator import content_of
+from mmscale.engine.evaluator import _Candidate
+from mmscale.engine.images import content_of
 from mmscale.errors import UsageError
 from mmscale.search import EvaluationError, Score
 
@@ -189,8 +190,11 @@ def test_batch_statistics_depend_on_the_batch_size(make_evaluator):
     make, _ = make_evaluator
     arch = SearchSpace(**SPACE).largest(0)
     images = next(make(bn='batch')._images.batches(arch.resolution))[0]
-    net = make(bn='batch')._scored(arch, 'left')
-    alone = make()._scored(arch, 'left')
+    candidates = []
+    for evaluator in (make(bn='batch'), make()):
+        candidates.append(_Candidate(arch, None))
+        evaluator._make_ready(candidates[-1:])
+    net, alone = (candidate.nets[0] for candidate in candidates)
     with torch.no_grad():
         assert not torch.allclose(net(images)[:4], net(images[:4]))
         torch.testing.assert_close(alone(images)[:4], alone(images[:4]))
@@ -250,7 +254,7 @@ def test_too_little_shared_memory_is_no_failure_of_the_candidate(make_evaluator,
         raise RuntimeError('Caught\nunable to allocate shared memory(shm) for file </torch_1>')
 
     make, _ = make_evaluator
-    monkeypatch.setattr('mmscale.engine.evaluator.DataLoader', full)
+    monkeypatch.setattr('mmscale.engine.images.DataLoader', full)
     with pytest.raises(OSError, match=r'^num_workers=0: the shared memory .* is too small'):
         make().evaluate(SearchSpace(**SPACE).smallest())
 
