@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
@@ -17,6 +17,14 @@ from mmscale.arch import Arch
 from mmscale.arch.checks import choice, integer
 from mmscale.arch.sampling import SIDES
 from mmscale.engine.calibration import Recalibration
+from mmscale.engine.candidates import (
+    Candidate,
+    OutOfMemoryError,
+    RightAnswers,
+    Tally,
+    each,
+    out_of_memory_is_of_the_candidate,
+)
 from mmscale.engine.images import Images, Targets, bytes_of, content_of
 from mmscale.errors import UsageError, one_line
 from mmscale.models import SuperNetTraining
@@ -27,8 +35,8 @@ from mmscale.search.scoring import Communicator
 _STATISTICS = ('recalibrated', 'batch')
 _AMP = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
-# How torch says that memory is out: CUDA, and the CPU's allocator.
-_OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory')
+# Of BN statistics that are kept: those of hundreds of large networks.
+_MOST_STATISTICS_BYTES = 2**26
 
 
 def weights_digest(model: torch.nn.Module) -> str:
@@ -38,115 +46,6 @@ def weights_digest(model: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(bytes_of(tensor))
     return digest.hexdigest()
-
-
-class OutOfMemoryError(EvaluationError):
-    """Memory was out while one network was evaluated, maybe beside others."""
-
-
-@contextmanager
-def out_of_memory_is_of_the_candidate() -> Iterator[None]:
-    """Turns running out of memory into a failure of the one network that is evaluated.
-
-    Raises:
-        OutOfMemoryError: The device or the machine ran out of memory.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        text = ' '.join(str(error).split())
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
-            words in text for words in _OUT_OF_MEMORY
-        ):
-            raise
-        raise OutOfMemoryError(f'out of memory: {text:.200}') from error
-
-
-class Tally(Protocol):
-    """What one candidate has got right so far."""
-
-    def count(self, nets: Sequence[BaseModel], inputs: torch.Tensor, targets: Targets) -> None:
-        """Counts a batch of scoring images (N, channels, H, W)."""
-
-    def is_lost(self, seen: int) -> bool:
-        """Whether the score is certain to be too low, after so many images."""
-
-    def score(self) -> Score:
-        """The score, after all images."""
-
-
-class _RightAnswers:
-    """Counts on the device, which is waited for at the end, and where a score has to be reached.
-
-    Args:
-        total: Number of images.
-        needed: The score that is of interest at least; None for any.
-    """
-
-    def __init__(self, total: int, needed: Fraction | None) -> None:
-        self._total = total
-        self._least = 0 if needed is None else needed * total
-        self._correct: torch.Tensor | int = 0
-        self._finite: torch.Tensor | bool = True
-
-    def count(self, nets: Sequence[BaseModel], inputs: torch.Tensor, targets: Targets) -> None:
-        """Counts the right answers to a batch; of several networks the mean logits are theirs."""
-        logits = torch.stack([net(inputs).float() for net in nets]).mean(dim=0)
-        self._finite = logits.isfinite().all() & self._finite
-        self._correct = (logits.argmax(dim=1) == targets).sum() + self._correct
-
-    def _read(self) -> int:
-        correct, finite = torch.stack([self._correct, self._finite.long()]).tolist()
-        if not finite:
-            raise EvaluationError('logits that are not finite')
-        return correct
-
-    def is_lost(self, seen: int) -> bool:
-        """Whether too few images are left to reach what is needed."""
-        if not seen or self._least <= 0:
-            return self._total < self._least
-        return self._read() + self._total - seen < self._least
-
-    def score(self) -> Score:
-        """Right answers of all images."""
-        return Score(self._read(), self._total)
-
-
-class _Candidate:
-    """One of the networks that share a pass over the images.
-
-    Attributes:
-        arch: What is evaluated.
-        tally: What it got right.
-        nets: Its networks, one a side; none once it is decided.
-        outcome: Score, error, or None for a score that is too low; once it is decided.
-        is_decided: Whether the outcome is known.
-    """
-
-    def __init__(self, arch: Arch, tally: Tally) -> None:
-        self.arch = arch
-        self.tally = tally
-        self.nets: list[BaseModel] = []
-        self.outcome: Score | EvaluationError | None = None
-        self.is_decided = False
-
-    def decide(self, outcome: Score | EvaluationError | None) -> None:
-        """Sets the outcome, and lets go of the networks."""
-        self.outcome, self.is_decided, self.nets = outcome, True, []
-
-
-def _each(
-    candidates: Sequence[_Candidate], action: Callable[..., None], *arguments: object
-) -> None:
-    """Does something with every candidate that is not decided; what fails fails it alone."""
-    for candidate in candidates:
-        if not candidate.is_decided:
-            try:
-                with out_of_memory_is_of_the_candidate():
-                    action(candidate, *arguments)
-            except EvaluationError as error:
-                # Without the frames, which hold on to the network.
-                candidate.decide(error.with_traceback(None))
 
 
 @TASK_UTILS.register_module()
@@ -223,6 +122,8 @@ class SubnetEvaluator:
         self.amp = amp
         self.channels_last = channels_last
         self.images_seen = self.images_saved = 0
+        # Of the networks scored last, so that what is shipped is not calibrated again.
+        self._statistics: dict[Arch, dict[str, torch.Tensor]] = {}
         self._settings = {
             'dataloader': content_of(dataloader),
             'max_images': max_images,
@@ -324,13 +225,25 @@ class SubnetEvaluator:
             ValueError: The Arch is not in the super-supernet's space.
         """
         net = self._raw(arch, self.sides[0])
-        statistics = Recalibration(self.normalised_part(net))
-        with self._precision():
-            for inputs, _ in self._calibration.batches(arch.resolution):
-                statistics.see(inputs)
-        statistics.finish()
+        known = self._statistics.get(arch)
+        if known is None:
+            statistics = Recalibration(self.normalised_part(net))
+            with self._precision():
+                for inputs, _ in self._calibration.batches(arch.resolution):
+                    statistics.see(inputs)
+            statistics.finish()
+        else:
+            for name, buffer in net.named_buffers():
+                buffer.copy_(known[name])
         net.eval()
         return net
+
+    def _keep_statistics(self, arch: Arch, net: BaseModel) -> None:
+        """Keeps what a network's BN layers have measured, and lets go of the oldest."""
+        self._statistics[arch] = dict(net.named_buffers())
+        size = sum(tensor.nbytes for tensor in self._statistics[arch].values())
+        while size * len(self._statistics) > _MOST_STATISTICS_BYTES and len(self._statistics) > 1:
+            del self._statistics[next(iter(self._statistics))]
 
     @property
     def _used(self) -> list[Images]:
@@ -372,7 +285,7 @@ class SubnetEvaluator:
 
     def tally(self, needed: Fraction | None) -> Tally:
         """What counts the right answers of one network."""
-        return _RightAnswers(len(self._images), needed)
+        return RightAnswers(len(self._images), needed)
 
     def evaluate(self, arch: Arch, needed: Fraction | None = None) -> Score | None:
         """Counts the images that a subnet gets right.
@@ -429,36 +342,37 @@ class SubnetEvaluator:
         self, archs: Sequence[Arch], needed: Sequence[Fraction | None]
     ) -> list[Score | EvaluationError | None]:
         candidates = [
-            _Candidate(arch, self.tally(bound)) for arch, bound in zip(archs, needed, strict=True)
+            Candidate(arch, self.tally(bound)) for arch, bound in zip(archs, needed, strict=True)
         ]
         with self._precision():
             self._make_ready(candidates)
             self._score(candidates)
         return [candidate.outcome for candidate in candidates]
 
-    def _make_ready(self, candidates: Sequence[_Candidate]) -> None:
+    def _make_ready(self, candidates: Sequence[Candidate]) -> None:
         """Extracts networks, and gives them the statistics that they are scored with."""
-        statistics: dict[_Candidate, list[Recalibration]] = {}
+        statistics: dict[Candidate, list[Recalibration]] = {}
 
-        def extract(candidate: _Candidate) -> None:
+        def extract(candidate: Candidate) -> None:
             candidate.nets = [self._raw(candidate.arch, side) for side in self.sides]
             if self.bn == 'recalibrated':
                 parts = map(self.normalised_part, candidate.nets)
                 statistics[candidate] = [Recalibration(part) for part in parts]
 
-        def see(candidate: _Candidate, inputs: torch.Tensor) -> None:
+        def see(candidate: Candidate, inputs: torch.Tensor) -> None:
             for one in statistics[candidate]:
                 one.see(inputs)
 
-        def finish(candidate: _Candidate) -> None:
+        def finish(candidate: Candidate) -> None:
             for one in statistics[candidate]:
                 one.finish()
+            self._keep_statistics(candidate.arch, candidate.nets[0])
 
-        _each(candidates, extract)
+        each(candidates, extract)
         if self.bn == 'recalibrated':
             for inputs, _ in self._calibration.batches(candidates[0].arch.resolution):
-                _each(candidates, see, inputs)
-            _each(candidates, finish)
+                each(candidates, see, inputs)
+            each(candidates, finish)
         for candidate in candidates:
             for net in candidate.nets:
                 net.eval()
@@ -468,23 +382,23 @@ class SubnetEvaluator:
                             module.train()
 
     @torch.inference_mode()
-    def _score(self, candidates: Sequence[_Candidate]) -> None:
+    def _score(self, candidates: Sequence[Candidate]) -> None:
         """Decides all candidates."""
         total, seen = len(self._images), 0
 
-        def drop(candidate: _Candidate) -> None:
+        def drop(candidate: Candidate) -> None:
             if candidate.tally.is_lost(seen):
                 self.images_saved += total - seen
                 candidate.decide(None)
 
-        def count(candidate: _Candidate, inputs: torch.Tensor, targets: Targets) -> None:
+        def count(candidate: Candidate, inputs: torch.Tensor, targets: Targets) -> None:
             candidate.tally.count(candidate.nets, inputs, targets)
             self.images_seen += len(inputs)
 
         for inputs, targets in self._images.batches(candidates[0].arch.resolution):
-            _each(candidates, drop)
+            each(candidates, drop)
             if all(candidate.is_decided for candidate in candidates):
                 return
-            _each(candidates, count, inputs, targets)
+            each(candidates, count, inputs, targets)
             seen += len(inputs)
-        _each(candidates, lambda candidate: candidate.decide(candidate.tally.score()))
+        each(candidates, lambda candidate: candidate.decide(candidate.tally.score()))

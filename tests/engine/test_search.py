@@ -124,8 +124,12 @@ def test_two_processes_train_and_search_like_one(
     weights = Path(supernet_config['work_dir']) / 'iter_8.pth'
     state = CheckpointLoader.load_checkpoint(str(weights))['state_dict']
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
-    path = write_config(dict(search_config, load_from=str(weights)))
-    two = run_tool(ROOT / 'tools/dist_search.sh', path, 2)
+    search_config['load_from'] = str(weights)
+    path = write_config(search_config)
+    # They make the images of every resolution together, and share them.
+    shared = copy.deepcopy(search_config)
+    shared['test_cfg']['subnet_evaluator'].update(cache='disk', candidates_per_pass=3)
+    two = run_tool(ROOT / 'tools/dist_search.sh', write_config(shared, 'shared.py'), 2)
     assert two.returncode == 0, two.stderr[-3000:]
     work_dir = Path(search_config['work_dir'])
     assert {p.name for p in (work_dir / 'archive').iterdir()} == {
@@ -136,6 +140,15 @@ def test_two_processes_train_and_search_like_one(
     assert code == 0, errors
     assert results_of(work_dir) == results_of(tmp_path / 'one')
     assert sorted(entries(work_dir)) == sorted(entries(tmp_path / 'one'))
+    resolutions = {json.loads(s)['resolution'] for s in seconds(work_dir)}
+    names = {path.name for path in (work_dir / 'images').iterdir()}
+    assert {name.split('_')[1] for name in names} == {f'{side}px' for side in resolutions}
+    assert len(names) == 2 * len(resolutions)  # to calibrate and to score
+
+
+def seconds(work_dir):
+    paths = Path(work_dir).glob('seconds/*.jsonl')
+    return [line for path in paths for line in path.read_text().splitlines()]
 
 
 def test_search_killed_inside_an_evaluation_goes_on(

@@ -1,0 +1,93 @@
+#!/usr/bin/env python
+"""Where the time of one search goes: start-up, evaluations, the rest.
+
+``python benchmarks/search_overhead.py configs/scalenet/search-mcea_digits.py``
+
+Runs ``tools/search.py`` in this process, with its options. Seconds are those of this process's
+processor, so that busy neighbours change them little, and of the wall clock. Start-up is all until
+the search begins: imports, building, reading the checkpoint. The rest is all that is neither that
+nor inside the evaluator: proposals, costs, archive, forecast, result.
+"""
+
+import json
+import runpy
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CLOCKS = {'cpu': time.process_time, 'wall': time.perf_counter}
+ROOT = Path(__file__).resolve().parents[1]
+START = time.perf_counter()
+
+
+class Stopwatch:
+    """Adds up the seconds in which a function runs, by every clock."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(CLOCKS, 0.0)
+        self.calls = 0
+
+    def around(self, function: object) -> object:
+        """The function, timed."""
+
+        def timed(*args: object, **kwargs: object) -> object:
+            start = {name: clock() for name, clock in CLOCKS.items()}
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.calls += 1
+                for name, clock in CLOCKS.items():
+                    self.seconds[name] += clock() - start[name]
+
+        return timed
+
+
+def run(tool: object) -> tuple[dict[str, dict[str, float]], int]:
+    """Runs a search; seconds of its parts by clock, and the number of evaluations."""
+    from mmscale.engine import SearchLoop, SubnetEvaluator
+
+    whole, scored = Stopwatch(), Stopwatch()
+    for name in ('evaluate', 'evaluate_together', 'prepare_together'):
+        if hasattr(SubnetEvaluator, name):
+            setattr(SubnetEvaluator, name, scored.around(getattr(SubnetEvaluator, name)))
+    SearchLoop.run = whole.around(SearchLoop.run)
+    tool()
+    # The processor's clock starts with the process.
+    total = {'cpu': time.process_time(), 'wall': time.perf_counter() - START}
+    parts = {
+        name: {
+            'start-up': total[name] - whole.seconds[name],
+            'evaluation': scored.seconds[name],
+            'rest': whole.seconds[name] - scored.seconds[name],
+        }
+        for name in CLOCKS
+    }
+    return parts, scored.calls
+
+
+def main() -> None:
+    """Runs a search and prints where its time went."""
+    as_json = '--json' in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != '--json']
+    tool = runpy.run_path(str(ROOT / 'tools' / 'search.py'), run_name='search')['main']
+    with tempfile.TemporaryDirectory() as work_dir:
+        sys.argv = ['search.py', *arguments, '--work-dir', work_dir]
+        from mmscale.launch.runner import set_environment
+
+        set_environment()
+        parts, calls = run(tool)
+    if as_json:
+        print(json.dumps({'evaluations': calls, **parts}, indent=1))
+        return
+    for name, seconds in parts.items():
+        searched = seconds['evaluation'] + seconds['rest']
+        print(
+            f'{name:4}: start-up {seconds["start-up"]:.2f} s, evaluation '
+            f'{seconds["evaluation"]:.2f} s in {calls} calls, the rest {seconds["rest"]:.2f} s, '
+            f'{seconds["rest"] / searched:.2%} of the search'
+        )
+
+
+if __name__ == '__main__':
+    main()
