@@ -83,8 +83,8 @@ def main() -> None:
         searched = seconds['evaluation'] + seconds['rest']
         print(
             f'{name:4}: start-up {seconds["start-up"]:.2f} s, evaluation '
-            f'{seconds["evaluation"]:.2f} s for {calls} networks, the rest {seconds["rest"]:.2f} s, '
-            f'{seconds["rest"] / searched:.2%} of the search'
+            f'{seconds["evaluation"]:.2f} s for {calls} networks, the rest '
+            f'{seconds["rest"]:.2f} s, {seconds["rest"] / searched:.2%} of the search'
         )
 
 

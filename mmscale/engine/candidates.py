@@ -11,6 +11,7 @@ import torch
 from mmengine.model import BaseModel
 
 from mmscale.arch import Arch
+from mmscale.engine.calibration import Recalibration
 from mmscale.engine.images import Targets
 from mmscale.search import EvaluationError, Score
 
@@ -97,6 +98,7 @@ class Candidate:
         arch: What is evaluated.
         tally: What it got right.
         nets: Its networks, one a side; none once it is decided.
+        statistics: What measures those of the networks' BN layers; none once they are measured.
         outcome: Score, error, or None for a score that is too low; once it is decided.
         is_decided: Whether the outcome is known.
     """
@@ -105,12 +107,14 @@ class Candidate:
         self.arch = arch
         self.tally = tally
         self.nets: list[BaseModel] = []
+        self.statistics: list[Recalibration] = []
         self.outcome: Score | EvaluationError | None = None
         self.is_decided = False
 
     def decide(self, outcome: Score | EvaluationError | None) -> None:
         """Sets the outcome, and lets go of the networks."""
-        self.outcome, self.is_decided, self.nets = outcome, True, []
+        self.outcome, self.is_decided = outcome, True
+        self.nets, self.statistics = [], []
 
 
 def each(candidates: Sequence[Candidate], action: Callable[..., None], *arguments: object) -> None:

@@ -22,6 +22,7 @@ from mmscale.engine.candidates import (
     OutOfMemoryError,
     RightAnswers,
     Tally,
+    are_decided,
     each,
     out_of_memory_is_of_the_candidate,
 )
@@ -351,25 +352,25 @@ class SubnetEvaluator:
 
     def _make_ready(self, candidates: Sequence[Candidate]) -> None:
         """Extracts networks, and gives them the statistics that they are scored with."""
-        statistics: dict[Candidate, list[Recalibration]] = {}
 
         def extract(candidate: Candidate) -> None:
             candidate.nets = [self._raw(candidate.arch, side) for side in self.sides]
             if self.bn == 'recalibrated':
                 parts = map(self.normalised_part, candidate.nets)
-                statistics[candidate] = [Recalibration(part) for part in parts]
+                candidate.statistics = [Recalibration(part) for part in parts]
 
         def see(candidate: Candidate, inputs: torch.Tensor) -> None:
-            for one in statistics[candidate]:
+            for one in candidate.statistics:
                 one.see(inputs)
 
         def finish(candidate: Candidate) -> None:
-            for one in statistics[candidate]:
+            for one in candidate.statistics:
                 one.finish()
+            candidate.statistics = []
             self._keep_statistics(candidate.arch, candidate.nets[0])
 
         each(candidates, extract)
-        if self.bn == 'recalibrated':
+        if self.bn == 'recalibrated' and not are_decided(candidates):
             for inputs, _ in self._calibration.batches(candidates[0].arch.resolution):
                 each(candidates, see, inputs)
             each(candidates, finish)
@@ -395,9 +396,11 @@ class SubnetEvaluator:
             candidate.tally.count(candidate.nets, inputs, targets)
             self.images_seen += len(inputs)
 
+        if are_decided(candidates):
+            return
         for inputs, targets in self._images.batches(candidates[0].arch.resolution):
             each(candidates, drop)
-            if all(candidate.is_decided for candidate in candidates):
+            if are_decided(candidates):
                 return
             each(candidates, count, inputs, targets)
             seen += len(inputs)
