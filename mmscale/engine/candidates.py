@@ -117,6 +117,11 @@ class Candidate:
         self.nets, self.statistics = [], []
 
 
+def are_decided(candidates: Sequence[Candidate]) -> bool:
+    """Whether nothing is left to do."""
+    return all(candidate.is_decided for candidate in candidates)
+
+
 def each(candidates: Sequence[Candidate], action: Callable[..., None], *arguments: object) -> None:
     """Does something with every candidate that is not decided; what fails fails it alone."""
     for candidate in candidates:

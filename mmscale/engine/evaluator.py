@@ -241,6 +241,7 @@ class SubnetEvaluator:
 
     def _keep_statistics(self, arch: Arch, net: BaseModel) -> None:
         """Keeps what a network's BN layers have measured, and lets go of the oldest."""
+        self._statistics.pop(arch, None)
         self._statistics[arch] = dict(net.named_buffers())
         size = sum(tensor.nbytes for tensor in self._statistics[arch].values())
         while size * len(self._statistics) > _MOST_STATISTICS_BYTES and len(self._statistics) > 1:

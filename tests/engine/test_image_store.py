@@ -197,12 +197,11 @@ def test_resolutions_beyond_the_bound_are_not_kept(tmp_path, warnings):
 
 
 def test_a_full_disk_is_no_end(tmp_path, warnings, monkeypatch):
-    monkeypatch.setattr(image_store, 'SPARE_BYTES', 2**62)
-    store = make(tmp_path)
-    store.make(6, SingleProcess())
+    with monkeypatch.context() as patch:
+        patch.setattr(image_store, 'SPARE_BYTES', 2**62)
+        store = make(tmp_path)
+        store.make(6, SingleProcess())
     assert not store.holds(6) and not list(tmp_path.iterdir())
-    monkeypatch.undo()
-    monkeypatch.setattr(image_store, 'SHARD', 4)
     written = []
 
     def full(path, *rest):
