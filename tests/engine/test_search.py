@@ -149,7 +149,7 @@ def test_two_processes_train_and_search_like_one(
 def searched_in(work_dir):
     """What a search found, without the name of its config."""
     result = json.loads((work_dir / 'result.json').read_text())
-    archs = {path.name: Arch.load(path) for path in (work_dir / 'archs').iterdir()}
+    archs = {path.name: get_arch(path) for path in (work_dir / 'archs').iterdir()}
     return {**result, 'origin': None}, archs, (work_dir / 'history.jsonl').read_bytes()
 
 
