@@ -9,6 +9,7 @@ the search begins: imports, building, reading the checkpoint. The rest is all th
 nor inside the evaluator: proposals, costs, archive, forecast, result.
 """
 
+import argparse
 import json
 import runpy
 import sys
@@ -67,8 +68,11 @@ def run(tool: object) -> tuple[dict[str, dict[str, float]], int]:
 
 def main() -> None:
     """Runs a search and prints where its time went."""
-    as_json = '--json' in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != '--json']
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--json', action='store_true', help='print an object')
+    args, arguments = parser.parse_known_args()
     tool = runpy.run_path(str(ROOT / 'tools' / 'search.py'), run_name='search')['main']
     with tempfile.TemporaryDirectory() as work_dir:
         sys.argv = ['search.py', *arguments, '--work-dir', work_dir]
@@ -76,7 +80,7 @@ def main() -> None:
 
         set_environment()
         parts, calls = run(tool)
-    if as_json:
+    if args.json:
         print(json.dumps({'evaluations': calls, **parts}, indent=1))
         return
     for name, seconds in parts.items():
