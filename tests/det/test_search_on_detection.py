@@ -198,9 +198,9 @@ def test_a_search_replays_to_the_same_bytes(model, tmp_path, monkeypatch):
     # Untrained detectors all score 0: what is replayed should differ.
     monkeypatch.setattr(
         DetectionEvaluator,
-        '_evaluate',
-        lambda self, arch, needed, real=DetectionEvaluator._evaluate: Score(
-            real(self, arch, needed).correct + int(arch.digest[:4], 16) % 500, 1000
+        'evaluate',
+        lambda self, arch, real=DetectionEvaluator.evaluate: Score(
+            real(self, arch).correct + int(arch.digest[:4], 16) % 500, 1000
         ),
     )
     make_search(model, tmp_path, 'once').test()
@@ -211,7 +211,7 @@ def test_a_search_replays_to_the_same_bytes(model, tmp_path, monkeypatch):
     assert (tmp_path / 'again' / 'result.json').read_bytes() == result
     # From the archive alone, nothing is evaluated.
     shutil.copytree(tmp_path / 'once' / 'archive', tmp_path / 'replay' / 'archive')
-    monkeypatch.setattr(DetectionEvaluator, '_evaluate', None)
+    monkeypatch.setattr(DetectionEvaluator, 'evaluate', None)
     make_search(model, tmp_path, 'replay', resume=True).test()
     assert (tmp_path / 'replay' / 'result.json').read_bytes() == result
 
