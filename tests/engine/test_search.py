@@ -116,48 +116,6 @@ def test_seed_and_weights_change_the_result(
 # ------------------------------------------------------------------ processes and kills
 
 
-def test_two_processes_train_and_search_like_one(
-    supernet_config, search_config, write_config, run_tool, call_tool, tmp_path
-):
-    trained = run_tool(ROOT / 'tools/dist_train.sh', write_config(supernet_config), 2)
-    assert trained.returncode == 0, trained.stderr[-3000:]
-    weights = Path(supernet_config['work_dir']) / 'iter_8.pth'
-    state = CheckpointLoader.load_checkpoint(str(weights))['state_dict']
-    assert all(torch.isfinite(tensor).all() for tensor in state.values())
-    search_config['load_from'] = str(weights)
-    path = write_config(search_config)
-    # They make the images of every resolution together, and share them.
-    shared = copy.deepcopy(search_config)
-    shared['test_cfg']['subnet_evaluator'].update(cache='disk', candidates_per_pass=3)
-    two = run_tool(ROOT / 'tools/dist_search.sh', write_config(shared, 'shared.py'), 2)
-    assert two.returncode == 0, two.stderr[-3000:]
-    work_dir = Path(search_config['work_dir'])
-    assert {p.name for p in (work_dir / 'archive').iterdir()} == {
-        'rank0000.jsonl',
-        'rank0001.jsonl',
-    }
-    code, errors = call_tool('search.py', path, '--work-dir', tmp_path / 'one')
-    assert code == 0, errors
-    assert searched_in(work_dir) == searched_in(tmp_path / 'one')
-    assert sorted(entries(work_dir)) == sorted(entries(tmp_path / 'one'))
-    resolutions = {json.loads(s)['resolution'] for s in seconds(work_dir)}
-    names = {path.name for path in (work_dir / 'images').iterdir()}
-    assert {name.split('_')[1] for name in names} == {f'{side}px' for side in resolutions}
-    assert len(names) == 2 * len(resolutions)  # to calibrate and to score
-
-
-def searched_in(work_dir):
-    """What a search found, without the name of its config."""
-    result = json.loads((work_dir / 'result.json').read_text())
-    archs = {path.name: get_arch(path) for path in (work_dir / 'archs').iterdir()}
-    return {**result, 'origin': None}, archs, (work_dir / 'history.jsonl').read_bytes()
-
-
-def seconds(work_dir):
-    paths = Path(work_dir).glob('seconds/*.jsonl')
-    return [line for path in paths for line in path.read_text().splitlines()]
-
-
 def test_search_killed_inside_an_evaluation_goes_on(
     searched, search_config, trained, write_config, run_tool, call_tool
 ):
