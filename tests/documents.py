@@ -42,7 +42,7 @@ CHANGES = {
     # All formats take a quarter of a minute: once are enough.
     r'^(python tools/export\.py .* --scaling-stage 2 .*(?<!--fuse))$': r'\1 --formats mmpretrain',
     # Of hours, whether it starts.
-    r'^(python benchmarks/(?:joint_|dms_|search_thr)\w+\.py) .*': r'\1 --help',
+    r'^(python benchmarks/(?:joint_|dms_|search_)\w+\.py) .*': r'\1 --help',
     r'^(python benchmarks/dry_run\.py .*)': r'\1 --seeds 1',
     r'--checkpoint iter_2\.pth': '--checkpoint work_dirs/digits-s0/iter_2.pth',
     r'pretrained=True': 'pretrained=False',  # it would download

@@ -69,6 +69,8 @@ class ClutteredDigits(BaseDataset):
                 'an image has one label'
             )
         self.images: np.ndarray
+        # Of an item there are two integers: pickling tens of thousands takes longer than it saves.
+        kwargs.setdefault('serialize_data', False)
         super().__init__(ann_file='', data_root=str(data_root), **kwargs)
 
     def load_data_list(self) -> list[dict]:

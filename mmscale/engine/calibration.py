@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -27,27 +27,34 @@ def even_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
     return [list(items[start:end]) for start, end in pairwise(ends)]
 
 
-@torch.no_grad()
-def recalibrate(net: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Measures the statistics of BN layers, leaving a network in training mode.
+class Recalibration:
+    """Measures the statistics of a network's BN layers, batch by batch; it is in training mode.
 
     As ``torch.optim.swa_utils.update_bn``, but the images of a smaller batch count no more than
     others.
 
     Args:
         net: The network.
-        batches: Images (N, channels, height, width), normalised.
     """
-    layers = [module for module in net.modules() if isinstance(module, _BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-    net.train()
-    seen = 0
-    for inputs in batches:
-        seen += len(inputs)
-        for layer in layers:
-            layer.momentum = len(inputs) / seen
-        net(inputs)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net = net
+        net.train()  # MMEngine's may return nothing
+        self._layers = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+        self._momenta = [layer.momentum for layer in self._layers]
+        self._seen = 0
+        for layer in self._layers:
+            layer.reset_running_stats()
+
+    @torch.no_grad()
+    def see(self, inputs: torch.Tensor) -> None:
+        """Counts a batch of images (N, channels, height, width), normalised."""
+        self._seen += len(inputs)
+        for layer in self._layers:
+            layer.momentum = len(inputs) / self._seen
+        self._net(inputs)
+
+    def finish(self) -> None:
+        """Gives the layers back the momenta that they had; the last thing to do."""
+        for layer, momentum in zip(self._layers, self._momenta, strict=True):
+            layer.momentum = momentum

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from fractions import Fraction
 from typing import Any
 
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import METRICS
 
-from mmscale.arch import Arch
 from mmscale.engine.evaluator import SubnetEvaluator
+from mmscale.engine.images import Targets
 from mmscale.errors import UsageError
 from mmscale.models import SuperNetDetector
 from mmscale.registry import TASK_UTILS
@@ -36,6 +37,39 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+class _Detections:
+    """Collects the detections of one network, and measures their mAP.
+
+    Args:
+        metric: mmdet's metric, which all networks share.
+    """
+
+    def __init__(self, metric: BaseMetric) -> None:
+        self._metric = metric
+        self._results: list = []
+
+    def count(self, nets: Sequence[BaseModel], inputs: torch.Tensor, targets: Targets) -> None:
+        """Collects what a detector finds in a batch."""
+        (net,) = nets
+        predictions = net(inputs, targets, mode='predict')
+        self._metric.results = self._results
+        self._metric.process({}, [prediction.to_dict() for prediction in predictions])
+
+    def is_lost(self, seen: int) -> bool:
+        """Never: a mAP has no bound before the last image."""
+        del seen
+        return False
+
+    def score(self) -> Score:
+        """Thousandths of the mAP."""
+        # Not the metric's own evaluate(), which gathers over ranks: every rank has other Archs.
+        with _quiet():
+            values = self._metric.compute_metrics(self._results)
+        self._metric.results = []
+        # Without a single detection there are no values.
+        return Score(round(values.get('bbox_mAP', 0.0) * _THOUSANDTHS), _THOUSANDTHS)
 
 
 @TASK_UTILS.register_module()
@@ -85,19 +119,7 @@ class DetectionEvaluator(SubnetEvaluator):
 
         return {**super().fingerprint, 'score': 'thousandths of bbox_mAP', 'mmdet': __version__}
 
-    def _evaluate(self, arch: Arch, needed: Fraction | None) -> Score:
+    def tally(self, needed: Fraction | None) -> _Detections:
+        """What collects the detections of one network."""
         del needed
-        net = self._scored(arch, self.sides[0])
-        metric = self._metric
-        # Not the metric's own evaluate(), which gathers over ranks: every rank has other Archs.
-        metric.results.clear()
-        with torch.inference_mode():
-            for inputs, samples in self._images.batches(arch.resolution):
-                predictions = net(inputs, samples, mode='predict')
-                metric.process({}, [prediction.to_dict() for prediction in predictions])
-                self.images_seen += len(samples)
-        with _quiet():
-            values = metric.compute_metrics(metric.results)
-        metric.results.clear()
-        # Without a single detection there are no values.
-        return Score(round(values.get('bbox_mAP', 0.0) * _THOUSANDTHS), _THOUSANDTHS)
+        return _Detections(self._metric)

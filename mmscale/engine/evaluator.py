@@ -3,178 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
-from types import FunctionType
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.model import BaseModel
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 
 from mmscale.arch import Arch
 from mmscale.arch.checks import choice, integer
 from mmscale.arch.sampling import SIDES
-from mmscale.datasets import Draw, accept_draws, build_dataloader
-from mmscale.engine.calibration import Item, even_batches, recalibrate
-from mmscale.engine.train_data import check_size, check_sizes
+from mmscale.engine.calibration import Recalibration
+from mmscale.engine.candidates import (
+    Candidate,
+    OutOfMemoryError,
+    RightAnswers,
+    Tally,
+    are_decided,
+    each,
+    out_of_memory_is_of_the_candidate,
+)
+from mmscale.engine.images import Images, Targets, bytes_of, content_of
 from mmscale.errors import UsageError, one_line
 from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
 from mmscale.search import EvaluationError, Score
-
-# Labels (N,) of a classifier's images, or a detector's data samples.
-Targets = torch.Tensor | list
-Batch = tuple[torch.Tensor, Targets]
+from mmscale.search.scoring import Communicator
 
 _STATISTICS = ('recalibrated', 'batch')
+_AMP = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
-# How torch says that memory is out: CUDA, and the CPU's allocator.
-_OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory')
-
-# Settings of data loaders and data sets that change how images are read, but not the images.
-HANDLING = frozenset(
-    {'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root'}
-)
-
-
-class _Images:
-    """Images of a dataset as the network sees them, prepared once per resolution.
-
-    Args:
-        dataloader: Config of a data loader whose pipeline, of whatever dataset, is without
-            randomness; batch size and workers are taken from it.
-        prepare: The model's data preprocessor.
-        count: Number of images, evenly spread over the dataset; None for all.
-        cache: Whether to keep the images of every resolution in memory.
-        key: The setting that `count` comes from, for the error.
-        name: The setting that the data loader comes from, for the error.
-        targets_of: Takes what is to be predicted from the data samples of a batch.
-        even: Whether batches are of equal sizes, as BN layers need that normalise with them.
-    """
-
-    def __init__(
-        self,
-        dataloader: dict[str, Any],
-        prepare: torch.nn.Module,
-        count: int | None,
-        cache: bool,
-        key: str,
-        name: str,
-        targets_of: Callable[[list], Targets],
-        even: bool,
-    ) -> None:
-        self._targets_of = targets_of
-        self._even = even
-        self._loader = build_dataloader(dict(dataloader))
-        self._prepare = prepare
-        self._name = name
-        size = len(self._loader.dataset)
-        accept_draws(self._loader.dataset)
-        if count is not None and not 1 <= count <= size:
-            raise UsageError(f'{key}={count} must lie in 1..{size}, the images there are')
-        count = size if count is None else count
-        # Datasets are often sorted by class.
-        self._indices = [i * size // count for i in range(count)]
-        self._cache: dict[int, list[Batch]] | None = {} if cache else None
-        self.batch_size = self._loader.batch_size or self._loader.batch_sampler.batch_size
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @property
-    def metainfo(self) -> dict[str, Any]:
-        """Meta information of the dataset."""
-        return self._loader.dataset.metainfo
-
-    @property
-    def has_single_images(self) -> bool:
-        """Whether there is a batch of one image."""
-        return any(len(batch) == 1 for batch in self._batches(self._indices))
-
-    def _batches(self, items: list[Item]) -> list[list[Item]]:
-        if self._even:
-            return even_batches(items, self.batch_size)
-        return [items[i : i + self.batch_size] for i in range(0, len(items), self.batch_size)]
-
-    def batches(self, resolution: int) -> Iterator[Batch]:
-        """Normalised images (N, channels, resolution, resolution), and their targets."""
-        if self._cache is None:
-            yield from self._load(resolution)
-            return
-        if resolution not in self._cache:
-            self._cache[resolution] = list(self._load(resolution))
-        yield from self._cache[resolution]
-
-    def check_sizes(self, resolutions: Collection[int]) -> None:
-        """Checks that images come at the resolutions that they will be asked for at.
-
-        Raises:
-            UsageError: They do not.
-        """
-        check_sizes(self._loader.dataset, resolutions, f'{self._name}.dataset')
-
-    def prepare(self, resolution: int) -> int:
-        """Fills the cache with a resolution, if there is one; returns the bytes that it takes."""
-        if self._cache is None:
-            return 0
-        return sum(
-            inputs.nbytes + getattr(targets, 'nbytes', 0)
-            for inputs, targets in self.batches(resolution)
-        )
-
-    def digest(self, resolution: int) -> str:
-        """SHA-256 of the first batch: other pixels, targets or normalisation give another."""
-        inputs, targets = next(self.batches(resolution))
-        digest = hashlib.sha256(_bytes_of(inputs))
-        if torch.is_tensor(targets):
-            digest.update(_bytes_of(targets))
-        else:
-            instances = [sample.metainfo['instances'] for sample in targets]
-            digest.update(json.dumps(instances).encode())
-        return digest.hexdigest()
-
-    def _load(self, resolution: int) -> Iterator[Batch]:
-        loader = self._loader
-        batches = DataLoader(
-            loader.dataset,
-            batch_sampler=self._batches(
-                [Draw(index, resolution, index) for index in self._indices]
-            ),
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-        )
-        try:
-            for batch in batches:
-                check_size(batch['inputs'], resolution, f'{self._name}.dataset')
-                data = self._prepare(batch, training=False)
-                yield data['inputs'], self._targets_of(data['data_samples'])
-        except RuntimeError as error:
-            if 'shared memory' not in str(error):
-                raise
-            raise OSError(
-                f'num_workers={loader.num_workers}: the shared memory (/dev/shm) is too small for '
-                f'processes that read images; set num_workers=0 in the data loaders, or enlarge it'
-            ) from error
-
-
-def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-
-
-def content_of(config: Any) -> Any:
-    """A config without what changes how images are read, but not the images; classes by name."""
-    if isinstance(config, dict):
-        return {k: content_of(v) for k, v in config.items() if k not in HANDLING}
-    if isinstance(config, (list, tuple)):
-        return [content_of(item) for item in config]
-    if isinstance(config, (type, FunctionType)):
-        return f'{config.__module__}.{config.__qualname__}'
-    return config
+# Of BN statistics that are kept: those of hundreds of large networks.
+_MOST_STATISTICS_BYTES = 2**26
 
 
 def weights_digest(model: torch.nn.Module) -> str:
@@ -182,26 +45,8 @@ def weights_digest(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(_bytes_of(tensor))
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
-
-
-@contextmanager
-def out_of_memory_is_of_the_candidate() -> Iterator[None]:
-    """Turns running out of memory into a failure of the one network that is evaluated.
-
-    Raises:
-        EvaluationError: The device or the machine ran out of memory.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        text = ' '.join(str(error).split())
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(
-            words in text for words in _OUT_OF_MEMORY
-        ):
-            raise
-        raise EvaluationError(f'out of memory: {text:.200}') from error
 
 
 @TASK_UTILS.register_module()
@@ -226,7 +71,14 @@ class SubnetEvaluator:
             extracted, and their logits averaged.
         bn: Statistics that BN layers normalise with, ``recalibrated`` or ``batch``.
         threads: CPU threads; float results depend on it, so it is fixed and recorded.
-        cache: Whether to keep decoded images in memory, one set per resolution.
+        cache: Whether to keep the images of every resolution in memory, normalised; or ``disk``:
+            decoded once by all ranks together, as uint8, and shared by them and by later runs.
+        cache_dir: Folder of the images on the disk; a search takes ``images`` in its work dir.
+        cache_bytes: What they may take; a resolution that goes beyond is decoded every time.
+        amp: ``bf16`` or ``fp16`` to calibrate and score in mixed precision; recorded if set.
+        channels_last: Whether networks compute with channels innermost in memory; by default as
+            the super-supernet does. Recorded if set.
+        candidates_per_pass: So many candidates of one resolution share a pass over the images.
 
     Attributes:
         images_seen: Images that were scored so far.
@@ -246,16 +98,33 @@ class SubnetEvaluator:
         side: str = 'left',
         bn: str = 'recalibrated',
         threads: int = 1,
-        cache: bool = True,
+        cache: bool | str = True,
+        cache_dir: str | Path = 'work_dirs/images',
+        cache_bytes: int = 2**36,
+        amp: str | None = None,
+        channels_last: bool | None = None,
+        candidates_per_pass: int = 1,
     ) -> None:
         choice('side', side, (*SIDES, 'both'))
         choice('bn', bn, _STATISTICS)
         integer('threads', threads)
+        if not isinstance(cache, bool):
+            choice('cache', cache, ('True', 'False', 'disk'))
+        integer('cache_bytes', cache_bytes, 0)
+        if amp is not None:
+            choice('amp', amp, _AMP)
+        if channels_last is not None and not isinstance(channels_last, bool):
+            raise UsageError(f'channels_last={channels_last!r:.60} must be True, False or None')
+        self.candidates_per_pass = integer('candidates_per_pass', candidates_per_pass)
         self.model = model
         self.sides = SIDES if side == 'both' else (side,)
         self.bn = bn
         self.threads = threads
+        self.amp = amp
+        self.channels_last = channels_last
         self.images_seen = self.images_saved = 0
+        # Of the networks scored last, so that what is shipped is not calibrated again.
+        self._statistics: dict[Arch, dict[str, torch.Tensor]] = {}
         self._settings = {
             'dataloader': content_of(dataloader),
             'max_images': max_images,
@@ -268,25 +137,29 @@ class SubnetEvaluator:
                 'calibration_dataloader': content_of(calibration_dataloader),
                 'calibration_images': calibration_images,
             }
-        self._images = _Images(
+        # Only what is set: archives from before there were such settings go on.
+        chosen = {'amp': amp, 'evaluation_channels_last': channels_last}
+        self._settings |= {key: value for key, value in chosen.items() if value is not None}
+        kept = dict(cache=cache, cache_dir=Path(cache_dir), cache_bytes=cache_bytes)
+        self._images = Images(
             dataloader,
             model.data_preprocessor,
             max_images,
-            cache,
             'max_images',
             'test_dataloader',
             self.targets_of,
             even=bn == 'batch',
+            **kept,
         )
-        self._calibration = _Images(
+        self._calibration = Images(
             calibration_dataloader,
             model.data_preprocessor,
             calibration_images,
-            cache,
             'calibration_images',
             'calibration_dataloader',
             self.targets_of,
             even=True,
+            **kept,
         )
         for images in self._images, self._calibration:
             images.check_sizes(model.backbone.space.resolutions)
@@ -352,37 +225,69 @@ class SubnetEvaluator:
         Raises:
             ValueError: The Arch is not in the super-supernet's space.
         """
-        return self._recalibrated(arch, self.sides[0])
+        net = self._raw(arch, self.sides[0])
+        known = self._statistics.get(arch)
+        if known is None:
+            statistics = Recalibration(self.normalised_part(net))
+            with self._precision():
+                for inputs, _ in self._calibration.batches(arch.resolution):
+                    statistics.see(inputs)
+            statistics.finish()
+        else:
+            for name, buffer in net.named_buffers():
+                buffer.copy_(known[name])
+        net.eval()
+        return net
+
+    def _keep_statistics(self, arch: Arch, net: BaseModel) -> None:
+        """Keeps what a network's BN layers have measured, and lets go of the oldest."""
+        self._statistics.pop(arch, None)
+        self._statistics[arch] = dict(net.named_buffers())
+        size = sum(tensor.nbytes for tensor in self._statistics[arch].values())
+        while size * len(self._statistics) > _MOST_STATISTICS_BYTES and len(self._statistics) > 1:
+            del self._statistics[next(iter(self._statistics))]
+
+    @property
+    def _used(self) -> list[Images]:
+        return [self._images, *([self._calibration] if self.bn == 'recalibrated' else [])]
 
     def prepare(self, resolution: int) -> int:
-        """Reads the images of a resolution into memory, where they are kept there.
+        """Reads the images of a resolution into memory or onto the disk, if they are kept there.
 
         Returns:
-            Bytes that they take.
+            Bytes of memory that they take.
         """
-        used = [self._images]
-        if self.bn == 'recalibrated':
-            used.append(self._calibration)
-        return sum(images.prepare(resolution) for images in used)
+        return sum(images.prepare(resolution) for images in self._used)
+
+    def prepare_together(self, resolution: int, ranks: Communicator) -> None:
+        """Makes the images of a resolution, if they are kept on the disk; each rank its share.
+
+        All ranks call it at the same time.
+
+        Raises:
+            UsageError: An image cannot be decoded, or is of a kind that cannot be kept.
+        """
+        for images in self._used:
+            images.store(resolution, ranks)
 
     def _raw(self, arch: Arch, side: str) -> BaseModel:
         torch.set_num_threads(self.threads)
-        return self.model.extract(arch, side).to(next(self.model.parameters()).device)
-
-    def _recalibrated(self, arch: Arch, side: str) -> BaseModel:
-        net = self._raw(arch, side)
-        calibration = self._calibration.batches(arch.resolution)
-        recalibrate(self.normalised_part(net), (inputs for inputs, _ in calibration))
-        return net.eval()
-
-    def _scored(self, arch: Arch, side: str) -> BaseModel:
-        if self.bn == 'recalibrated':
-            return self._recalibrated(arch, side)
-        net = self._raw(arch, side).eval()
-        for module in net.modules():
-            if isinstance(module, _BatchNorm):
-                module.train()
+        net = self.model.extract(arch, side).to(next(self.model.parameters()).device)
+        if self.channels_last is not None:
+            net.backbone.channels_last = self.channels_last
+        if self.channels_last:
+            net.to(memory_format=torch.channels_last)
         return net
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.amp is None:
+            return nullcontext()
+        device = next(self.model.parameters()).device.type
+        return torch.autocast(device, _AMP[self.amp])
+
+    def tally(self, needed: Fraction | None) -> Tally:
+        """What counts the right answers of one network."""
+        return RightAnswers(len(self._images), needed)
 
     def evaluate(self, arch: Arch, needed: Fraction | None = None) -> Score | None:
         """Counts the images that a subnet gets right.
@@ -401,22 +306,103 @@ class SubnetEvaluator:
             ValueError: The Arch is not in the super-supernet's space.
         """
         with out_of_memory_is_of_the_candidate():
-            return self._evaluate(arch, needed)
+            (outcome,) = self._pass([arch], [needed])
+        if isinstance(outcome, EvaluationError):
+            raise outcome
+        return outcome
 
-    def _evaluate(self, arch: Arch, needed: Fraction | None) -> Score | None:
-        nets = [self._scored(arch, side) for side in self.sides]
-        total = len(self._images)
-        least = 0 if needed is None else needed * total
-        correct = seen = 0
-        with torch.inference_mode():
-            for inputs, labels in self._images.batches(arch.resolution):
-                if correct + total - seen < least:
-                    self.images_saved += total - seen
-                    return None
-                logits = torch.stack([net(inputs) for net in nets]).mean(dim=0)
-                if not logits.isfinite().all():
-                    raise EvaluationError('logits that are not finite')
-                correct += int((logits.argmax(dim=1) == labels).sum())
-                seen += len(labels)
-                self.images_seen += len(labels)
-        return Score(correct, total)
+    def evaluate_together(
+        self, archs: Sequence[Arch], needed: Sequence[Fraction | None]
+    ) -> list[Score | EvaluationError | None]:
+        """Scores subnets of one resolution in one pass over the images, as :meth:`evaluate`.
+
+        Args:
+            archs: The subnets.
+            needed: Of each the score that is of interest at least; None for any.
+
+        Returns:
+            Of each what :meth:`evaluate` returns or raises. What runs out of memory beside the
+            others is tried again alone.
+
+        Raises:
+            OSError: Images cannot be read.
+            ValueError: An Arch is not in the super-supernet's space, or has another resolution.
+        """
+        if len({arch.resolution for arch in archs}) > 1:
+            raise ValueError('networks that share a pass must have one resolution')
+        try:
+            with out_of_memory_is_of_the_candidate():
+                outcomes = self._pass(archs, needed)
+        except OutOfMemoryError as error:
+            outcomes = [error.with_traceback(None)] * len(archs)
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, OutOfMemoryError) and len(archs) > 1:
+                (outcomes[index],) = self.evaluate_together([archs[index]], [needed[index]])
+        return outcomes
+
+    def _pass(
+        self, archs: Sequence[Arch], needed: Sequence[Fraction | None]
+    ) -> list[Score | EvaluationError | None]:
+        candidates = [
+            Candidate(arch, self.tally(bound)) for arch, bound in zip(archs, needed, strict=True)
+        ]
+        with self._precision():
+            self._make_ready(candidates)
+            self._score(candidates)
+        return [candidate.outcome for candidate in candidates]
+
+    def _make_ready(self, candidates: Sequence[Candidate]) -> None:
+        """Extracts networks, and gives them the statistics that they are scored with."""
+
+        def extract(candidate: Candidate) -> None:
+            candidate.nets = [self._raw(candidate.arch, side) for side in self.sides]
+            if self.bn == 'recalibrated':
+                parts = map(self.normalised_part, candidate.nets)
+                candidate.statistics = [Recalibration(part) for part in parts]
+
+        def see(candidate: Candidate, inputs: torch.Tensor) -> None:
+            for one in candidate.statistics:
+                one.see(inputs)
+
+        def finish(candidate: Candidate) -> None:
+            for one in candidate.statistics:
+                one.finish()
+            candidate.statistics = []
+            self._keep_statistics(candidate.arch, candidate.nets[0])
+
+        each(candidates, extract)
+        if self.bn == 'recalibrated' and not are_decided(candidates):
+            for inputs, _ in self._calibration.batches(candidates[0].arch.resolution):
+                each(candidates, see, inputs)
+            each(candidates, finish)
+        for candidate in candidates:
+            for net in candidate.nets:
+                net.eval()
+                if self.bn == 'batch':
+                    for module in net.modules():
+                        if isinstance(module, _BatchNorm):
+                            module.train()
+
+    @torch.inference_mode()
+    def _score(self, candidates: Sequence[Candidate]) -> None:
+        """Decides all candidates."""
+        total, seen = len(self._images), 0
+
+        def drop(candidate: Candidate) -> None:
+            if candidate.tally.is_lost(seen):
+                self.images_saved += total - seen
+                candidate.decide(None)
+
+        def count(candidate: Candidate, inputs: torch.Tensor, targets: Targets) -> None:
+            candidate.tally.count(candidate.nets, inputs, targets)
+            self.images_seen += len(inputs)
+
+        if are_decided(candidates):
+            return
+        for inputs, targets in self._images.batches(candidates[0].arch.resolution):
+            each(candidates, drop)
+            if are_decided(candidates):
+                return
+            each(candidates, count, inputs, targets)
+            seen += len(inputs)
+        each(candidates, lambda candidate: candidate.decide(candidate.tally.score()))

@@ -24,7 +24,8 @@ from mmscale.arch.origin import origin_of
 from mmscale.config_parts import type_name
 from mmscale.cost import CostTable
 from mmscale.engine.distributed import Ranks
-from mmscale.engine.evaluator import SubnetEvaluator, content_of
+from mmscale.engine.evaluator import SubnetEvaluator
+from mmscale.engine.images import content_of
 from mmscale.engine.space_settings import check_settings
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import UsageError
@@ -60,6 +61,8 @@ for _search in (
 
 # Settings that say how to go on, not what to search.
 _OTHER_KEYS = ('resume', 'retry_failed')
+# Settings of the evaluator that say how its images are kept, and change no score.
+_KEEPING_KEYS = ('cache', 'cache_dir', 'cache_bytes', 'candidates_per_pass')
 # Settings of the loop itself, not of the search or of its budgets.
 LOOP_KEYS = ('calibration_dataloader', 'subnet_evaluator', 'seed', *_OTHER_KEYS)
 
@@ -241,8 +244,11 @@ class SearchLoop(BaseLoop):
                 'test_dataloader, and one in test_cfg takes its place as a whole'
             )
         self.history = History(Path(runner.work_dir) / 'history.jsonl')
+        settings = {'type': SubnetEvaluator, **(subnet_evaluator or {})}
+        if settings.get('cache') == 'disk':
+            settings.setdefault('cache_dir', Path(runner.work_dir) / 'images')
         self.evaluator: SubnetEvaluator = TASK_UTILS.build(
-            {'type': SubnetEvaluator, **(subnet_evaluator or {})},
+            settings,
             default_args=dict(
                 model=model, dataloader=dataloader, calibration_dataloader=calibration
             ),
@@ -321,6 +327,12 @@ class SearchLoop(BaseLoop):
         """SHA-256 of what the config says of network, data and search, and of the evaluator."""
         config = self._runner.cfg
         search = {key: value for key, value in config.test_cfg.items() if key not in _OTHER_KEYS}
+        if search.get('subnet_evaluator') is not None:
+            search['subnet_evaluator'] = {
+                key: value
+                for key, value in search['subnet_evaluator'].items()
+                if key not in _KEEPING_KEYS
+            }
         parts: dict[str, Any] = {
             'model': config.model,
             'data_preprocessor': config.get('data_preprocessor'),

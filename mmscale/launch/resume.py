@@ -173,7 +173,7 @@ def _newest_readable(runner: Runner) -> str | None:
 
 def _compared(config: dict[str, Any]) -> dict[str, Any]:
     """What of a config a training must not change on the way, by dotted key."""
-    from mmscale.engine.evaluator import HANDLING
+    from mmscale.engine.images import HANDLING
 
     kept = flat({key: config.get(key) for key in _KEPT})
     return {

@@ -31,7 +31,16 @@ class EvaluationError(MMScaleError):
 
 
 class Evaluator(Protocol):
-    """Scores one Arch. Equal Archs must get equal scores, on every rank and in every run."""
+    """Scores one Arch. Equal Archs must get equal scores, on every rank and in every run.
+
+    It may have more, which is used where it is there:
+
+    * ``prepare_together(resolution, communicator)``: called on all ranks at the same time, before
+      Archs of a resolution are scored;
+    * ``candidates_per_pass``, and ``evaluate_together(archs, needed)``: scores so many Archs of
+      one resolution at once, each as ``evaluate`` would; gives a list of what that returns or
+      raises as an EvaluationError.
+    """
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -268,31 +277,64 @@ class Scorer:
         self._count([arch for arch in archs if arch in self.archive], least)
         costs = [count(arch) for arch in pending]
         shares = split_by_cost([c.flops for c in costs], self.communicator.world_size)
+        prepare = getattr(self.evaluator, 'prepare_together', None)
+        if prepare is not None:
+            for resolution in dict.fromkeys(arch.resolution for arch in pending):
+                prepare(resolution, self.communicator)
         lines = []
-        for index in shares[self.communicator.rank]:
-            arch = pending[index]
+        for group in self._groups(pending, shares[self.communicator.rank]):
             start = time.perf_counter()
-            outcome = self._outcome(arch, least)
-            if outcome is not None:
-                lines.append(self.archive.append(Entry(arch, costs[index], outcome)))
-                self._count([arch], least)
-            if self.on_evaluated is not None:
-                self.on_evaluated(arch, costs[index], time.perf_counter() - start)
-            self.fresh += 1
-            self._report()
+            outcomes = self._outcomes([pending[index] for index in group], least)
+            seconds = (time.perf_counter() - start) / len(group)
+            for index, outcome in zip(group, outcomes, strict=True):
+                arch = pending[index]
+                start = time.perf_counter()
+                if outcome is not None:
+                    lines.append(self.archive.append(Entry(arch, costs[index], outcome)))
+                    self._count([arch], least)
+                if self.on_evaluated is not None:
+                    spent = seconds + time.perf_counter() - start
+                    self.on_evaluated(arch, costs[index], spent)
+                self.fresh += 1
+                self._report()
         if pending:
             self._merge(self.communicator.gather(lines))
             self._count(pending, least)
         self._report()
         self._check_failures()
 
-    def _outcome(self, arch: Arch, least: Mapping[Arch, Fraction]) -> Outcome | None:
-        # An evaluator that knows no bound is not asked for one without need.
-        bound = (least[arch],) if arch in least else ()
-        try:
-            return self.evaluator.evaluate(arch, *bound)
-        except EvaluationError as error:
-            return Failure(f'{one_line(error):.{MOST_REASON_CHARACTERS}}')
+    def _groups(self, archs: Sequence[Arch], share: Sequence[int]) -> list[list[int]]:
+        """Splits a rank's share into what is evaluated together: Archs of one resolution each."""
+        most = getattr(self.evaluator, 'candidates_per_pass', 1)
+        groups: list[list[int]] = []
+        open_groups: dict[int, list[int]] = {}
+        for index in share:
+            group = open_groups.get(archs[index].resolution)
+            if group is None or len(group) == most:
+                group = open_groups[archs[index].resolution] = []
+                groups.append(group)
+            group.append(index)
+        return groups
+
+    def _outcomes(
+        self, archs: Sequence[Arch], least: Mapping[Arch, Fraction]
+    ) -> list[Outcome | None]:
+        """What the evaluator says of Archs of one resolution."""
+        if len(archs) > 1:
+            outcomes = self.evaluator.evaluate_together(archs, [least.get(a) for a in archs])
+        else:
+            # An evaluator that knows no bound is not asked for one without need.
+            bound = [least[arch] for arch in archs if arch in least]
+            try:
+                outcomes = [self.evaluator.evaluate(archs[0], *bound)]
+            except EvaluationError as error:
+                outcomes = [error]
+        return [
+            Failure(f'{one_line(outcome):.{MOST_REASON_CHARACTERS}}')
+            if isinstance(outcome, EvaluationError)
+            else outcome
+            for outcome in outcomes
+        ]
 
     def _count(self, archs: Sequence[Arch], least: Mapping[Arch, Fraction]) -> None:
         for arch in archs:

@@ -93,7 +93,7 @@ def arm(moment, number):
     is_now = Countdown(number)
     if moment == 'evaluation':
         # The subnet is cut out, and not yet scored.
-        _before(SubnetEvaluator, '_scored', is_now)
+        _before(SubnetEvaluator, '_score', is_now)
     elif moment == 'append':
         _on_write(is_now, lambda name: name.startswith('rank'))
     elif moment == 'appended':

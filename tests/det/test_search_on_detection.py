@@ -198,9 +198,9 @@ def test_a_search_replays_to_the_same_bytes(model, tmp_path, monkeypatch):
     # Untrained detectors all score 0: what is replayed should differ.
     monkeypatch.setattr(
         DetectionEvaluator,
-        '_evaluate',
-        lambda self, arch, needed, real=DetectionEvaluator._evaluate: Score(
-            real(self, arch, needed).correct + int(arch.digest[:4], 16) % 500, 1000
+        'evaluate',
+        lambda self, arch, real=DetectionEvaluator.evaluate: Score(
+            real(self, arch).correct + int(arch.digest[:4], 16) % 500, 1000
         ),
     )
     make_search(model, tmp_path, 'once').test()
@@ -211,7 +211,7 @@ def test_a_search_replays_to_the_same_bytes(model, tmp_path, monkeypatch):
     assert (tmp_path / 'again' / 'result.json').read_bytes() == result
     # From the archive alone, nothing is evaluated.
     shutil.copytree(tmp_path / 'once' / 'archive', tmp_path / 'replay' / 'archive')
-    monkeypatch.setattr(DetectionEvaluator, '_evaluate', None)
+    monkeypatch.setattr(DetectionEvaluator, 'evaluate', None)
     make_search(model, tmp_path, 'replay', resume=True).test()
     assert (tmp_path / 'replay' / 'result.json').read_bytes() == result
 
@@ -240,7 +240,7 @@ def test_a_score_is_the_metric_of_the_shipped_detector(model, tmp_path):
     # Ground truth as predictions, through the same cached images: a perfect score.
 
     class Oracle(torch.nn.Module):
-        def forward(self, inputs, samples, mode):
+        def forward(self, inputs, samples=(), mode='tensor'):
             for sample in samples:
                 boxes = sample.metainfo['instances']
                 sample.pred_instances = InstanceData(
@@ -250,7 +250,7 @@ def test_a_score_is_the_metric_of_the_shipped_detector(model, tmp_path):
                 )
             return samples
 
-    evaluator._scored = lambda arch, side: Oracle()
+    evaluator._raw = lambda arch, side: Oracle()
     assert evaluator.evaluate(arch) == Score(1000, 1000)
 
 

@@ -1,6 +1,7 @@
 """Scores of subnets: of the Arch and the settings alone, and what the settings mean."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 
@@ -13,7 +14,8 @@ from torch import nn
 
 from mmscale.arch import SearchSpace
 from mmscale.engine import SubnetEvaluator
-from mmscale.engine.evaluator import content_of
+from mmscale.engine.candidates import Candidate
+from mmscale.engine.images import content_of
 from mmscale.errors import UsageError
 from mmscale.search import EvaluationError, Score
 
@@ -189,8 +191,11 @@ def test_batch_statistics_depend_on_the_batch_size(make_evaluator):
     make, _ = make_evaluator
     arch = SearchSpace(**SPACE).largest(0)
     images = next(make(bn='batch')._images.batches(arch.resolution))[0]
-    net = make(bn='batch')._scored(arch, 'left')
-    alone = make()._scored(arch, 'left')
+    candidates = []
+    for evaluator in (make(bn='batch'), make()):
+        candidates.append(Candidate(arch, None))
+        evaluator._make_ready(candidates[-1:])
+    net, alone = (candidate.nets[0] for candidate in candidates)
     with torch.no_grad():
         assert not torch.allclose(net(images)[:4], net(images[:4]))
         torch.testing.assert_close(alone(images)[:4], alone(images[:4]))
@@ -211,6 +216,179 @@ def test_an_evaluation_stops_when_too_many_images_are_wrong(make_evaluator):
     for needed in range(score.correct + 1, 49):
         found = evaluator.evaluate(arch, Fraction(needed, 48))
         assert found is None or found == score  # seen to the end it is known
+
+
+def archs_of(resolution):
+    """Three subnets of one resolution."""
+    space = SearchSpace(**SPACE)
+    archs = [space.smallest(1), space.largest(), space.smallest()]
+    return [replace(arch, resolution=resolution) for arch in archs[:2]] + archs[2:]
+
+
+@pytest.mark.parametrize(
+    'settings', [{}, dict(cache=False), dict(side='both'), dict(bn='batch'), dict(max_images=45)]
+)
+def test_candidates_that_share_a_pass_score_as_alone(settings, make_evaluator):
+    make, _ = make_evaluator
+    archs = archs_of(12)
+    assert len({arch.resolution for arch in archs}) == 1
+    alone = [make(**settings).evaluate(arch) for arch in archs]
+    assert len(set(alone)) > 1
+    evaluator = make(**settings)
+    assert evaluator.evaluate_together(archs, [None] * 3) == alone
+    # Of each its own bound: what cannot reach it is dropped, the others go on.
+    best = max(score.value for score in alone)
+    bounds = [best, Fraction(1), None]
+    expected = [make(**settings).evaluate(*pair) for pair in zip(archs, bounds, strict=True)]
+    assert evaluator.evaluate_together(archs, bounds) == expected and None in expected
+    with pytest.raises(ValueError, match='one resolution'):
+        evaluator.evaluate_together([archs[0], replace(archs[1], resolution=16)], [None] * 2)
+
+
+def test_what_fails_in_a_shared_pass_fails_alone(make_evaluator, monkeypatch):
+    make, model = make_evaluator
+    archs = archs_of(12)
+    evaluator = make()
+    alone = [evaluator.evaluate(arch) for arch in archs]
+    extract, extracted = model.extract, []
+
+    def is_large(arch):
+        return arch is archs[1]
+
+    def greedy(arch, side):
+        extracted.append(arch)
+        if is_large(arch) and len(extracted) < 4:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return extract(arch, side)
+
+    monkeypatch.setattr(model, 'extract', greedy)
+    # Beside the others there is no room for it, alone there is.
+    assert evaluator.evaluate_together(archs, [None] * 3) == alone
+    assert extracted == [*archs, archs[1]]
+
+    def broken(arch, side):
+        net = extract(arch, side)
+        if is_large(arch):
+            net.head.fc.bias.data[3] = torch.nan
+        elif arch is archs[2]:
+            raise MemoryError
+        return net
+
+    monkeypatch.setattr(model, 'extract', broken)
+    score, *errors = evaluator.evaluate_together(archs, [None] * 3)
+    assert score == alone[0]
+    assert all(isinstance(error, EvaluationError) for error in errors)
+    assert [str(error) for error in errors] == ['logits that are not finite', 'out of memory: ']
+
+
+def test_images_on_the_disk_score_as_those_in_memory(make_evaluator, tmp_path):
+    make, _ = make_evaluator
+    space = SearchSpace(**SPACE)
+    archs = [space.smallest(), space.largest(), space.largest(0)]
+    memory = make()
+    folder = tmp_path / 'images'
+    disk = dict(cache='disk', cache_dir=folder)
+    for evaluator in (make(**disk), make(**disk), make(**disk, cache_bytes=1)):
+        assert evaluator.fingerprint == memory.fingerprint
+        for arch in archs:
+            assert evaluator.evaluate(arch) == memory.evaluate(arch)
+    assert len(list(folder.iterdir())) == 2 * len({arch.resolution for arch in archs})
+    evaluator = make(**disk)
+    for store, images in zip(
+        (evaluator._images, evaluator._calibration),
+        (memory._images, memory._calibration),
+        strict=True,
+    ):
+        pairs = zip(store.batches(16), images.batches(16), strict=True)
+        for (inputs, labels), (same, their_labels) in pairs:
+            assert torch.equal(inputs, same) and torch.equal(labels, their_labels)
+    # Other images of the same data have other files.
+    make(**disk, max_images=40).prepare(12)
+    assert len([path for path in folder.iterdir() if '_12px_' in path.name]) == 3
+
+
+def test_images_on_the_disk_are_uint8_with_a_label_each(
+    make_evaluator, search_config, monkeypatch, tmp_path
+):
+    make, _ = make_evaluator
+    disk = dict(cache='disk', cache_dir=tmp_path)
+    pipeline = search_config['test_dataloader']['dataset']['dataset']['pipeline']
+    pipeline.insert(1, dict(type='Normalize', mean=[0.0], std=[1.0], to_rgb=False))
+    with pytest.raises(UsageError, match=r'^cache=.disk. keeps images as uint8, .*torch.float32'):
+        make(**disk).evaluate(SearchSpace(**SPACE).smallest())
+    del pipeline[1]
+    monkeypatch.setattr(SubnetEvaluator, 'targets_of', staticmethod(lambda samples: samples))
+    with pytest.raises(UsageError, match=r'^cache=.disk. keeps one label an image'):
+        make(**disk).evaluate(SearchSpace(**SPACE).smallest())
+    with pytest.raises(UsageError, match=r'^cache=.ram. is not one of True, False, disk'):
+        make(cache='ram')
+
+
+def test_without_a_cache_workers_live_on(make_evaluator, search_config):
+    make, _ = make_evaluator
+    for loader in ('test_dataloader', 'calibration_dataloader'):
+        search_config[loader]['num_workers'] = 1
+    arch = SearchSpace(**SPACE).smallest()
+    evaluator = make(cache=False)
+    score = evaluator.evaluate(arch)
+    (worker,) = evaluator._images._reader._iterator._workers
+    # An evaluation that ends early leaves batches behind.
+    assert evaluator.evaluate(arch, Fraction(1)) is None
+    assert evaluator.evaluate(arch) == score == make().evaluate(arch)
+    assert evaluator._images._reader._iterator._workers == [worker] and worker.is_alive()
+
+
+@pytest.mark.parametrize(
+    ('settings', 'dtype'),
+    [(dict(amp='bf16'), torch.bfloat16), (dict(channels_last=True), torch.float32)],
+)
+def test_precision_and_layout_are_settings_that_are_recorded(settings, dtype, make_evaluator):
+    make, model = make_evaluator
+    arch = SearchSpace(**SPACE).largest(0)
+    evaluator = make(**settings)
+    found = []
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda module, _, output: found.append(output) if isinstance(module, nn.Conv2d) else None
+    )
+    try:
+        evaluator.evaluate(arch)
+        shipped = evaluator.extract(arch)
+    finally:
+        hook.remove()
+    assert {output.dtype for output in found} == {dtype}
+    if 'channels_last' in settings:
+        wide = [output for output in found if output.shape[1] > 1 and output.shape[2] > 1]
+        assert all(o.is_contiguous(memory_format=torch.channels_last) for o in wide)
+    # The weights stay what they are.
+    weights = model.extract(arch).state_dict()
+    for key, tensor in shipped.state_dict().items():
+        assert tensor.dtype == weights[key].dtype
+        assert 'running' in key or 'tracked' in key or torch.equal(tensor, weights[key])
+    plain = make().fingerprint
+    recorded = {'amp': 'bf16'} if 'amp' in settings else {'evaluation_channels_last': True}
+    assert evaluator.fingerprint == {**plain, **recorded}
+    with pytest.raises(UsageError, match=r'^amp=.half. is not one of bf16, fp16'):
+        make(amp='half')
+
+
+def test_what_is_shipped_is_not_calibrated_again(make_evaluator, monkeypatch):
+    make, _ = make_evaluator
+    space = SearchSpace(**SPACE)
+    archs = [space.smallest(), space.largest(), space.largest(0)]
+    evaluator = make()
+    for arch in archs:
+        evaluator.evaluate(arch)
+    monkeypatch.setattr(type(evaluator._calibration), 'batches', None)
+    found = [evaluator.extract(arch).state_dict() for arch in archs]
+    monkeypatch.undo()
+    for arch, state in zip(archs, found, strict=True):
+        expected = make().extract(arch).state_dict()
+        assert all(torch.equal(tensor, state[key]) for key, tensor in expected.items())
+        assert expected.keys() == state.keys()
+    # Not of so many networks that they fill the memory.
+    monkeypatch.setattr('mmscale.engine.evaluator._MOST_STATISTICS_BYTES', 1)
+    evaluator.evaluate(archs[0])
+    assert list(evaluator._statistics) == [archs[0]]
 
 
 def test_logits_that_are_not_finite_fail_the_candidate(make_evaluator):
@@ -250,7 +428,7 @@ def test_too_little_shared_memory_is_no_failure_of_the_candidate(make_evaluator,
         raise RuntimeError('Caught\nunable to allocate shared memory(shm) for file </torch_1>')
 
     make, _ = make_evaluator
-    monkeypatch.setattr('mmscale.engine.evaluator.DataLoader', full)
+    monkeypatch.setattr('mmscale.engine.images.DataLoader', full)
     with pytest.raises(OSError, match=r'^num_workers=0: the shared memory .* is too small'):
         make().evaluate(SearchSpace(**SPACE).smallest())
 

@@ -116,28 +116,6 @@ def test_seed_and_weights_change_the_result(
 # ------------------------------------------------------------------ processes and kills
 
 
-def test_two_processes_train_and_search_like_one(
-    supernet_config, search_config, write_config, run_tool, call_tool, tmp_path
-):
-    trained = run_tool(ROOT / 'tools/dist_train.sh', write_config(supernet_config), 2)
-    assert trained.returncode == 0, trained.stderr[-3000:]
-    weights = Path(supernet_config['work_dir']) / 'iter_8.pth'
-    state = CheckpointLoader.load_checkpoint(str(weights))['state_dict']
-    assert all(torch.isfinite(tensor).all() for tensor in state.values())
-    path = write_config(dict(search_config, load_from=str(weights)))
-    two = run_tool(ROOT / 'tools/dist_search.sh', path, 2)
-    assert two.returncode == 0, two.stderr[-3000:]
-    work_dir = Path(search_config['work_dir'])
-    assert {p.name for p in (work_dir / 'archive').iterdir()} == {
-        'rank0000.jsonl',
-        'rank0001.jsonl',
-    }
-    code, errors = call_tool('search.py', path, '--work-dir', tmp_path / 'one')
-    assert code == 0, errors
-    assert results_of(work_dir) == results_of(tmp_path / 'one')
-    assert sorted(entries(work_dir)) == sorted(entries(tmp_path / 'one'))
-
-
 def test_search_killed_inside_an_evaluation_goes_on(
     searched, search_config, trained, write_config, run_tool, call_tool
 ):

@@ -1,5 +1,6 @@
 """The search's ranks over gloo: any number of them, which may change, ends with the same bytes."""
 
+import copy
 import json
 import os
 import subprocess
@@ -7,7 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.runner import CheckpointLoader
 from small_setups import ROOT
+
+from mmscale.arch import get_arch
 
 SCRIPT = Path(__file__).with_name('gloo_ranks.py')
 UNDISTURBED = {'alone': 1, 'two': 2, 'four': 4}
@@ -60,3 +65,47 @@ def test_the_number_of_ranks_may_change_from_kill_to_kill(searched):
     assert (same, same_lines) == (result, lines)
     # What was finished before a kill is not evaluated again: of each the one that was going on.
     assert sum(map(len, evaluated)) <= len(lines) + len(KILLS)
+
+
+def test_two_processes_train_and_search_like_one(
+    supernet_config, search_config, write_config, run_tool, call_tool, tmp_path
+):
+    trained = run_tool(ROOT / 'tools/dist_train.sh', write_config(supernet_config), 2)
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    weights = Path(supernet_config['work_dir']) / 'iter_8.pth'
+    state = CheckpointLoader.load_checkpoint(str(weights))['state_dict']
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    search_config['load_from'] = str(weights)
+    path = write_config(search_config)
+    # They make the images of every resolution together, and share them.
+    shared = copy.deepcopy(search_config)
+    shared['test_cfg']['subnet_evaluator'].update(cache='disk', candidates_per_pass=3)
+    two = run_tool(ROOT / 'tools/dist_search.sh', write_config(shared, 'shared.py'), 2)
+    assert two.returncode == 0, two.stderr[-3000:]
+    work_dir = Path(search_config['work_dir'])
+    assert {p.name for p in (work_dir / 'archive').iterdir()} == {
+        'rank0000.jsonl',
+        'rank0001.jsonl',
+    }
+    code, errors = call_tool('search.py', path, '--work-dir', tmp_path / 'one')
+    assert code == 0, errors
+    assert searched_in(work_dir) == searched_in(tmp_path / 'one')
+    assert lines_of(work_dir, 'archive') == lines_of(tmp_path / 'one', 'archive')
+    resolutions = {json.loads(s)['resolution'] for s in lines_of(work_dir, 'seconds')}
+    names = {path.name for path in (work_dir / 'images').iterdir()}
+    assert {name.split('_')[1] for name in names} == {f'{side}px' for side in resolutions}
+    assert len(names) == 2 * len(resolutions)  # to calibrate and to score
+
+
+def searched_in(work_dir):
+    """What a search found, without the name of its config."""
+    result = json.loads((work_dir / 'result.json').read_text())
+    archs = {path.name: get_arch(path) for path in (work_dir / 'archs').iterdir()}
+    return {**result, 'origin': None}, archs, (work_dir / 'history.jsonl').read_bytes()
+
+
+def lines_of(work_dir, folder):
+    """The lines of all ranks' files, but for headers."""
+    paths = (Path(work_dir) / folder).glob('rank*.jsonl')
+    lines = [line for path in paths for line in path.read_text().splitlines()]
+    return sorted(line for line in lines if 'fingerprint' not in line)

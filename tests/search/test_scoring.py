@@ -10,7 +10,7 @@ from analytic_problem import (
 )
 
 from mmscale.cost import count
-from mmscale.search import Archive, Entry, Scorer
+from mmscale.search import Archive, Entry, EvaluationError, Score, Scorer
 from mmscale.search.scoring import split_by_cost
 
 
@@ -118,6 +118,65 @@ def test_ranks_of_different_settings_do_not_search_together(tmp_path):
         'the scores of rank 1 belong to another setting than those of rank 0 '
         "(torch: '2.1' of rank 1, '2.0' now)",
     ]
+
+
+class PassEvaluator(AnalyticEvaluator):
+    """Scores up to three Archs at once; some of them fail."""
+
+    candidates_per_pass = 3
+
+    def __init__(self):
+        super().__init__()
+        self.passes, self.prepared = [], []
+
+    def prepare_together(self, resolution, communicator):
+        communicator.gather([])
+        assert not self.passes
+        self.prepared.append(resolution)
+
+    def evaluate(self, arch, needed=None):
+        self.passes.append([arch])
+        return self.outcome(arch)
+
+    def evaluate_together(self, archs, needed):
+        assert len(archs) > 1 and len(archs) == len(needed)
+        self.passes.append(list(archs))
+        return [self.outcome(arch) for arch in archs]
+
+    def outcome(self, arch):
+        fails = len(arch.blocks) % 3 == 0
+        return EvaluationError('out of memory: so it is') if fails else analytic_score(arch)
+
+
+@pytest.mark.parametrize('size', [1, 2])
+def test_candidates_of_one_resolution_share_a_pass(tmp_path, size):
+    space = small_space()
+    genotypes = all_genotypes(space)
+    genes = genotypes[:: len(genotypes) // 9]
+    scalings = sorted(space.scalings(1), key=lambda scaling: scaling.resolution)
+    batch = [space.decode(g, s) for g in genes for s in (scalings[0], scalings[-1])]
+    assert len({arch.resolution for arch in batch}) == 2
+
+    def work(communicator):
+        evaluator = PassEvaluator()
+        with Archive(tmp_path, evaluator.fingerprint, communicator.rank) as archive:
+            scorer = Scorer(archive, evaluator, communicator)
+            return scorer.score(batch), evaluator, scorer.failed
+
+    results = run_ranks(size, work)
+    alone = [PassEvaluator().outcome(arch) for arch in batch]
+    failing = {a.digest for a, o in zip(batch, alone, strict=True) if not isinstance(o, Score)}
+    assert 0 < len(failing) < len(batch)
+    for scores, evaluator, failed in results:
+        assert scores == [outcome if isinstance(outcome, Score) else None for outcome in alone]
+        assert failed == failing
+        assert sorted(evaluator.prepared) == sorted({arch.resolution for arch in batch})
+        for archs_of_pass in evaluator.passes:
+            assert len({arch.resolution for arch in archs_of_pass}) == 1
+    passes = [archs_of_pass for _, evaluator, _ in results for archs_of_pass in evaluator.passes]
+    assert max(map(len, passes)) == 3
+    digests = [arch.digest for archs_of_pass in passes for arch in archs_of_pass]
+    assert sorted(digests) == sorted({arch.digest for arch in batch})
 
 
 def test_the_archive_must_belong_to_evaluator_and_rank(tmp_path):
