@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from paired import arguments, environment, seconds_of
 from super_net_step import SPACES, Comparison, cases
 
+from mmscale.launch.command_line import set_environment
+
 # Of what a copy reads and writes together.
 SIZES = [2**exponent for exponent in range(16, 30, 2)]
 REPEATS = 7
@@ -117,6 +119,7 @@ def main() -> None:
     parser.add_argument('--scaling-stage', nargs='+', type=int, choices=range(5), default=[0])
     parser.set_defaults(mode=['single'], draws=['changing'])
     args = parser.parse_args()
+    set_environment()
     torch.set_num_threads(1)
     ceilings = measure(args.device)
     rows = compare(ceilings, args)

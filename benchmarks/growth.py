@@ -28,6 +28,7 @@ from paired import environment, seconds_of
 
 from mmscale.arch import Arch, SearchSpace
 from mmscale.cost import CostTable
+from mmscale.launch.command_line import set_environment
 from mmscale.models import ArchNet, SuperNet
 from mmscale.search import MCEA, Archive, FamilyFitness, Feasibility, Score, Scorer
 
@@ -169,6 +170,7 @@ def main() -> None:
     parser.add_argument('--quick', action='store_true', help='small sizes, to see that it works')
     parser.add_argument('--json', action='store_true', help='print a list of objects')
     args = parser.parse_args()
+    set_environment()
     torch.set_num_threads(1)
     found = list(rows(args.quick))
     if args.json:

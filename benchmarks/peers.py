@@ -35,6 +35,7 @@ from torch import nn
 from torch.optim import SGD
 
 from mmscale.arch import HierarchicalSampler, SearchSpace
+from mmscale.launch.command_line import set_environment
 from mmscale.models import ArchNet
 
 CLASSES = 1000
@@ -274,6 +275,7 @@ def main() -> None:
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--resolution', type=int, default=224)
     args = parser.parse_args()
+    set_environment()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if args.ofa is not None:

@@ -30,15 +30,16 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
-from mmpretrain.structures import DataSample
 from paired import Ratio, arguments, now, ratio_of, show
 from torch import nn
 from traffic import FIELDS, Traffic
 
 import mmscale.engine
 import mmscale.models
+from mmscale.apis.networks import quiet_log
 from mmscale.arch import HierarchicalSampler, SubnetDraw
 from mmscale.arch.sampling import SIDES
+from mmscale.launch.command_line import set_environment
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'scalenet'
 # Config of the super-supernet, images of a batch, their side: of the scaling stage where None.
@@ -110,7 +111,7 @@ class Step:
         self._backward = optim_wrapper.backward
         optim_wrapper.backward = self._timed_backward
         self._mark: Callable[[], None] = lambda: None
-        self.loss = float('nan')
+        self.loss = torch.tensor(float('nan'))
 
     def _timed_backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
         self._mark()
@@ -159,12 +160,14 @@ class Case:
 def optim_wrapper_of(model: nn.Module, config: dict) -> OptimWrapper:
     """The config's optimizer, at a rate that leaves weights nearly as they are."""
     config = dict(config, optimizer=dict(config['optimizer'], lr=LEARNING_RATE))
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
+    with DefaultScope.overwrite_default_scope('mmpretrain'), quiet_log():
         return build_optim_wrapper(model, config)
 
 
 def random_batch(channels: int, classes: int, case: Case, device: str) -> dict[str, Any]:
     """A batch as data loaders give it, but on the device already."""
+    from mmpretrain.structures import DataSample  # after mmscale has kept its import quiet
+
     shape = (case.batch, channels, case.resolution, case.resolution)
     images = torch.randint(256, shape, dtype=torch.uint8, device=device)
     labels = torch.randint(classes, (case.batch,)).tolist()
@@ -254,13 +257,13 @@ class Comparison:
                 prepare()
                 statics[index] = self.static_step(mode, draw)
                 statics[index](data)
-                first_loss = statics[index].loss
+                wanted = statics[index].loss
             pair = [[], []]
             order = [(0, self.step), (1, statics[index])]
             for way, step in order if turn % 2 else order[::-1]:
                 pair[way] = step(data)
-            if is_first and not np.isclose(self.step.loss, first_loss, rtol=1e-3):
-                raise RuntimeError(f'{case}: losses {self.step.loss} and {first_loss} differ')
+            if is_first and not torch.allclose(self.step.loss, wanted, rtol=1e-3):
+                raise RuntimeError(f'{case}: losses {self.step.loss} and {wanted} differ')
             times.append(pair)
         kept = np.array(times[warmup:])
         ratios = {part: ratio_of(kept[:, :, i]) for i, part in enumerate(PARTS)}
@@ -300,17 +303,15 @@ def rows_of(
         }
         yield {**asdict(case), 'parts': parts, 'update_bytes_written': written}, ratios[shown[0]]
         return
+    stage = f'{case.space} S{case.scaling_stage}'
+    size = f'{case.batch} x {case.resolution} px'
     for name in shown:
-        about = ''
+        part = name
         if name == 'update':
             own, static = (value / 1e6 for value in written)
-            about = f'writes {own:.0f} over {static:.0f} MB'
-        stage = f'{case.space} S{case.scaling_stage}'
-        size = f'{case.batch} x {case.resolution} px'
-        yield (
-            dict(stage=stage, mode=case.mode, draws=case.draws, size=size, part=name, about=about),
-            ratios[name],
-        )
+            part = f'update ({own:.0f} / {static:.0f} MB)'
+        what = dict(stage=stage, mode=case.mode, draws=case.draws, size=size, part=part)
+        yield what, ratios[name]
 
 
 def main() -> None:
@@ -321,6 +322,7 @@ def main() -> None:
     # What has seen several draws comes before what repeats one.
     parser.add_argument('--draws', nargs='+', choices=DRAWS, default=['changing', 'repeated'])
     args = parser.parse_args()
+    set_environment()
     torch.set_num_threads(1)
     rows = []
     comparison = None
