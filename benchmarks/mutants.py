@@ -266,7 +266,7 @@ MUTANTS = (
         'momentum of what a step did not use changes',
         'before = state.get(key)',
         'before = value.clone()',
-        ('models/test_slice_update.py',),
+        ('models/test_slice_step.py',),
     ),
     Mutant(
         'models',
@@ -278,15 +278,15 @@ MUTANTS = (
     Mutant(
         'models',
         'what an earlier step used counts as used for ever',
-        'self.backbone.forget_used_regions()',
+        'self.backbone.forget_slices()',
         'pass',
-        ('models/test_super_net_classifier.py', 'models/test_slice_update.py'),
+        ('models/test_super_net_classifier.py', 'models/test_slice_step.py'),
     ),
     Mutant(
         'models',
         'an extracted network shares its weights with the super-supernet',
-        'tensor.detach().clone(memory_format=torch.contiguous_format)',
-        'tensor.detach()',
+        'part.clone(memory_format=torch.contiguous_format)',
+        'part',
         ('models/test_super_net.py',),
     ),
     Mutant(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.optim import OptimWrapper
 from torch import distributed, nn
+from torch.optim import Optimizer
 
 from mmscale.errors import UsageError
 from mmscale.models import SuperNetTraining
-from mmscale.models.backbones import index_of
 from mmscale.registry import MODEL_WRAPPERS
 
 # A rank may wait for another's evaluations; of a dead one the launcher tells.
@@ -64,9 +63,7 @@ class SliceParallel(nn.Module):
                 distributed.broadcast(tensor, 0)
             self._synchronised = True
         log_vars = self.module.backward_step(data, optim_wrapper)
-        if optim_wrapper.should_update():
-            self.reduce_gradients()
-        self.module.update_step(optim_wrapper)
+        self.module.update_step(optim_wrapper, self.reduce_gradients)
         return log_vars
 
     def val_step(self, data: dict) -> list:
@@ -77,32 +74,24 @@ class SliceParallel(nn.Module):
         """Predicts on a batch."""
         return self.module.test_step(data)
 
-    def _used_gradients(self) -> Iterator[torch.Tensor]:
-        """The used part of every gradient, in an order that all ranks share."""
-        backbone = self.module.backbone
-        names = {parameter: name for name, parameter in backbone.named_parameters()}
-        for parameter in self.module.parameters():
-            if parameter.grad is None:
-                continue
-            regions = backbone.used_regions.get(names.get(parameter))
-            if regions is None:
-                yield parameter.grad
-                continue
-            for region in sorted(regions):
-                yield parameter.grad[index_of(region)]
-
     @torch.no_grad()
-    def reduce_gradients(self) -> int:
-        """Averages the used gradients over all ranks.
+    def reduce_gradients(self, optimizer: Optimizer) -> int:
+        """Averages the gradients of what an optimizer is to step over all ranks.
+
+        All ranks train the same subnets, so their optimizers hold the same slices in one order.
 
         Returns:
             Number of elements that were reduced.
         """
-        gradients = list(self._used_gradients())
+        gradients = [
+            parameter.grad
+            for group in optimizer.param_groups
+            for parameter in group['params']
+            if parameter.grad is not None
+        ]
         packed = torch.cat([gradient.reshape(-1) for gradient in gradients])
         distributed.all_reduce(packed)
         packed /= distributed.get_world_size()
-        # Regions of one gradient may overlap: all were read before the first is written.
         for gradient, part in zip(
             gradients, packed.split([gradient.numel() for gradient in gradients]), strict=True
         ):

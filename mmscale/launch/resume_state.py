@@ -27,6 +27,7 @@ from mmscale.engine.hooks import DMSHook
 from mmscale.engine.wrappers import unwrapped_model
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.models.checkpoints import misfit
+from mmscale.models.slice_step import state_after_step
 from mmscale.shown import shortly
 
 if TYPE_CHECKING:
@@ -409,26 +410,17 @@ def _after_a_step(
         None if it cannot be told, as where steps need something else.
     """
     try:
-        return _stepped(taker, taker.param_groups[index], parameter)
+        return state_after_step(taker, taker.param_groups[index], torch.zeros_like(parameter))
     except FOREIGN_ERRORS as error:
         try:
-            _stepped(optimizer, optimizer.param_groups[index], parameter)
+            state_after_step(
+                optimizer,
+                optimizer.param_groups[index],
+                torch.zeros_like(parameter),
+            )
         except FOREIGN_ERRORS:
             return None
         raise UsageError(f'{name} allows no step: {one_line(error):.200}') from error
-
-
-def _stepped(
-    optimizer: Optimizer, group: Mapping[str, Any], parameter: torch.Tensor
-) -> dict[str, Any]:
-    alone = copy.copy(optimizer)  # without its hooks
-    stand_in = torch.zeros_like(parameter, requires_grad=True)
-    stand_in.grad = torch.zeros_like(parameter)
-    alone.param_groups = [{**group, 'params': [stand_in]}]
-    alone.state = type(optimizer.state)(dict)
-    # A scheduler has put a counter of steps before the method.
-    type(optimizer).step(alone)
-    return alone.state[stand_in]
 
 
 # ---------------------------------------------------------------------- schedulers

@@ -9,7 +9,7 @@ from mmscale.models.backbones import ArchNet, SuperNet
 from mmscale.models.causal_lm import CausalLM
 from mmscale.models.dms import DifferentiableTopK, DMSModel
 from mmscale.models.dropout_head import DropoutClsHead
-from mmscale.models.slice_update import SliceUpdate
+from mmscale.models.slice_step import step_slices
 from mmscale.models.super_net_classifier import SuperNetClassifier
 from mmscale.models.super_net_detector import SuperNetDetector
 from mmscale.models.super_net_training import SuperNetTraining
@@ -20,9 +20,9 @@ __all__ = [
     'DMSModel',
     'DifferentiableTopK',
     'DropoutClsHead',
-    'SliceUpdate',
     'SuperNet',
     'SuperNetClassifier',
     'SuperNetDetector',
     'SuperNetTraining',
+    'step_slices',
 ]

@@ -6,28 +6,30 @@ One iteration, and who keeps what for whom on the way:
    and leaves it with the model (``set_draw``). The data sampler has drawn the same before, so
    that the batch comes in the drawn resolution.
 2. ``train_step`` runs each subnet of the mode: ``backbone.set_arch`` chooses it, the forward pass
-   cuts its slices out of the SuperNet and adds them to ``backbone.used_regions``. Gradients add
-   up over subnets, and over iterations under gradient accumulation.
-3. On several processes :class:`~mmscale.engine.SliceParallel` averages the gradients of the used
-   regions, when the optimizer is to step.
-4. The optimizer steps; :class:`~mmscale.models.SliceUpdate`, hooked into it, puts back all that
-   is not in a used region.
-5. ``update_step`` clears gradients and used regions.
+   runs on leaves, which are views of the SuperNet's weights (:meth:`SuperNet.slices`). Gradients
+   have the size of the subnet, and add up over iterations under gradient accumulation.
+3. Where the optimizer is to step, :func:`~mmscale.models.step_slices` puts the union of what was
+   used into it, for as long as the step takes. On several processes
+   :class:`~mmscale.engine.SliceParallel` first averages the gradients of just that.
+4. ``update_step`` clears gradients and the record of what was used.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
+from torch.optim import Optimizer
 
 from mmscale.arch import Arch, SubnetDraw
 from mmscale.arch.checks import choice, integer
 from mmscale.cost import Cost, count_parts
 from mmscale.models.backbones import SuperNet
+from mmscale.models.slice_step import step_slices
 
 MODES = ('single', 'both_sides', 'sandwich')
 TEACHERS = ('scaling_stage', 'space')
@@ -158,19 +160,30 @@ class SuperNetTraining(ABC):
         Returns:
             Values for the log.
         """
-        with optim_wrapper.optim_context(self):
+        with optim_wrapper.optim_context(self), self.backbone.slices():
             data = self.data_preprocessor(data, True)
             losses = self.subnet_losses(data['inputs'], data['data_samples'])
         loss, log_vars = self.parse_losses(losses)
         optim_wrapper.backward(optim_wrapper.scale_loss(loss))
         return log_vars
 
-    def update_step(self, optim_wrapper: OptimWrapper) -> None:
-        """The second half: the optimizer's step, once gradients have been accumulated."""
+    def update_step(
+        self, optim_wrapper: OptimWrapper, reduce: Callable[[Optimizer], object] | None = None
+    ) -> None:
+        """The second half: the optimizer's step, once gradients have been accumulated.
+
+        Args:
+            optim_wrapper: Holds the parameters.
+            reduce: Called before the step with the optimizer, whose parameters are then those
+                that it is to step, with their gradients.
+        """
         if optim_wrapper.should_update():
-            optim_wrapper.step()
+            with step_slices(optim_wrapper.optimizer, self.backbone):
+                if reduce is not None:
+                    reduce(optim_wrapper.optimizer)
+                optim_wrapper.step()
             optim_wrapper.zero_grad()
-            self.backbone.forget_used_regions()
+            self.backbone.forget_slices()
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:
         """Trains the subnets of one iteration on one batch."""

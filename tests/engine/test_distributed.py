@@ -18,7 +18,7 @@ from torch import distributed, multiprocessing, nn
 
 from mmscale.arch import HierarchicalSampler, SearchSpace
 from mmscale.engine import BFloat16OptimWrapper, SliceParallel
-from mmscale.models import SliceUpdate, SuperNetClassifier
+from mmscale.models import SuperNetClassifier, step_slices
 
 STEPS, ACCUMULATED = 3, 2
 SAMPLER = HierarchicalSampler(SearchSpace(**SPACE), 1, 'uniform')
@@ -36,7 +36,6 @@ def make_model(mode, seed, norm_cfg=None):
 
 def make_wrapper(model, bfloat16=False):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    SliceUpdate(optimizer, model.backbone)
     wrapper = BFloat16OptimWrapper if bfloat16 else OptimWrapper
     # Clipping is left out: it would hide a gradient that is too long.
     return wrapper(optimizer, accumulative_counts=ACCUMULATED)
@@ -62,7 +61,7 @@ def train_rank(rank, mode, folder):
     wrapped, wrapper = SliceParallel(model), make_wrapper(model)
     reduced = []
     reduce_gradients = wrapped.reduce_gradients
-    wrapped.reduce_gradients = lambda: reduced.append(reduce_gradients())
+    wrapped.reduce_gradients = lambda optimizer: reduced.append(reduce_gradients(optimizer))
     for iteration in range(STEPS * ACCUMULATED):
         model.set_draw(SAMPLER.draw(iteration), iteration)
         wrapped.train_step(half_batch(iteration, rank), wrapper)
@@ -83,21 +82,18 @@ def train_one_process(mode):
     wrapper = make_wrapper(model)
     for step in range(STEPS):
         iterations = range(step * ACCUMULATED, (step + 1) * ACCUMULATED)
-        halves = []
-        for rank in range(2):
-            model.zero_grad()
-            for iteration in iterations:
+        for iteration in iterations:
+            for rank in range(2):
                 model.set_draw(SAMPLER.draw(iteration), iteration)
                 batch = half_batch(iteration, rank)
                 data = model.data_preprocessor(batch, True)
-                losses = model.subnet_losses(data['inputs'], data['data_samples'])
-                (model.parse_losses(losses)[0] / ACCUMULATED).backward()
-            halves.append([p.grad for p in model.parameters()])
-        for parameter, one, other in zip(model.parameters(), *halves, strict=True):
-            parameter.grad = None if one is None else (one + other) / 2
-        wrapper.step()
+                with model.backbone.slices():
+                    losses = model.subnet_losses(data['inputs'], data['data_samples'])
+                (model.parse_losses(losses)[0] / ACCUMULATED / 2).backward()
+        with step_slices(wrapper.optimizer, model.backbone):
+            wrapper.step()
         wrapper.zero_grad()
-        model.backbone.forget_used_regions()
+        model.backbone.forget_slices()
     return model, wrapper
 
 
@@ -195,7 +191,6 @@ def test_mixed_precision_and_nccl_on_a_gpu(kind, tmp_path):
         model = make_model('sandwich', seed=0, norm_cfg=dict(type='SyncBN')).cuda()
         wrapped = SliceParallel(model)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        SliceUpdate(optimizer, model.backbone)
         wrapper = OPTIM_WRAPPERS.build(dict(type=kind, optimizer=optimizer))
         for iteration in range(STEPS):
             model.set_draw(SAMPLER.draw(iteration), iteration)

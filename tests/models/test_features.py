@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscale.arch import get_arch, preset_names
 from mmscale.models import ArchNet, SuperNet
+from mmscale.models.backbones import index_of
 from mmscale.registry import MODELS
 
 STRIDES = (4, 8, 16, 32)
@@ -137,14 +138,16 @@ def test_a_subnet_uses_the_part_of_the_neck_that_fits(narrow_space, randomise):
         assert [conv.in_channels for conv in alone.neck.convs] == list(alone.out_channels)
         widths.add(alone.out_channels)
     assert len(widths) > 1
-    net.train().forget_used_regions()
-    sum(x.sum() for x in net(images)).backward()
+    sum(x.sum() for x in net.train()(images)).backward()
+    with net.slices():
+        sum(x.sum() for x in net(images)).backward()
     for name, parameter in net.named_parameters():
-        regions = net.used_regions.get(name, ())
-        assert (parameter.grad is not None) == bool(regions), name
+        parts = net.used_slices.get(name, ())
+        assert (parameter.grad is not None) == bool(parts), name
         outside = torch.ones_like(parameter, dtype=torch.bool)
-        for region in regions:
-            outside[tuple(slice(*part) for part in region)] = False
+        for part in parts:
+            assert part.leaf.grad is not None, name
+            outside[index_of(part.region)] = False
         assert parameter.grad is None or not parameter.grad[outside].any(), name
 
 

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import pickle
 import re
 from dataclasses import replace
 from functools import partial
@@ -16,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmscale.arch import HierarchicalSampler, Scaling, get_arch
 from mmscale.arch.sampling import SIDES
 from mmscale.models import ArchNet, SuperNet, SuperNetClassifier
-from mmscale.models.backbones import index_of
-from mmscale.models.backbones.super_net import slice_region
+from mmscale.models.backbones import WeightSlice, index_of
+from mmscale.models.backbones.slices import disjoint, slice_region, without
 
 KERNELS = ('shared', 'separate')
 
@@ -215,6 +216,39 @@ def test_left_is_the_start_right_the_end_and_small_kernels_the_centre():
     assert slice_region((), (), 'right') == ()
 
 
+def test_unions_are_cut_into_disjoint_regions():
+    rng = np.random.default_rng(0)
+    overlapping = 0
+    for _ in range(200):
+        whole = tuple(rng.integers(1, 6, size=rng.integers(1, 5)).tolist())
+        owner = nn.Parameter(torch.zeros(whole))
+        regions = []
+        for _ in range(rng.integers(1, 5)):
+            starts = [int(rng.integers(size)) for size in whole]
+            regions.append(
+                tuple(
+                    (start, int(rng.integers(start, size)) + 1)
+                    for start, size in zip(starts, whole, strict=True)
+                )
+            )
+        covered, counted = torch.zeros(whole), torch.zeros(whole)
+        for region in regions:
+            covered[index_of(region)] += 1
+        parts = [WeightSlice.of('weight', owner, region) for region in regions]
+        for region, part in disjoint(parts):
+            counted[index_of(region)] += 1
+            inside = torch.zeros(whole)
+            inside[index_of(part.region)] = 1
+            assert inside[index_of(region)].all()
+        assert torch.equal(counted, covered.clamp(max=1))
+        # Ranks agree on them, in whatever order their layers ran.
+        first, other = ([region for region, _ in disjoint(p)] for p in (parts, parts[::-1]))
+        assert first == other
+        overlapping += bool((covered > 1).any())
+    assert overlapping > 50
+    assert without(((0, 3),), ((5, 6),)) == [((0, 3),)]
+
+
 def own(name):
     """A parameter's name in the subnet."""
     return re.sub(r'\.kernel\d', '', name)
@@ -222,14 +256,15 @@ def own(name):
 
 def used(net, arch, side):
     net.train()
-    net.forget_used_regions()
+    net.forget_slices()
     net.set_arch(arch, side)
-    net(images_of(arch))
+    with net.slices():
+        net(images_of(arch))
     net.eval()
-    return {name: set(regions) for name, regions in net.used_regions.items()}
+    return {name: {part.region for part in parts} for name, parts in net.used_slices.items()}
 
 
-def test_used_regions_lie_inside_and_have_the_subnets_shapes(net, narrow_space):
+def test_slices_lie_inside_and_have_the_subnets_shapes(net, narrow_space):
     parameters = dict(net.named_parameters())
     for arch, side in itertools.product(subnets(narrow_space, 1), SIDES):
         shapes = {name: tuple(p.shape) for name, p in net.extract(arch).named_parameters()}
@@ -263,14 +298,42 @@ def test_kernel_sharing(net, narrow_space):
 def test_forward_passes_that_do_not_train_use_nothing(net, narrow_space):
     arch = narrow_space.smallest()
     net.set_arch(arch)
-    net(images_of(arch))
-    with torch.no_grad():
-        net.train()(images_of(arch))
-    assert net.used_regions == {}
-    net(images_of(arch))
-    assert net.used_regions
-    net.forget_used_regions()
-    assert net.used_regions == {}
+    with net.slices():
+        net(images_of(arch))
+        with torch.no_grad():
+            net.train()(images_of(arch))
+        assert net.used_slices == {}
+        net(images_of(arch))[0].sum().backward()
+        assert net.used_slices
+    leaves = [part.leaf for parts in net.used_slices.values() for part in parts]
+    assert all(leaf.grad is not None for leaf in leaves)
+    net.forget_slices()
+    assert net.used_slices == {}
+    assert all(leaf.grad is None for leaf in leaves)
+    # Outside, gradients flow to the whole parameters, as in any module.
+    net(images_of(arch))[0].sum().backward()
+    assert net.used_slices == {}
+    assert net.stem.conv.weight.grad.shape == net.stem.conv.weight.shape
+
+
+def test_leaves_are_views_of_one_memory(net, narrow_space):
+    arch = subnets(narrow_space, 1)[-1]
+    used(net, arch, 'right')
+    first = net.used_slices
+    for name, (part,) in first.items():
+        whole = net.get_parameter(name)
+        assert part.leaf.is_leaf and part.owner is whole
+        assert part.leaf.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+        assert torch.equal(part.leaf, whole[index_of(part.region)])
+    used(net, arch, 'right')
+    assert {n: [id(p) for p in parts] for n, parts in net.used_slices.items()} == {
+        n: [id(p) for p in parts] for n, parts in first.items()
+    }
+    # They are no parameters of the network, nor of what a checkpoint holds.
+    assert not {id(p) for (p,) in first.values()} & {id(p) for p in net.parameters()}
+    alone = copy.deepcopy(net)
+    assert alone.used_slices == {}
+    assert pickle.loads(pickle.dumps(alone)).used_slices == {}  # noqa: S301 - our own
 
 
 def test_training_is_that_of_the_extracted_network(net, narrow_space):
@@ -281,18 +344,21 @@ def test_training_is_that_of_the_extracted_network(net, narrow_space):
         alone = net.extract(arch, side).train()
         net.train().set_arch(arch, side)
         net.zero_grad()
-        net.forget_used_regions()
         net(images)[0].square().mean().backward()
+        whole = {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
+        net.zero_grad()
+        net.load_state_dict(before)
+        net.forget_slices()
+        with net.slices():
+            net(images)[0].square().mean().backward()
         alone(images)[0].square().mean().backward()
-        gradients = {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
-        assert set(gradients) == set(net.used_regions)
+        assert set(whole) == set(net.used_slices)
         expected = dict(alone.named_parameters())
-        for key, gradient in gradients.items():
-            (region,) = net.used_regions[key]
-            inside = gradient[index_of(region)]
-            torch.testing.assert_close(inside, expected[own(key)].grad, rtol=0, atol=1e-10)
-            outside = gradient.clone()
-            outside[index_of(region)] = 0
+        for key, (part,) in net.used_slices.items():
+            torch.testing.assert_close(part.leaf.grad, expected[own(key)].grad, rtol=0, atol=1e-10)
+            assert torch.equal(whole[key][index_of(part.region)], part.leaf.grad)
+            outside = whole[key].clone()
+            outside[index_of(part.region)] = 0
             assert not outside.any()
         # Statistics: what another extraction finds is what the lone network has now.
         state = alone.state_dict()
@@ -305,9 +371,9 @@ def test_training_is_that_of_the_extracted_network(net, narrow_space):
         for key in changed:
             if key.endswith('num_batches_tracked'):
                 continue
-            (region,) = net.used_regions[key.rpartition('.')[0] + '.weight']
+            (part,) = net.used_slices[key.rpartition('.')[0] + '.weight']
             outside = after[key] != before[key]
-            outside[index_of(region)] = False
+            outside[index_of(part.region)] = False
             assert not outside.any()
 
 
@@ -321,13 +387,14 @@ def test_frozen_and_eval_norm_layers_hold_for_subnets(narrow_space, randomise):
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
     arch = narrow_space.smallest()
     net.set_arch(arch)
-    net(images_of(arch))[0].sum().backward()
+    with net.slices():
+        net(images_of(arch))[0].sum().backward()
     frozen = ('stem', 'stages.0', 'stages.1', 'stages.4.0.project.bn')
     for key, tensor in net.state_dict().items():
         if key.startswith(frozen):
             assert torch.equal(tensor, before[key]), key
     assert not torch.equal(net.conv_head.bn.running_mean, before['conv_head.bn.running_mean'])
-    assert not any(name.startswith(frozen[:3]) for name in net.used_regions)
+    assert not any(name.startswith(frozen[:3]) for name in net.used_slices)
     assert all(p.grad is None for p in net.stem.parameters())
 
 

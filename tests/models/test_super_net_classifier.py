@@ -10,6 +10,7 @@ from mmengine.optim import OptimWrapper
 
 from mmscale.arch import HierarchicalSampler
 from mmscale.models import ArchNet
+from mmscale.models.backbones import index_of
 
 
 @pytest.fixture
@@ -20,10 +21,16 @@ def draw(tiny_space):
 def losses_and_gradients(model, draw, batch, iteration=0):
     model.train()
     model.set_draw(draw, iteration)
-    losses = model.subnet_losses(batch['inputs'], batch['data_samples'])
+    with model.backbone.slices():
+        losses = model.subnet_losses(batch['inputs'], batch['data_samples'])
     model.zero_grad()
     model.parse_losses(losses)[0].backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    for name, parts in model.backbone.used_slices.items():
+        whole = torch.zeros_like(parts[0].owner)
+        for part in parts:
+            whole[index_of(part.region)] += part.leaf.grad
+        gradients[f'backbone.{name}'] = whole
     return losses, gradients
 
 
@@ -72,8 +79,7 @@ def test_both_sides_is_the_mean_of_two_single_passes(make_classifier, make_batch
         torch.testing.assert_close(losses[name], single['loss'] / 2)
     halves = [{name: g / 2 for name, g in part.items()} for _, part in parts]
     assert_equal_gradients(gradients, total(*halves))
-    assert all(len(regions) <= 2 for regions in model.backbone.used_regions.values())
-    assert any(len(regions) == 2 for regions in model.backbone.used_regions.values())
+    assert {len(parts) for parts in model.backbone.used_slices.values()} == {1, 2}
 
 
 @pytest.mark.parametrize('teacher', ['scaling_stage', 'space'])
@@ -138,11 +144,9 @@ def test_warm_up_trains_the_largest_alone(make_classifier, make_batch, draw, tin
     losses, _ = losses_and_gradients(model, draw, batch, iteration=4)
     assert set(losses) == {'largest.loss'}
     largest = model.extract(tiny_space.largest(draw.scaling_stage))
-    found = {
-        name: tuple(stop - start for start, stop in region)
-        for name, (region,) in model.backbone.used_regions.items()
-    }
+    found = {name: tuple(part.leaf.shape) for name, (part,) in model.backbone.used_slices.items()}
     assert found == {n: tuple(p.shape) for n, p in largest.backbone.named_parameters()}
+    model.backbone.forget_slices()
     losses, _ = losses_and_gradients(model, draw, batch, iteration=5)
     assert set(losses) == {'largest.loss', 'subnet.distill_loss'}
 
@@ -156,7 +160,7 @@ def test_train_step_updates_and_forgets(make_classifier, make_batch, draw, mode)
     log = model.train_step(make_batch(draw, 0), wrapper)
     assert torch.isfinite(log['loss'])
     assert not torch.equal(model.head.fc.weight, before)
-    assert model.backbone.used_regions == {}
+    assert model.backbone.used_slices == {}
     assert all(p.grad is None for p in model.parameters())
 
 

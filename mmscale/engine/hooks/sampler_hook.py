@@ -12,7 +12,8 @@ from mmscale.arch.sampling import SIDES
 from mmscale.engine.space_settings import check_settings
 from mmscale.engine.train_data import TrainDataHook, check_size, check_sizes, make_seeded
 from mmscale.engine.wrappers import is_stand_in, unwrapped_model
-from mmscale.models import SliceUpdate, SuperNetTraining
+from mmscale.models import SuperNetTraining
+from mmscale.models.slice_step import check_steps_slices
 from mmscale.registry import HOOKS
 
 
@@ -22,9 +23,7 @@ class HierarchicalSamplerHook(TrainDataHook):
 
     What is drawn is a pure function of (seed, iteration): ranks agree without a broadcast, the
     data sampler knows the resolution before it loads the batch, and a resumed run goes on with
-    the subnets that it would have seen. Datasets, wrappers and samplers may be of any kind. The
-    hook also keeps the optimizer off everything that
-    an iteration did not use (:class:`mmscale.models.SliceUpdate`).
+    the subnets that it would have seen. Datasets, wrappers and samplers may be of any kind.
 
     Args:
         distribution: Probabilities of the scaling stages, see
@@ -88,7 +87,7 @@ class HierarchicalSamplerHook(TrainDataHook):
             model.backbone.space.resolutions,
             'train_dataloader.dataset',
         )
-        SliceUpdate(runner.optim_wrapper.optimizer, model.backbone)
+        check_steps_slices(runner.optim_wrapper.optimizer)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Draws the subnet of this iteration.

@@ -6,7 +6,8 @@ from mmscale.models.backbones.scalable import (
     ScalableRegNet,
     ScalableResNet,
 )
-from mmscale.models.backbones.super_net import Region, SuperNet, index_of
+from mmscale.models.backbones.slices import Region, WeightSlice, disjoint, index_of, relative
+from mmscale.models.backbones.super_net import SuperNet
 
 __all__ = [
     'ArchNet',
@@ -15,6 +16,9 @@ __all__ = [
     'ScalableRegNet',
     'ScalableResNet',
     'SuperNet',
+    'WeightSlice',
+    'disjoint',
     'index_of',
+    'relative',
     'scaled_arch',
 ]

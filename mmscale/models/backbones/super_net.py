@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from mmscale.config_parts import type_name
 from mmscale.errors import UsageError
 from mmscale.models.backbones.arch_net import ArchNet, Layer
 from mmscale.models.backbones.blocks import ArchBlock, checkpointed
+from mmscale.models.backbones.slices import Region, WeightSlice, index_of, slice_region
 from mmscale.registry import MODELS
 
 KERNEL_SHARING = ('shared', 'separate')
@@ -26,41 +30,77 @@ _SETTINGS = (
     *('channels_last', 'init_cfg', 'with_cp'),
 )
 
-# One slice per dimension of a tensor, as hashable (start, stop) pairs.
-Region = tuple[tuple[int, int], ...]
+# Layers of subnets that are kept; a space of the paper's size has fewer.
+_MOST_LAYERS = 20_000
+
 # What a layer is made from: the head's convolution from its input's width too, a neck from the
 # channels of the feature maps.
 Part = Stem | Block | tuple[int, Head] | tuple[int, ...]
-
-
-def index_of(region: Region) -> tuple[slice, ...]:
-    """The index that cuts a region out of its tensor."""
-    return tuple(slice(start, stop) for start, stop in region)
-
-
-def slice_region(allocated: Sequence[int], wanted: Sequence[int], side: str) -> Region:
-    """Where a subnet's tensor lies in the super-supernet's (BCNet's coupling, as in ScaleNet).
-
-    Channels are the first ones of a dimension on the left side and the last ones on the right.
-    Kernels, the dimensions from the third on, are the centre of the larger kernel.
-
-    Args:
-        allocated: Shape in the super-supernet.
-        wanted: Shape in the subnet.
-        side: ``left`` or ``right``.
-    """
-    region = []
-    for dimension, (size, part) in enumerate(zip(allocated, wanted, strict=True)):
-        offsets = {'left': 0, 'right': size - part}
-        start = offsets[side] if dimension < 2 else (size - part) // 2
-        region.append((start, start + part))
-    return tuple(region)
 
 
 def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
+def unshared(module: nn.Module) -> nn.Module:
+    """A copy of an Arch's layer, to be given other tensors; cheaper than to build one."""
+    twin = module.__new__(type(module))
+    twin.__dict__.update(
+        (key, value.copy() if isinstance(value, (dict, set)) else value)
+        for key, value in module.__dict__.items()
+    )
+    for key, parameter in module._parameters.items():
+        if parameter is not None:
+            twin._parameters[key] = nn.Parameter(parameter, parameter.requires_grad)
+    for key, part in module._modules.items():
+        twin._modules[key] = None if part is None else unshared(part)
+    return twin
+
+
+@dataclass(eq=False)
+class _SubnetLayer:
+    """A layer of a subnet that runs on the super-supernet's own memory.
+
+    Attributes:
+        module: The layer; its parameters are leaves, its buffers are views.
+        slices: The leaves, by their names in the module.
+        owners: Every module of the layer, and the super-supernet's in its place.
+        memory: Of every tensor of those: where it is found, itself, and its address.
+        recomputed: Whether activation checkpointing computes it anew.
+    """
+
+    module: nn.Module
+    slices: dict[str, WeightSlice]
+    owners: list[tuple[nn.Module, nn.Module]]
+    memory: list[tuple[dict[str, torch.Tensor], str, torch.Tensor, int]]
+    recomputed: bool
+
+    def is_current(self) -> bool:
+        """Whether the super-supernet's tensors still lie where the views look."""
+        return all(
+            tensors.get(key) is tensor and tensor.data_ptr() == address
+            for tensors, key, tensor, address in self.memory
+        )
+
+    def follow_owners(self) -> None:
+        """What is frozen, or in eval mode, is so in the super-supernet's own modules."""
+        for module, own in self.owners:
+            if module.training != own.training:
+                module.training = own.training
+        for part in self.slices.values():
+            if part.leaf.requires_grad != part.owner.requires_grad:
+                part.leaf.requires_grad_(part.owner.requires_grad)
+
+    def differentiable(self) -> Layer:
+        """The layer with gradients that flow to the super-supernet's whole parameters."""
+        parts = {
+            key: part.owner if part.leaf is part.owner else part.owner[index_of(part.region)]
+            for key, part in self.slices.items()
+        }
+        return lambda x: functional_call(self.module, parts, (x,))
+
+
+@lru_cache(maxsize=4096)
 def _fits(block: Block, slot: Block) -> bool:
     """Whether a block differs from its slot in kernel and smaller widths alone."""
     if (block.se is None) != (slot.se is None):
@@ -120,9 +160,20 @@ class SuperNet(ArchNet):
             processes, GPUs only; extracted networks have plain BN), ``channels_last``,
             ``init_cfg`` and ``with_cp``.
 
-    Attributes:
-        used_regions: Parameter name to the regions that forward passes in training mode have
-            used since :meth:`forget_used_regions`; what was not used must not be updated.
+    By default gradients flow to the whole parameters, as in any module. Inside :meth:`slices`
+    every used part of a parameter is a leaf of its own, a view of the parameter's memory: forward
+    and backward pass then cost what the subnet alone costs, and the optimizer steps what they
+    used and nothing else (:func:`mmscale.models.step_slices`).
+
+    Example:
+        >>> from mmscale.models import SuperNet, step_slices
+        >>> def train_step(net: SuperNet, images, optimizer):
+        ...     with net.slices():
+        ...         loss = net(images)[-1].square().mean()
+        ...     loss.backward()
+        ...     with step_slices(optimizer, net):
+        ...         optimizer.step()
+        ...     net.forget_slices()
 
     Raises:
         ValueError: A setting is unknown or not allowed.
@@ -141,8 +192,13 @@ class SuperNet(ArchNet):
         super().__init__(space.allocation, make_block=make_block, **settings)
         self.space = space
         self.kernels = kernels
-        self.used_regions: dict[str, set[Region]] = {}
         self._templates: dict[Part, nn.Module] = {}
+        self._layers: dict[tuple[str, Part, str], _SubnetLayer] = {}
+        self._slices: dict[tuple[str, Region], WeightSlice] = {}
+        # In the order of their first use; keys alone matter.
+        self._used: dict[_SubnetLayer, None] = {}
+        self._has_leaves = False
+        self._own_parameters: set[nn.Parameter] = set()
         self.set_arch(space.largest())
 
     def _check(self, arch: Arch, side: str) -> None:
@@ -186,6 +242,10 @@ class SuperNet(ArchNet):
             self._templates[part] = template
         return self._templates[part]
 
+    def _templated_block(self, block: Block, *_: object) -> nn.Module:
+        """A block without weights, for a network that is extracted."""
+        return unshared(self._template(block))
+
     def _block_name(self, stage: int, slot: int, block: Block) -> str:
         name = f'stages.{stage}.{slot}'
         return name if self.kernels == 'shared' else f'{name}.kernel{block.kernel}'
@@ -199,35 +259,95 @@ class SuperNet(ArchNet):
         self._check(arch, side)
         self._active = arch, side
 
-    def _cut(
+    def _regions(
         self, name: str, template: nn.Module, side: str
-    ) -> Iterator[tuple[str, Region, torch.Tensor]]:
-        """Name in the template, region, and the part that it uses, of a layer's every tensor."""
+    ) -> Iterator[tuple[str, torch.Tensor, Region | None]]:
+        """Name in the template, the whole tensor and the used part, of a layer's every tensor.
+
+        There is no region where the whole is used.
+        """
         allocated = _tensors_of(self.get_submodule(name))
         for key, wanted in _tensors_of(template).items():
             tensor = allocated[key]
-            region = slice_region(tensor.shape, wanted.shape, side)
-            yield key, region, tensor if tensor.shape == wanted.shape else tensor[index_of(region)]
+            if tensor.shape == wanted.shape:
+                yield key, tensor, None
+            else:
+                yield key, tensor, slice_region(tensor.shape, wanted.shape, side)
+
+    def _slice(self, name: str, parameter: nn.Parameter, region: Region | None) -> WeightSlice:
+        """The one slice of a region of a parameter."""
+        region = tuple((0, size) for size in parameter.shape) if region is None else region
+        if (name, region) not in self._slices:
+            self._slices[name, region] = WeightSlice.of(name, parameter, region)
+        return self._slices[name, region]
+
+    def _build_layer(self, name: str, part: Part, side: str) -> _SubnetLayer:
+        template = self._template(part)
+        # A neck of any kind may know its layers by other ways than as submodules.
+        module = copy.deepcopy(template) if name == 'neck' else unshared(template)
+        own = self.get_submodule(name)
+        slices = {}
+        for key, tensor, region in self._regions(name, module, side):
+            path, _, last = key.rpartition('.')
+            holder = module.get_submodule(path)
+            if isinstance(tensor, nn.Parameter):
+                slices[key] = self._slice(f'{name}.{key}', tensor, region)
+                holder._parameters[last] = slices[key].leaf
+            else:
+                holder._buffers[last] = tensor if region is None else tensor[index_of(region)]
+        return _SubnetLayer(
+            module=module,
+            slices=slices,
+            owners=list(zip(module.modules(), own.modules(), strict=True)),
+            memory=[
+                (tensors, key, tensor, tensor.data_ptr())
+                for holder in own.modules()
+                for tensors in (holder._parameters, holder._buffers)
+                for key, tensor in tensors.items()
+                if tensor is not None
+            ],
+            recomputed=isinstance(part, Block),
+        )
 
     def _layer(self, name: str, part: Part, side: str) -> Layer:
         """The layer of that name, cut to what a subnet's part needs."""
-        template = self._template(part)
-        record = self.training and torch.is_grad_enabled()
-        tensors = {}
-        for key, region, tensor in self._cut(name, template, side):
-            tensors[key] = tensor
-            if record and tensor.requires_grad:
-                self.used_regions.setdefault(f'{name}.{key}', set()).add(region)
+        key = name, part, side
+        layer = self._layers.get(key)
+        if layer is None or not layer.is_current():
+            if layer is not None or len(self._layers) >= _MOST_LAYERS:
+                # Memory that was replaced, as by `to`, most likely was so everywhere.
+                self._forget_layers()
+            layer = self._layers[key] = self._build_layer(name, part, side)
+        layer.follow_owners()
+        run: Layer = layer.module
+        if torch.is_grad_enabled():
+            if self._has_leaves and self.training:
+                self._used[layer] = None
+            else:
+                run = layer.differentiable()
+            if layer.recomputed and self._recomputes:
+                run = checkpointed(run, layer.module, dict(layer.module.named_buffers()))
+        return run
 
-        def run(x: torch.Tensor) -> torch.Tensor:
-            # What is frozen, or in eval mode, is so in this network's own modules.
-            modules = self.get_submodule(name).modules()
-            for module, own in zip(template.modules(), modules, strict=True):
-                module.training = own.training
-            return functional_call(template, tensors, (x,))
+    def _forget_layers(self) -> None:
+        self._layers.clear()
+        self._slices.clear()
+        self._own_parameters.clear()
 
-        is_block = isinstance(part, Block)
-        return checkpointed(run, template, tensors) if is_block and self._recomputes else run
+    def _apply(self, *args: Any, **kwargs: Any) -> SuperNet:
+        # Views would keep what a conversion replaces alive.
+        self._forget_layers()
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has memory of its own.
+        return {
+            **self.__dict__,
+            '_layers': {},
+            '_slices': {},
+            '_used': {},
+            '_own_parameters': set(),
+        }
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Runs the active subnet on images (N, channels, H, W)."""
@@ -250,9 +370,44 @@ class SuperNet(ArchNet):
             neck = self._layer('neck', self._channels_of(arch), side)
         return self._run(x, self._layer('stem', arch.stem, side), stages, conv_head, neck)
 
-    def forget_used_regions(self) -> None:
-        """Starts a new record of what forward passes use."""
-        self.used_regions.clear()
+    @contextmanager
+    def slices(self) -> Iterator[None]:
+        """Forward passes in training mode use leaves; what they use is remembered."""
+        before, self._has_leaves = self._has_leaves, True
+        try:
+            yield
+        finally:
+            self._has_leaves = before
+
+    @property
+    def used_slices(self) -> dict[str, list[WeightSlice]]:
+        """Parameter name to its slices that were used since :meth:`forget_slices`.
+
+        Frozen parameters are not among them.
+        """
+        found: dict[str, dict[WeightSlice, None]] = {}
+        for layer in self._used:
+            for part in layer.slices.values():
+                if part.leaf.requires_grad:
+                    found.setdefault(part.name, {})[part] = None
+        return {name: list(parts) for name, parts in found.items()}
+
+    def owns(self, parameter: nn.Parameter) -> bool:
+        """Whether a parameter is one of this network's."""
+        if not self._own_parameters:
+            self._own_parameters.update(self.parameters())
+        return parameter in self._own_parameters
+
+    def piece(self, part: WeightSlice, region: Region) -> WeightSlice:
+        """The slice of a region of a slice's parameter; both in the parameter's coordinates."""
+        return self._slice(part.name, part.owner, region)
+
+    def forget_slices(self) -> None:
+        """Clears the gradients of the used slices, and starts a new record of what is used."""
+        for layer in self._used:
+            for part in layer.slices.values():
+                part.leaf.grad = None
+        self._used.clear()
 
     @property
     def is_synchronised(self) -> bool:
@@ -276,6 +431,7 @@ class SuperNet(ArchNet):
                 neck=self.neck_cfg,
                 norm_cfg=norm_cfg,
                 channels_last=self.channels_last,
+                make_block=ArchBlock if self.is_synchronised else self._templated_block,
             )
         names = {
             name: name for name in ('stem', 'conv_head', 'neck') if getattr(net, name) is not None
@@ -283,11 +439,11 @@ class SuperNet(ArchNet):
         for i, stage in enumerate(arch.stages):
             for j, block in enumerate(stage):
                 names[f'stages.{i}.{j}'] = self._block_name(i, j, block)
-        state = {
-            f'{name}.{key}': tensor.detach().clone(memory_format=torch.contiguous_format)
-            for name, own_name in names.items()
-            for key, _, tensor in self._cut(own_name, net.get_submodule(name), side)
-        }
+        state = {}
+        for name, own_name in names.items():
+            for key, tensor, region in self._regions(own_name, net.get_submodule(name), side):
+                part = tensor.detach() if region is None else tensor.detach()[index_of(region)]
+                state[f'{name}.{key}'] = part.clone(memory_format=torch.contiguous_format)
         net.load_state_dict(state, assign=True)
         net.is_init = True
         return net

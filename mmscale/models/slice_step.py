@@ -1,0 +1,211 @@
+"""Lets any element-wise optimizer step the slices of a super-supernet that were used."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
+from mmscale.models.backbones import SuperNet, WeightSlice, disjoint, index_of, relative
+from mmscale.models.backbones.slices import intersection
+
+
+@contextmanager
+def step_slices(optimizer: Optimizer, super_net: SuperNet) -> Iterator[None]:
+    """Inside, an optimizer holds the leaves that were used in place of the whole parameters.
+
+    Gradient clipping, a gradient scaler and the reduction over processes find there what is to be
+    stepped: every used element once, with its whole gradient. The state that the optimizer keeps
+    for a leaf is a view of its state for the whole parameter; so checkpoints know whole
+    parameters alone. Parameter groups of equal settings are stepped as one.
+
+    Scalars in an optimizer's state belong to the whole parameter: Adam's step count is that of the
+    steps that used any part of it, so its bias correction is slightly too weak for rarely used
+    elements. Optimizers that look at whole tensors (LAMB, LARS) look at what was used. An
+    exponential moving average of the weights averages all elements, and one that does not change
+    stays what it is. :func:`check_steps_slices` tells what cannot step slices.
+
+    Args:
+        optimizer: Any ``torch.optim`` optimizer that holds the super-supernet's parameters.
+        super_net: Knows what was used, see :meth:`SuperNet.slices`.
+    """
+    slices: dict[nn.Parameter, list[WeightSlice]] = {}
+    for parts in super_net.used_slices.values():
+        trained = [part for part in parts if part.leaf.grad is not None]
+        if trained:
+            slices[trained[0].owner] = _union(super_net, trained)
+    own = optimizer.param_groups
+    merged: dict[Hashable, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for group in own:
+        parameters = []
+        for parameter in group['params']:
+            if parameter in slices:
+                parameters += [part.leaf for part in slices[parameter]]
+            elif parameter.grad is not None and not super_net.owns(parameter):
+                parameters.append(parameter)
+        if parameters:
+            key = _key_of(group)
+            if key not in merged:
+                merged[key] = {**group, 'params': []}, []
+            merged[key][0]['params'] += parameters
+            merged[key][1].append(group)
+    for owner, parts in slices.items():
+        _lend_state(optimizer, owner, parts)
+    optimizer.param_groups = [group for group, _ in merged.values()]
+    try:
+        yield
+    finally:
+        optimizer.param_groups = own
+        for group, groups in merged.values():
+            # Some optimizers count in their groups.
+            settings = {key: value for key, value in group.items() if key != 'params'}
+            for one in groups:
+                one.update(settings)
+        for owner, parts in slices.items():
+            _return_state(optimizer, owner, parts)
+
+
+def _key_of(group: dict[str, Any]) -> Hashable:
+    """Equal for parameter groups of equal settings."""
+    settings = tuple((key, value) for key, value in group.items() if key != 'params')
+    try:
+        hash(settings)
+    except TypeError:
+        return id(group)
+    return settings
+
+
+def _union(super_net: SuperNet, parts: list[WeightSlice]) -> list[WeightSlice]:
+    """Slices of one parameter that do not overlap, with the gradients of all that were used."""
+    if len(parts) == 1:
+        return parts
+    found = []
+    for region, outer in disjoint(parts):
+        part = super_net.piece(outer, region)
+        gradient = outer.leaf.grad
+        if part is not outer:
+            # Of the outer gradient itself, which is not stepped there.
+            gradient = gradient[index_of(relative(region, outer.region))]
+        for other in parts:
+            shared = intersection(region, other.region) if other is not outer else None
+            if shared is not None:
+                gradient[index_of(relative(shared, region))] += other.leaf.grad[
+                    index_of(relative(shared, other.region))
+                ]
+        part.leaf.grad = gradient
+        found.append(part)
+    return found
+
+
+def check_steps_slices(optimizer: Optimizer) -> None:
+    """Checks on a small slice that an optimizer can step parts of larger tensors.
+
+    Kernels that fuse the whole step (``fused=True``) take any memory for dense, and write beside a
+    slice.
+
+    Args:
+        optimizer: Is not changed.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    kinds = {_key_of(group): group for group in optimizer.param_groups if group['params']}
+    for group in kinds.values():
+        whole = group['params'][0].new_zeros(4, 6, 3, 3)
+        name = f'optimizer {type(optimizer).__name__}'
+        try:
+            kept = state_after_step(optimizer, {**group, 'lr': 1.0}, whole[:, 1:3], 1.0)
+        except FOREIGN_ERRORS as error:
+            raise UsageError(
+                f'{name} cannot step a slice of a convolution, as a super-supernet needs it: '
+                f'{one_line(error):.200}'
+            ) from error
+        whole[:, 1:3] = 0
+        if whole.any():
+            hint = ', which fused=True does: leave it out' if group.get('fused') else ''
+            raise UsageError(f'{name} writes beside the slices of a super-supernet{hint}')
+        _check_elementwise(name, kept, whole[:, 1:3])
+
+
+def _check_elementwise(name: str, state: Mapping[str, Any], part: torch.Tensor) -> None:
+    for key, value in state.items():
+        if torch.is_tensor(value) and value.numel() > 1 and value.shape != part.shape:
+            raise UsageError(
+                f'{name}: its {key} for weights of shape {tuple(part.shape)} has shape '
+                f'{tuple(value.shape)}; a super-supernet needs an optimizer that keeps one value '
+                'an element'
+            )
+
+
+def _is_elementwise(value: object, parameter: nn.Parameter) -> bool:
+    return torch.is_tensor(value) and value.shape == parameter.shape
+
+
+def _lend_state(optimizer: Optimizer, owner: nn.Parameter, parts: list[WeightSlice]) -> None:
+    """Gives every slice its part of the optimizer's state for the whole parameter."""
+    state = optimizer.state.get(owner)
+    if not state:
+        return
+    for part in parts:
+        if part.leaf is owner:
+            continue
+        optimizer.state[part.leaf] = {
+            key: part.view(key, value)
+            if _is_elementwise(value, owner)
+            # A count is increased in place, once for every slice.
+            else copy.deepcopy(value)
+            for key, value in state.items()
+        }
+
+
+def _return_state(optimizer: Optimizer, owner: nn.Parameter, parts: list[WeightSlice]) -> None:
+    """Writes what a slice's state has become into that of the whole parameter.
+
+    State that did not exist before is 0 outside the slices.
+    """
+    for part in parts:
+        part.leaf.grad = None
+        if part.leaf is owner:
+            continue
+        state = optimizer.state.pop(part.leaf, None)
+        if not state:
+            continue
+        whole = optimizer.state[owner]
+        for key, value in state.items():
+            if _is_elementwise(value, part.leaf):
+                if not torch.is_tensor(whole.get(key)):
+                    whole[key] = torch.zeros_like(owner, dtype=value.dtype)
+                view = part.view(key, whole[key])
+                if value is not view:
+                    view.copy_(value)
+            else:
+                whole[key] = value
+
+
+def state_after_step(
+    optimizer: Optimizer, group: Mapping[str, Any], parameter: torch.Tensor, gradient: float = 0.0
+) -> dict[str, Any]:
+    """What an optimizer keeps of a parameter after a step, which the parameter takes.
+
+    Args:
+        optimizer: Is not changed.
+        group: Settings of the step.
+        parameter: A tensor that requires no gradient.
+        gradient: Of its every element.
+    """
+    alone = copy.copy(optimizer)  # without its hooks
+    stand_in = nn.Parameter(parameter)
+    stand_in.grad = torch.full(
+        parameter.shape, gradient, dtype=parameter.dtype, device=parameter.device
+    )
+    alone.param_groups = [{**group, 'params': [stand_in]}]
+    alone.state = type(optimizer.state)(dict)
+    # A scheduler has put a counter of steps before the method.
+    type(optimizer).step(alone)
+    return alone.state[stand_in]

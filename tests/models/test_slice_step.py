@@ -1,0 +1,306 @@
+"""step_slices: an optimizer steps what was used, and leaves everything else bit-equal."""
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+
+from mmscale.arch import HierarchicalSampler
+from mmscale.errors import UsageError
+from mmscale.models import step_slices
+from mmscale.models.backbones import index_of
+from mmscale.models.slice_step import check_steps_slices
+
+OPTIMIZERS = {
+    'SGD': dict(lr=0.1, momentum=0.9, weight_decay=0.05),
+    'nesterov': dict(lr=0.1, momentum=0.9, weight_decay=0.05, nesterov=True, foreach=False),
+    'AdamW': dict(lr=0.01, weight_decay=0.1, amsgrad=True),
+}
+
+
+def make_optimizer(name, parameters):
+    cls = torch.optim.AdamW if name == 'AdamW' else torch.optim.SGD
+    return cls(parameters, **OPTIMIZERS[name])
+
+
+def element_state(optimizer, parameter):
+    """What an optimizer keeps for every element of a parameter."""
+    return {
+        key: value
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if torch.is_tensor(value) and value.shape == parameter.shape
+    }
+
+
+def snapshot(model, optimizer):
+    return {
+        name: (
+            parameter.detach().clone(),
+            {key: value.clone() for key, value in element_state(optimizer, parameter).items()},
+        )
+        for name, parameter in model.backbone.named_parameters()
+    }
+
+
+def masks(model, used):
+    found = {}
+    for name, parameter in model.backbone.named_parameters():
+        mask = torch.zeros(parameter.shape, dtype=torch.bool)
+        for part in used.get(name, ()):
+            mask[index_of(part.region)] = True
+        found[name] = mask
+    return found
+
+
+@pytest.mark.parametrize('accumulative_counts', [1, 2])
+@pytest.mark.parametrize(
+    ('optimizer_name', 'kernels'),
+    [('SGD', 'shared'), ('AdamW', 'separate'), ('nesterov', 'shared')],
+)
+def test_20_steps_change_only_what_they_use(
+    make_classifier, make_batch, tiny_space, optimizer_name, kernels, accumulative_counts
+):
+    model = make_classifier(kernels)
+    optimizer = make_optimizer(optimizer_name, model.parameters())
+    wrapper = OptimWrapper(
+        optimizer, clip_grad=dict(max_norm=1.0), accumulative_counts=accumulative_counts
+    )
+    sampler = HierarchicalSampler(tiny_space, 0, 'inverse_budget')
+    start = before = snapshot(model, optimizer)
+    ever = masks(model, {})
+    used = {}
+    steps = changed = kept_after_use = 0
+    model.train()
+    for iteration in range(20 * accumulative_counts):
+        draw = sampler.draw(iteration)
+        model.set_draw(draw, iteration)
+        model.backward_step(make_batch(draw, iteration), wrapper)
+        for name, parts in model.backbone.used_slices.items():
+            used.setdefault(name, set()).update(parts)
+        model.update_step(wrapper)
+        if (iteration + 1) % accumulative_counts:
+            continue
+        steps += 1
+        after = snapshot(model, optimizer)
+        for name, mask in masks(model, used).items():
+            outside = ~mask
+            assert torch.equal(after[name][0][outside], before[name][0][outside]), name
+            for key, value in after[name][1].items():
+                old = before[name][1].get(key, torch.zeros_like(value))
+                assert torch.equal(value[outside], old[outside]), (name, key)
+            changed += int((after[name][0][mask] != before[name][0][mask]).sum())
+            kept_after_use += int((outside & ever[name]).sum())
+            ever[name] |= mask
+        before, used = after, {}
+        assert not model.backbone.used_slices
+    assert steps == 20
+    # The test would be empty if all, or nothing, had been used.
+    assert changed > 10_000
+    assert kept_after_use > 10_000
+    never = used_ever = moved = 0
+    for name, mask in ever.items():
+        never += int((~mask).sum())
+        weights, state = before[name]
+        assert torch.equal(weights[~mask], start[name][0][~mask])
+        used_ever += int(mask.sum())
+        moved += int((weights[mask] != start[name][0][mask]).sum())
+        for value in state.values():
+            assert not value[~mask].any()
+    assert never > 100
+    # Few elements get no gradient: biases at 0 that are not decayed, after a dead ReLU.
+    assert moved > 0.98 * used_ever
+
+
+class WholeUpdate:
+    """A reference of its own: steps whole parameters, then puts back what was not used."""
+
+    def __init__(self, model, optimizer):
+        self.model, self.optimizer = model, optimizer
+        self.used = masks(model, {})
+
+    def backward(self, batch, draw, iteration, scale=1.0):
+        self.model.set_draw(draw, iteration)
+        data = self.model.data_preprocessor(batch, True)
+        # Gradients flow to whole parameters; the slices are only told.
+        with self.model.backbone.slices(), torch.random.fork_rng():
+            statistics = {k: b.clone() for k, b in self.model.backbone.named_buffers()}
+            self.model.subnet_losses(data['inputs'], data['data_samples'])
+        for key, buffer in self.model.backbone.named_buffers():
+            buffer.copy_(statistics[key])
+        for name, mask in masks(self.model, self.model.backbone.used_slices).items():
+            self.used[name] |= mask
+        gradients = [p.grad for p in self.model.parameters()]
+        self.model.backbone.forget_slices()
+        for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        losses = self.model.subnet_losses(data['inputs'], data['data_samples'])
+        (self.model.parse_losses(losses)[0] * scale).backward()
+
+    @torch.no_grad()
+    def step(self):
+        before = snapshot(self.model, self.optimizer)
+        self.optimizer.step()
+        for name, parameter in self.model.backbone.named_parameters():
+            outside = ~self.used[name]
+            weights, state = before[name]
+            parameter[outside] = weights[outside]
+            for key, value in element_state(self.optimizer, parameter).items():
+                value[outside] = state.get(key, torch.zeros_like(value))[outside]
+        self.optimizer.zero_grad()
+        self.used = masks(self.model, {})
+
+
+@pytest.mark.parametrize('kernels', ['shared', 'separate'])
+@pytest.mark.parametrize('optimizer_name', OPTIMIZERS)
+@pytest.mark.parametrize(
+    ('mode', 'teacher', 'accumulative_counts'),
+    [
+        ('single', 'scaling_stage', 1),
+        ('both_sides', 'scaling_stage', 1),
+        ('sandwich', 'scaling_stage', 1),
+        ('sandwich', 'space', 1),
+        ('both_sides', 'scaling_stage', 3),
+    ],
+)
+def test_steps_are_those_of_whole_parameters_bit_by_bit(
+    make_classifier, make_batch, tiny_space, mode, teacher, accumulative_counts, optimizer_name,
+    kernels,
+):  # fmt: skip
+    sampler = HierarchicalSampler(tiny_space, 0, 'uniform')
+    models, optimizers = [], []
+    for _ in range(2):
+        models.append(make_classifier(kernels, mode=mode, teacher=teacher).train())
+        groups = [dict(params=[p]) for p in models[-1].parameters()]
+        optimizers.append(make_optimizer(optimizer_name, groups))
+    wrapper = OptimWrapper(optimizers[0], accumulative_counts=accumulative_counts)
+    reference = WholeUpdate(models[1], optimizers[1])
+    # Gradients of several iterations add up in another order, and training amplifies that.
+    steps, tolerance = (6, 0) if accumulative_counts == 1 else (1, 1e-6)
+    for iteration in range(steps * accumulative_counts):
+        draw = sampler.draw(iteration)
+        models[0].set_draw(draw, iteration)
+        models[0].train_step(make_batch(draw, iteration), wrapper)
+        batch = make_batch(draw, iteration)
+        reference.backward(batch, draw, iteration, 1 / accumulative_counts)
+        if (iteration + 1) % accumulative_counts == 0:
+            reference.step()
+    found, expected = (snapshot(*pair) for pair in zip(models, optimizers, strict=True))
+    states = 0
+    for name, (weights, state) in expected.items():
+        if optimizer_name != 'AdamW' or not tolerance:  # of a gradient of 0 it takes the sign
+            torch.testing.assert_close(found[name][0], weights, rtol=0, atol=tolerance)
+        assert state.keys() == found[name][1].keys()
+        for key, value in state.items():
+            states += int(value.count_nonzero())
+            torch.testing.assert_close(found[name][1][key], value, rtol=0, atol=tolerance)
+    assert states > 1000
+    for key, buffer in models[1].named_buffers():
+        assert torch.equal(models[0].state_dict()[key], buffer)
+    # What a checkpoint holds is of whole parameters, in the groups that the config made.
+    one, other = (optimizer.state_dict() for optimizer in optimizers)
+    assert one['param_groups'] == other['param_groups']
+    for number, state in other['state'].items():
+        for key, value in state.items():
+            if torch.is_tensor(value) and value.ndim == 0:
+                assert one['state'][number][key] == value
+    assert set(one['state']) == set(other['state'])
+
+
+def test_clipping_sees_every_used_element_once(make_classifier, make_batch, tiny_space):
+    norms = []
+    for whole in (False, True):
+        model = make_classifier(mode='both_sides').train()
+        draw = HierarchicalSampler(tiny_space, 0).draw(3)
+        optimizer = make_optimizer('SGD', model.parameters())
+        wrapper = OptimWrapper(optimizer)
+        if whole:
+            WholeUpdate(model, optimizer).backward(make_batch(draw, 0), draw, 0)
+            norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+        else:
+            model.set_draw(draw, 0)
+            model.backward_step(make_batch(draw, 0), wrapper)
+            with step_slices(optimizer, model.backbone):
+                held = [p for group in optimizer.param_groups for p in group['params']]
+                norms.append(torch.nn.utils.clip_grad_norm_(held, 1.0))
+    torch.testing.assert_close(*norms)
+
+
+def test_groups_of_equal_settings_are_stepped_as_one(make_classifier, make_batch, tiny_space):
+    model = make_classifier().train()
+    draw = HierarchicalSampler(tiny_space, 0).draw(0)
+    groups = [
+        dict(params=[p], weight_decay=0.0 if p.ndim == 1 else 0.1) for p in model.parameters()
+    ]
+    optimizer = make_optimizer('SGD', groups)
+    own = optimizer.param_groups
+    model.set_draw(draw, 0)
+    model.backward_step(make_batch(draw, 0), OptimWrapper(optimizer))
+    with step_slices(optimizer, model.backbone):
+        held = optimizer.param_groups
+        assert sorted(group['weight_decay'] for group in held) == [0.0, 0.1]
+        leaves = {id(p) for group in held for p in group['params']}
+        # What an optimizer counts in its groups comes back to all.
+        held[0]['steps'] = 3
+    assert optimizer.param_groups is own
+    assert sum(group.get('steps') == 3 for group in own) > 10
+    assert len(leaves) == sum(len(group['params']) for group in held)
+    assert all(state in set(model.parameters()) for state in optimizer.state)
+
+
+def test_memory_that_was_replaced_is_looked_at_anew(make_classifier, make_batch, tiny_space):
+    draw = HierarchicalSampler(tiny_space, 0).draw(0)
+    for replace_memory in (
+        lambda model: model.double().float(),
+        lambda model: model.load_state_dict(
+            {key: tensor.clone() for key, tensor in model.state_dict().items()}, assign=True
+        ),
+        lambda model: setattr(
+            model.backbone.stem.conv.weight, 'data', model.backbone.stem.conv.weight.data.clone()
+        ),
+    ):
+        model = make_classifier().train()
+        model.set_draw(draw, 0)
+        wrapper = OptimWrapper(make_optimizer('SGD', model.parameters()))
+        model.train_step(make_batch(draw, 0), wrapper)
+        replace_memory(model)
+        wrapper = OptimWrapper(make_optimizer('SGD', model.parameters()))
+        before = snapshot(model, wrapper.optimizer)
+        model.train_step(make_batch(draw, 1), wrapper)
+        after = snapshot(model, wrapper.optimizer)
+        for name in ('stem.conv.weight', 'conv_head.conv.weight'):
+            assert not torch.equal(after[name][0], before[name][0])
+
+
+def test_optimizers_that_cannot_step_slices_are_refused(make_classifier):
+    parameters = list(make_classifier().parameters())
+    for optimizer in (
+        torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True),
+        torch.optim.AdamW(parameters, lr=0.1, fused=True),
+    ):
+        with pytest.raises(UsageError, match=r'(SGD|AdamW) .*fused=True') as error:
+            check_steps_slices(optimizer)
+        assert '\n' not in str(error.value)
+    with pytest.raises(UsageError, match=r'Adafactor: its row_var .* one value an element'):
+        check_steps_slices(torch.optim.Adafactor(parameters, lr=0.1))
+    before = [p.clone() for p in parameters]
+    for name in OPTIMIZERS:
+        optimizer = make_optimizer(name, parameters)
+        check_steps_slices(optimizer)
+        assert not optimizer.state
+    assert all(map(torch.equal, before, parameters))
+
+
+def test_gradients_that_no_forward_pass_recorded_move_nothing(make_classifier, make_batch,
+                                                              tiny_space):  # fmt: skip
+    # zero_grad(set_to_none=False) leaves zero gradients, which weight decay would act on.
+    model = make_classifier()
+    optimizer = make_optimizer('SGD', model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = snapshot(model, optimizer)
+    head = model.head.fc.weight.detach().clone()
+    with step_slices(optimizer, model.backbone):
+        optimizer.step()
+    for name, parameter in model.backbone.named_parameters():
+        assert torch.equal(parameter, before[name][0])
+    # Neck and head are no slices: they are the optimizer's.
+    assert not torch.equal(model.head.fc.weight, head)
