@@ -5,18 +5,14 @@ import json
 import runpy
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from mmscale.arch import SearchSpace
-from mmscale.cost import count
-from mmscale.models import ArchNet
-
-FOLDER = Path(__file__).parents[1] / 'benchmarks'
-sys.path.insert(0, str(FOLDER))
+sys.path.insert(0, str(Path(__file__).parents[1] / 'benchmarks'))
 
 import gpu
 import peers
@@ -26,6 +22,12 @@ from growth import Growth
 from paired import ratio_of
 from super_net_step import MODES, Case, Comparison
 from traffic import FIELDS, Traffic
+
+from mmscale.arch import SearchSpace
+from mmscale.cost import count, count_parts
+from mmscale.models import ArchNet
+
+FOLDER = Path(__file__).parents[1] / 'benchmarks'
 
 
 def call(monkeypatch, script, *words):
@@ -134,10 +136,6 @@ def test_traffic_counts_the_multiply_adds_of_a_network():
 
 def count_at(net, side):
     """Multiply-adds of the layers before the classifier."""
-    from dataclasses import replace
-
-    from mmscale.cost import count_parts
-
     return sum(part.cost.flops for part in count_parts(replace(net.arch, resolution=side))) - (
         net.arch.head.channels * net.arch.head.num_classes
     )
