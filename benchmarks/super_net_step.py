@@ -12,6 +12,7 @@ next to nothing: what is left is the host's work, for which a GPU waits.
 Draws are the sampler's, past the warm-up: ``repeated`` trains one again and again, ``changing``
 takes turns between several, as a training does once it has run for a while; ``new`` has never seen
 any before. Static networks are built before they are timed. Both ways' first losses must agree.
+On a GPU the step is waited for, its parts are not: they are the host's times.
 """
 
 from __future__ import annotations
@@ -109,26 +110,31 @@ class Step:
         self.device, self.prepare = device, prepare
         self._backward = optim_wrapper.backward
         optim_wrapper.backward = self._timed_backward
-        self._mark: Callable[[], None] = lambda: None
+        self._mark: Callable[[bool], None] = lambda _: None
         self.loss = torch.tensor(float('nan'))
 
     def _timed_backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
-        self._mark()
+        # A GPU is not waited for, as a training does not wait: parts are the host's.
+        self._mark(False)
         self._backward(loss, **kwargs)
-        self._mark()
+        self._mark(False)
 
-    def _run(self, data: dict, mark: Callable[[], Any]) -> list:
-        """What `mark` returns at the beginning and after every part of a step."""
-        self._mark, marks = lambda: marks.append(mark()), []
-        self._mark()
+    def _run(self, data: dict, mark: Callable[[bool], Any]) -> list:
+        """What `mark` returns at the beginning and after every part of a step.
+
+        It is told whether the step begins or ends there.
+        """
+        marks: list = []
+        self._mark = lambda is_end: marks.append(mark(is_end))
+        self._mark(True)
         self.prepare()
         self.loss = self.model.train_step(data, self.optim_wrapper)['loss']
-        self._mark()
+        self._mark(True)
         return marks
 
     def __call__(self, data: dict) -> list[float]:
         """Takes a step; returns the seconds of :data:`PARTS`."""
-        marks = self._run(data, lambda: now(self.device))
+        marks = self._run(data, lambda is_end: now(self.device, is_end))
         return [marks[-1] - marks[0], *np.diff(marks)]
 
     def traffic(
@@ -136,7 +142,7 @@ class Step:
     ) -> dict[str, dict[str, float]]:
         """What :class:`Traffic` counts in every part of a step."""
         with Traffic(least_seconds) as counted:
-            marks = self._run(data, lambda: counted.totals.copy())
+            marks = self._run(data, lambda _: counted.totals.copy())
         parts = [marks[-1] - marks[0], *np.diff(marks, axis=0)]
         return {
             name: dict(zip(FIELDS, part.tolist(), strict=True))
