@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -69,8 +70,8 @@ def training_modes(device: str, is_quick: bool) -> Rows:
             comparison = Comparison('digits', device, optim_wrapper=wrapper)
             case = Case('digits', 0, mode, 'changing', 24, 8 if is_quick else 96)
             comparison.measure(case, rounds=2)
-            losses = [float(way.loss) for way in comparison.ways]
-            is_finite = all(map(torch.isfinite, torch.tensor(losses)))
+            losses = [way.loss.item() for way in comparison.ways]
+            is_finite = all(map(math.isfinite, losses))
             yield f'{mode}, {precision}', 'losses agree' if is_finite else f'FAILED: {losses}'
 
 

@@ -85,8 +85,8 @@ class Static(BaseModel):
             return {'left.loss': losses['loss'] / 2, 'right.loss': right['loss'] / 2}
         target = self.head(first).detach().softmax(dim=1)
         logits = self.head(others[0]).log_softmax(dim=1)
-        losses['distill_loss'] = F.kl_div(logits, target, reduction='batchmean')
-        return losses
+        distill_loss = F.kl_div(logits, target, reduction='batchmean')
+        return {'largest.loss': losses['loss'], 'subnet.distill_loss': distill_loss}
 
 
 class Step:
