@@ -23,12 +23,15 @@ import torch
 import torch.nn.functional as F
 from paired import arguments, environment, seconds_of
 from super_net_step import SPACES, Comparison, cases
+from traffic import Traffic
 
 from mmscale.launch.command_line import set_environment
 
 # Of what a copy reads and writes together.
 SIZES = [2**exponent for exponent in range(16, 30, 2)]
 REPEATS = 7
+# Kinds of operations.
+SHOWN = 8
 
 
 def best_seconds(function: Callable[[], object], device: str, least: float = 0.02) -> float:
@@ -95,9 +98,9 @@ def measure(device: str = 'cpu', dtype: torch.dtype = torch.float32) -> Ceilings
     return Ceilings(bandwidths, rates)
 
 
-def compare(ceilings: Ceilings, args: argparse.Namespace) -> list[dict]:
-    """Every part of a step, of both ways, beside its least time."""
-    rows = []
+def compare(ceilings: Ceilings, args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
+    """Every part of a step, of both ways, beside its least time; and what operations take most."""
+    rows, kinds = [], []
     comparison = None
     for case in cases(args):
         if comparison is None or comparison.space != case.space:
@@ -110,7 +113,13 @@ def compare(ceilings: Ceilings, args: argparse.Namespace) -> list[dict]:
                     space=case.space, scaling_stage=case.scaling_stage, way=way, part=part
                 )
                 rows.append({**about, 'seconds': ratios[part].seconds[index], **counted})
-    return rows
+        with Traffic(ceilings.least_seconds) as counted:
+            comparison.ways[0](comparison.data)
+        about = dict(space=case.space, scaling_stage=case.scaling_stage)
+        slowest = sorted(counted.kinds.items(), key=lambda item: -item[1][0])
+        for kind, (seconds, least) in slowest[:SHOWN]:
+            kinds.append({**about, 'kind': kind, 'seconds': seconds, 'least_seconds': least})
+    return rows, kinds
 
 
 def main() -> None:
@@ -141,6 +150,11 @@ def main() -> None:
             f'{name:38} {1e3 * row["seconds"]:8.1f} ms {1e3 * row["least_seconds"]:6.1f} ms '
             f'{moved:6.0f} MB {row["multiply_adds"] / 1e9:8.2f} G'
         )
+    print('operations that take longest in a step of the super-supernet, seen one by one')
+    for row in kinds:
+        name = f'{row["space"]} S{row["scaling_stage"]} {row["kind"]}'
+        seconds, least = 1e3 * row['seconds'], 1e3 * row['least_seconds']
+        print(f'{name:50} {seconds:8.1f} ms {least:6.1f} ms')
 
 
 if __name__ == '__main__':

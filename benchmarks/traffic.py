@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +38,15 @@ def multiply_adds(operation: Any, args: tuple, result: Any) -> int:
     return 0
 
 
+def kind_of(operation: Any, args: tuple) -> str:
+    """Name of an operation; depthwise convolutions are a kind of their own."""
+    packet = operation.overloadpacket
+    name = packet.__name__
+    weights = {aten.convolution: 1, aten.convolution_backward: 2}
+    is_depthwise = packet in weights and args[weights[packet]].shape[1] == 1
+    return f'{name}, depthwise' if is_depthwise else name
+
+
 class Traffic(TorchDispatchMode):
     """Counts while it is entered.
 
@@ -47,25 +58,31 @@ class Traffic(TorchDispatchMode):
 
     Attributes:
         totals: What has been counted of :data:`FIELDS`.
+        kinds: By kind of operation the seconds that a CPU took for it, and the least seconds.
     """
 
     def __init__(self, least_seconds: Callable[[int, int], float] = lambda *_: 0.0) -> None:
         super().__init__()
         self._least_seconds = least_seconds
         self.totals = np.zeros(len(FIELDS))
+        self.kinds: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        start = time.process_time()
         result = operation(*args, **kwargs)
+        seconds = time.process_time() - start
         if operation.is_view or operation.overloadpacket in ALLOCATING:
             return result
         written = sum(map(bytes_of, _written(operation, args, kwargs, result)))
         overwrites = operation.overloadpacket in OVERWRITING
         read = bytes_of(args[1:] if overwrites else args) + bytes_of(list(kwargs.values()))
         products = multiply_adds(operation, args, result)
-        self.totals += read, written, products, self._least_seconds(read + written, products)
+        least = self._least_seconds(read + written, products)
+        self.totals += read, written, products, least
+        self.kinds[kind_of(operation, args)] += seconds, least
         return result
 
 
