@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,18 @@ from mmscale.errors import UsageError
 
 SIDES = ('left', 'right')
 DISTRIBUTIONS = ('choices', 'uniform', 'inverse_budget')
+
+
+def checked_sides(sides: Sequence[str]) -> tuple[str, ...]:
+    """Sides of the channel coupling.
+
+    Raises:
+        UsageError: There is none, one is unknown or comes twice.
+    """
+    is_list = isinstance(sides, (list, tuple)) and len(sides) > 0
+    if not is_list or any(side not in SIDES or sides.count(side) > 1 for side in sides):
+        raise UsageError(f'sides={sides!r:.60} must be a non-empty part of {", ".join(SIDES)}')
+    return tuple(sides)
 
 
 @dataclass(frozen=True)
@@ -61,13 +74,11 @@ class HierarchicalSampler:
         space: SearchSpace,
         seed: int = 0,
         distribution: str = 'choices',
-        sides: tuple[str, ...] | list[str] = SIDES,
+        sides: Sequence[str] = SIDES,
         warmup_iters: int = 0,
         warmup_scaling_stage: int = 0,
     ) -> None:
         choice('distribution', distribution, DISTRIBUTIONS)
-        if not sides or any(side not in SIDES for side in sides):
-            raise UsageError(f'sides={sides!r:.60} must be a non-empty part of {", ".join(SIDES)}')
         integer('seed', seed, 0)
         integer('warmup_scaling_stage', warmup_scaling_stage, 0, len(space.scaling_stages) - 1)
         self.space = space
@@ -75,7 +86,7 @@ class HierarchicalSampler:
         self.warmup_iters = warmup_iters
         self.warmup_scaling_stage = warmup_scaling_stage
         self.distribution = distribution
-        self.sides = tuple(sides)
+        self.sides = checked_sides(sides)
         weights = {
             'choices': [len(stage.width) for stage in space.scaling_stages],
             'uniform': [1.0 for _ in space.scaling_stages],

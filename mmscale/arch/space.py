@@ -376,19 +376,26 @@ class SearchSpace(AsText):
         return self.decode(self._extreme(0, 0), scaling)
 
     @cached_property
+    def widest(self) -> Arch:
+        """Of every dimension the space's largest: what a super-supernet of one side allocates."""
+        depth = max(stage.depth[-1] for stage in self.scaling_stages)
+        width = max(stage.width[-1] for stage in self.scaling_stages)
+        scaling = self.scaling(depth, width, self.resolutions[-1])
+        return self.decode(self._extreme(-1, -1), scaling)
+
+    @cached_property
     def allocation(self) -> Arch:
-        """The Arch whose widths a super-supernet allocates: largest plus base width.
+        """The Arch whose widths a super-supernet of both sides allocates: largest plus base.
 
         Left slices are the first channels of a dimension and right slices the last, so both fit
         at every width and every channel is covered equally often under uniform widths
         (ScaleNet's left/right coupling). Dimensions that never scale are allocated once. Depth,
         kernel and resolution are the space's largest.
         """
+        wide = self.widest
         depth = max(stage.depth[-1] for stage in self.scaling_stages)
-        width = max(stage.width[-1] for stage in self.scaling_stages)
-        genes = self._extreme(-1, -1)
-        wide = self.decode(genes, self.scaling(depth, width, self.resolutions[-1]))
-        base = self.decode(genes, self.scaling(depth, 1.0, self.resolutions[-1]))
+        scaling = self.scaling(depth, 1.0, self.resolutions[-1])
+        base = self.decode(self._extreme(-1, -1), scaling)
 
         def allocated(largest: int, smallest: int) -> int:
             return largest if largest == smallest else largest + smallest

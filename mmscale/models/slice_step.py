@@ -35,18 +35,20 @@ def step_slices(optimizer: Optimizer, super_net: SuperNet) -> Iterator[None]:
         optimizer: Any ``torch.optim`` optimizer that holds the super-supernet's parameters.
         super_net: Knows what was used, see :meth:`SuperNet.slices`.
     """
-    slices: dict[nn.Parameter, list[WeightSlice]] = {}
+    # By id: a parameter's own hash is a function of Python, and there may be thousands.
+    slices: dict[int, list[WeightSlice]] = {}
     for parts in super_net.used_slices.values():
         trained = [part for part in parts if part.leaf.grad is not None]
         if trained:
-            slices[trained[0].owner] = _union(super_net, trained)
+            slices[id(trained[0].owner)] = _union(super_net, trained)
     own = optimizer.param_groups
     merged: dict[Hashable, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for group in own:
         parameters = []
         for parameter in group['params']:
-            if parameter in slices:
-                parameters += [part.leaf for part in slices[parameter]]
+            parts = slices.get(id(parameter))
+            if parts is not None:
+                parameters += [part.leaf for part in parts]
             elif parameter.grad is not None and not super_net.owns(parameter):
                 parameters.append(parameter)
         if parameters:
@@ -55,8 +57,8 @@ def step_slices(optimizer: Optimizer, super_net: SuperNet) -> Iterator[None]:
                 merged[key] = {**group, 'params': []}, []
             merged[key][0]['params'] += parameters
             merged[key][1].append(group)
-    for owner, parts in slices.items():
-        _lend_state(optimizer, owner, parts)
+    for parts in slices.values():
+        _lend_state(optimizer, parts)
     optimizer.param_groups = [group for group, _ in merged.values()]
     try:
         yield
@@ -64,11 +66,16 @@ def step_slices(optimizer: Optimizer, super_net: SuperNet) -> Iterator[None]:
         optimizer.param_groups = own
         for group, groups in merged.values():
             # Some optimizers count in their groups.
-            settings = {key: value for key, value in group.items() if key != 'params'}
-            for one in groups:
-                one.update(settings)
-        for owner, parts in slices.items():
-            _return_state(optimizer, owner, parts)
+            first = groups[0]
+            changed = {
+                key: value
+                for key, value in group.items()
+                if key != 'params' and value is not first.get(key)
+            }
+            for one in groups if changed else ():
+                one.update(changed)
+        for parts in slices.values():
+            _return_state(optimizer, parts)
 
 
 def _key_of(group: dict[str, Any]) -> Hashable:
@@ -147,28 +154,36 @@ def _is_elementwise(value: object, parameter: nn.Parameter) -> bool:
     return torch.is_tensor(value) and value.shape == parameter.shape
 
 
-def _lend_state(optimizer: Optimizer, owner: nn.Parameter, parts: list[WeightSlice]) -> None:
-    """Gives every slice its part of the optimizer's state for the whole parameter."""
+def _lend_state(optimizer: Optimizer, parts: list[WeightSlice]) -> None:
+    """Gives every slice of a parameter its part of the optimizer's state for the whole one."""
+    owner = parts[0].owner
     state = optimizer.state.get(owner)
     if not state:
         return
     for part in parts:
-        if part.leaf is owner:
-            continue
-        optimizer.state[part.leaf] = {
-            key: part.view(key, value)
-            if _is_elementwise(value, owner)
+        if part.leaf is not owner:
             # A count is increased in place, once for every slice.
-            else copy.deepcopy(value)
-            for key, value in state.items()
-        }
+            optimizer.state[part.leaf] = {
+                key: _part_of(part, key, value, alone=len(parts) == 1)
+                for key, value in state.items()
+            }
 
 
-def _return_state(optimizer: Optimizer, owner: nn.Parameter, parts: list[WeightSlice]) -> None:
-    """Writes what a slice's state has become into that of the whole parameter.
+def _part_of(part: WeightSlice, key: str, value: object, alone: bool) -> object:
+    known = part.views.get(key)
+    if known is not None and known[0] is value:
+        return known[1]
+    if _is_elementwise(value, part.owner):
+        return part.view(key, value)
+    return value if alone else copy.deepcopy(value)
+
+
+def _return_state(optimizer: Optimizer, parts: list[WeightSlice]) -> None:
+    """Writes what the state of a parameter's slices has become into that of the whole one.
 
     State that did not exist before is 0 outside the slices.
     """
+    owner = parts[0].owner
     for part in parts:
         part.leaf.grad = None
         if part.leaf is owner:
@@ -178,12 +193,13 @@ def _return_state(optimizer: Optimizer, owner: nn.Parameter, parts: list[WeightS
             continue
         whole = optimizer.state[owner]
         for key, value in state.items():
+            known = part.views.get(key)
+            if known is not None and value is known[1] and whole.get(key) is known[0]:
+                continue
             if _is_elementwise(value, part.leaf):
                 if not torch.is_tensor(whole.get(key)):
                     whole[key] = torch.zeros_like(owner, dtype=value.dtype)
-                view = part.view(key, whole[key])
-                if value is not view:
-                    view.copy_(value)
+                part.view(key, whole[key]).copy_(value)
             else:
                 whole[key] = value
 

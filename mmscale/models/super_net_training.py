@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 from mmscale.arch import Arch, SubnetDraw
 from mmscale.arch.checks import choice, integer
 from mmscale.cost import Cost, count_parts
+from mmscale.errors import UsageError
 from mmscale.models.backbones import SuperNet
 from mmscale.models.slice_step import step_slices
 
@@ -77,6 +78,10 @@ class SuperNetTraining(ABC):
         integer('warmup_scaling_stage', warmup_scaling_stage, 0)
         if not isinstance(self.backbone, SuperNet):
             raise TypeError(f'backbone must be a SuperNet, got {type(self.backbone).__name__}')
+        if mode == 'both_sides' and len(self.backbone.sides) == 1:
+            raise UsageError(
+                f"mode='both_sides' does not fit backbone.sides={self.backbone.sides}"
+            )
         self.mode = mode
         self.warmup_iters = warmup_iters
         self.warmup_scaling_stage = warmup_scaling_stage
@@ -182,7 +187,7 @@ class SuperNetTraining(ABC):
                 if reduce is not None:
                     reduce(optim_wrapper.optimizer)
                 optim_wrapper.step()
-            optim_wrapper.zero_grad()
+                optim_wrapper.zero_grad()
             self.backbone.forget_slices()
 
     def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, torch.Tensor]:

@@ -203,7 +203,30 @@ def test_foreign_archs_are_refused(net, narrow_space, digit_space):
 
 
 def test_bad_settings_are_refused(narrow_space, refuses):
-    refuses(partial(SuperNet, narrow_space), kernels=['one'], out_indices=[9], frozen_stages=[9])
+    refuses(
+        partial(SuperNet, narrow_space),
+        kernels=['one'],
+        out_indices=[9],
+        frozen_stages=[9],
+        sides=[(), 'left', ['middle'], ['left', 'left']],
+    )
+
+
+@pytest.mark.parametrize('side', SIDES)
+def test_one_side_needs_the_widest_network_alone(narrow_space, randomise, side):
+    both = SuperNet(narrow_space)
+    net = randomise(SuperNet(narrow_space, sides=[side]), weights=True).double().eval()
+    sizes = [sum(p.numel() for p in n.parameters()) for n in (net, both)]
+    assert sizes[0] < 0.6 * sizes[1]
+    widest = max(narrow_space.scaling_stages, key=lambda stage: stage.width[-1]).width[-1]
+    assert net.arch.stem.out_channels == math.ceil(5 * widest)
+    for arch in subnets(narrow_space, 2):
+        net.set_arch(arch, side)
+        alone = net.extract(arch, side).eval()
+        assert (net(images_of(arch))[0] - alone(images_of(arch))[0]).abs().max() < 1e-10
+    other = ({*SIDES} - {side}).pop()
+    with pytest.raises(ValueError, match=f"side='{other}' is not one of {side}"):
+        net.set_arch(arch, other)
 
 
 # ------------------------------------------------------------------ where a subnet lies

@@ -12,6 +12,7 @@ from mmscale.arch.sampling import SIDES
 from mmscale.engine.space_settings import check_settings
 from mmscale.engine.train_data import TrainDataHook, check_size, check_sizes, make_seeded
 from mmscale.engine.wrappers import is_stand_in, unwrapped_model
+from mmscale.errors import UsageError
 from mmscale.models import SuperNetTraining
 from mmscale.models.slice_step import check_steps_slices
 from mmscale.registry import HOOKS
@@ -63,6 +64,11 @@ class HierarchicalSamplerHook(TrainDataHook):
             raise TypeError(
                 f'HierarchicalSamplerHook needs model.type=mmscale.SuperNetClassifier or '
                 f'mmscale.SuperNetDetector, got {type(model).__name__}'
+            )
+        if not set(self.sides) <= set(model.backbone.sides):
+            raise UsageError(
+                f'custom_hooks: HierarchicalSamplerHook.sides={self.sides} must lie in '
+                f'model.backbone.sides={model.backbone.sides}'
             )
         if model.warmup_iters >= runner.max_iters:
             runner.logger.warning(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from mmscale.arch import Arch, Block, Head, SearchSpace, Stem
 from mmscale.arch.checks import check_keys, choice
-from mmscale.arch.sampling import SIDES
+from mmscale.arch.sampling import SIDES, checked_sides
 from mmscale.config_parts import type_name
 from mmscale.errors import UsageError
 from mmscale.models.backbones.arch_net import ArchNet, Layer
@@ -40,6 +40,14 @@ Part = Stem | Block | tuple[int, Head] | tuple[int, ...]
 
 def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _set_tensor(module: nn.Module, key: str, tensor: torch.Tensor) -> None:
+    """Puts a tensor in the place of the one of that name."""
+    path, _, last = key.rpartition('.')
+    holder = module.get_submodule(path)
+    kind = holder._parameters if last in holder._parameters else holder._buffers
+    kind[last] = tensor
 
 
 def unshared(module: nn.Module) -> nn.Module:
@@ -129,7 +137,7 @@ def _fits(block: Block, slot: Block) -> bool:
 
 def _separate_kernels(space: SearchSpace) -> Callable[[Block, dict, float], nn.ModuleDict]:
     """Makes the slots of a space in their order, each with a block for every kernel size."""
-    slots = zip(space.stages, space.allocation.stages, strict=True)
+    slots = zip(space.stages, space.widest.stages, strict=True)
     choices = iter([stage.kernels for stage, blocks in slots for _ in blocks])
 
     def make_block(block: Block, norm_cfg: dict, _: float) -> nn.ModuleDict:
@@ -144,14 +152,17 @@ def _separate_kernels(space: SearchSpace) -> Callable[[Block, dict, float], nn.M
 class SuperNet(ArchNet):
     """Holds one set of weights for all Archs of a space; a forward pass uses one subnet of them.
 
-    The weights are those of an ArchNet of the space's :attr:`~SearchSpace.allocation`. The
-    subnet is a function of (Arch, side) alone: :func:`slice_region` says which part of every
-    tensor it uses, and the forward pass runs the very layers of the Arch's own ArchNet on those
-    parts, so that the super-supernet and an extracted subnet cannot differ. Network stage i,
-    block j of an Arch always uses the weights of slot (i, j).
+    The weights are those of an ArchNet of the space's :attr:`~SearchSpace.allocation`, or with one
+    side of :attr:`~SearchSpace.widest`. The subnet is a function of (Arch, side) alone:
+    :func:`slice_region` says which part of every tensor it uses, and the forward pass runs the
+    very layers of the Arch's own ArchNet on those parts, so that the super-supernet and an
+    extracted subnet cannot differ. Network stage i, block j of an Arch always uses the weights of
+    slot (i, j).
 
     Args:
         space: Config of the :class:`SearchSpace`, or the space.
+        sides: Sides of the channel coupling that there are weights for, ``left``, ``right`` or
+            both. One side needs about half of the weights; checkpoints of other sides do not fit.
         kernels: ``shared``: a small kernel is the centre of the large one; ``separate``: every
             kernel size has a whole block of its own (the paper's).
         **settings: As for :class:`ArchNet`: ``out_indices``, ``out_strides``, ``neck`` (a subnet
@@ -183,13 +194,16 @@ class SuperNet(ArchNet):
         self,
         space: dict | SearchSpace,
         kernels: str = 'shared',
+        sides: Sequence[str] = SIDES,
         **settings: Any,
     ) -> None:
         choice('kernels', kernels, KERNEL_SHARING)
         check_keys('SuperNet', settings, _SETTINGS)
         space = space if isinstance(space, SearchSpace) else SearchSpace(**space)
         make_block = ArchBlock if kernels == 'shared' else _separate_kernels(space)
-        super().__init__(space.allocation, make_block=make_block, **settings)
+        self.sides = checked_sides(sides)
+        whole = space.allocation if len(self.sides) == 2 else space.widest
+        super().__init__(whole, make_block=make_block, **settings)
         self.space = space
         self.kernels = kernels
         self._templates: dict[Part, nn.Module] = {}
@@ -199,11 +213,11 @@ class SuperNet(ArchNet):
         self._used: dict[_SubnetLayer, None] = {}
         self._has_leaves = False
         self._own_parameters: set[nn.Parameter] = set()
-        self.set_arch(space.largest())
+        self.set_arch(space.largest(), self.sides[0])
 
     def _check(self, arch: Arch, side: str) -> None:
         """Raises ValueError if the Arch is no subnet of this super-supernet."""
-        choice('side', side, SIDES)
+        choice('side', side, self.sides)
         whole = self.arch
         problem = None
         if len(arch.stages) != len(whole.stages):
@@ -281,20 +295,19 @@ class SuperNet(ArchNet):
             self._slices[name, region] = WeightSlice.of(name, parameter, region)
         return self._slices[name, region]
 
-    def _build_layer(self, name: str, part: Part, side: str) -> _SubnetLayer:
-        template = self._template(part)
+    def _build_layer(self, name: str, needed: Part, side: str) -> _SubnetLayer:
+        template = self._template(needed)
         # A neck of any kind may know its layers by other ways than as submodules.
         module = copy.deepcopy(template) if name == 'neck' else unshared(template)
         own = self.get_submodule(name)
         slices = {}
         for key, tensor, region in self._regions(name, module, side):
-            path, _, last = key.rpartition('.')
-            holder = module.get_submodule(path)
             if isinstance(tensor, nn.Parameter):
                 slices[key] = self._slice(f'{name}.{key}', tensor, region)
-                holder._parameters[last] = slices[key].leaf
+                part = slices[key].leaf
             else:
-                holder._buffers[last] = tensor if region is None else tensor[index_of(region)]
+                part = tensor if region is None else tensor[index_of(region)]
+            _set_tensor(module, key, part)
         return _SubnetLayer(
             module=module,
             slices=slices,
@@ -306,7 +319,7 @@ class SuperNet(ArchNet):
                 for key, tensor in tensors.items()
                 if tensor is not None
             ],
-            recomputed=isinstance(part, Block),
+            recomputed=isinstance(needed, Block),
         )
 
     def _layer(self, name: str, part: Part, side: str) -> Layer:
@@ -439,11 +452,13 @@ class SuperNet(ArchNet):
         for i, stage in enumerate(arch.stages):
             for j, block in enumerate(stage):
                 names[f'stages.{i}.{j}'] = self._block_name(i, j, block)
-        state = {}
         for name, own_name in names.items():
-            for key, tensor, region in self._regions(own_name, net.get_submodule(name), side):
+            layer = net.get_submodule(name)
+            for key, tensor, region in self._regions(own_name, layer, side):
                 part = tensor.detach() if region is None else tensor.detach()[index_of(region)]
-                state[f'{name}.{key}'] = part.clone(memory_format=torch.contiguous_format)
-        net.load_state_dict(state, assign=True)
+                part = part.clone(memory_format=torch.contiguous_format)
+                if isinstance(tensor, nn.Parameter):
+                    part = nn.Parameter(part, layer.get_parameter(key).requires_grad)
+                _set_tensor(layer, key, part)
         net.is_init = True
         return net
