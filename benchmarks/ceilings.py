@@ -131,11 +131,10 @@ def main() -> None:
     set_environment()
     torch.set_num_threads(1)
     ceilings = measure(args.device)
-    rows = compare(ceilings, args)
+    rows, kinds = compare(ceilings, args)
     if args.json:
-        print(
-            json.dumps({**environment(args.device), **asdict(ceilings), 'steps': rows}, indent=1)
-        )
+        found = {**environment(args.device), **asdict(ceilings), 'steps': rows, 'kinds': kinds}
+        print(json.dumps(found, indent=1))
         return
     print(', '.join(f'{key} {value}' for key, value in environment(args.device).items()))
     for size, bandwidth in zip(SIZES, ceilings.bandwidths, strict=True):
