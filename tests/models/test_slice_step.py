@@ -224,6 +224,41 @@ def test_clipping_sees_every_used_element_once(make_classifier, make_batch, tiny
     torch.testing.assert_close(*norms)
 
 
+def test_a_gradient_scaler_scales_and_skips_slices(make_classifier, make_batch, tiny_space):
+    """What AmpOptimWrapper does on a GPU, with a scaler of the CPU."""
+    draw = HierarchicalSampler(tiny_space, 0).draw(3)
+    weights = []
+    for scaled in (False, True):
+        model = make_classifier(mode='both_sides').train()
+        optimizer = make_optimizer('SGD', model.parameters())
+        scaler = torch.amp.GradScaler('cpu', init_scale=2.0**10, enabled=scaled)
+        for iteration, is_finite in enumerate((True, False, True)):
+            before = snapshot(model, optimizer)
+            model.set_draw(draw, iteration)
+            data = model.data_preprocessor(make_batch(draw, iteration), True)
+            with model.backbone.slices():
+                losses = model.subnet_losses(data['inputs'], data['data_samples'])
+            loss = model.parse_losses(losses)[0]
+            scaler.scale(loss if is_finite else loss * float('inf')).backward()
+            with step_slices(optimizer, model.backbone):
+                scaler.unscale_(optimizer)
+                if is_finite or scaled:
+                    scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+            model.backbone.forget_slices()
+            moved = any(
+                not torch.equal(p, before[name][0])
+                for name, p in model.backbone.named_parameters()
+            )
+            assert moved == is_finite
+        weights.append(snapshot(model, optimizer))
+    for name, (expected, state) in weights[0].items():
+        torch.testing.assert_close(weights[1][name][0], expected)
+        for key, value in state.items():
+            torch.testing.assert_close(weights[1][name][1][key], value)
+
+
 def test_groups_of_equal_settings_are_stepped_as_one(make_classifier, make_batch, tiny_space):
     model = make_classifier().train()
     draw = HierarchicalSampler(tiny_space, 0).draw(0)
