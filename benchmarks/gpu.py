@@ -223,7 +223,8 @@ def run_part(part: str, args: argparse.Namespace, seconds: float) -> list[tuple[
     except subprocess.TimeoutExpired:
         return [('', 'FAILED: it takes too long')]
     if done.returncode:
-        return [('', f'FAILED: {done.stderr.strip().splitlines()[-1]:.200}')]
+        last = done.stderr.strip().rpartition('\n')[2]
+        return [('', f'FAILED with exit code {done.returncode}: {last:.200}')]
     rows = json.loads(done.stdout)
     return rows if part in OWN else [row_of(row) for row in rows]
 
