@@ -203,7 +203,8 @@ class Comparison:
             config.model.backbone.channels_last = channels_last
         torch.manual_seed(seed)
         with DefaultScope.overwrite_default_scope('mmpretrain'):
-            self.model = MODELS.build(config.model).to(device).train()
+            model = {**config.model, 'data_preprocessor': config.data_preprocessor}
+            self.model = MODELS.build(model).to(device).train()
         self.space, self.device = space, device
         self.config = dict(config.optim_wrapper, type=optim_wrapper)
         self.tolerance = 1e-3 if optim_wrapper == 'OptimWrapper' else 5e-2
