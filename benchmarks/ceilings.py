@@ -126,7 +126,7 @@ def main() -> None:
     parser = arguments(__doc__, rounds=5)
     parser.add_argument('--space', nargs='+', choices=SPACES, default=['scalenet'])
     parser.add_argument('--scaling-stage', nargs='+', type=int, choices=range(5), default=[0])
-    parser.set_defaults(mode=['single'], draws=['changing'])
+    parser.set_defaults(mode=['single'], draws=['repeated'])
     args = parser.parse_args()
     set_environment()
     torch.set_num_threads(1)

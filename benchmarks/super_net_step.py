@@ -239,6 +239,8 @@ class Comparison:
     def measure(self, case: Case, rounds: int) -> tuple[dict[str, Ratio], list[int]]:
         """The ratio of every part of a step, and the bytes that both ways' optimizers write.
 
+        The bytes are of the first draw, which :attr:`ways` go on with.
+
         Raises:
             RuntimeError: Both ways have different losses.
         """
@@ -276,6 +278,9 @@ class Comparison:
             times.append(pair)
         kept = np.array(times[warmup:])
         ratios = {part: ratio_of(kept[:, :, i]) for i, part in enumerate(PARTS)}
+        # Of the first draw, whatever the number of rounds.
+        index = min(statics)
+        self.step.prepare = lambda: self.model.set_draw(draws[index], self.model.warmup_iters)
         self.ways = self.step, statics[index]
         updates = [way.traffic(data)['update'] for way in self.ways]
         return ratios, [round(update['bytes_written']) for update in updates]
