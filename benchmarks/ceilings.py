@@ -104,7 +104,7 @@ def compare(ceilings: Ceilings, args: argparse.Namespace) -> tuple[list[dict], l
     comparison = None
     for case in cases(args):
         if comparison is None or comparison.space != case.space:
-            comparison = Comparison(case.space, args.device)
+            comparison = Comparison(case.space, args.device, channels_last=args.channels_last)
         ratios, _ = comparison.measure(case, args.rounds)
         for index, way in enumerate(('super-supernet', 'static')):
             traffic = comparison.ways[index].traffic(comparison.data, ceilings.least_seconds)
@@ -126,6 +126,9 @@ def main() -> None:
     parser = arguments(__doc__, rounds=5)
     parser.add_argument('--space', nargs='+', choices=SPACES, default=['scalenet'])
     parser.add_argument('--scaling-stage', nargs='+', type=int, choices=range(5), default=[0])
+    parser.add_argument(
+        '--channels-last', action=argparse.BooleanOptionalAction, help="default: the config's"
+    )
     parser.set_defaults(mode=['single'], draws=['repeated'])
     args = parser.parse_args()
     set_environment()
