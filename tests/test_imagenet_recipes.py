@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import timm
@@ -26,7 +27,15 @@ RECIPES = {
     'scalenet/scalenet-s0_8xb128_in1k.py': (1024, 0.064),
     SEARCH: (768, 0.048),
 }
+SUPERNET = 'scalenet/supernet_32xb8_in1k.py'
 SCALES = [f'scalenet/scalenet-s{scale}_8xb128_in1k.py' for scale in range(6)]
+
+
+IMAGENET = [
+    path.relative_to(CONFIGS).as_posix()
+    for path in sorted(CONFIGS.glob('*/*_in1k*.py'))
+    if not path.name.startswith('search-')
+]
 
 
 def load(name):
@@ -165,3 +174,70 @@ def test_dropout_is_before_the_classifier_and_in_training_alone():
     assert set(head.state_dict()) == {'fc.weight', 'fc.bias'}
     with pytest.raises(ValueError, match=r'dropout=1 must be a number of 0 or more and below 1'):
         DropoutClsHead(dropout=1, in_channels=4, num_classes=2)
+
+
+def pipelines():
+    """Every different train pipeline of the ImageNet configs, by the first config that has it."""
+    found = {}
+    for name in IMAGENET:
+        part = load(name).train_dataloader.dataset
+        while 'pipeline' not in part:
+            part = part.dataset
+        if part.pipeline not in found.values():
+            found[name] = part.pipeline
+    return found
+
+
+PIPELINES = pipelines()
+
+
+def test_only_the_super_supernet_decodes_images_smaller():
+    assert len(IMAGENET) > 15 and len(PIPELINES) > 3
+    for name, pipeline in PIPELINES.items():
+        reduced = 'mmscale.LoadRandomResizedCropToResolution'
+        first = reduced if name == SUPERNET else 'LoadImageFromFile'
+        assert [part.type for part in pipeline if 'Load' in part.type] == [first], name
+
+
+@pytest.mark.parametrize('name', PIPELINES)
+def test_a_sample_is_one_crop_of_an_image_that_is_decoded_once(name, tmp_path, monkeypatch):
+    calls = []
+
+    def counted(name, function):
+        def call(*args, **settings):
+            calls.append(name)
+            return function(*args, **settings)
+
+        return call
+
+    path = tmp_path / 'image.jpg'
+    path.write_bytes(cv2.imencode('.jpg', np.zeros((90, 120, 3), np.uint8))[1].tobytes())
+    monkeypatch.setattr(cv2, 'imdecode', counted('decode', cv2.imdecode))
+    # What draws a crop takes these, and nothing else of the pipeline does.
+    monkeypatch.setattr(math, 'exp', counted('crop', math.exp))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        steps = [TRANSFORMS.build(part) for part in PIPELINES[name]]
+    item = {'img_path': str(path), 'gt_label': 3, 'resolution': 32}
+    for step in steps:
+        item = step(item)
+    assert sorted(set(calls)) == ['crop', 'decode'] and calls.count('decode') == 1
+    # Those at a resolution of their own say it themselves.
+    sides = {32, *(part.get('scale') for part in PIPELINES[name])}
+    assert item['inputs'].shape[0] == 3 and item['inputs'].shape[1] in sides
+
+
+def test_the_super_supernet_is_set_to_be_fast_and_takes_steps_on_a_cpu():
+    config = load(SUPERNET)
+    assert config.model.backbone.channels_last
+    loader = config.train_dataloader
+    assert loader.num_workers and loader.persistent_workers and loader.pin_memory
+    model = network()
+    wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    assert wrapper.optimizer.defaults['foreach'] and not wrapper.optimizer.defaults['fused']
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    with wrapper.optim_context(model):
+        output = model(torch.randn(2, 3, 10, 10))
+    assert output.dtype == torch.bfloat16
+    wrapper.update_params(output.float().square().mean())
+    for parameter, start in zip(model.parameters(), before, strict=True):
+        assert parameter.dtype == torch.float32 and not torch.equal(parameter, start)

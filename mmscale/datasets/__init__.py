@@ -11,6 +11,7 @@ from mmscale.datasets.tokens import StandardLibrary, TokenFile
 from mmscale.datasets.transforms import (
     CenterCropToResolution,
     GrayImage,
+    LoadRandomResizedCropToResolution,
     RandomResizedCropToResolution,
     ResizeToResolution,
 )
@@ -23,6 +24,7 @@ __all__ = [
     'DetectionFiles',
     'Draw',
     'GrayImage',
+    'LoadRandomResizedCropToResolution',
     'RandomResizedCropToResolution',
     'ResizeToResolution',
     'ResolutionSampler',

@@ -7,19 +7,34 @@ same pipeline serves supernet training, where every batch has another resolution
 else.
 """
 
+import io
 import logging
 import math
 from typing import Any
 
+import cv2
 import mmcv
+import numpy as np
 from mmcv.transforms import BaseTransform, CenterCrop
+from mmengine import fileio
 from mmengine.logging import print_log
 from mmpretrain.datasets.transforms import RandomResizedCrop, ResizeEdge
+from PIL import ExifTags, Image
 
 from mmscale.datasets.draws import drawn_resolution
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError
 from mmscale.input_size import noted_resolution
 from mmscale.registry import TRANSFORMS
+
+# Shares of their sides at which libjpeg decodes images, and how OpenCV calls them.
+_REDUCED = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    1: cv2.IMREAD_COLOR,
+}
+# Values of EXIF's orientation that lay an image on its side.
+_ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 def _resolution_of(transform: BaseTransform, results: dict) -> int:
@@ -112,6 +127,90 @@ class RandomResizedCropToResolution(RandomResizedCrop):
         resolution = _resolution_of(self, results)
         self.scale = (resolution, resolution)
         return super().transform(results)
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Height and width that a JPEG is decoded to, by its header; None if it has none."""
+    try:
+        with Image.open(io.BytesIO(content), formats=('JPEG',)) as image:
+            width, height = image.size
+            on_its_side = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+    except (*FOREIGN_ERRORS, Image.DecompressionBombError):
+        return None
+    return (width, height) if on_its_side else (height, width)
+
+
+def _decoded(content: bytes, path: str, share: int) -> np.ndarray:
+    """An image, shape (height, width, 3), blue first; of a JPEG 1 / share of the sides."""
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), _REDUCED[share])
+    if image is None:
+        raise ValueError(f'failed to load image: {path}')
+    return image
+
+
+@TRANSFORMS.register_module()
+class LoadRandomResizedCropToResolution(RandomResizedCropToResolution):
+    """Load an image, ``RandomResizedCropToResolution`` it, and decode no more than that needs.
+
+    In the place of ``LoadImageFromFile`` and ``RandomResizedCropToResolution``, with the same
+    random numbers: a JPEG's header says its size, so that the crop is drawn first. The image is
+    then decoded at the smallest of 1/8, 1/4, 1/2 and the whole of its sides at which the crop is
+    at least as large as the resolution. Crops of less than twice the resolution are those of the
+    two transforms bit by bit; pixels of larger ones differ a little, as libjpeg averages over
+    the pixels that resizing would have skipped. Other images than JPEGs are decoded whole.
+
+    Args:
+        resolution: Side in pixels where no draw says one.
+        backend_args: Where MMEngine reads files, as of ``LoadImageFromFile``.
+        **kwargs: Arguments of ``RandomResizedCrop`` other than ``scale``.
+    """
+
+    def __init__(
+        self,
+        resolution: int | None = None,
+        backend_args: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(resolution, **kwargs)
+        self.backend_args = backend_args
+
+    def transform(self, results: dict) -> dict:
+        """Make ``img``, ``img_shape`` and ``ori_shape`` of the file ``img_path``.
+
+        Raises:
+            ValueError: It is no image, or a damaged one.
+        """
+        path = results['img_path']
+        content = fileio.get(path, backend_args=self.backend_args)
+        image, size = None, _jpeg_size(content)
+        if size is None:
+            image = _decoded(content, path, 1)
+            size = image.shape[:2]
+        # What looks at the image before it is decoded looks at its size alone.
+        results['img'] = np.empty(size, np.uint8)
+        resolution = _resolution_of(self, results)
+        top, left, height, width = self.rand_crop_params(results.pop('img'))
+        if image is None:
+            sides = min(height, width)
+            share = next((s for s in _REDUCED if sides // s >= resolution), 1)
+            image = _decoded(content, path, share)
+        # The nearest edges in what was decoded: its own, if that is the whole.
+        (rows, columns), (whole_rows, whole_columns) = image.shape[:2], size
+        top, bottom = (
+            (2 * y * rows + whole_rows) // (2 * whole_rows) for y in (top, top + height)
+        )
+        left, right = (
+            (2 * x * columns + whole_columns) // (2 * whole_columns) for x in (left, left + width)
+        )
+        results['img'] = mmcv.imresize(
+            image[top:bottom, left:right],
+            (resolution, resolution),
+            interpolation=self.interpolation,
+            backend=self.backend,
+        )
+        results['img_shape'] = results['img'].shape
+        results['ori_shape'] = size
+        return results
 
 
 @TRANSFORMS.register_module()

@@ -97,12 +97,19 @@ BAD = {
 }
 
 
+REDUCED = [
+    {'type': 'mmscale.LoadRandomResizedCropToResolution', 'resolution': 16},
+    {'type': 'PackInputs'},
+]
+
+
+@pytest.mark.parametrize('settings', [{}, {'pipeline': REDUCED}], ids=['whole', 'reduced'])
 @pytest.mark.parametrize('content', BAD.values(), ids=BAD)
-def test_an_image_that_cannot_be_read_is_named(folder, content, monkeypatch):
+def test_an_image_that_cannot_be_read_is_named(folder, content, settings, monkeypatch):
     monkeypatch.setenv('OPENCV_IO_MAX_IMAGE_PIXELS', '1000')
     path = folder / 'b' / '0.jpg'
     path.write_bytes(content)
-    dataset = loader_of(folder).dataset
+    dataset = loader_of(folder, **settings).dataset
     for index in (2, Draw(2, 16, 0)):
         message = refusal(lambda index=index: dataset.__getitems__([0, index]))
         assert f'{path} ({len(content)} bytes), item 2 of CustomDataset' in message

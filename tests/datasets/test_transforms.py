@@ -1,11 +1,16 @@
+from pathlib import Path
+
+import cv2
 import mmcv
 import numpy as np
 import pytest
-from mmcv.transforms import CenterCrop
+from mmcv.transforms import CenterCrop, LoadImageFromFile
 from mmpretrain.datasets.transforms import PackInputs, RandomResizedCrop, ResizeEdge
+from PIL import ExifTags, Image
 
 from mmscale.datasets import (
     CenterCropToResolution,
+    LoadRandomResizedCropToResolution,
     RandomResizedCropToResolution,
     ResizeToResolution,
 )
@@ -98,3 +103,105 @@ def test_a_tool_that_only_shows_images_sees_their_short_side(transform, monkeypa
 def test_a_crop_ratio_above_one_is_refused():
     with pytest.raises(ValueError, match='crop_ratio'):
         CenterCropToResolution(crop_ratio=1.1)
+
+
+def photograph(height, width):
+    """Smooth shapes, as photographs have them, shape (height, width, 3)."""
+    rows, columns = np.mgrid[:height, :width] / max(height, width)
+    waves = [np.sin(9 * rows + 4 * i) + np.cos(7 * columns * (i + 1)) for i in range(3)]
+    return np.uint8(127 + 60 * np.stack(waves, axis=2))
+
+
+def written(folder, image, kind='JPEG', orientation=None):
+    """A file of an image that is given blue first."""
+    path, exif = folder / 'image', Image.Exif()
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+    settings = dict(quality=95) if kind == 'JPEG' else {}
+    Image.fromarray(image[..., ::-1]).save(path, kind, exif=exif, **settings)
+    return {'img_path': str(path), 'resolution': 40}
+
+
+def both(given, **settings):
+    """What the two stock transforms make of a file, and what the one of ours does."""
+    outputs = []
+    for pipeline in (
+        [LoadImageFromFile(), RandomResizedCropToResolution(**settings)],
+        [LoadRandomResizedCropToResolution(**settings)],
+    ):
+        np.random.seed(3)
+        found = dict(given)
+        for transform in pipeline:
+            found = transform(found)
+        # The same random numbers were taken.
+        outputs.append((found, np.random.random()))
+    (expected, drawn), (found, drawn_too) = outputs
+    assert drawn == drawn_too and expected.keys() == found.keys()
+    assert expected['ori_shape'] == found['ori_shape']
+    assert expected['img_shape'] == found['img_shape'] == found['img'].shape
+    return expected['img'].astype(float), found['img'].astype(float)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The shape of every image that OpenCV decodes, in their order."""
+    shapes, decode = [], cv2.imdecode
+
+    def spy(*arguments):
+        shapes.append((image := decode(*arguments)).shape[:2])
+        return image
+
+    monkeypatch.setattr(cv2, 'imdecode', spy)
+    return shapes
+
+
+@pytest.mark.parametrize('orientation', [None, 1, 3, 6, 8])
+@pytest.mark.parametrize(('height', 'width'), [(61, 90), (90, 61), (40, 40), (79, 79)])
+def test_what_is_not_decoded_smaller_is_the_stock_transforms(tmp_path, height, width, orientation):
+    given = written(tmp_path, photograph(height, width), orientation=orientation)
+    for settings in ({}, {'backend': 'pillow', 'interpolation': 'bicubic'}):
+        expected, found = both(given, **settings)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize('orientation', [None, 6])
+@pytest.mark.parametrize(
+    ('resolution', 'share'), [(101, 1), (100, 2), (51, 2), (50, 4), (25, 8), (3, 8)]
+)
+def test_a_jpeg_is_decoded_as_small_as_the_crop_allows(
+    tmp_path, decoded, resolution, share, orientation
+):
+    given = written(tmp_path, photograph(200, 301), orientation=orientation)
+    given['resolution'] = resolution
+    # The whole image: 200 px are the short side of every crop.
+    settings = dict(crop_ratio_range=(1, 1), aspect_ratio_range=(1e-3, 1e3), max_attempts=0)
+    expected, found = both(given, **settings)
+    whole, reduced = decoded
+    assert reduced == tuple(-(-side // share) for side in whole)
+    assert np.abs(found - expected).mean() < (1e-9 if share == 1 else 6)
+    assert (found != expected).any() == (share > 1)
+
+
+def test_crops_are_where_they_were(tmp_path):
+    image = np.zeros((320, 480, 3), np.uint8)
+    image[:, 237:] = 255  # an edge, a small shift of which is seen
+    expected, found = both(written(tmp_path, image), crop_ratio_range=(0.5, 1.0))
+    edges = [np.argmax(one.mean(axis=(0, 2)) > 127) for one in (expected, found)]
+    assert 0 < edges[0] < 40 and abs(edges[0] - edges[1]) <= 1
+
+
+def test_other_images_are_decoded_once_and_whole(tmp_path, decoded):
+    given = written(tmp_path, photograph(200, 301), 'PNG')
+    expected, found = both(given)
+    np.testing.assert_array_equal(found, expected)
+    assert decoded == [(200, 301)] * 2
+
+
+@pytest.mark.parametrize('content', [b'', b'no image', None], ids=['empty', 'text', 'cut off'])
+def test_a_file_that_is_no_image_is_refused(tmp_path, content):
+    given = written(tmp_path, photograph(200, 301))
+    path = Path(given['img_path'])
+    path.write_bytes(path.read_bytes()[:200] if content is None else content)
+    with pytest.raises((ValueError, cv2.error)):
+        LoadRandomResizedCropToResolution()(given)
+    assert 'img' not in given  # what errors go by that name the file

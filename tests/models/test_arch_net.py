@@ -469,3 +469,23 @@ def test_gradient_checkpointing_changes_no_bit(randomise):
         assert one.keys() == other.keys() and len(one) > 50
         assert all(torch.equal(one[key], other[key]) for key in one)
     assert int(anew[2]['stages.3.0.spatial.bn.num_batches_tracked']) == 1
+
+
+@pytest.mark.filterwarnings('ignore:Warning. Profiler clears')
+def test_silu_works_in_place_where_its_input_is_not_copied_for_it():
+    block = Block('mbconv', 3, 1, 4, 8, 4, 8, act='silu')
+    net = ArchNet(Arch(8, Stem(4, act='silu'), ((block,),), Head(6, act='silu')))
+
+    def copies():
+        with torch.profiler.profile() as profile, torch.set_grad_enabled(net.training):
+            net(torch.ones(2, 3, 8, 8))
+        return sum(event.key == 'aten::clone' for event in profile.key_averages())
+
+    activations = [module for module in net.modules() if isinstance(module, nn.SiLU)]
+    for mode in (True, False, True):
+        net.train(mode)
+        assert {module.inplace for module in activations} == {not mode}
+        assert copies() == 0
+    for module in activations:
+        module.inplace = True
+    assert copies() > 0

@@ -149,16 +149,18 @@ class WholeUpdate:
         self.used = masks(self.model, {})
 
 
-@pytest.mark.parametrize('kernels', ['shared', 'separate'])
-@pytest.mark.parametrize('optimizer_name', OPTIMIZERS)
 @pytest.mark.parametrize(
-    ('mode', 'teacher', 'accumulative_counts'),
+    ('mode', 'teacher', 'accumulative_counts', 'optimizer_name', 'kernels'),
     [
-        ('single', 'scaling_stage', 1),
-        ('both_sides', 'scaling_stage', 1),
-        ('sandwich', 'scaling_stage', 1),
-        ('sandwich', 'space', 1),
-        ('both_sides', 'scaling_stage', 3),
+        ('single', 'scaling_stage', 1, 'SGD', 'separate'),
+        ('single', 'scaling_stage', 1, 'AdamW', 'shared'),
+        ('both_sides', 'scaling_stage', 1, 'nesterov', 'shared'),
+        ('both_sides', 'scaling_stage', 1, 'AdamW', 'separate'),
+        ('sandwich', 'scaling_stage', 1, 'SGD', 'shared'),
+        ('sandwich', 'space', 1, 'nesterov', 'separate'),
+        ('sandwich', 'space', 1, 'AdamW', 'shared'),
+        ('both_sides', 'scaling_stage', 3, 'SGD', 'shared'),
+        ('sandwich', 'scaling_stage', 3, 'AdamW', 'separate'),
     ],
 )
 def test_steps_are_those_of_whole_parameters_bit_by_bit(

@@ -29,6 +29,7 @@ _SIZES: dict[str, tuple[str, ...]] = {
     'EfficientNetRandomCrop': ('scale',),
     'FixScaleResize': ('scale',),
     'FixShapeResize': ('width', 'height'),
+    'LoadRandomResizedCropToResolution': ('resolution',),
     'MixUp': ('img_scale',),
     'Mosaic': ('img_scale',),
     'Pad': ('size',),

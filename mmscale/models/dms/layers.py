@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ class _MaskedNorm(torch.autograd.Function):
         share = mask / total
         normed = x - (x @ share).unsqueeze(-1) if centred else x
         result = normed * normed
-        scale = torch.rsqrt(result @ share + eps).unsqueeze(-1)
+        scale = (result @ share).add_(eps).rsqrt_().unsqueeze(-1)
         normed = normed.mul_(scale) if centred else normed * scale
         ctx.save_for_backward(normed, scale, share, total, weight)
         ctx.centred, ctx.has_bias = centred, bias is not None
@@ -146,7 +147,8 @@ class _MaskedNorm(torch.autograd.Function):
         along = shift.flatten() @ normed.flatten(0, -2)
         of_share = -0.5 * (of_share + along if ctx.centred else of_share - along)
         of_mask = (of_share - of_share @ share) / total
-        of_x = equal.mul_(channels * share).addcmul_(gradient, ones - channels * share * ones)
+        shares = channels * share
+        of_x = equal.mul_(shares).addcmul_(gradient, ones - shares * ones)
         if not ctx.centred:
             of_x.addcmul_(shift.unsqueeze(-1), share)
         of_x.mul_(scale)
@@ -177,7 +179,8 @@ def masked_norm(
         x = x.movedim(1, -1)
     dtype = x.dtype
     # As torch's own norm layers, with statistics in full precision under AMP.
-    with torch.autocast(x.device.type, enabled=False):
+    has_amp = torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if has_amp else nullcontext():
         x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
         centred = isinstance(layer, nn.LayerNorm)
         if centred:

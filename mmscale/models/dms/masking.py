@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +26,20 @@ from mmscale.models.dms.layers import (
 )
 from mmscale.models.dms.topk import DifferentiableTopK, TopKStack
 
-# Where a mask acts on a layer: the group's key, and the element of each channel (None where
-# channels are the elements), or the block that the layer ends.
-_Term = tuple[str, torch.Tensor | int | None]
+
+class _Term(NamedTuple):
+    """Where a mask acts on a layer.
+
+    Attributes:
+        key: Of the group.
+        owners: The element of each channel (None where channels are the elements), or the block
+            that the layer ends.
+        has_others: Whether there are channels that no element owns.
+    """
+
+    key: str
+    owners: torch.Tensor | int | None
+    has_others: bool = False
 
 
 @dataclass
@@ -118,14 +129,15 @@ class Masks:
             layer = layers[member.module]
             dimension = input_dimension if member.role == 'in' else output_dimension
             owners = _owners(member.indices, dimension(layer)[1], group.size)
-            targets[member.module].append((group.key, owners))
+            has_others = owners is not None and bool((owners == group.size).any())
+            targets[member.module].append(_Term(group.key, owners, has_others))
         depths = [depth for depth in groups.depths if depth.key in gates]
         self._depths = [depth.key for depth in depths]
         for depth in depths:
             for position, ends in enumerate(depth.branch_ends):
                 for end in ends:
                     output_dimension(layers[end])
-                    outputs[end].append((depth.key, position))
+                    outputs[end].append(_Term(depth.key, position))
         folded = set()
         if inputs is not None and norms:
             for name, fed in fed_alone(model, inputs, norms, consumers).items():
@@ -253,15 +265,17 @@ class Masks:
     def _channels(self, terms: list[_Term], like: torch.Tensor) -> torch.Tensor:
         """Product of masks for each channel; one number where only blocks are masked."""
         product = None
-        for number, (key, owners) in enumerate(terms):
+        for number, (key, owners, has_others) in enumerate(terms):
             mask = self._mask(key)
             if isinstance(owners, int):
                 mask = self._blocks[key][owners]
             elif owners is not None:
                 if owners.device != like.device:
                     owners = owners.to(like.device)
-                    terms[number] = key, owners
-                mask = torch.cat([mask, mask.new_ones(1)]).index_select(0, owners)
+                    terms[number] = _Term(key, owners, has_others)
+                if has_others:
+                    mask = torch.cat([mask, mask.new_ones(1)])
+                mask = mask.index_select(0, owners)
             product = mask if product is None else product * mask
         return product.to(like.dtype)
 
@@ -369,9 +383,9 @@ def _owners(indices: np.ndarray, channels: int, size: int) -> torch.Tensor | Non
 
 def _are_same(terms: list[_Term], others: list[_Term]) -> bool:
     """Whether they mask the same channels."""
-    if [key for key, _ in terms] != [key for key, _ in others]:
+    if [term.key for term in terms] != [other.key for other in others]:
         return False
-    pairs = zip((own for _, own in terms), (other for _, other in others), strict=True)
+    pairs = zip((term.owners for term in terms), (one.owners for one in others), strict=True)
     return all(
         own is other or (None not in (own, other) and torch.equal(own, other))
         for own, other in pairs

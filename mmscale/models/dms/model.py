@@ -356,10 +356,10 @@ class DMSModel(BaseModel):
         """
         found = self.masks.collect()
         gradients = [
-            found[key][1] / loss_scale if key in found else torch.zeros_like(gate.importance)
+            found[key][1] if key in found else torch.zeros_like(gate.importance)
             for key, gate in self.gates.items()
         ]
-        packed = torch.cat(gradients)
+        packed = torch.cat(gradients) / loss_scale
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(packed)
             packed /= distributed.get_world_size()
@@ -379,8 +379,7 @@ class DMSModel(BaseModel):
         torch._foreach_copy_([ratio.grad for ratio in ratios], list(slopes.unbind()))
         self.structure_optimizer.step()
         self.structure_optimizer.zero_grad()
-        for gate in self.gates.values():
-            gate.clamp()
+        self.masks.stack.clamp()
 
     @torch.no_grad()
     def project(self) -> Projection:

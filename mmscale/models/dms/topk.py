@@ -243,6 +243,14 @@ class TopKStack:
         parts = importance.split(self.sizes)
         torch._foreach_copy_([gate.importance for gate in self.gates], list(parts))
 
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """As :meth:`DifferentiableTopK.clamp` of every gate."""
+        ratios = [gate.pruning_ratio for gate in self.gates]
+        torch._foreach_clamp_min_(ratios, 0)
+        most = [1 - gate.minimum / gate.elements for gate in self.gates]
+        torch._foreach_clamp_max_(ratios, most)
+
     def _tables_like(self, importance: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if self._tables is None or self._tables[0].device != importance.device:
             self._tables = self._make_tables(importance)

@@ -3,6 +3,7 @@
 import copy
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -240,3 +241,16 @@ def test_a_stack_has_the_importances_of_its_gates(kind):
         assert torch.equal(gates[number].importance, twin.importance)
         moves = kind != 'index' and number in (0, 4)
         assert torch.equal(twin.importance, before) != moves
+
+
+def test_a_stack_clamps_as_its_gates_do():
+    gates = [DifferentiableTopK(n, minimum=min(n, 2), divisor=2) for n in (1, 3, 8, 8, 8)]
+    for gate, ratio in zip(gates, (0.5, 1.5, -0.1, 0.4, float('nan')), strict=True):
+        gate.pruning_ratio.data.fill_(ratio)
+    twins = copy.deepcopy(gates)
+    TopKStack(gates).clamp()
+    for twin in twins:
+        twin.clamp()
+    found, expected = ([gate.pruning_ratio.item() for gate in part] for part in (gates, twins))
+    np.testing.assert_array_equal(found, expected)
+    assert found[:4] == pytest.approx([0, 0.5, 0, 0.4])
