@@ -25,7 +25,7 @@ COMMANDS = (
     'evaluation.py --rounds 3',
     'search_overhead.py',
     'retraining_step.py --rounds 5',
-    'dms_step_time.py',
+    'dms_step_time.py --rounds 5',
     'data_pipeline.py --rounds 3',
     'costs.py --sample 0',
     'archive.py --entries 100000',
