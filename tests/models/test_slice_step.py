@@ -1,5 +1,7 @@
 """step_slices: an optimizer steps what was used, and leaves everything else bit-equal."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
@@ -281,6 +283,31 @@ def test_groups_of_equal_settings_are_stepped_as_one(make_classifier, make_batch
     assert sum(group.get('steps') == 3 for group in own) > 10
     assert len(leaves) == sum(len(group['params']) for group in held)
     assert all(state in set(model.parameters()) for state in optimizer.state)
+
+
+@pytest.mark.parametrize('optimizer_name', OPTIMIZERS)
+def test_state_that_was_loaded_is_stepped(make_classifier, make_batch, tiny_space, optimizer_name):
+    draw = HierarchicalSampler(tiny_space, 0).draw(0)
+    model = make_classifier().train()
+    optimizer = make_optimizer(optimizer_name, model.parameters())
+    wrapper = OptimWrapper(optimizer)
+
+    def step(seed):
+        model.set_draw(draw, seed)
+        model.train_step(make_batch(draw, seed), wrapper)
+
+    step(0)
+    kept = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    ends = []
+    for _ in range(2):
+        step(1)
+        step(2)
+        ends.append(snapshot(model, optimizer))
+        model.load_state_dict(kept[0])
+        optimizer.load_state_dict(copy.deepcopy(kept[1]))
+    for name, (weights, state) in ends[0].items():
+        assert torch.equal(ends[1][name][0], weights)
+        assert all(torch.equal(ends[1][name][1][key], value) for key, value in state.items())
 
 
 def test_memory_that_was_replaced_is_looked_at_anew(make_classifier, make_batch, tiny_space):
