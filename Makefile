@@ -1,7 +1,7 @@
 # `make quickstart` and `make test` are the two commands of README.md; both make .venv first.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help venv detection quickstart quickstart-full detection-quickstart test test-core \
+.PHONY: help venv detection quickstart quickstart-full detection-quickstart bench test test-core \
 	test-detection test-oldest test-newest lint licences lock format clean
 
 # The Pythons that constraints.txt is for. The first that is found is taken, pyenv's too;
@@ -54,13 +54,14 @@ help:
 	@echo 'make test-detection   only those of detection, which fails where they cannot'
 	@echo 'make test-oldest      the core of the tests with the oldest versions, in .venv-oldest'
 	@echo 'make test-newest      the same with the newest that pip finds, in .venv-newest'
+	@echo 'make bench            measure the speed of trainings, evaluations and searches: 15 minutes'
 	@echo 'make lint             check style; make format mends what it can'
 	@echo 'make licences         check the licences of what is installed'
 	@echo 'make lock             write the lock files after a change of requirements/*.txt'
 	@echo 'make venv             only make .venv and install the pinned requirements into it'
 	@echo 'make detection        the same, and mmdet and mmcv with compiled ops'
 	@echo 'make clean            remove .venv, .venv-* and caches, keep work_dirs/'
-	@echo 'ARGS="..." hands arguments to the quickstart or to pytest.'
+	@echo 'ARGS="..." hands arguments to the quickstart, to the benchmarks or to pytest.'
 
 venv: $(STAMP)
 
@@ -96,6 +97,9 @@ quickstart-full: $(STAMP)
 
 detection-quickstart: $(DETECTION)
 	$(VENV)/bin/python tools/detection_quickstart.py $(ARGS)
+
+bench: $(STAMP)
+	$(VENV)/bin/python benchmarks/run_all.py $(ARGS)
 
 # ARGS may choose tests of one part alone: pytest's 5 says that it found none.
 PYTEST = $(VENV)/bin/python -m pytest -q -n 3 --dist worksteal $(ARGS)

@@ -2,7 +2,7 @@
 """Bytes of gradients that a step of the super-supernet reduces: SliceParallel against DDP.
 
 Both train the same draws of the sampler, in one process with gloo: what a step hands to the
-all-reduce does not depend on the number of processes. DDP is torch's, with
+all-reduce, where it is counted, does not depend on the number of processes. DDP is torch's, with
 find_unused_parameters, without which it fails at the second subnet; a communication hook counts
 its buckets. Images are shrunk: gradients have the size of the weights, not of the images.
 """
@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from unittest.mock import patch
 
 import torch
 from mmengine.config import Config
@@ -56,9 +57,15 @@ def measure(name: str, steps: int) -> dict[str, list[int]]:
     sampler = HierarchicalSampler(
         model.backbone.space, seed=0, distribution=hook.distribution, sides=hook.sides
     )
-    wrapped = SliceParallel(model)
+    sliced = SliceParallel(model)
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
     buckets: list[int] = []
+    reduced: list[int] = []
+    all_reduce = distributed.all_reduce
+
+    def reduce(tensor: torch.Tensor) -> None:
+        reduced.append(tensor.nbytes)
+        all_reduce(tensor)
 
     def count(_: None, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
         buckets.append(bucket.buffer().nbytes)
@@ -80,12 +87,10 @@ def measure(name: str, steps: int) -> dict[str, list[int]]:
         buckets.clear()
         ddp(inputs, samples).backward()
         result['DDP'].append(sum(buckets))
-        model.zero_grad()
-        model.backbone.forget_used_regions()
-        loss = model.parse_losses(model.subnet_losses(inputs, samples))[0]
-        wrapper.backward(loss)
-        result['SliceParallel'].append(4 * wrapped.reduce_gradients())
-        model.backbone.forget_used_regions()
+        reduced.clear()
+        with patch.object(distributed, 'all_reduce', reduce):
+            sliced.train_step(dict(inputs=inputs, data_samples=samples), wrapper)
+        result['SliceParallel'].append(sum(reduced))
     return result
 
 

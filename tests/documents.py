@@ -43,6 +43,7 @@ CHANGES = {
     r'^(python tools/export\.py .* --scaling-stage 2 .*(?<!--fuse))$': r'\1 --formats mmpretrain',
     # Of hours, whether it starts.
     r'^(python benchmarks/(?:joint_|dms_|search_)\w+\.py) .*': r'\1 --help',
+    r'^(python benchmarks/(?:super_net_step|peers|ceilings|growth|gpu)\.py).*': r'\1 --help',
     r'^(python benchmarks/dry_run\.py .*)': r'\1 --seeds 1',
     r'--checkpoint iter_2\.pth': '--checkpoint work_dirs/digits-s0/iter_2.pth',
     r'pretrained=True': 'pretrained=False',  # it would download
