@@ -52,9 +52,6 @@ def main() -> int:
         name = script.removesuffix('.py')
         if args.only and name not in args.only:
             continue
-        if not (FOLDER / script).is_file():
-            print(f'\n{script} is left out: there is none', flush=True)
-            continue
         if name == 'peers' and args.ofa:
             words += ['--ofa', args.ofa]
         print(f'\n$ python benchmarks/{shlex.join([script, *words])}', flush=True)

@@ -1,17 +1,19 @@
 #!/usr/bin/env python
 """Where the time of one search goes: start-up, evaluations, the rest.
 
-``python benchmarks/search_overhead.py configs/scalenet/search-mcea_digits.py``
+``python benchmarks/search_overhead.py [configs/scalenet/search-mcea_digits.py ...]``
 
-Runs ``tools/search.py`` in this process, with its options. Seconds are those of this process's
-processor, so that busy neighbours change them little, and of the wall clock. Start-up is all until
-the search begins: imports, building, reading the checkpoint. The rest is all that is neither that
-nor inside the evaluator: proposals, costs, archive, forecast, result.
+Runs ``tools/search.py`` in this process, with its options; without any, half of the search of the
+digits in a super-supernet of one iteration, as times do not depend on the weights. Seconds are those
+of this process's processor, so that busy neighbours change them little, and of the wall clock.
+Start-up is all until the search begins: imports, building, reading the checkpoint. The rest is all
+that is neither that nor inside the evaluator: proposals, costs, archive, forecast, result.
 """
 
 import argparse
 import json
 import runpy
+import subprocess
 import sys
 import tempfile
 import time
@@ -66,6 +68,18 @@ def run(tool: object) -> tuple[dict[str, dict[str, float]], int]:
     return parts, scored.calls
 
 
+def small_search(folder: str) -> list[str]:
+    """Arguments of a search in a super-supernet that is trained for it."""
+    configs = ROOT / 'configs' / 'scalenet'
+    train = [str(ROOT / 'tools' / 'train.py'), str(configs / 'supernet_digits.py')]
+    options = ['--no-validate', '--cfg-options', 'train_cfg.max_iters=1', 'model.warmup_iters=0']
+    subprocess.run(
+        [sys.executable, *train, '--work-dir', folder, *options], check=True, capture_output=True
+    )
+    options = [f'load_from={folder}/iter_1.pth', 'test_cfg.search.rounds=1']
+    return [str(configs / 'search-mcea_digits.py'), '--cfg-options', *options]
+
+
 def main() -> None:
     """Runs a search and prints where its time went."""
     parser = argparse.ArgumentParser(
@@ -74,8 +88,9 @@ def main() -> None:
     parser.add_argument('--json', action='store_true', help='print an object')
     args, arguments = parser.parse_known_args()
     tool = runpy.run_path(str(ROOT / 'tools' / 'search.py'), run_name='search')['main']
-    with tempfile.TemporaryDirectory() as work_dir:
-        sys.argv = ['search.py', *arguments, '--work-dir', work_dir]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = arguments or small_search(f'{folder}/super_net')
+        sys.argv = ['search.py', *arguments, '--work-dir', f'{folder}/search']
         from mmscale.launch.runner import set_environment
 
         set_environment()
