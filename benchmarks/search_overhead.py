@@ -4,8 +4,8 @@
 ``python benchmarks/search_overhead.py [configs/scalenet/search-mcea_digits.py ...]``
 
 Runs ``tools/search.py`` in this process, with its options; without any, half of the search of the
-digits in a super-supernet of one iteration, as times do not depend on the weights. Seconds are those
-of this process's processor, so that busy neighbours change them little, and of the wall clock.
+digits in a super-supernet of one iteration, as times do not depend on the weights. Seconds are
+those of this process's processor, so that busy neighbours change them little, and of the clock.
 Start-up is all until the search begins: imports, building, reading the checkpoint. The rest is all
 that is neither that nor inside the evaluator: proposals, costs, archive, forecast, result.
 """

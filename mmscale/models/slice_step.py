@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -124,20 +125,29 @@ def check_steps_slices(optimizer: Optimizer) -> None:
     """
     kinds = {_key_of(group): group for group in optimizer.param_groups if group['params']}
     for group in kinds.values():
-        whole = group['params'][0].new_zeros(4, 6, 3, 3)
+        first = group['params'][0]
+        whole = first.new_zeros(4, 6, 3, 3)
+        part = whole[:, 1:3]
+        # Some, as Adagrad, keep something before their first step.
+        state = {
+            key: torch.full_like(part, value.flatten()[0])
+            if _is_elementwise(value, first)
+            else copy.deepcopy(value)
+            for key, value in optimizer.state.get(first, {}).items()
+        }
         name = f'optimizer {type(optimizer).__name__}'
         try:
-            kept = state_after_step(optimizer, {**group, 'lr': 1.0}, whole[:, 1:3], 1.0)
+            kept = state_after_step(optimizer, {**group, 'lr': 1.0}, part, 1.0, state)
         except FOREIGN_ERRORS as error:
             raise UsageError(
-                f'{name} cannot step a slice of a convolution, as a super-supernet needs it: '
-                f'{one_line(error):.200}'
+                f'{name} cannot step the slices of a super-supernet by its param_groups and state '
+                f'alone: {one_line(error):.200}'
             ) from error
         whole[:, 1:3] = 0
         if whole.any():
             hint = ', which fused=True does: leave it out' if group.get('fused') else ''
             raise UsageError(f'{name} writes beside the slices of a super-supernet{hint}')
-        _check_elementwise(name, kept, whole[:, 1:3])
+        _check_elementwise(name, kept, part)
 
 
 def _check_elementwise(name: str, state: Mapping[str, Any], part: torch.Tensor) -> None:
@@ -205,7 +215,11 @@ def _return_state(optimizer: Optimizer, parts: list[WeightSlice]) -> None:
 
 
 def state_after_step(
-    optimizer: Optimizer, group: Mapping[str, Any], parameter: torch.Tensor, gradient: float = 0.0
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+    parameter: torch.Tensor,
+    gradient: float = 0.0,
+    state: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What an optimizer keeps of a parameter after a step, which the parameter takes.
 
@@ -214,6 +228,7 @@ def state_after_step(
         group: Settings of the step.
         parameter: A tensor that requires no gradient.
         gradient: Of its every element.
+        state: What it keeps of the parameter before.
     """
     alone = copy.copy(optimizer)  # without its hooks
     stand_in = nn.Parameter(parameter)
@@ -221,7 +236,7 @@ def state_after_step(
         parameter.shape, gradient, dtype=parameter.dtype, device=parameter.device
     )
     alone.param_groups = [{**group, 'params': [stand_in]}]
-    alone.state = type(optimizer.state)(dict)
+    alone.state = defaultdict(dict, {stand_in: dict(state)} if state else {})
     # A scheduler has put a counter of steps before the method.
     type(optimizer).step(alone)
     return alone.state[stand_in]

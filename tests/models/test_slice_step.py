@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm.optim
 import torch
 from mmengine.optim import OptimWrapper
 
@@ -16,11 +17,12 @@ OPTIMIZERS = {
     'SGD': dict(lr=0.1, momentum=0.9, weight_decay=0.05),
     'nesterov': dict(lr=0.1, momentum=0.9, weight_decay=0.05, nesterov=True, foreach=False),
     'AdamW': dict(lr=0.01, weight_decay=0.1, amsgrad=True),
+    'Adagrad': dict(lr=0.01),
 }
 
 
 def make_optimizer(name, parameters):
-    cls = torch.optim.AdamW if name == 'AdamW' else torch.optim.SGD
+    cls = torch.optim.SGD if name == 'nesterov' else getattr(torch.optim, name)
     return cls(parameters, **OPTIMIZERS[name])
 
 
@@ -163,6 +165,8 @@ class WholeUpdate:
         ('sandwich', 'space', 1, 'AdamW', 'shared'),
         ('both_sides', 'scaling_stage', 3, 'SGD', 'shared'),
         ('sandwich', 'scaling_stage', 3, 'AdamW', 'separate'),
+        # It has state before its first step.
+        ('both_sides', 'scaling_stage', 1, 'Adagrad', 'shared'),
     ],
 )
 def test_steps_are_those_of_whole_parameters_bit_by_bit(
@@ -345,11 +349,18 @@ def test_optimizers_that_cannot_step_slices_are_refused(make_classifier):
         assert '\n' not in str(error.value)
     with pytest.raises(UsageError, match=r'Adafactor: its row_var .* one value an element'):
         check_steps_slices(torch.optim.Adafactor(parameters, lr=0.1))
+    lookahead = timm.optim.Lookahead(make_optimizer('SGD', parameters))
+    with pytest.raises(UsageError, match='Lookahead cannot step the slices'):
+        check_steps_slices(lookahead)
     before = [p.clone() for p in parameters]
-    for name in OPTIMIZERS:
-        optimizer = make_optimizer(name, parameters)
+    for optimizer in (
+        *(make_optimizer(name, parameters) for name in OPTIMIZERS),
+        torch.optim.NAdam(parameters, foreach=True),
+        timm.optim.RMSpropTF(parameters),
+    ):
+        state = copy.deepcopy(optimizer.state_dict())
         check_steps_slices(optimizer)
-        assert not optimizer.state
+        assert str(optimizer.state_dict()) == str(state)
     assert all(map(torch.equal, before, parameters))
 
 
