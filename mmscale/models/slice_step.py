@@ -24,7 +24,8 @@ def step_slices(optimizer: Optimizer, super_net: SuperNet) -> Iterator[None]:
     Gradient clipping, a gradient scaler and the reduction over processes find there what is to be
     stepped: every used element once, with its whole gradient. The state that the optimizer keeps
     for a leaf is a view of its state for the whole parameter; so checkpoints know whole
-    parameters alone. Parameter groups of equal settings are stepped as one.
+    parameters alone. Parameter groups of equal settings are stepped as one. Gradients of the
+    super-supernet's parameters are None afterwards.
 
     Scalars in an optimizer's state belong to the whole parameter: Adam's step count is that of the
     steps that used any part of it, so its bias correction is slightly too weak for rarely used
@@ -39,10 +40,14 @@ def step_slices(optimizer: Optimizer, super_net: SuperNet) -> Iterator[None]:
     # By id: a parameter's own hash is a function of Python, and there may be thousands.
     slices: dict[int, list[WeightSlice]] = {}
     for parts in super_net.used_slices.values():
+        owner = parts[0].owner
         trained = [part for part in parts if part.leaf.grad is not None]
+        if owner.grad is not None:
+            trained = parts
         if trained:
-            slices[id(trained[0].owner)] = _union(super_net, trained)
+            slices[id(owner)] = _union(super_net, trained)
     own = optimizer.param_groups
+    unused: list[nn.Parameter] = []
     merged: dict[Hashable, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
     for group in own:
         parameters = []
@@ -50,8 +55,8 @@ def step_slices(optimizer: Optimizer, super_net: SuperNet) -> Iterator[None]:
             parts = slices.get(id(parameter))
             if parts is not None:
                 parameters += [part.leaf for part in parts]
-            elif parameter.grad is not None and not super_net.owns(parameter):
-                parameters.append(parameter)
+            elif parameter.grad is not None:
+                (unused if super_net.owns(parameter) else parameters).append(parameter)
         if parameters:
             key = _key_of(group)
             if key not in merged:
@@ -77,6 +82,9 @@ def step_slices(optimizer: Optimizer, super_net: SuperNet) -> Iterator[None]:
                 one.update(changed)
         for parts in slices.values():
             _return_state(optimizer, parts)
+            parts[0].owner.grad = None
+        for parameter in unused:
+            parameter.grad = None
 
 
 def _key_of(group: dict[str, Any]) -> Hashable:
@@ -90,9 +98,17 @@ def _key_of(group: dict[str, Any]) -> Hashable:
 
 
 def _union(super_net: SuperNet, parts: list[WeightSlice]) -> list[WeightSlice]:
-    """Slices of one parameter that do not overlap, with the gradients of all that were used."""
-    if len(parts) == 1:
+    """Slices of one parameter that do not overlap, with the gradients of all that were used.
+
+    To these belong, inside the slices, gradients of the whole parameter, as of a penalty on it.
+    """
+    owner = parts[0].owner
+    of_whole = None if any(part.leaf is owner for part in parts) else owner.grad
+    if len(parts) == 1 and of_whole is None:
         return parts
+    for part in parts:
+        if part.leaf.grad is None:
+            part.leaf.grad = torch.zeros_like(part.leaf)
     found = []
     for region, outer in disjoint(parts):
         part = super_net.piece(outer, region)
@@ -106,6 +122,8 @@ def _union(super_net: SuperNet, parts: list[WeightSlice]) -> list[WeightSlice]:
                 gradient[index_of(relative(shared, region))] += other.leaf.grad[
                     index_of(relative(shared, other.region))
                 ]
+        if of_whole is not None:
+            gradient += of_whole[index_of(region)]
         part.leaf.grad = gradient
         found.append(part)
     return found

@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmscale.arch import HierarchicalSampler
 from mmscale.errors import UsageError
 from mmscale.models import step_slices
-from mmscale.models.backbones import index_of
+from mmscale.models.backbones import index_of, super_net
 from mmscale.models.slice_step import check_steps_slices
 
 OPTIMIZERS = {
@@ -312,6 +312,45 @@ def test_state_that_was_loaded_is_stepped(make_classifier, make_batch, tiny_spac
     for name, (weights, state) in ends[0].items():
         assert torch.equal(ends[1][name][0], weights)
         assert all(torch.equal(ends[1][name][1][key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize('mode', ['single', 'both_sides'])
+def test_gradients_of_whole_weights_are_stepped_where_they_are_used(
+    make_classifier, make_batch, tiny_space, mode
+):
+    """As of a penalty on all weights."""
+    draw = HierarchicalSampler(tiny_space, 0).draw(3)
+    models = [make_classifier(mode=mode).train() for _ in range(2)]
+    optimizers = [make_optimizer('SGD', model.parameters()) for model in models]
+    reference = WholeUpdate(models[1], optimizers[1])
+    for iteration in range(3):
+        batch = make_batch(draw, iteration)
+        models[0].set_draw(draw, iteration)
+        models[0].backward_step(batch, OptimWrapper(optimizers[0]))
+        reference.backward(batch, draw, iteration)
+        for model in models:
+            sum(p.square().sum() for p in model.parameters() if p.ndim == 4).backward()
+        models[0].update_step(OptimWrapper(optimizers[0]))
+        reference.step()
+        assert all(p.grad is None for p in models[0].parameters())
+    for name, (weights, _) in snapshot(models[1], optimizers[1]).items():
+        torch.testing.assert_close(
+            models[0].backbone.get_parameter(name), weights, rtol=0, atol=1e-6
+        )
+
+
+def test_lost_gradients_are_told(make_classifier, make_batch, tiny_space, monkeypatch):
+    draw = HierarchicalSampler(tiny_space, 0).draw(0)
+    model = make_classifier().train()
+    model.set_draw(draw, 0)
+    model.backward_step(
+        make_batch(draw, 0), OptimWrapper(make_optimizer('SGD', model.parameters()))
+    )
+    said = []
+    monkeypatch.setattr(super_net, 'print_log', lambda text, *_: said.append(text))
+    model.double()
+    assert len(said) == 1 and 'those of its slices are lost' in said[0]
+    assert not model.backbone.used_slices
 
 
 def test_memory_that_was_replaced_is_looked_at_anew(make_classifier, make_batch, tiny_space):

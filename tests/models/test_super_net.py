@@ -169,6 +169,16 @@ def test_channels_last_changes_memory_alone(narrow_space, net):
     assert alone.channels_last
 
 
+def test_tracing_runs_the_subnet(net, narrow_space):
+    arch = subnets(narrow_space, 1)[-1]
+    net.extract(narrow_space.largest())  # with templates that there are already, or not
+    net.set_arch(arch)
+    traced = torch.jit.trace(net, images_of(arch))
+    for seed in range(2):
+        images = images_of(arch, seed=seed)
+        assert (traced(images)[0] - net(images)[0]).abs().max() < 1e-10
+
+
 def test_foreign_archs_are_refused(net, narrow_space, digit_space):
     arch = narrow_space.largest(0)
     wide = narrow_space.decode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import nn
 from torch.func import functional_call
 
@@ -322,15 +324,15 @@ class SuperNet(ArchNet):
             recomputed=isinstance(needed, Block),
         )
 
-    def _layer(self, name: str, part: Part, side: str) -> Layer:
+    def _layer(self, name: str, part: Part, side: str) -> _SubnetLayer:
         """The layer of that name, cut to what a subnet's part needs."""
         key = name, part, side
-        layer = self._layers.get(key)
-        if layer is None or not layer.is_current():
-            if layer is not None or len(self._layers) >= _MOST_LAYERS:
-                # Memory that was replaced, as by `to`, most likely was so everywhere.
-                self._forget_layers()
-            layer = self._layers[key] = self._build_layer(name, part, side)
+        if key not in self._layers:
+            self._layers[key] = self._build_layer(name, part, side)
+        return self._layers[key]
+
+    def _runnable(self, layer: _SubnetLayer) -> Layer:
+        """What runs a layer now, and remembers it where it trains its leaves."""
         layer.follow_owners()
         run: Layer = layer.module
         if torch.is_grad_enabled():
@@ -343,6 +345,19 @@ class SuperNet(ArchNet):
         return run
 
     def _forget_layers(self) -> None:
+        """Forgets views of memory that is replaced."""
+        used = [part for parts in self.used_slices.values() for part in parts]
+        if any(part.leaf is not part.owner and part.leaf.grad is not None for part in used):
+            print_log(
+                'the memory of a super-supernet is replaced before gradients are stepped: those '
+                'of its slices are lost',
+                'current',
+                logging.WARNING,
+            )
+        self._used.clear()
+        self._clear_caches()
+
+    def _clear_caches(self) -> None:
         self._layers.clear()
         self._slices.clear()
         self._own_parameters.clear()
@@ -368,20 +383,26 @@ class SuperNet(ArchNet):
         if torch.jit.is_tracing():
             # Tracing, as MMEngine's analysis of cost does it, knows no functional calls.
             return self.extract(arch, side).train(self.training)(x)
+        parts: list[tuple[str, Part]] = [('stem', arch.stem)]
         last = self.out_indices[-1]
+        for i, stage in enumerate(arch.stages[: last + 1]):
+            parts += [(self._block_name(i, j, block), block) for j, block in enumerate(stage)]
+        if last == len(arch.stages) and self.conv_head is not None:
+            parts.append(('conv_head', (arch.widths[-1], arch.head)))
+        if self.neck is not None:
+            parts.append(('neck', self._channels_of(arch)))
+        if len(self._layers) > _MOST_LAYERS:
+            self._clear_caches()
+        layers = [self._layer(*part, side) for part in parts]
+        if not all(layer.is_current() for layer in layers):
+            self._forget_layers()
+            layers = [self._layer(*part, side) for part in parts]
+        run = {name: self._runnable(layer) for (name, _), layer in zip(parts, layers, strict=True)}
         stages = [
-            [
-                self._layer(self._block_name(i, j, block), block, side)
-                for j, block in enumerate(stage)
-            ]
+            [run[self._block_name(i, j, block)] for j, block in enumerate(stage)]
             for i, stage in enumerate(arch.stages[: last + 1])
         ]
-        conv_head = neck = None
-        if last == len(arch.stages) and self.conv_head is not None:
-            conv_head = self._layer('conv_head', (arch.widths[-1], arch.head), side)
-        if self.neck is not None:
-            neck = self._layer('neck', self._channels_of(arch), side)
-        return self._run(x, self._layer('stem', arch.stem, side), stages, conv_head, neck)
+        return self._run(x, run['stem'], stages, run.get('conv_head'), run.get('neck'))
 
     @contextmanager
     def slices(self) -> Iterator[None]:
@@ -436,6 +457,8 @@ class SuperNet(ArchNet):
         self._check(arch, side)
         # Ranks score networks of their own: a stand-alone one must not wait for the others'.
         norm_cfg = {**self.norm_cfg, 'type': 'BN'} if self.is_synchronised else self.norm_cfg
+        is_plain = self.is_synchronised or torch.jit.is_tracing()  # which takes no copies
+        make_block = ArchBlock if is_plain else self._templated_block
         # Without weights at first: drawing some would cost time and random numbers.
         with torch.device('meta'):
             net = ArchNet(
@@ -444,7 +467,7 @@ class SuperNet(ArchNet):
                 neck=self.neck_cfg,
                 norm_cfg=norm_cfg,
                 channels_last=self.channels_last,
-                make_block=ArchBlock if self.is_synchronised else self._templated_block,
+                make_block=make_block,
             )
         names = {
             name: name for name in ('stem', 'conv_head', 'neck') if getattr(net, name) is not None
