@@ -66,11 +66,11 @@ def signal_at(iteration, ranks, number):
         reduce_gradients = SliceParallel.reduce_gradients
         calls = []
 
-        def told(wrapper):
+        def told(wrapper, optimizer):
             calls.append(0)
             if rank in ranks and len(calls) == iteration:
                 os.kill(os.getpid(), number)
-            return reduce_gradients(wrapper)
+            return reduce_gradients(wrapper, optimizer)
 
         SliceParallel.reduce_gradients = told
 
@@ -211,7 +211,7 @@ def test_a_process_that_hangs_ends_the_others_after_the_timeout(train_config, tm
 
     def hang(rank):
         if rank == 1:
-            SliceParallel.reduce_gradients = lambda wrapper: signal.pause()
+            SliceParallel.reduce_gradients = lambda *_: signal.pause()
 
     ranks = Ranks([TRAIN, path, '--work-dir', tmp_path / 'work'], log, before=hang)
     ranks.processes[0].join(PATIENCE)
