@@ -7,7 +7,8 @@ Both ways train the same Archs on the same batch with the config's own optimizer
 ``single`` against the drawn ArchNet; ``both_sides`` against two ArchNets, of the left and of the
 right side, half the loss each; ``sandwich`` against the largest ArchNet and the drawn one, which
 learns from it; ``forward``, the forward pass of a step on 2 images of 32 px, whose arithmetic is
-next to nothing: what is left is the host's work, for which a GPU waits.
+little; ``host``, in which the super-supernet only makes the subnet ready and runs no layer: what
+that adds to the static network's pass is the host's work, for which a GPU waits.
 
 Draws are the sampler's, past the warm-up: ``repeated`` trains one again and again, ``changing``
 takes turns between several, as a training does once it has run for a while; ``new`` has never seen
@@ -18,6 +19,7 @@ On a GPU the step is waited for, its parts are not: they are the host's times.
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
@@ -31,7 +33,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
-from paired import Ratio, arguments, now, ratio_of, show
+from paired import Ratio, arguments, now, paired, ratio_of, show
 from torch import nn
 from traffic import FIELDS, Traffic
 
@@ -47,8 +49,8 @@ SPACES = {
     'scalenet': ('supernet_32xb8_in1k.py', 8, 224),
     'digits': ('supernet_digits.py', 96, None),
 }
-MODES = ('single', 'both_sides', 'sandwich', 'forward')
-# What `forward` is measured on: so little that the host's own work is what takes the time.
+MODES = ('single', 'both_sides', 'sandwich', 'forward', 'host')
+# What `forward` and `host` are measured on.
 HOST_BATCH, HOST_RESOLUTION = 2, 32
 PARTS = ('step', 'forward', 'backward', 'update')
 DRAWS = ('repeated', 'changing', 'new')
@@ -236,6 +238,35 @@ class Comparison:
         static.to(self.device).train()
         return Step(static, optim_wrapper_of(static, self.config), self.device)
 
+    def measure_host(self, case: Case, rounds: int) -> Ratio:
+        """A static forward pass and making the subnet ready, over the static pass alone."""
+        draws = list(islice(self.draws(case), 1 if case.draws == 'repeated' else CHANGING))
+        backbone = copy.deepcopy(self.model.backbone)
+        statics = [backbone.extract(draw.arch, draw.side).train() for draw in draws]
+        channels = draws[0].arch.stem.in_channels
+        images = torch.randn(case.batch, channels, case.resolution, case.resolution)
+        images = images.to(self.device)
+        backbone._run = lambda images, *_: (images,)
+
+        def ready() -> None:
+            for draw in draws:
+                backbone.set_arch(draw.arch, draw.side)
+                with backbone.slices():
+                    backbone(images)
+                backbone.forget_slices()
+
+        def static() -> None:
+            for net in statics:
+                net(images)
+
+        added = paired(ready, static, rounds, self.device)
+        return replace(
+            added,
+            ratio=1 + added.ratio,
+            quartiles=tuple(1 + quartile for quartile in added.quartiles),
+            seconds=(sum(added.seconds), added.seconds[1]),
+        )
+
     def measure(self, case: Case, rounds: int) -> tuple[dict[str, Ratio], list[int]]:
         """The ratio of every part of a step, and the bytes that both ways' optimizers write.
 
@@ -298,7 +329,7 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
             size = side or resolutions[len(resolutions) // 2], batch
             for mode in args.mode:
                 for draws in args.draws:
-                    used = (HOST_RESOLUTION, HOST_BATCH) if mode == 'forward' else size
+                    used = (HOST_RESOLUTION, HOST_BATCH) if mode in ('forward', 'host') else size
                     yield Case(space, scaling_stage, mode, draws, *used)
 
 
@@ -306,7 +337,7 @@ def rows_of(
     case: Case, ratios: dict[str, Ratio], written: list[int], as_json: bool
 ) -> Iterator[tuple[dict[str, Any], Ratio]]:
     """What is shown: in JSON one object, else a line per part."""
-    shown = ('forward',) if case.mode == 'forward' else PARTS
+    shown = ('forward',) if case.mode in ('forward', 'host') else PARTS
     if as_json:
         parts = {
             name: {
@@ -332,7 +363,7 @@ def main() -> None:
     parser = arguments(__doc__, rounds=10)
     parser.add_argument('--space', nargs='+', choices=SPACES, default=list(SPACES))
     parser.add_argument('--scaling-stage', nargs='+', type=int, choices=range(5), default=[0, 2])
-    parser.add_argument('--mode', nargs='+', choices=MODES, default=['single', 'forward'])
+    parser.add_argument('--mode', nargs='+', choices=MODES, default=['single', 'forward', 'host'])
     parser.add_argument(
         '--channels-last', action=argparse.BooleanOptionalAction, help="default: the config's"
     )
@@ -351,7 +382,13 @@ def main() -> None:
             comparison = Comparison(
                 case.space, args.device, channels_last=args.channels_last, optim_wrapper=wrapper
             )
-        rows += rows_of(case, *comparison.measure(case, args.rounds), args.json)
+        if case.mode != 'host':
+            measured = comparison.measure(case, args.rounds)
+        elif case.draws == 'new':
+            continue
+        else:
+            measured = {'forward': comparison.measure_host(case, 2 * args.rounds)}, [0, 0]
+        rows += rows_of(case, *measured, args.json)
     show(rows, args)
 
 
