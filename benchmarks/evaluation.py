@@ -41,9 +41,8 @@ def parse_args() -> argparse.Namespace:
 
 def make_evaluator(device: str, cache: bool | str, folder: str) -> Any:
     """An evaluator of the config's super-supernet, with random weights."""
-    from mmpretrain.registry import MODELS
-
     from mmscale.engine import SubnetEvaluator
+    from mmscale.registry import MODELS
 
     config = read_config(str(CONFIG), [], None)
     model = MODELS.build({**config.model, 'data_preprocessor': config.data_preprocessor})

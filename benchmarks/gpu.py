@@ -223,8 +223,11 @@ def run_part(part: str, args: argparse.Namespace, seconds: float) -> list[tuple[
     if done.returncode:
         last = done.stderr.strip().rpartition('\n')[2]
         return [('', f'FAILED with exit code {done.returncode}: {last:.200}')]
-    rows = json.loads(done.stdout)
-    return rows if part in OWN else [row_of(row) for row in rows]
+    try:
+        rows = json.loads(done.stdout)
+        return rows if part in OWN else [row_of(row) for row in rows]
+    except (ValueError, KeyError) as error:
+        return [('', f'FAILED: it printed something else than rows ({error})')]
 
 
 def main() -> int:

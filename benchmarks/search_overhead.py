@@ -51,7 +51,11 @@ def run(tool: object) -> tuple[dict[str, dict[str, float]], int]:
     from mmscale.engine import SearchLoop, SubnetEvaluator
 
     whole, scored, decoded = Stopwatch(), Stopwatch(), Stopwatch()
-    for name, watch in (('evaluate', scored), ('prepare_together', decoded)):
+    for name, watch in (
+        ('evaluate', scored),
+        ('evaluate_together', scored),
+        ('prepare_together', decoded),
+    ):
         setattr(SubnetEvaluator, name, watch.around(getattr(SubnetEvaluator, name)))
     SearchLoop.run = whole.around(SearchLoop.run)
     tool()

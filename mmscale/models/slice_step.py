@@ -31,7 +31,8 @@ def step_slices(optimizer: Optimizer, super_net: SuperNet) -> Iterator[None]:
     steps that used any part of it, so its bias correction is slightly too weak for rarely used
     elements. Optimizers that look at whole tensors (LAMB, LARS) look at what was used. An
     exponential moving average of the weights averages all elements, and one that does not change
-    stays what it is. :func:`check_steps_slices` tells what cannot step slices.
+    stays what it is. State that did not exist before is 0 outside the slices, also where an
+    optimizer begins with another number (RMSpropTF's 1). :func:`check_steps_slices` tells what cannot step slices.
 
     Args:
         optimizer: Any ``torch.optim`` optimizer that holds the super-supernet's parameters.
@@ -144,8 +145,9 @@ def check_steps_slices(optimizer: Optimizer) -> None:
     kinds = {_key_of(group): group for group in optimizer.param_groups if group['params']}
     for group in kinds.values():
         first = group['params'][0]
-        whole = first.new_zeros(4, 6, 3, 3)
-        part = whole[:, 1:3]
+        # As large as dimensions have to be for optimizers that keep sums of rows and columns.
+        whole = first.new_zeros(256, 260, 3, 3)
+        part = whole[:, 1:257]
         # Some, as Adagrad, keep something before their first step.
         state = {
             key: torch.full_like(part, value.flatten()[0])
@@ -161,7 +163,7 @@ def check_steps_slices(optimizer: Optimizer) -> None:
                 f'{name} cannot step the slices of a super-supernet by its param_groups and state '
                 f'alone: {one_line(error):.200}'
             ) from error
-        whole[:, 1:3] = 0
+        part.zero_()
         if whole.any():
             hint = ', which fused=True does: leave it out' if group.get('fused') else ''
             raise UsageError(f'{name} writes beside the slices of a super-supernet{hint}')
@@ -207,10 +209,7 @@ def _part_of(part: WeightSlice, key: str, value: object, alone: bool) -> object:
 
 
 def _return_state(optimizer: Optimizer, parts: list[WeightSlice]) -> None:
-    """Writes what the state of a parameter's slices has become into that of the whole one.
-
-    State that did not exist before is 0 outside the slices.
-    """
+    """Writes what the state of a parameter's slices has become into that of the whole one."""
     owner = parts[0].owner
     for part in parts:
         part.leaf.grad = None
