@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from paired import Ratio, arguments, paired, show
 
+import mmscale.models  # noqa: F401 - quietly, before others import mmpretrain
 from mmscale.arch import get_arch
 from mmscale.launch.command_line import read_config
 from mmscale.launch.runner import set_environment

@@ -32,7 +32,8 @@ def step_slices(optimizer: Optimizer, super_net: SuperNet) -> Iterator[None]:
     elements. Optimizers that look at whole tensors (LAMB, LARS) look at what was used. An
     exponential moving average of the weights averages all elements, and one that does not change
     stays what it is. State that did not exist before is 0 outside the slices, also where an
-    optimizer begins with another number (RMSpropTF's 1). :func:`check_steps_slices` tells what cannot step slices.
+    optimizer begins with another number (RMSpropTF's 1). :func:`check_steps_slices` tells what
+    cannot step slices.
 
     Args:
         optimizer: Any ``torch.optim`` optimizer that holds the super-supernet's parameters.
