@@ -246,13 +246,9 @@ def test_a_training_is_set_up_as_by_mmpretrains_tools(small_config):
 
 
 def test_a_supernet_fits_its_head():
-    def build(name, *options):
-        words = [CONFIGS / 'supernet_digits.py', '--cfg-options', f'experiment_name={name}']
-        return build_runner(load_config(arguments(*words, *options)), 'train')
-
+    words = [CONFIGS / 'supernet_digits.py', '--cfg-options', 'model.head.in_channels=5']
     with pytest.raises(UsageError, match=r'model\.head\.in_channels=5 does not fit'):
-        build('other_channels', 'model.head.in_channels=5')
-    assert build('same_channels').model.head.in_channels == 96
+        build_runner(load_config(arguments(*words)), 'train')
 
 
 def test_a_work_dir_that_cannot_be_made_is_one_line(tool, small_config):
