@@ -334,10 +334,13 @@ def test_the_published_s0_meets_the_budget_of_the_imagenet_search():
     assert feasibility.base_feasible(genes).all()
 
 
+BIG = ('efficientnet-b7', 'llama-7b', 'deit-base')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'name',
-    [name for name in DMS if not any(big in name for big in ('efficientnet-b7', 'llama-7b', 'deit-base'))],
+    [name for name in DMS if not any(big in name for big in BIG)],
 )
 def test_the_target_of_a_search_by_gradient_is_within_reach(name):
     config = load(name)
