@@ -130,11 +130,17 @@ class RandomResizedCropToResolution(RandomResizedCrop):
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Height and width that a JPEG is decoded to, by its header; None if it has none."""
+    """Height and width that OpenCV decodes a JPEG to, by its header; None if it has none.
+
+    Of rare headers the two are the other way round: libraries read damaged EXIF differently.
+    """
     try:
         with Image.open(io.BytesIO(content), formats=('JPEG',)) as image:
             width, height = image.size
-            on_its_side = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+            # Not of XMP, as Image.getexif: OpenCV does not read that.
+            exif = Image.Exif()
+            exif.load(image.info.get('exif'))
+            on_its_side = exif.get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
     except (*FOREIGN_ERRORS, Image.DecompressionBombError):
         return None
     return (width, height) if on_its_side else (height, width)
@@ -189,11 +195,18 @@ class LoadRandomResizedCropToResolution(RandomResizedCropToResolution):
         # What looks at the image before it is decoded looks at its size alone.
         results['img'] = np.empty(size, np.uint8)
         resolution = _resolution_of(self, results)
+        random_state = np.random.get_state()
         top, left, height, width = self.rand_crop_params(results.pop('img'))
         if image is None:
             sides = min(height, width)
             share = next((s for s in _REDUCED if sides // s >= resolution), 1)
             image = _decoded(content, path, share)
+            if image.shape[:2] != tuple(-(-side // share) for side in size):
+                # OpenCV has not turned it as its header was understood: the crop is drawn again.
+                image = _decoded(content, path, 1)
+                size = image.shape[:2]
+                np.random.set_state(random_state)
+                top, left, height, width = self.rand_crop_params(image)
         # The nearest edges in what was decoded: its own, if that is the whole.
         (rows, columns), (whole_rows, whole_columns) = image.shape[:2], size
         top, bottom = (
