@@ -32,6 +32,7 @@ from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
 from mmscale.search import EvaluationError, Score
 from mmscale.search.scoring import Communicator
+from mmscale.shown import shortly
 
 _STATISTICS = ('recalibrated', 'batch')
 _AMP = {'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -108,8 +109,10 @@ class SubnetEvaluator:
         choice('side', side, (*SIDES, 'both'))
         choice('bn', bn, _STATISTICS)
         integer('threads', threads)
-        if not isinstance(cache, bool):
-            choice('cache', cache, ('True', 'False', 'disk'))
+        if not isinstance(cache, bool) and cache != 'disk':
+            raise UsageError(f'cache={shortly(cache):.60} is not one of True, False, disk')
+        if not isinstance(cache_dir, (str, Path)) or '\0' in str(cache_dir):
+            raise UsageError(f'cache_dir={shortly(cache_dir):.60} must be a path')
         integer('cache_bytes', cache_bytes, 0)
         if amp is not None:
             choice('amp', amp, _AMP)

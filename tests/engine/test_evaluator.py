@@ -320,8 +320,18 @@ def test_images_on_the_disk_are_uint8_with_a_label_each(
     monkeypatch.setattr(SubnetEvaluator, 'targets_of', staticmethod(lambda samples: samples))
     with pytest.raises(UsageError, match=r'^cache=.disk. keeps one label an image'):
         make(**disk).evaluate(SearchSpace(**SPACE).smallest())
-    with pytest.raises(UsageError, match=r'^cache=.ram. is not one of True, False, disk'):
-        make(cache='ram')
+
+
+@pytest.mark.parametrize('cache', ['ram', 'True', 'False', None, 1, []])
+def test_another_cache_is_refused(cache, make_evaluator):
+    with pytest.raises(UsageError, match=r'^cache=.* is not one of True, False, disk$'):
+        make_evaluator[0](cache=cache)
+
+
+@pytest.mark.parametrize('folder', [5, None, b'images', 'a\0b'])
+def test_a_cache_dir_that_is_no_path_is_refused(folder, make_evaluator):
+    with pytest.raises(UsageError, match=r'^cache_dir=.* must be a path$'):
+        make_evaluator[0](cache_dir=folder)
 
 
 def test_without_a_cache_workers_live_on(make_evaluator, search_config):
