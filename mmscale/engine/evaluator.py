@@ -128,6 +128,7 @@ class SubnetEvaluator:
         self.images_seen = self.images_saved = 0
         # Of the networks scored last, so that what is shipped is not calibrated again.
         self._statistics: dict[Arch, dict[str, torch.Tensor]] = {}
+        self._weights: list[tuple[int, int]] = []
         self._settings = {
             'dataloader': content_of(dataloader),
             'max_images': max_images,
@@ -229,7 +230,7 @@ class SubnetEvaluator:
             ValueError: The Arch is not in the super-supernet's space.
         """
         net = self._raw(arch, self.sides[0])
-        known = self._statistics.get(arch)
+        known = self._known_statistics().get(arch)
         if known is None:
             statistics = Recalibration(self.normalised_part(net))
             with self._precision():
@@ -242,9 +243,18 @@ class SubnetEvaluator:
         net.eval()
         return net
 
+    def _known_statistics(self) -> dict[Arch, dict[str, torch.Tensor]]:
+        """Statistics that are kept, of the weights as they are now: others are let go of."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        # PyTorch's count of the changes of a tensor in place: a digest takes too long.
+        weights = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if weights != self._weights:
+            self._weights, self._statistics = weights, {}
+        return self._statistics
+
     def _keep_statistics(self, arch: Arch, net: BaseModel) -> None:
         """Keeps what a network's BN layers have measured, and lets go of the oldest."""
-        self._statistics.pop(arch, None)
+        self._known_statistics().pop(arch, None)
         self._statistics[arch] = dict(net.named_buffers())
         size = sum(tensor.nbytes for tensor in self._statistics[arch].values())
         while size * len(self._statistics) > _MOST_STATISTICS_BYTES and len(self._statistics) > 1:

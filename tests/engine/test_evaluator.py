@@ -401,6 +401,25 @@ def test_what_is_shipped_is_not_calibrated_again(make_evaluator, monkeypatch):
     assert list(evaluator._statistics) == [archs[0]]
 
 
+@pytest.mark.parametrize('kind', ['step', 'assign'])
+def test_other_weights_are_calibrated_anew(kind, make_evaluator):
+    make, model = make_evaluator
+    arch = SearchSpace(**SPACE).largest(0)
+    evaluator = make()
+    evaluator.evaluate(arch)
+    before = evaluator.extract(arch).state_dict()
+    with torch.no_grad():
+        if kind == 'step':
+            for parameter in model.backbone.parameters():
+                parameter.mul_(1.5).add_(0.05)
+        else:
+            state = {key: tensor * 2 for key, tensor in model.state_dict().items()}
+            model.load_state_dict(state, assign=True)
+    found, expected = (one.extract(arch).state_dict() for one in (evaluator, make()))
+    assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
+    assert any(not torch.equal(tensor, before[key]) for key, tensor in expected.items())
+
+
 def test_logits_that_are_not_finite_fail_the_candidate(make_evaluator):
     make, model = make_evaluator
     with torch.no_grad():
