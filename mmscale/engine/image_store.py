@@ -126,6 +126,8 @@ class ImageStore:
         ]
         # By resolution; None where there is no room.
         self._shards: dict[int, list[Pixels] | None] = {}
+        # Files that this process wrote for the last resolution: others may be another run's.
+        self._written: list[Path] = []
 
     def holds(self, resolution: int) -> bool:
         """Whether the images of a resolution can be read, which :meth:`make` sees to."""
@@ -167,8 +169,8 @@ class ImageStore:
             made = self._open_or_make(resolution, shape, mine)
             reasons = ranks.gather([made if isinstance(made, str) else ''])
             reason = next((text for (text,) in reasons if text), '')
-            if reason and ranks.rank == 0:
-                self._remove(resolution)
+            if reason:
+                reason += self._remove_written()
         if not reason:
             # What others have made; where their disk is another one, it is made here too.
             others = [i for i in range(len(self._positions)) if i not in made]
@@ -193,9 +195,14 @@ class ImageStore:
     def _path(self, resolution: int, shard: int) -> Path:
         return self._folder / f'{self._key[:16]}_{resolution}px_{shard:04d}.images'
 
-    def _remove(self, resolution: int) -> None:
-        for shard in range(len(self._positions)):
-            self._path(resolution, shard).unlink(missing_ok=True)
+    def _remove_written(self) -> str:
+        """Removes the files that were written last; what it says if one stays."""
+        try:
+            for path in self._written:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            return f'; {one_line(error)}'
+        return ''
 
     def _no_room(self, resolution: int, shape: Sequence[int]) -> str:
         """Why the images of a resolution cannot be kept; nothing if they can."""
@@ -228,15 +235,18 @@ class ImageStore:
         """The files of some numbers; or why one cannot be written."""
         found = {i: self._opened(resolution, shape, i) for i in shards}
         missing = [i for i, shard in found.items() if shard is None]
+        self._written = []
         for i, (images, labels) in zip(missing, self._made(resolution, missing), strict=True):
             path = self._path(resolution, i)
             try:
                 write_shard(path, self._key, images, labels)
+                self._written.append(path)
+                # Another run may have removed it meanwhile.
+                found[i] = open_shard(path, self._key, images.shape)
             except UntrustedFileError:
                 raise
             except OSError as error:
                 return one_line(error)
-            found[i] = open_shard(path, self._key, images.shape)
         return found
 
     def _opened(self, resolution: int, shape: Sequence[int], shard: int) -> Pixels | None:

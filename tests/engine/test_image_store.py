@@ -222,6 +222,48 @@ def test_a_full_disk_is_no_end(tmp_path, warnings, monkeypatch):
     assert 'No space left on device' in warnings[1][1]
 
 
+def test_what_cannot_be_written_over_is_no_end(tmp_path, warnings):
+    make(tmp_path).make(6, SingleProcess())
+    first, second, third = sorted(tmp_path.iterdir())
+    first.unlink()
+    second.unlink()
+    second.mkdir()
+    store = make(tmp_path)
+    store.make(6, SingleProcess())
+    assert not store.holds(6)
+    # What this run wrote is gone, what another one wrote is not.
+    assert sorted(tmp_path.iterdir()) == [second, third]
+    assert 'are decoded for every network anew' in warnings[-1][1]
+    assert 'Is a directory' in warnings[-1][1]
+
+
+def test_what_cannot_be_removed_is_no_end(tmp_path, warnings, monkeypatch):
+    def fail(path, missing_ok):
+        raise PermissionError(13, f'Permission denied: {path}')
+
+    def full(path, *rest):
+        if path.name.endswith('0002.images'):
+            monkeypatch.setattr('pathlib.Path.unlink', fail)
+            raise OSError(28, 'No space left on device')
+        write_shard(path, *rest)
+
+    monkeypatch.setattr(image_store, 'write_shard', full)
+    make(tmp_path).make(6, SingleProcess())
+    ((_, line),) = warnings
+    assert 'No space left on device' in line and 'Permission denied' in line
+
+
+def test_a_file_that_is_removed_meanwhile_is_no_end(tmp_path, warnings, monkeypatch):
+    def fleeting(path, *rest):
+        write_shard(path, *rest)
+        path.unlink()
+
+    monkeypatch.setattr(image_store, 'write_shard', fleeting)
+    store = make(tmp_path)
+    store.make(6, SingleProcess())
+    assert not store.holds(6) and 'No such file' in warnings[-1][1]
+
+
 def test_a_folder_that_cannot_be_made_is_no_end(tmp_path, warnings):
     (tmp_path / 'file').write_text('')
     store = make(tmp_path / 'file' / 'images')
