@@ -21,13 +21,14 @@ import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from mmengine.logging import print_log
 
 from mmscale.errors import one_line
-from mmscale.files import atomic_write
+from mmscale.files import atomic_write, being_written
 from mmscale.search.scoring import Communicator
 from mmscale.untrusted import UntrustedFileError, open_regular
 
@@ -208,7 +209,12 @@ class ImageStore:
         """Why the images of a resolution cannot be kept; nothing if they can."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            there = {path.name: path.lstat().st_size for path in self._folder.glob('*.images')}
+            there = {}
+            partial = being_written(self._folder, '*.images')
+            for path in (*self._folder.glob('*.images'), *partial):
+                # Another run may have removed or renamed it meanwhile.
+                with suppress(FileNotFoundError):
+                    there[path.name] = path.lstat().st_size
             free = shutil.disk_usage(self._folder).free
         except OSError as error:
             return one_line(error)
@@ -223,7 +229,8 @@ class ImageStore:
         if held + needed > self._most_bytes:
             return (
                 f'they take {needed:,} bytes, and of cache_bytes={self._most_bytes:,} '
-                f'{held:,} are in use in {self._folder}'
+                f'{held:,} are in use in {self._folder}, where files of data that is not used '
+                'any more may be removed'
             )
         if needed + SPARE_BYTES > free:
             return f'they take {needed:,} bytes, and {self._folder} has {free:,} left'
