@@ -121,6 +121,11 @@ class SubnetEvaluator:
         self.candidates_per_pass = integer('candidates_per_pass', candidates_per_pass)
         self.model = model
         self.sides = SIDES if side == 'both' else (side,)
+        if not set(self.sides) <= set(model.backbone.sides):
+            raise UsageError(
+                f'subnet_evaluator.side={side!r} does not fit '
+                f'backbone.sides={model.backbone.sides!r}: allowed is {model.backbone.sides[0]!r}'
+            )
         self.bn = bn
         self.threads = threads
         self.amp = amp
