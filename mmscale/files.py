@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import stat
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -21,6 +23,9 @@ _UNSYNCED = (
     *_CANNOT_SYNC,
     *(errno.EACCES, errno.EBADF, errno.EISDIR, errno.EPERM, errno.EROFS),
 )
+
+# After so long nobody writes a temporary file any more that several processes may have written.
+_LEFT_OVER_SECONDS = 3600
 
 
 def sync_file(descriptor: int) -> None:
@@ -51,11 +56,32 @@ def sync_folder(folder: Path) -> None:
             raise
 
 
+def being_written(folder: Path, name: str) -> list[Path]:
+    """Temporary files of :func:`atomic_write` with `shared`, without those that kills have left.
+
+    Those are removed: such as nobody has written to for an hour.
+
+    Args:
+        folder: Where the files lie.
+        name: Pattern of the names that they would take.
+    """
+    paths = []
+    for path in folder.glob(f'.{name}.{"[0-9a-f]" * 32}.partial'):
+        # Another process may have come first.
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _LEFT_OVER_SECONDS:
+                path.unlink()
+            else:
+                paths.append(path)
+    return paths
+
+
 @contextmanager
 def atomic_write(path: str | Path, shared: bool = False) -> Iterator[IO[bytes]]:
     """Opens a new file that takes its name once it is whole and synced to the disk.
 
-    What a kill leaves is a hidden temporary file, which the next attempt removes.
+    What a kill leaves is a hidden temporary file, which the next attempt removes; if several
+    processes may write, an attempt an hour later.
 
     Args:
         path: The file; its folder is made if need be.
@@ -73,10 +99,12 @@ def atomic_write(path: str | Path, shared: bool = False) -> Iterator[IO[bytes]]:
         ...     file.write(b'{}')
     """
     path = check_no_link(path)
-    name = uuid.uuid4().hex if shared else path.name
+    name = f'{path.name}.{uuid.uuid4().hex}' if shared else path.name
     temporary = path.with_name(f'.{name}.partial')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if shared:
+            being_written(path.parent, glob.escape(path.name))
         try:
             temporary.unlink(missing_ok=True)
             # Exclusive: nothing that is put there meanwhile is followed or overwritten.

@@ -3,10 +3,11 @@
 import errno
 import os
 import stat
+import uuid
 
 import pytest
 
-from mmscale.files import open_to_append, sync_folder, write_text
+from mmscale.files import atomic_write, open_to_append, sync_folder, write_text
 
 
 def failing(function, number, on_folders):
@@ -48,6 +49,20 @@ def test_files_need_not_be_synced_where_nothing_is(tmp_path, monkeypatch):
         write_text(tmp_path / 'file', 'other')
     assert (tmp_path / 'file').read_text() == 'content'
     assert os.listdir(tmp_path) == ['file']
+
+
+def test_what_shared_writers_have_left_goes_with_a_later_attempt(tmp_path):
+    path = tmp_path / 'a[1]'
+    for name in ('a[1]', 'other'):
+        for age in ('old', 'new'):
+            temporary = tmp_path / f'.{name}.{uuid.uuid4().hex}.partial'
+            temporary.write_text(f'{name} {age}')
+            if age == 'old':
+                os.utime(temporary, (1, 1))
+    with atomic_write(path, shared=True) as file:
+        file.write(b'whole')
+    found = sorted(one.read_text() for one in tmp_path.iterdir())
+    assert found == ['a[1] new', 'other new', 'other old', 'whole']
 
 
 def test_a_log_is_begun_anew(tmp_path):

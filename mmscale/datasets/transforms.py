@@ -129,15 +129,22 @@ class RandomResizedCropToResolution(RandomResizedCrop):
         return super().transform(results)
 
 
-def _jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Height and width that a JPEG is decoded to, by its header; None if it has none."""
+def _jpeg_header(content: bytes) -> tuple[tuple[int, int], bool] | None:
+    """Height and width that OpenCV decodes a JPEG to, and whether it has EXIF; None if it is none.
+
+    Of rare EXIF the two are the other way round: libraries read a damaged one differently.
+    """
     try:
         with Image.open(io.BytesIO(content), formats=('JPEG',)) as image:
             width, height = image.size
-            on_its_side = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+            # Not of XMP, as Image.getexif: OpenCV does not read that.
+            exif = Image.Exif()
+            exif.load(image.info.get('exif'))
+            on_its_side = exif.get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
     except (*FOREIGN_ERRORS, Image.DecompressionBombError):
         return None
-    return (width, height) if on_its_side else (height, width)
+    size = (width, height) if on_its_side else (height, width)
+    return size, 'exif' in image.info
 
 
 def _decoded(content: bytes, path: str, share: int) -> np.ndarray:
@@ -182,18 +189,28 @@ class LoadRandomResizedCropToResolution(RandomResizedCropToResolution):
         """
         path = results['img_path']
         content = fileio.get(path, backend_args=self.backend_args)
-        image, size = None, _jpeg_size(content)
-        if size is None:
+        image, header = None, _jpeg_header(content)
+        if header is None:
             image = _decoded(content, path, 1)
-            size = image.shape[:2]
+            header = image.shape[:2], False
+        size, has_exif = header
         # What looks at the image before it is decoded looks at its size alone.
         results['img'] = np.empty(size, np.uint8)
         resolution = _resolution_of(self, results)
+        # Copying it takes a twentieth of a small image's time.
+        random_state = np.random.get_state() if has_exif else None
         top, left, height, width = self.rand_crop_params(results.pop('img'))
         if image is None:
             sides = min(height, width)
             share = next((s for s in _REDUCED if sides // s >= resolution), 1)
             image = _decoded(content, path, share)
+            expected = tuple(-(-side // share) for side in size)
+            if has_exif and image.shape[:2] != expected:
+                # OpenCV has not turned it as its header was understood: the crop is drawn again.
+                image = _decoded(content, path, 1)
+                size = image.shape[:2]
+                np.random.set_state(random_state)
+                top, left, height, width = self.rand_crop_params(image)
         # The nearest edges in what was decoded: its own, if that is the whole.
         (rows, columns), (whole_rows, whole_columns) = image.shape[:2], size
         top, bottom = (

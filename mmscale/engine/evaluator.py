@@ -32,6 +32,7 @@ from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
 from mmscale.search import EvaluationError, Score
 from mmscale.search.scoring import Communicator
+from mmscale.shown import shortly
 
 _STATISTICS = ('recalibrated', 'batch')
 _AMP = {'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -108,8 +109,10 @@ class SubnetEvaluator:
         choice('side', side, (*SIDES, 'both'))
         choice('bn', bn, _STATISTICS)
         integer('threads', threads)
-        if not isinstance(cache, bool):
-            choice('cache', cache, ('True', 'False', 'disk'))
+        if not isinstance(cache, bool) and cache != 'disk':
+            raise UsageError(f'cache={shortly(cache):.60} is not one of True, False, disk')
+        if not isinstance(cache_dir, (str, Path)) or '\0' in str(cache_dir):
+            raise UsageError(f'cache_dir={shortly(cache_dir):.60} must be a path')
         integer('cache_bytes', cache_bytes, 0)
         if amp is not None:
             choice('amp', amp, _AMP)
@@ -118,6 +121,11 @@ class SubnetEvaluator:
         self.candidates_per_pass = integer('candidates_per_pass', candidates_per_pass)
         self.model = model
         self.sides = SIDES if side == 'both' else (side,)
+        if not set(self.sides) <= set(model.backbone.sides):
+            raise UsageError(
+                f'subnet_evaluator.side={side!r} does not fit '
+                f'backbone.sides={model.backbone.sides!r}: allowed is {model.backbone.sides[0]!r}'
+            )
         self.bn = bn
         self.threads = threads
         self.amp = amp
@@ -125,6 +133,7 @@ class SubnetEvaluator:
         self.images_seen = self.images_saved = 0
         # Of the networks scored last, so that what is shipped is not calibrated again.
         self._statistics: dict[Arch, dict[str, torch.Tensor]] = {}
+        self._weights: list[tuple[int, int]] = []
         self._settings = {
             'dataloader': content_of(dataloader),
             'max_images': max_images,
@@ -226,7 +235,7 @@ class SubnetEvaluator:
             ValueError: The Arch is not in the super-supernet's space.
         """
         net = self._raw(arch, self.sides[0])
-        known = self._statistics.get(arch)
+        known = self._known_statistics().get(arch)
         if known is None:
             statistics = Recalibration(self.normalised_part(net))
             with self._precision():
@@ -239,9 +248,18 @@ class SubnetEvaluator:
         net.eval()
         return net
 
+    def _known_statistics(self) -> dict[Arch, dict[str, torch.Tensor]]:
+        """Statistics that are kept, of the weights as they are now: others are let go of."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        # PyTorch's count of the changes of a tensor in place: a digest takes too long.
+        weights = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if weights != self._weights:
+            self._weights, self._statistics = weights, {}
+        return self._statistics
+
     def _keep_statistics(self, arch: Arch, net: BaseModel) -> None:
         """Keeps what a network's BN layers have measured, and lets go of the oldest."""
-        self._statistics.pop(arch, None)
+        self._known_statistics().pop(arch, None)
         self._statistics[arch] = dict(net.named_buffers())
         size = sum(tensor.nbytes for tensor in self._statistics[arch].values())
         while size * len(self._statistics) > _MOST_STATISTICS_BYTES and len(self._statistics) > 1:

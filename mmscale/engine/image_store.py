@@ -21,13 +21,14 @@ import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from mmengine.logging import print_log
 
 from mmscale.errors import one_line
-from mmscale.files import atomic_write
+from mmscale.files import atomic_write, being_written
 from mmscale.search.scoring import Communicator
 from mmscale.untrusted import UntrustedFileError, open_regular
 
@@ -126,6 +127,8 @@ class ImageStore:
         ]
         # By resolution; None where there is no room.
         self._shards: dict[int, list[Pixels] | None] = {}
+        # Files that this process wrote for the last resolution: others may be another run's.
+        self._written: list[Path] = []
 
     def holds(self, resolution: int) -> bool:
         """Whether the images of a resolution can be read, which :meth:`make` sees to."""
@@ -167,8 +170,8 @@ class ImageStore:
             made = self._open_or_make(resolution, shape, mine)
             reasons = ranks.gather([made if isinstance(made, str) else ''])
             reason = next((text for (text,) in reasons if text), '')
-            if reason and ranks.rank == 0:
-                self._remove(resolution)
+            if reason:
+                reason += self._remove_written()
         if not reason:
             # What others have made; where their disk is another one, it is made here too.
             others = [i for i in range(len(self._positions)) if i not in made]
@@ -193,15 +196,25 @@ class ImageStore:
     def _path(self, resolution: int, shard: int) -> Path:
         return self._folder / f'{self._key[:16]}_{resolution}px_{shard:04d}.images'
 
-    def _remove(self, resolution: int) -> None:
-        for shard in range(len(self._positions)):
-            self._path(resolution, shard).unlink(missing_ok=True)
+    def _remove_written(self) -> str:
+        """Removes the files that were written last; what it says if one stays."""
+        try:
+            for path in self._written:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            return f'; {one_line(error)}'
+        return ''
 
     def _no_room(self, resolution: int, shape: Sequence[int]) -> str:
         """Why the images of a resolution cannot be kept; nothing if they can."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            there = {path.name: path.lstat().st_size for path in self._folder.glob('*.images')}
+            there = {}
+            partial = being_written(self._folder, '*.images')
+            for path in (*self._folder.glob('*.images'), *partial):
+                # Another run may have removed or renamed it meanwhile.
+                with suppress(FileNotFoundError):
+                    there[path.name] = path.lstat().st_size
             free = shutil.disk_usage(self._folder).free
         except OSError as error:
             return one_line(error)
@@ -216,7 +229,8 @@ class ImageStore:
         if held + needed > self._most_bytes:
             return (
                 f'they take {needed:,} bytes, and of cache_bytes={self._most_bytes:,} '
-                f'{held:,} are in use in {self._folder}'
+                f'{held:,} are in use in {self._folder}, where files of data that is not used '
+                'any more may be removed'
             )
         if needed + SPARE_BYTES > free:
             return f'they take {needed:,} bytes, and {self._folder} has {free:,} left'
@@ -228,15 +242,18 @@ class ImageStore:
         """The files of some numbers; or why one cannot be written."""
         found = {i: self._opened(resolution, shape, i) for i in shards}
         missing = [i for i, shard in found.items() if shard is None]
+        self._written = []
         for i, (images, labels) in zip(missing, self._made(resolution, missing), strict=True):
             path = self._path(resolution, i)
             try:
                 write_shard(path, self._key, images, labels)
+                self._written.append(path)
+                # Another run may have removed it meanwhile.
+                found[i] = open_shard(path, self._key, images.shape)
             except UntrustedFileError:
                 raise
             except OSError as error:
                 return one_line(error)
-            found[i] = open_shard(path, self._key, images.shape)
         return found
 
     def _opened(self, resolution: int, shape: Sequence[int], shard: int) -> Pixels | None:

@@ -146,6 +146,9 @@ class Images:
                 inputs = self._prepare({'inputs': torch.from_numpy(images)})['inputs']
                 yield inputs, torch.from_numpy(labels).to(inputs.device)
         else:
+            if self._store is not None and not self._reader.persistent_workers:
+                # There is no room on the disk: this pass is not the only one.
+                self._reader = self._make_reader(self._draws, persistent=True)
             yield from self._load(resolution)
 
     def _stored(self, resolution: int) -> bool:
@@ -266,7 +269,13 @@ class Images:
         dataset = self._loader.dataset
         for index in self._indices:
             info = dataset.get_data_info(index) if hasattr(dataset, 'get_data_info') else {}
-            path, label = info.get('img_path', ''), info.get('gt_label')
-            size = os.path.getsize(path) if path and os.path.isfile(path) else ''
-            digest.update(f'{index} {path} {size} {label}\n'.encode(errors='replace'))
+            path, label, pixels = info.get('img_path', ''), info.get('gt_label'), info.get('img')
+            version = ''
+            if path and os.path.isfile(path):
+                status = os.stat(path)
+                # Uncompressed images always have the same size.
+                version = f'{status.st_size} {status.st_mtime_ns}'
+            digest.update(f'{index} {path} {version} {label}\n'.encode(errors='replace'))
+            if isinstance(pixels, np.ndarray):
+                digest.update(np.ascontiguousarray(pixels).tobytes())
         return digest.hexdigest()

@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 
 import cv2
@@ -180,6 +181,33 @@ def test_a_jpeg_is_decoded_as_small_as_the_crop_allows(
     assert reduced == tuple(-(-side // share) for side in whole)
     assert np.abs(found - expected).mean() < (1e-9 if share == 1 else 6)
     assert (found != expected).any() == (share > 1)
+
+
+def first_segment(path, payload):
+    """Puts a segment of metadata before those that a JPEG has."""
+    content = path.read_bytes()
+    segment = b'\xff\xe1' + (len(payload) + 2).to_bytes(2, 'big') + payload
+    path.write_bytes(content[:2] + segment + content[2:])
+
+
+# Orientation 6, which lays an image on its side, as either PIL or OpenCV understands it.
+ODD_METADATA = {
+    'XMP': b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    b'</x:xmpmeta>',
+    'LONG': b'Exif\0\0MM' + struct.pack('>HIHHHIII', 42, 8, 1, 0x112, 4, 1, 6, 0),
+    'BYTE': b'Exif\0\0II' + struct.pack('<HIHHHIII', 42, 8, 1, 0x112, 1, 1, 6, 0),
+    'damaged': b'Exif\0\0XX' + struct.pack('>HIHHHIII', 42, 8, 1, 0x112, 3, 1, 6 << 16, 0),
+}
+
+
+@pytest.mark.parametrize('resolution', [10, 150])
+@pytest.mark.parametrize('metadata', ODD_METADATA.values(), ids=ODD_METADATA)
+def test_an_image_lies_as_opencv_turns_it(tmp_path, metadata, resolution):
+    given = written(tmp_path, photograph(200, 301))
+    first_segment(Path(given['img_path']), metadata)
+    expected, found = both({**given, 'resolution': resolution}, crop_ratio_range=(0.5, 1.0))
+    assert np.abs(found - expected).mean() < 6
 
 
 def test_crops_are_where_they_were(tmp_path):

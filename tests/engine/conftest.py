@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from small_setups import AUGMENT, DEFAULT_SAMPLER, PLAIN, RESOLUTION_SAMPLER, ROOT, SPACE
+
+from mmscale.engine import SubnetEvaluator
 
 
 @pytest.fixture(scope='session')
@@ -226,3 +228,24 @@ def trained(supernet_config, data_root, train):
     """A super-supernet of eight iterations, trained once."""
     path = Path(data_root) / 'supernet.pth'
     return str(path if path.is_file() else train(supernet_config, path))
+
+
+@pytest.fixture
+def make_evaluator(search_config, supernet_config, trained):
+    """A function that makes an evaluator of the trained super-supernet, and its model."""
+    from mmpretrain.registry import MODELS
+
+    model = MODELS.build(
+        {**supernet_config['model'], 'data_preprocessor': supernet_config['data_preprocessor']}
+    )
+    model.load_state_dict(CheckpointLoader.load_checkpoint(trained)['state_dict'])
+
+    def make(evaluator=SubnetEvaluator, **settings):
+        return evaluator(
+            model,
+            search_config['test_dataloader'],
+            search_config['calibration_dataloader'],
+            **{'calibration_images': 24, **settings},
+        )
+
+    return make, model

@@ -7,38 +7,14 @@ from functools import partial
 
 import pytest
 import torch
-from mmengine.dataset import DefaultSampler, default_collate
-from mmengine.runner import CheckpointLoader
 from small_setups import SPACE
 from torch import nn
 
 from mmscale.arch import SearchSpace
 from mmscale.engine import SubnetEvaluator
 from mmscale.engine.candidates import Candidate
-from mmscale.engine.images import content_of
 from mmscale.errors import UsageError
 from mmscale.search import EvaluationError, Score
-
-
-@pytest.fixture
-def make_evaluator(search_config, supernet_config, trained):
-    """A function that makes an evaluator of the trained super-supernet, and its model."""
-    from mmpretrain.registry import MODELS
-
-    model = MODELS.build(
-        {**supernet_config['model'], 'data_preprocessor': supernet_config['data_preprocessor']}
-    )
-    model.load_state_dict(CheckpointLoader.load_checkpoint(trained)['state_dict'])
-
-    def make(evaluator=SubnetEvaluator, **settings):
-        return evaluator(
-            model,
-            search_config['test_dataloader'],
-            search_config['calibration_dataloader'],
-            **{'calibration_images': 24, **settings},
-        )
-
-    return make, model
 
 
 def test_scores_depend_on_the_arch_alone(make_evaluator):
@@ -168,6 +144,17 @@ def test_both_sides_average_their_logits(make_evaluator):
     assert all(torch.equal(tensor, left[key]) for key, tensor in shipped.items())
 
 
+@pytest.mark.parametrize('side', ['left', 'both'])
+def test_a_side_that_the_super_supernet_has_not_is_refused(side, make_evaluator, monkeypatch):
+    make, model = make_evaluator
+    monkeypatch.setattr(model.backbone, 'sides', ('right',))
+    with pytest.raises(
+        UsageError, match=rf"^subnet_evaluator.side='{side}' does not fit .*: allowed is 'right'$"
+    ):
+        make(side=side)
+    assert make(side='right').sides == ('right',)
+
+
 def test_batch_statistics_are_those_of_the_scored_batch(make_evaluator):
     make, model = make_evaluator
     arch = SearchSpace(**SPACE).largest(0)
@@ -281,63 +268,6 @@ def test_what_fails_in_a_shared_pass_fails_alone(make_evaluator, monkeypatch):
     assert [str(error) for error in errors] == ['logits that are not finite', 'out of memory: ']
 
 
-def test_images_on_the_disk_score_as_those_in_memory(make_evaluator, tmp_path):
-    make, _ = make_evaluator
-    space = SearchSpace(**SPACE)
-    archs = [space.smallest(), space.largest(), space.largest(0)]
-    memory = make()
-    folder = tmp_path / 'images'
-    disk = dict(cache='disk', cache_dir=folder)
-    for evaluator in (make(**disk), make(**disk), make(**disk, cache_bytes=1)):
-        assert evaluator.fingerprint == memory.fingerprint
-        for arch in archs:
-            assert evaluator.evaluate(arch) == memory.evaluate(arch)
-    assert len(list(folder.iterdir())) == 2 * len({arch.resolution for arch in archs})
-    evaluator = make(**disk)
-    for store, images in zip(
-        (evaluator._images, evaluator._calibration),
-        (memory._images, memory._calibration),
-        strict=True,
-    ):
-        pairs = zip(store.batches(16), images.batches(16), strict=True)
-        for (inputs, labels), (same, their_labels) in pairs:
-            assert torch.equal(inputs, same) and torch.equal(labels, their_labels)
-    # Other images of the same data have other files.
-    make(**disk, max_images=40).prepare(12)
-    assert len([path for path in folder.iterdir() if '_12px_' in path.name]) == 3
-
-
-def test_images_on_the_disk_are_uint8_with_a_label_each(
-    make_evaluator, search_config, monkeypatch, tmp_path
-):
-    make, _ = make_evaluator
-    disk = dict(cache='disk', cache_dir=tmp_path)
-    pipeline = search_config['test_dataloader']['dataset']['dataset']['pipeline']
-    pipeline.insert(1, dict(type='Normalize', mean=[0.0], std=[1.0], to_rgb=False))
-    with pytest.raises(UsageError, match=r'^cache=.disk. keeps images as uint8, .*torch.float32'):
-        make(**disk).evaluate(SearchSpace(**SPACE).smallest())
-    del pipeline[1]
-    monkeypatch.setattr(SubnetEvaluator, 'targets_of', staticmethod(lambda samples: samples))
-    with pytest.raises(UsageError, match=r'^cache=.disk. keeps one label an image'):
-        make(**disk).evaluate(SearchSpace(**SPACE).smallest())
-    with pytest.raises(UsageError, match=r'^cache=.ram. is not one of True, False, disk'):
-        make(cache='ram')
-
-
-def test_without_a_cache_workers_live_on(make_evaluator, search_config):
-    make, _ = make_evaluator
-    for loader in ('test_dataloader', 'calibration_dataloader'):
-        search_config[loader]['num_workers'] = 1
-    arch = SearchSpace(**SPACE).smallest()
-    evaluator = make(cache=False)
-    score = evaluator.evaluate(arch)
-    (worker,) = evaluator._images._reader._iterator._workers
-    # An evaluation that ends early leaves batches behind.
-    assert evaluator.evaluate(arch, Fraction(1)) is None
-    assert evaluator.evaluate(arch) == score == make().evaluate(arch)
-    assert evaluator._images._reader._iterator._workers == [worker] and worker.is_alive()
-
-
 @pytest.mark.parametrize(
     ('settings', 'dtype'),
     [(dict(amp='bf16'), torch.bfloat16), (dict(channels_last=True), torch.float32)],
@@ -391,6 +321,25 @@ def test_what_is_shipped_is_not_calibrated_again(make_evaluator, monkeypatch):
     assert list(evaluator._statistics) == [archs[0]]
 
 
+@pytest.mark.parametrize('kind', ['step', 'assign'])
+def test_other_weights_are_calibrated_anew(kind, make_evaluator):
+    make, model = make_evaluator
+    arch = SearchSpace(**SPACE).largest(0)
+    evaluator = make()
+    evaluator.evaluate(arch)
+    before = evaluator.extract(arch).state_dict()
+    with torch.no_grad():
+        if kind == 'step':
+            for parameter in model.backbone.parameters():
+                parameter.mul_(1.5).add_(0.05)
+        else:
+            state = {key: tensor * 2 for key, tensor in model.state_dict().items()}
+            model.load_state_dict(state, assign=True)
+    found, expected = (one.extract(arch).state_dict() for one in (evaluator, make()))
+    assert all(torch.equal(tensor, found[key]) for key, tensor in expected.items())
+    assert any(not torch.equal(tensor, before[key]) for key, tensor in expected.items())
+
+
 def test_logits_that_are_not_finite_fail_the_candidate(make_evaluator):
     make, model = make_evaluator
     with torch.no_grad():
@@ -419,35 +368,3 @@ def test_out_of_memory_fails_the_candidate_alone(make_evaluator, monkeypatch, er
         with pytest.raises(RuntimeError, match='a bug'):
             evaluator.evaluate(arch)
     assert evaluator.evaluate(arch) == score
-
-
-def test_too_little_shared_memory_is_no_failure_of_the_candidate(make_evaluator, monkeypatch):
-    def full(*_args, **_settings):
-        # As torch says it of a worker's error, on several lines.
-        yield from ()
-        raise RuntimeError('Caught\nunable to allocate shared memory(shm) for file </torch_1>')
-
-    make, _ = make_evaluator
-    monkeypatch.setattr('mmscale.engine.images.DataLoader', full)
-    with pytest.raises(OSError, match=r'^num_workers=0: the shared memory .* is too small'):
-        make().evaluate(SearchSpace(**SPACE).smallest())
-
-
-def test_prepared_images_are_read_once(make_evaluator):
-    make, _ = make_evaluator
-    pixels = 20 * 20
-    # 48 scoring images and 24 to calibrate, one channel of floats, and a label each.
-    assert make().prepare(20) == 72 * (4 * pixels + 8)
-    assert make(bn='batch').prepare(20) == 48 * (4 * pixels + 8)
-    assert make(cache=False).prepare(20) == 0
-
-
-def test_classes_in_a_config_are_known_by_name():
-    loader = dict(
-        batch_size=8, sampler=dict(type=DefaultSampler), collate_fn=dict(type=default_collate)
-    )
-    assert content_of(loader) == dict(
-        batch_size=8,
-        sampler=dict(type='mmengine.dataset.sampler.DefaultSampler'),
-        collate_fn=dict(type='mmengine.dataset.utils.default_collate'),
-    )

@@ -2,12 +2,14 @@
 
 import logging
 import os
+import signal
 from collections import namedtuple
 
 import numpy as np
 import pytest
 from mmengine.logging import MMLogger
 
+from mmscale import files
 from mmscale.engine import image_store
 from mmscale.engine.image_store import HEADER, ImageStore, open_shard, write_shard
 from mmscale.errors import UsageError
@@ -188,6 +190,7 @@ def test_resolutions_beyond_the_bound_are_not_kept(tmp_path, warnings):
     ((level, line),) = warnings
     assert level == logging.WARNING and 'images of 5 px are decoded for every network' in line
     assert f'cache_bytes={size:,}' in line and f'{size:,} are in use' in line
+    assert 'files of data that is not used any more may be removed' in line
     store.make(5, SingleProcess())  # said once
     assert len(warnings) == 1
     # What is there takes nothing more.
@@ -220,6 +223,78 @@ def test_a_full_disk_is_no_end(tmp_path, warnings, monkeypatch):
     assert store.holds(5)
     assert len(warnings) == 2 and 'bytes, and' in warnings[0][1]
     assert 'No space left on device' in warnings[1][1]
+
+
+def kill_while_writing(folder):
+    """Leaves what a writer leaves that is killed before its first file has its name."""
+    pid = os.fork()
+    if not pid:
+        try:
+            files.sync_file = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+            make(folder).make(6, SingleProcess())
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+
+
+def test_what_kills_have_left_is_counted_and_removed_in_an_hour(tmp_path, warnings):
+    size = 3 * HEADER + COUNT * (8 + 2 * 6 * 6)
+    kill_while_writing(tmp_path)
+    (left,) = tmp_path.iterdir()
+    late = make(tmp_path, most_bytes=size)
+    late.make(6, SingleProcess())
+    assert not late.holds(6) and f'{left.stat().st_size:,} are in use' in warnings[0][1]
+    assert list(tmp_path.iterdir()) == [left]  # it may be another run's
+    other = tmp_path / '.other.images.partial'
+    other.touch()
+    for path in left, other:
+        os.utime(path, (1, 1))
+    late = make(tmp_path, most_bytes=size)
+    late.make(6, SingleProcess())
+    assert late.holds(6) and not left.exists()
+    assert other.exists()  # it is not ours
+
+
+def test_what_cannot_be_written_over_is_no_end(tmp_path, warnings):
+    make(tmp_path).make(6, SingleProcess())
+    first, second, third = sorted(tmp_path.iterdir())
+    first.unlink()
+    second.unlink()
+    second.mkdir()
+    store = make(tmp_path)
+    store.make(6, SingleProcess())
+    assert not store.holds(6)
+    # What this run wrote is gone, what another one wrote is not.
+    assert sorted(tmp_path.iterdir()) == [second, third]
+    assert 'are decoded for every network anew' in warnings[-1][1]
+    assert 'Is a directory' in warnings[-1][1]
+
+
+def test_what_cannot_be_removed_is_no_end(tmp_path, warnings, monkeypatch):
+    def fail(path, missing_ok):
+        raise PermissionError(13, f'Permission denied: {path}')
+
+    def full(path, *rest):
+        if path.name.endswith('0002.images'):
+            monkeypatch.setattr('pathlib.Path.unlink', fail)
+            raise OSError(28, 'No space left on device')
+        write_shard(path, *rest)
+
+    monkeypatch.setattr(image_store, 'write_shard', full)
+    make(tmp_path).make(6, SingleProcess())
+    ((_, line),) = warnings
+    assert 'No space left on device' in line and 'Permission denied' in line
+
+
+def test_a_file_that_is_removed_meanwhile_is_no_end(tmp_path, warnings, monkeypatch):
+    def fleeting(path, *rest):
+        write_shard(path, *rest)
+        path.unlink()
+
+    monkeypatch.setattr(image_store, 'write_shard', fleeting)
+    store = make(tmp_path)
+    store.make(6, SingleProcess())
+    assert not store.holds(6) and 'No such file' in warnings[-1][1]
 
 
 def test_a_folder_that_cannot_be_made_is_no_end(tmp_path, warnings):
