@@ -19,7 +19,6 @@ from mmcv.transforms import BaseTransform, CenterCrop
 from mmengine import fileio
 from mmengine.logging import print_log
 from mmpretrain.datasets.transforms import RandomResizedCrop, ResizeEdge
-from PIL import ExifTags, Image
 
 from mmscale.datasets.draws import drawn_resolution
 from mmscale.errors import FOREIGN_ERRORS, UsageError
@@ -134,6 +133,8 @@ def _jpeg_header(content: bytes) -> tuple[tuple[int, int], bool] | None:
 
     Of rare EXIF the two are the other way round: libraries read a damaged one differently.
     """
+    from PIL import ExifTags, Image
+
     try:
         with Image.open(io.BytesIO(content), formats=('JPEG',)) as image:
             width, height = image.size

@@ -54,6 +54,11 @@ class _Detections:
         """Collects what a detector finds in a batch."""
         (net,) = nets
         predictions = net(inputs, targets, mode='predict')
+        for prediction in predictions:
+            found = prediction.pred_instances
+            for key, value in found.items():
+                if torch.is_tensor(value) and value.is_floating_point():
+                    found[key] = value.float()  # NumPy has no bfloat16
         self._metric.results = self._results
         self._metric.process({}, [prediction.to_dict() for prediction in predictions])
 

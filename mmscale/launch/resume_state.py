@@ -45,6 +45,8 @@ _KEPT = 'keep_ckpt_ids'
 _MOST_KEPT = 1000
 # Of a scheduler that was added or taken away since.
 _INITIAL = 'initial_'
+# How an optimizer steps, not what; None lets it choose.
+_HOW = ('foreach', 'fused', 'capturable', 'differentiable')
 
 
 def check_state(runner: Runner, path: str, checkpoint: dict[str, Any]) -> None:
@@ -301,6 +303,8 @@ def _check_group(name: str, group: object, own: Mapping[str, Any]) -> None:
     for key, value in group.items():
         if key.startswith(_INITIAL):
             _check_like(f'{name}.{key}', value, own.get(key, own.get(key.removeprefix(_INITIAL))))
+        elif key in _HOW and value is None:
+            continue
         elif key in own and key not in ('params', 'param_names'):
             _check_like(f'{name}.{key}', value, own[key])
 

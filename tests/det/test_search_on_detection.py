@@ -237,6 +237,9 @@ def test_a_score_is_the_metric_of_the_shipped_detector(model, tmp_path):
     arch = model.backbone.space.smallest(0)
     score = evaluator.evaluate(arch)
     assert score.total == 1000 and score == evaluator.evaluate(arch)
+    evaluator.amp = 'bf16'
+    assert evaluator.evaluate(arch).total == 1000
+    evaluator.amp = None
     # Ground truth as predictions, through the same cached images: a perfect score.
 
     class Oracle(torch.nn.Module):

@@ -82,6 +82,13 @@ def test_state_of_older_versions_of_torch_passes():
     check_state(after(0), 'a.pth', checkpoint)
 
 
+def test_how_an_optimizer_steps_may_differ():
+    checkpoint, new = after().checkpoint(), after(0)
+    for group in new.optim_wrapper.optimizer.param_groups:
+        group['foreach'] = True
+    check_state(new, 'a.pth', checkpoint)
+
+
 def test_what_is_not_there_begins_anew(caplog):
     checkpoint = after().checkpoint()
     del checkpoint['optimizer'], checkpoint['param_schedulers']
