@@ -349,6 +349,18 @@ def test_forward_passes_that_do_not_train_use_nothing(net, narrow_space):
     assert net.stem.conv.weight.grad.shape == net.stem.conv.weight.shape
 
 
+def test_what_inference_has_built_trains(net, narrow_space):
+    arch = narrow_space.smallest()
+    net.set_arch(arch)
+    with torch.inference_mode():
+        net(images_of(arch))
+    net.train()
+    with net.slices():
+        net(images_of(arch))[0].sum().backward()
+    assert all(part.leaf.grad is not None for (part,) in net.used_slices.values())
+    net.extract(arch).train()(images_of(arch))[0].sum().backward()
+
+
 def test_leaves_are_views_of_one_memory(net, narrow_space):
     arch = subnets(narrow_space, 1)[-1]
     used(net, arch, 'right')

@@ -246,7 +246,8 @@ class SuperNet(ArchNet):
     def _template(self, part: Part) -> nn.Module:
         """A layer of a subnet without weights, built once: few differ within a space."""
         if part not in self._templates:
-            with torch.device('meta'):
+            # Kept for forward passes that train, wherever it was needed first.
+            with torch.inference_mode(False), torch.device('meta'):
                 if isinstance(part, Stem):
                     template = self._make_stem(part)
                 elif isinstance(part, Block):
@@ -328,7 +329,8 @@ class SuperNet(ArchNet):
         """The layer of that name, cut to what a subnet's part needs."""
         key = name, part, side
         if key not in self._layers:
-            self._layers[key] = self._build_layer(name, part, side)
+            with torch.inference_mode(False):
+                self._layers[key] = self._build_layer(name, part, side)
         return self._layers[key]
 
     def _runnable(self, layer: _SubnetLayer) -> Layer:
