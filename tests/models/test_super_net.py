@@ -179,6 +179,20 @@ def test_tracing_runs_the_subnet(net, narrow_space):
         assert (traced(images)[0] - net(images)[0]).abs().max() < 1e-10
 
 
+def test_export_and_ensembles_run_the_subnet(net, narrow_space):
+    arch = narrow_space.smallest()
+    net.set_arch(arch)
+    images = images_of(arch)
+    with torch.no_grad():
+        expected = net(images)[0]
+        program = torch.export.export(net, (images,)).module()
+        assert (program(images)[0] - expected).abs().max() < 1e-10
+        two = {key: torch.stack([p, 2 * p]) for key, p in net.named_parameters()}
+        outputs = torch.func.vmap(lambda p: torch.func.functional_call(net, p, (images,))[0])(two)
+    assert (outputs[0] - expected).abs().max() < 1e-10
+    assert (outputs[1] - expected).abs().max() > 1e-3
+
+
 def test_foreign_archs_are_refused(net, narrow_space, digit_space):
     arch = narrow_space.largest(0)
     wide = narrow_space.decode(

@@ -1,4 +1,4 @@
-"""Where a subnet's weights lie in those of a super-supernet, and the leaves that train them."""
+"""Where a subnet's weights lie in those of a super-supernet, and the layers that run on them."""
 
 from __future__ import annotations
 
@@ -124,3 +124,61 @@ def disjoint(slices: Iterable[WeightSlice]) -> list[tuple[Region, WeightSlice]]:
             pieces = [rest for piece in pieces for rest in without(piece, taken)]
         found += [(piece, part) for piece in pieces]
     return found
+
+
+def set_tensor(module: nn.Module, key: str, tensor: torch.Tensor) -> None:
+    """Puts a tensor in the place of the one of that name."""
+    path, _, last = key.rpartition('.')
+    holder = module.get_submodule(path)
+    kind = holder._parameters if last in holder._parameters else holder._buffers
+    kind[last] = tensor
+
+
+def unshared(module: nn.Module) -> nn.Module:
+    """A copy of an Arch's layer, to be given other tensors; cheaper than to build one."""
+    twin = module.__new__(type(module))
+    twin.__dict__.update(
+        (key, value.copy() if isinstance(value, (dict, set)) else value)
+        for key, value in module.__dict__.items()
+    )
+    for key, parameter in module._parameters.items():
+        if parameter is not None:
+            twin._parameters[key] = nn.Parameter(parameter, parameter.requires_grad)
+    for key, part in module._modules.items():
+        twin._modules[key] = None if part is None else unshared(part)
+    return twin
+
+
+@dataclass(eq=False)
+class SubnetLayer:
+    """A layer of a subnet that runs on the super-supernet's own memory.
+
+    Attributes:
+        module: The layer; its parameters are leaves, its buffers are views.
+        slices: The leaves, by their names in the module.
+        owners: Every module of the layer, and the super-supernet's in its place.
+        memory: Of every tensor of those: where it is found, itself, and its address.
+        recomputed: Whether activation checkpointing computes it anew.
+    """
+
+    module: nn.Module
+    slices: dict[str, WeightSlice]
+    owners: list[tuple[nn.Module, nn.Module]]
+    memory: list[tuple[dict[str, torch.Tensor], str, torch.Tensor, int]]
+    recomputed: bool
+
+    def is_current(self) -> bool:
+        """Whether the super-supernet's tensors still lie where the views look."""
+        return all(
+            tensors.get(key) is tensor and tensor.data_ptr() == address
+            for tensors, key, tensor, address in self.memory
+        )
+
+    def follow_owners(self) -> None:
+        """What is frozen, or in eval mode, is so in the super-supernet's own modules."""
+        for module, own in self.owners:
+            if module.training != own.training:
+                module.training = own.training
+        for part in self.slices.values():
+            if part.leaf.requires_grad != part.owner.requires_grad:
+                part.leaf.requires_grad_(part.owner.requires_grad)

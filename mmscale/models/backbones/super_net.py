@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +22,15 @@ from mmscale.config_parts import type_name
 from mmscale.errors import UsageError
 from mmscale.models.backbones.arch_net import ArchNet, Layer
 from mmscale.models.backbones.blocks import ArchBlock, checkpointed
-from mmscale.models.backbones.slices import Region, WeightSlice, index_of, slice_region
+from mmscale.models.backbones.slices import (
+    Region,
+    SubnetLayer,
+    WeightSlice,
+    index_of,
+    set_tensor,
+    slice_region,
+    unshared,
+)
 from mmscale.registry import MODELS
 
 KERNEL_SHARING = ('shared', 'separate')
@@ -42,72 +50,6 @@ Part = Stem | Block | tuple[int, Head] | tuple[int, ...]
 
 def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def _set_tensor(module: nn.Module, key: str, tensor: torch.Tensor) -> None:
-    """Puts a tensor in the place of the one of that name."""
-    path, _, last = key.rpartition('.')
-    holder = module.get_submodule(path)
-    kind = holder._parameters if last in holder._parameters else holder._buffers
-    kind[last] = tensor
-
-
-def unshared(module: nn.Module) -> nn.Module:
-    """A copy of an Arch's layer, to be given other tensors; cheaper than to build one."""
-    twin = module.__new__(type(module))
-    twin.__dict__.update(
-        (key, value.copy() if isinstance(value, (dict, set)) else value)
-        for key, value in module.__dict__.items()
-    )
-    for key, parameter in module._parameters.items():
-        if parameter is not None:
-            twin._parameters[key] = nn.Parameter(parameter, parameter.requires_grad)
-    for key, part in module._modules.items():
-        twin._modules[key] = None if part is None else unshared(part)
-    return twin
-
-
-@dataclass(eq=False)
-class _SubnetLayer:
-    """A layer of a subnet that runs on the super-supernet's own memory.
-
-    Attributes:
-        module: The layer; its parameters are leaves, its buffers are views.
-        slices: The leaves, by their names in the module.
-        owners: Every module of the layer, and the super-supernet's in its place.
-        memory: Of every tensor of those: where it is found, itself, and its address.
-        recomputed: Whether activation checkpointing computes it anew.
-    """
-
-    module: nn.Module
-    slices: dict[str, WeightSlice]
-    owners: list[tuple[nn.Module, nn.Module]]
-    memory: list[tuple[dict[str, torch.Tensor], str, torch.Tensor, int]]
-    recomputed: bool
-
-    def is_current(self) -> bool:
-        """Whether the super-supernet's tensors still lie where the views look."""
-        return all(
-            tensors.get(key) is tensor and tensor.data_ptr() == address
-            for tensors, key, tensor, address in self.memory
-        )
-
-    def follow_owners(self) -> None:
-        """What is frozen, or in eval mode, is so in the super-supernet's own modules."""
-        for module, own in self.owners:
-            if module.training != own.training:
-                module.training = own.training
-        for part in self.slices.values():
-            if part.leaf.requires_grad != part.owner.requires_grad:
-                part.leaf.requires_grad_(part.owner.requires_grad)
-
-    def differentiable(self) -> Layer:
-        """The layer with gradients that flow to the super-supernet's whole parameters."""
-        parts = {
-            key: part.owner if part.leaf is part.owner else part.owner[index_of(part.region)]
-            for key, part in self.slices.items()
-        }
-        return lambda x: functional_call(self.module, parts, (x,))
 
 
 @lru_cache(maxsize=4096)
@@ -209,10 +151,10 @@ class SuperNet(ArchNet):
         self.space = space
         self.kernels = kernels
         self._templates: dict[Part, nn.Module] = {}
-        self._layers: dict[tuple[str, Part, str], _SubnetLayer] = {}
+        self._layers: dict[tuple[str, Part, str], SubnetLayer] = {}
         self._slices: dict[tuple[str, Region], WeightSlice] = {}
         # In the order of their first use; keys alone matter.
-        self._used: dict[_SubnetLayer, None] = {}
+        self._used: dict[SubnetLayer, None] = {}
         self._has_leaves = False
         self._own_parameters: set[nn.Parameter] = set()
         self.set_arch(space.largest(), self.sides[0])
@@ -298,7 +240,7 @@ class SuperNet(ArchNet):
             self._slices[name, region] = WeightSlice.of(name, parameter, region)
         return self._slices[name, region]
 
-    def _build_layer(self, name: str, needed: Part, side: str) -> _SubnetLayer:
+    def _build_layer(self, name: str, needed: Part, side: str) -> SubnetLayer:
         template = self._template(needed)
         # A neck of any kind may know its layers by other ways than as submodules.
         module = copy.deepcopy(template) if name == 'neck' else unshared(template)
@@ -310,8 +252,8 @@ class SuperNet(ArchNet):
                 part = slices[key].leaf
             else:
                 part = tensor if region is None else tensor[index_of(region)]
-            _set_tensor(module, key, part)
-        return _SubnetLayer(
+            set_tensor(module, key, part)
+        return SubnetLayer(
             module=module,
             slices=slices,
             owners=list(zip(module.modules(), own.modules(), strict=True)),
@@ -325,7 +267,7 @@ class SuperNet(ArchNet):
             recomputed=isinstance(needed, Block),
         )
 
-    def _layer(self, name: str, part: Part, side: str) -> _SubnetLayer:
+    def _layer(self, name: str, part: Part, side: str) -> SubnetLayer:
         """The layer of that name, cut to what a subnet's part needs."""
         key = name, part, side
         if key not in self._layers:
@@ -333,18 +275,50 @@ class SuperNet(ArchNet):
                 self._layers[key] = self._build_layer(name, part, side)
         return self._layers[key]
 
-    def _runnable(self, layer: _SubnetLayer) -> Layer:
-        """What runs a layer now, and remembers it where it trains its leaves."""
-        layer.follow_owners()
-        run: Layer = layer.module
-        if torch.is_grad_enabled():
-            if self._has_leaves and self.training:
+    def _functional(self, name: str, part: Part, side: str) -> Layer:
+        """The layer of that name, with gradients that flow to whole parameters of any kind."""
+        template = self._template(part)
+        own = self.get_submodule(name)
+        tensors = {
+            key: tensor if region is None else tensor[index_of(region)]
+            for key, tensor, region in self._regions(name, template, side)
+        }
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            # What is frozen, or in eval mode, is so in this network's own modules.
+            for module, owner in zip(template.modules(), own.modules(), strict=True):
+                module.training = owner.training
+            return functional_call(template, tensors, (x,))
+
+        is_block = isinstance(part, Block)
+        return checkpointed(run, template, tensors) if is_block and self._recomputes else run
+
+    def _runs(self, parts: list[tuple[str, Part]], side: str) -> dict[str, Layer]:
+        """What runs the layers of some names now: on leaves, which it remembers, or on views."""
+        if len(self._layers) > _MOST_LAYERS:
+            self._clear_caches()
+        layers = [self._layer(*part, side) for part in parts]
+        if not all(layer.is_current() for layer in layers):
+            self._forget_layers()
+            layers = [self._layer(*part, side) for part in parts]
+        runs: dict[str, Layer] = {}
+        for (name, _), layer in zip(parts, layers, strict=True):
+            layer.follow_owners()
+            runs[name] = layer.module
+            if torch.is_grad_enabled():
                 self._used[layer] = None
-            else:
-                run = layer.differentiable()
-            if layer.recomputed and self._recomputes:
-                run = checkpointed(run, layer.module, dict(layer.module.named_buffers()))
-        return run
+                if layer.recomputed and self._recomputes:
+                    buffers = dict(layer.module.named_buffers())
+                    runs[name] = checkpointed(layer.module, layer.module, buffers)
+        return runs
+
+    @property
+    def _has_memory(self) -> bool:
+        """Whether tensors have memory to look at; not while torch exports or vectorises."""
+        try:
+            return self.stem.conv.weight.data_ptr() >= 0
+        except RuntimeError:
+            return False
 
     def _forget_layers(self) -> None:
         """Forgets views of memory that is replaced."""
@@ -393,13 +367,11 @@ class SuperNet(ArchNet):
             parts.append(('conv_head', (arch.widths[-1], arch.head)))
         if self.neck is not None:
             parts.append(('neck', self._channels_of(arch)))
-        if len(self._layers) > _MOST_LAYERS:
-            self._clear_caches()
-        layers = [self._layer(*part, side) for part in parts]
-        if not all(layer.is_current() for layer in layers):
-            self._forget_layers()
-            layers = [self._layer(*part, side) for part in parts]
-        run = {name: self._runnable(layer) for (name, _), layer in zip(parts, layers, strict=True)}
+        trains_leaves = self._has_leaves and self.training
+        if (torch.is_grad_enabled() and not trains_leaves) or not self._has_memory:
+            run = {name: self._functional(name, part, side) for name, part in parts}
+        else:
+            run = self._runs(parts, side)
         stages = [
             [run[self._block_name(i, j, block)] for j, block in enumerate(stage)]
             for i, stage in enumerate(arch.stages[: last + 1])
@@ -484,6 +456,6 @@ class SuperNet(ArchNet):
                 part = part.clone(memory_format=torch.contiguous_format)
                 if isinstance(tensor, nn.Parameter):
                     part = nn.Parameter(part, layer.get_parameter(key).requires_grad)
-                _set_tensor(layer, key, part)
+                set_tensor(layer, key, part)
         net.is_init = True
         return net
