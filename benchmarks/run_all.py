@@ -3,7 +3,7 @@
 
     python benchmarks/run_all.py [super_net_step peers ...] [--ofa CHECKOUT]
 
-Sized so that all take less than 15 minutes on two idle cores; each alone, with more rounds, says
+Sized for less than 15 minutes on two idle cores in all; each alone, with more rounds, says
 more. What they print are ratios as median of pairs and quartiles, with the environment.
 """
 
@@ -22,10 +22,10 @@ COMMANDS = (
     'super_net_step.py --rounds 7 --draws changing',
     'super_net_step.py --rounds 7 --draws changing --space digits --mode both_sides sandwich',
     'peers.py --rounds 5',
-    'evaluation.py --rounds 3',
+    'evaluation.py --rounds 3 --modes memory',
     'search_overhead.py',
-    'retraining_step.py --rounds 5',
-    'dms_step_time.py --rounds 5',
+    'retraining_step.py --rounds 3',
+    'dms_step_time.py --rounds 3',
     'data_pipeline.py --rounds 3',
     'costs.py --sample 0',
     'archive.py --entries 100000',
