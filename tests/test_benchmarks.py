@@ -201,7 +201,7 @@ def test_parts_that_fail_end_no_other(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['gpu.py', '--device', 'cpu', '--quick'])
     assert gpu.main() == 1
     lines = capsys.readouterr().out.splitlines()
-    assert 'not run: there is no no_such_script.py' in lines[2]
+    assert 'FAILED with exit code 2' in lines[2]
     assert 'FAILED' in lines[4]
 
 
