@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmscale.arch import HierarchicalSampler, Scaling, get_arch
 from mmscale.arch.sampling import SIDES
 from mmscale.models import ArchNet, SuperNet, SuperNetClassifier
-from mmscale.models.backbones import WeightSlice, index_of
-from mmscale.models.backbones.slices import disjoint, slice_region, without
+from mmscale.models.backbones import index_of
+from mmscale.models.backbones.slices import slice_region
 
 KERNELS = ('shared', 'separate')
 
@@ -261,39 +261,6 @@ def test_left_is_the_start_right_the_end_and_small_kernels_the_centre():
     assert slice_region((10, 6, 5, 5), (4, 6, 3, 3), 'right') == ((6, 10), (0, 6), (1, 4), (1, 4))
     assert slice_region((7,), (2,), 'right') == ((5, 7),)
     assert slice_region((), (), 'right') == ()
-
-
-def test_unions_are_cut_into_disjoint_regions():
-    rng = np.random.default_rng(0)
-    overlapping = 0
-    for _ in range(200):
-        whole = tuple(rng.integers(1, 6, size=rng.integers(1, 5)).tolist())
-        owner = nn.Parameter(torch.zeros(whole))
-        regions = []
-        for _ in range(rng.integers(1, 5)):
-            starts = [int(rng.integers(size)) for size in whole]
-            regions.append(
-                tuple(
-                    (start, int(rng.integers(start, size)) + 1)
-                    for start, size in zip(starts, whole, strict=True)
-                )
-            )
-        covered, counted = torch.zeros(whole), torch.zeros(whole)
-        for region in regions:
-            covered[index_of(region)] += 1
-        parts = [WeightSlice.of('weight', owner, region) for region in regions]
-        for region, part in disjoint(parts):
-            counted[index_of(region)] += 1
-            inside = torch.zeros(whole)
-            inside[index_of(part.region)] = 1
-            assert inside[index_of(region)].all()
-        assert torch.equal(counted, covered.clamp(max=1))
-        # Ranks agree on them, in whatever order their layers ran.
-        first, other = ([region for region, _ in disjoint(p)] for p in (parts, parts[::-1]))
-        assert first == other
-        overlapping += bool((covered > 1).any())
-    assert overlapping > 50
-    assert without(((0, 3),), ((5, 6),)) == [((0, 3),)]
 
 
 def own(name):

@@ -315,6 +315,8 @@ class SuperNet(ArchNet):
     @property
     def _has_memory(self) -> bool:
         """Whether tensors have memory to look at; not while torch exports or vectorises."""
+        if torch.compiler.is_compiling():
+            return False
         try:
             return self.stem.conv.weight.data_ptr() >= 0
         except RuntimeError:
@@ -368,7 +370,7 @@ class SuperNet(ArchNet):
         if self.neck is not None:
             parts.append(('neck', self._channels_of(arch)))
         trains_leaves = self._has_leaves and self.training
-        if (torch.is_grad_enabled() and not trains_leaves) or not self._has_memory:
+        if not trains_leaves and (torch.is_grad_enabled() or not self._has_memory):
             run = {name: self._functional(name, part, side) for name, part in parts}
         else:
             run = self._runs(parts, side)
