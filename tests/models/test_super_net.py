@@ -185,8 +185,9 @@ def test_export_and_ensembles_run_the_subnet(net, narrow_space):
     images = images_of(arch)
     with torch.no_grad():
         expected = net(images)[0]
-        program = torch.export.export(net, (images,)).module()
-        assert (program(images)[0] - expected).abs().max() < 1e-10
+        if torch.__version__ >= '2.6':  # older ones know no dicts with keys of this kind
+            program = torch.export.export(net, (images,)).module()
+            assert (program(images)[0] - expected).abs().max() < 1e-10
         two = {key: torch.stack([p, 2 * p]) for key, p in net.named_parameters()}
         outputs = torch.func.vmap(lambda p: torch.func.functional_call(net, p, (images,))[0])(two)
     assert (outputs[0] - expected).abs().max() < 1e-10
