@@ -359,7 +359,7 @@ class SuperNet(ArchNet):
         """Runs the active subnet on images (N, channels, H, W)."""
         arch, side = self._active
         if torch.jit.is_tracing():
-            # Tracing, as MMEngine's analysis of cost does it, knows no functional calls.
+            # A trace, as of MMEngine's analysis of cost, takes no layers but a module's own.
             return self.extract(arch, side).train(self.training)(x)
         parts: list[tuple[str, Part]] = [('stem', arch.stem)]
         last = self.out_indices[-1]
