@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from mmscale.arch.arch import Arch, Block
-from mmscale.arch.blocks import expanded, repeated
+from mmscale.arch.blocks import conv_groups, expanded, repeated
 from mmscale.arch.checks import choice
 from mmscale.arch.pycls import pycls_scaling
 from mmscale.arch.rounding import PYCLS_ROUNDING, Rounding, Scaling
@@ -48,21 +48,43 @@ def width_rule(name: str) -> WidthRule:
 
 # The networks of a space are made of few different blocks.
 @lru_cache(maxsize=2**14)
-def _scale_block(
+def scale_block(
     block: Block, width: float, in_channels: int, rule: WidthRule, rounding: Rounding
 ) -> Block:
+    """Scales a block by one of ScaleNet's width rules.
+
+    Args:
+        block: A block of the base model.
+        width: The width multiplier.
+        in_channels: The input width, which the block before has.
+        rule: The width rule.
+        rounding: How scaled widths become integers.
+
+    Raises:
+        UsageError: The block has groups that the rule cannot scale.
+    """
+
     def inner(channels: int) -> int:
         if rule.hidden == 'base':
             return rounding.width(channels, width)
         return expanded(channels, block.in_channels, in_channels)
 
-    hidden = in_channels if block.kind == 'dsconv' else inner(block.hidden_channels)
+    out_channels = rounding.width(block.out_channels, width)
+    if block.kind == 'conv':
+        hidden = out_channels
+    elif block.kind == 'dsconv':
+        hidden = in_channels
+    else:
+        hidden = inner(block.hidden_channels)
     grouped = block.grouped_channels and inner(block.grouped_channels)
     if not block.depthwise and block.groups != 1:
         raise UsageError(
             f'scaling: groups={block.groups} of a {block.kind} block: only dense and depthwise '
             f"blocks can be scaled by this rule; rule='pycls' scales group convolutions"
         )
+    groups = hidden if block.depthwise else 1
+    if block.kind == 'conv':
+        groups = conv_groups(block, in_channels, out_channels)
     se = block.se
     if se is not None:
         source = (grouped or hidden) if rule.squeeze == 'hidden' else in_channels
@@ -71,8 +93,8 @@ def _scale_block(
         block,
         in_channels=in_channels,
         hidden_channels=hidden,
-        out_channels=rounding.width(block.out_channels, width),
-        groups=hidden if block.depthwise else 1,
+        out_channels=out_channels,
+        groups=groups,
         se=se,
         grouped_channels=grouped,
     )
@@ -134,7 +156,7 @@ def apply_scaling(
         extended = stage[:count] + (repeated(stage[-1]),) * (count - len(stage))
         scaled = []
         for block in extended:
-            scaled.append(_scale_block(block, scaling.width, channels, widths, rounding))
+            scaled.append(scale_block(block, scaling.width, channels, widths, rounding))
             channels = scaled[-1].out_channels
         stages.append(tuple(scaled))
     return Arch(

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mmscale.arch.arch import Arch, Block, Head, Stem
+from mmscale.arch.blocks import convolutions
 from mmscale.arch.checks import choice
 from mmscale.arch.presets import get_arch
 from mmscale.tables import Printed, make_table
@@ -53,7 +54,7 @@ def _conv(
     kernel: int,
     size: int,
     groups: int = 1,
-    bias: int = 0,
+    bias: bool = False,
     norm: bool = True,
     bias_flops: bool = False,
 ) -> Cost:
@@ -67,7 +68,7 @@ def _conv(
 
 
 def _linear(in_channels: int, out_channels: int, bias_flops: bool) -> Cost:
-    return _conv(in_channels, out_channels, 1, 1, bias=1, norm=False, bias_flops=bias_flops)
+    return _conv(in_channels, out_channels, 1, 1, bias=True, norm=False, bias_flops=bias_flops)
 
 
 def stem_cost(stem: Stem, size: int, convention: str) -> tuple[Cost, int]:
@@ -85,19 +86,23 @@ def stem_cost(stem: Stem, size: int, convention: str) -> tuple[Cost, int]:
 def block_cost(block: Block, size: int, convention: str) -> tuple[Cost, int]:
     """Cost of a block on a `size` x `size` input, and the side of its output."""
     out_size = output_size(size, block.stride)
+    biased = convention == 'pycls'
     cost = Cost()
-    grouped_in, grouped_out = block.grouped_widths
-    if block.kind in ('mbconv', 'bottleneck'):
-        cost += _conv(block.in_channels, grouped_in, 1, size)
-    cost += _conv(grouped_in, grouped_out, block.kernel, out_size, block.groups)
+    for layer in convolutions(block):
+        cost += _conv(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel,
+            out_size if layer.strided else size,
+            layer.groups,
+            bias=layer.bias,
+            norm=not layer.bias,
+            bias_flops=biased,
+        )
     if block.se is not None:
-        biased = convention == 'pycls'
-        cost += _linear(grouped_out, block.se.channels, biased)
-        cost += _linear(block.se.channels, grouped_out, biased)
-    last_kernel = block.kernel if block.kind == 'basic' else 1
-    cost += _conv(grouped_out, block.out_channels, last_kernel, out_size)
-    if block.residual == 'projection':
-        cost += _conv(block.in_channels, block.out_channels, 1, out_size)
+        gated = block.grouped_widths[1]
+        cost += _linear(gated, block.se.channels, biased)
+        cost += _linear(block.se.channels, gated, biased)
     return cost, out_size
 
 

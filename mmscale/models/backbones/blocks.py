@@ -48,8 +48,10 @@ class ConvNormAct(ConvModule):
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps (N, in, H, W) to (N, out, H', W') by convolution, norm and, if any, activation."""
-        x = self.norm(self.conv(x))
+        """Maps (N, in, H, W) to (N, out, H', W') by convolution, norm and activation, if any."""
+        x = self.conv(x)
+        if self.with_norm:
+            x = self.norm(x)
         return self.activate(x) if self.with_activation else x
 
 
@@ -57,14 +59,14 @@ def conv_norm_act(
     in_channels: int,
     out_channels: int,
     kernel: int,
-    norm_cfg: dict,
+    norm_cfg: dict | None,
     eps: float,
     act: str | None,
     stride: int = 1,
     groups: int = 1,
     padding: str = 'half',
 ) -> ConvNormAct:
-    """A convolution without bias, its norm layer and an optional activation."""
+    """A convolution, its norm layer (without one: its bias) and an optional activation."""
     same = padding == 'same'
     layer = ConvNormAct(
         in_channels,
@@ -74,7 +76,7 @@ def conv_norm_act(
         padding=0 if same else kernel // 2,
         groups=groups,
         conv_cfg=dict(type='Conv2dAdaptivePadding') if same else None,
-        norm_cfg=dict(norm_cfg, eps=eps),
+        norm_cfg=None if norm_cfg is None else dict(norm_cfg, eps=eps),
         act_cfg=activation_cfg(act),
     )
     return layer.train()
@@ -82,6 +84,8 @@ def conv_norm_act(
 
 class ArchBlock(BaseModule):
     """One block of an Arch: ``expand``, ``spatial``, ``se``, ``project``, ``shortcut``.
+
+    A conv has ``spatial`` alone, and a ``shortcut`` if that is a projection.
 
     Args:
         block: What to build.
@@ -94,6 +98,7 @@ class ArchBlock(BaseModule):
         self.block = block
         common = dict(norm_cfg=norm_cfg, eps=block.eps)
         hidden = block.hidden_channels
+        is_conv = block.kind == 'conv'
         self.expand = None
         if block.kind in ('mbconv', 'bottleneck'):
             self.expand = conv_norm_act(block.in_channels, hidden, 1, act=block.act, **common)
@@ -102,11 +107,12 @@ class ArchBlock(BaseModule):
             spatial_in,
             spatial_out,
             block.kernel,
-            act=block.act,
+            norm_cfg=None if is_conv else norm_cfg,
+            eps=block.eps,
+            act=None if is_conv else block.act,
             stride=block.stride,
             groups=block.groups,
             padding=block.padding,
-            **common,
         )
         self.se = None
         if block.se is not None:
@@ -115,14 +121,16 @@ class ArchBlock(BaseModule):
                 squeeze_channels=block.se.channels,
                 act_cfg=(activation_cfg(block.se.act), activation_cfg(block.se.gate)),
             )
-        self.project = conv_norm_act(
-            spatial_out,
-            block.out_channels,
-            block.kernel if block.kind == 'basic' else 1,
-            act=None,
-            padding=block.padding,
-            **common,
-        )
+        self.project = None
+        if not is_conv:
+            self.project = conv_norm_act(
+                spatial_out,
+                block.out_channels,
+                block.kernel if block.kind == 'basic' else 1,
+                act=None,
+                padding=block.padding,
+                **common,
+            )
         self.shortcut = None
         if block.residual == 'projection':
             self.shortcut = conv_norm_act(
@@ -145,7 +153,8 @@ class ArchBlock(BaseModule):
         out = self.spatial(out)
         if self.se is not None:
             out = self.se(out)
-        out = self.project(out)
+        if self.project is not None:
+            out = self.project(out)
         if self.block.residual != 'none':
             if self.drop_path is not None:
                 out = self.drop_path(out)
