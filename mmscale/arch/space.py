@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch.arch import ACTS, MOST_BLOCKS, PADDINGS, Arch, Block, Head, Stem
-from mmscale.arch.blocks import repeated, weights
+from mmscale.arch.blocks import repeated
 from mmscale.arch.checks import check_keys, choice, integer, number
 from mmscale.arch.choices import BlockDefaults, ScalingChoices, SEChoice, StageChoices, ascending
 from mmscale.arch.genes import Gene, Genes, Genotype, StageGenes

@@ -91,7 +91,7 @@ def _stage_rows(stages: Sequence[StageChoices]) -> list[tuple[str, ...]]:
         if always or any(own not in (usual[name], ()) for own in values):
             title = {'expand': 'expand', 'kernel': 'kernels'}.get(name, name.replace('_', ' '))
             columns[title] = [
-                ('-' if not own or own == (None,) and name != 'se' else _listed(own))
+                ('-' if not own or (own == (None,) and name != 'se') else _listed(own))
                 + _remark(stage, name)
                 for own, stage in zip(values, stages, strict=True)
             ]
