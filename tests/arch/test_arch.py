@@ -211,6 +211,8 @@ def test_a_conv_has_no_activation_whatever_is_given():
     conv = Block('conv', 1, 2, 8, 12, 12, groups=4, act='relu', eps=1e-3)
     assert conv == Block('conv', 1, 2, 8, 12, 12, groups=4, act='silu', eps=1e-3)
     assert conv.grouped_widths == (8, 12)
+    row = str(Arch(32, Stem(8), ((conv,),), Head())).splitlines()[3]
+    assert ' '.join(row.split()) == 'stage 1 1 conv 1 8 -> 12 8 px'  # no hidden width
     assert dataclasses.replace(conv, eps=1e-5) != conv
     for change, message in (
         ({'hidden_channels': 8}, 'hidden_channels=8 must equal out_channels=12 for kind=conv'),
