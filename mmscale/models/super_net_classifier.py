@@ -84,7 +84,7 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         super().__init__(backbone=backbone, **kwargs)
         self.set_training(mode, warmup_iters, warmup_scaling_stage, teacher)
         self.distill_weight = distill_weight
-        self._shares_head = head is not None and self.backbone.head_varies
+        self.shares_head = head is not None and self.backbone.head_varies
         self.head = self._made_head(head)
         mixes = getattr(self.data_preprocessor, 'batch_augments', None) is not None
         if mixes and getattr(self.head, 'cal_acc', False):
@@ -101,8 +101,8 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         backbone = self.backbone
         # A copy, as what is built of it follows what is set on the head.
         self._head_config = dict(head) if isinstance(head, Mapping) else {}
-        self._shares_head = head is not None and backbone.head_varies
-        if not self._shares_head:
+        self.shares_head = head is not None and backbone.head_varies
+        if not self.shares_head:
             return CLASSIFIER_PARTS.build(head) if isinstance(head, Mapping) else head
         if not isinstance(head, Mapping):
             raise UsageError(
@@ -116,7 +116,7 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
 
     def _call_head(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Calls a method of the head, or of the part of it that the chosen subnet uses."""
-        if self._shares_head:
+        if self.shares_head:
             return self.backbone.call_head(method, *args, **kwargs)
         return getattr(self.head, method)(*args, **kwargs)
 
@@ -166,7 +166,7 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         Raises:
             ValueError: The Arch is not in the space, or the side is unknown.
         """
-        if self._shares_head:
+        if self.shares_head:
             head = self.backbone.extract_head(arch, side).train(self.head.training)
         else:
             head = deepcopy(self.head)

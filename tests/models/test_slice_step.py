@@ -12,7 +12,7 @@ from torch import nn
 from mmscale.arch import HierarchicalSampler
 from mmscale.errors import UsageError
 from mmscale.models import step_slices
-from mmscale.models.backbones import WeightSlice, disjoint, index_of, super_net
+from mmscale.models.backbones import WeightSlice, disjoint, index_of, shared_weights
 from mmscale.models.backbones.slices import without
 from mmscale.models.slice_step import check_steps_slices
 
@@ -350,7 +350,7 @@ def test_lost_gradients_are_told(make_classifier, make_batch, tiny_space, monkey
         make_batch(draw, 0), OptimWrapper(make_optimizer('SGD', model.parameters()))
     )
     said = []
-    monkeypatch.setattr(super_net, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(shared_weights, 'print_log', lambda text, *_: said.append(text))
     model.double()
     assert len(said) == 1 and 'those of its slices are lost' in said[0]
     assert not model.backbone.used_slices
