@@ -43,7 +43,7 @@ def width_step(arch: Arch, stage: int, divisor: int) -> int:
     """
     step = divisor
     for block in arch.stages[stage]:
-        if block.kind == 'basic' or block.depthwise or not follows_output(block):
+        if block.kind in ('basic', 'conv') or block.depthwise or not follows_output(block):
             continue
         part = Fraction(block.hidden_channels, block.out_channels)
         group = 1 if block.groups == 1 else block.hidden_channels // block.groups

@@ -20,7 +20,7 @@ from mmscale.tables import AsText
 
 SCHEMA = 1
 
-KINDS = ('mbconv', 'dsconv', 'fused_mbconv', 'bottleneck', 'basic')
+KINDS = ('mbconv', 'dsconv', 'fused_mbconv', 'bottleneck', 'basic', 'conv')
 ACTS = ('relu', 'relu6', 'hswish', 'silu')
 GATES = ('sigmoid', 'hsigmoid')
 PADDINGS = ('half', 'same')
@@ -72,6 +72,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 @lru_cache(maxsize=2**14)
 def _hidden_text(block: Block) -> str:
     """Hidden width of a block, with that of its groups where there are some."""
+    if block.kind == 'conv':
+        return ''
     if block.groups == 1 or block.depthwise:
         return f'{block.hidden_channels}'
     return f'{block.hidden_channels} in groups of {block.grouped_widths[0] // block.groups}'
@@ -121,6 +123,7 @@ class Block:
     * ``bottleneck``: 1x1 to hidden, k x k grouped, SE, 1x1, activation after the addition
       (ResNet-50, ResNeXt, RegNetX/Y).
     * ``basic``: k x k to hidden, k x k, activation after the addition (ResNet-18).
+    * ``conv``: one linear k x k, hidden equals out (a strided skip of NAS-Bench-Macro).
 
     Attributes:
         kind: One of the kinds above.
@@ -131,7 +134,7 @@ class Block:
         out_channels: Output width.
         groups: Groups of the (first) k x k convolution; equal to hidden for depthwise.
         se: Squeeze-and-excitation, or None.
-        act: Activation.
+        act: Activation; a conv has none, whatever is given.
         residual: ``none``, ``identity`` (needs stride 1 and equal widths) or ``projection``
             (1x1 convolution and BN on the shortcut).
         padding: ``half`` pads kernel // 2 on both sides; ``same`` is TensorFlow's.
@@ -167,8 +170,8 @@ class Block:
             object.__setattr__(self, 'se', _from_mapping(SqueezeExcite, 'se', self.se))
         elif self.se is not None and not isinstance(self.se, SqueezeExcite):
             raise UsageError(f'block: se={self.se!r:.60} must be an object or null')
-        if self.se is not None and self.kind == 'basic':
-            raise UsageError('block: se is not available for kind=basic')
+        if self.se is not None and self.kind in ('basic', 'conv'):
+            raise UsageError(f'block: se is not available for kind={self.kind}')
         if self.grouped_channels is not None:
             integer('block: grouped_channels', self.grouped_channels, 1, LARGEST_INTEGER)
             if self.kind not in ('mbconv', 'bottleneck'):
@@ -184,6 +187,13 @@ class Block:
                 f'block: hidden_channels={self.hidden_channels} must equal '
                 f'in_channels={self.in_channels} for kind=dsconv'
             )
+        if self.kind == 'conv':
+            if self.hidden_channels != self.out_channels:
+                raise UsageError(
+                    f'block: hidden_channels={self.hidden_channels} must equal '
+                    f'out_channels={self.out_channels} for kind=conv'
+                )
+            object.__setattr__(self, 'act', Block.act)  # it has none
         for width in self.grouped_widths:
             if width % self.groups:
                 raise UsageError(f'block: groups={self.groups} does not divide width {width}')
@@ -198,7 +208,7 @@ class Block:
     @property
     def grouped_widths(self) -> tuple[int, int]:
         """Input and output width of the (first) k x k convolution, which has the groups."""
-        if self.kind in ('fused_mbconv', 'basic'):
+        if self.kind in ('fused_mbconv', 'basic', 'conv'):
             return self.in_channels, self.hidden_channels
         return self.hidden_channels, self.grouped_channels or self.hidden_channels
 
@@ -447,7 +457,7 @@ class Arch(AsText):
         rows.append(('stem', f'conv{pool}', str(stem.kernel), widths, '', f'{size} px'))
         for i, (stage, size) in enumerate(zip(self.stages, self.sizes, strict=True), start=1):
             kinds = ', '.join(dict.fromkeys(block.kind for block in stage))
-            hidden = dict.fromkeys(map(_hidden_text, stage))
+            hidden = dict.fromkeys(filter(None, map(_hidden_text, stage)))
             rows.append(
                 (
                     f'stage {i}',

@@ -2,25 +2,208 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-from mmscale.arch.arch import LARGEST_INTEGER, MOST_BLOCKS
-from mmscale.arch.checks import check_keys, integer, number
+from mmscale.arch.arch import (
+    ACTS,
+    GATES,
+    KINDS,
+    LARGEST_INTEGER,
+    MOST_BLOCKS,
+    Block,
+    SqueezeExcite,
+)
+from mmscale.arch.checks import check_keys, choice, integer, number
+from mmscale.arch.rounding import Rounding, make_divisible
 from mmscale.errors import UsageError
 
+# What a block is chosen by, in the order of its genes; and the keys of a config for lists of them.
+AXES = ('block', 'kind', 'kernel', 'expand', 'group_width', 'se', 'act')
+_KEYS = {
+    'block': 'blocks',
+    'kind': 'kind',
+    'kernel': 'kernels',
+    'expand': 'expands',
+    'group_width': 'group_widths',
+    'se': 'se',
+    'act': 'act',
+}
+_SHARES = ('block', 'stage')
+_SKIPS = ('end', 'anywhere')
+_NO_SE = ('basic', 'conv')
+_GROUPED = ('mbconv', 'bottleneck')
 
-def _ascending(owner: str, values: object, kind: type) -> tuple:
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+
+def ascending(owner: str, values: object, kind: type = int, least: int = 1) -> tuple:
+    """A number or a non-empty, ascending list of numbers, as a tuple.
+
+    Raises:
+        UsageError: It is something else, or a number is out of range; the message names it.
+    """
+    if not isinstance(values, (list, tuple)):
+        values = [values]
+    if not values:
         raise UsageError(f'{owner}={values!r:.60} must be a non-empty list')
     for index, value in enumerate(values):
+        where = f'{owner}[{index}]' if len(values) > 1 else owner
         if kind is int:
-            integer(f'{owner}[{index}]', value, 1, LARGEST_INTEGER)
+            integer(where, value, least, LARGEST_INTEGER)
         else:
-            number(f'{owner}[{index}]', value, above=0, most=LARGEST_INTEGER)
+            number(where, value, above=0, most=LARGEST_INTEGER)
     if list(values) != sorted(set(values)):
         raise UsageError(f'{owner}={list(values)!r:.60} must be ascending and without repeats')
     return tuple(kind(value) for value in values)
+
+
+@dataclass(frozen=True)
+class SEChoice:
+    """Squeeze-and-excitation of a block, before its widths are known.
+
+    Attributes:
+        act: Activation between the two linear layers.
+        gate: Activation that makes the gate.
+        ratio: Squeeze width over the width `of`, rounded down; None leaves it to the width rule.
+        of: ``hidden`` or ``input`` width of the block.
+        divisor: The squeeze width becomes a multiple of it, as in MobileNetV3.
+    """
+
+    act: str = 'relu'
+    gate: str = 'hsigmoid'
+    ratio: float | None = None
+    of: str = 'hidden'
+    divisor: int = 1
+
+    @classmethod
+    def from_config(cls, owner: str, value: object, default: SEChoice | None) -> SEChoice | None:
+        """What a config says by a dict, True (the default) or False and None (none).
+
+        Raises:
+            UsageError: A key is unknown or a value is not allowed; the message names it.
+        """
+        if value is None or value is False:
+            return None
+        if value is True:
+            return default or cls()
+        given = check_keys(owner, value, cls.__dataclass_fields__)
+        choice(f'{owner}.act', given.get('act', cls.act), ACTS)
+        choice(f'{owner}.gate', given.get('gate', cls.gate), GATES)
+        choice(f'{owner}.of', given.get('of', cls.of), ('hidden', 'input'))
+        integer(f'{owner}.divisor', given.get('divisor', cls.divisor), 1, LARGEST_INTEGER)
+        if given.get('ratio') is not None:
+            number(f'{owner}.ratio', given['ratio'], above=0, most=1)
+        elif {'of', 'divisor'} & given.keys():
+            raise UsageError(f'{owner}: of and divisor need a ratio')
+        return cls(**given)
+
+    def layers(self, block: Block) -> SqueezeExcite:
+        """Squeeze-and-excitation of a block of known widths."""
+        source = block.in_channels if self.of == 'input' else block.grouped_widths[1]
+        ratio = 0.25 if self.ratio is None else self.ratio
+        # Ratios are decimals: 0.1 of 30 is 3.
+        squeezed = math.floor(round(source * ratio, 6))
+        return SqueezeExcite(make_divisible(squeezed, self.divisor), self.act, self.gate)
+
+    def __str__(self) -> str:
+        if self.ratio is None:
+            return 'yes'
+        return f'{self.ratio:g} of {self.of}' + (f', /{self.divisor}' if self.divisor > 1 else '')
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One of the things that a block is chosen by.
+
+    Attributes:
+        name: One of :data:`AXES`; that of tied choices is ``block``.
+        values: Choices; of ``block`` tuples of pairs (other axis, value), which come first.
+        shared: Whether all blocks of a network stage share one choice.
+        used: False where the first block leaves the choice that the others share.
+    """
+
+    name: str
+    values: tuple
+    shared: bool = False
+    used: bool = True
+
+
+def _one_kernel(owner: str, values: tuple) -> tuple:
+    for kernel in values:
+        if kernel % 2 == 0:
+            raise UsageError(f'{owner}: {kernel} must be odd')
+    return values
+
+
+def _listed(owner: str, value: object, check: Callable[[str, object], Any]) -> tuple:
+    """A value or a list of different values, each checked."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not values:
+        raise UsageError(f'{owner}={value!r:.60} must be a non-empty list')
+    found = tuple(
+        check(f'{owner}[{i}]' if len(values) > 1 else owner, part) for i, part in enumerate(values)
+    )
+    if len(set(found)) != len(found):
+        raise UsageError(f'{owner}={values!r:.60} must be without repeats')
+    return found
+
+
+def _axis_values(owner: str, name: str, value: object, se: SEChoice | None) -> tuple:
+    """Values of an axis as a config spells them."""
+    if name == 'kernel':
+        return _one_kernel(owner, ascending(owner, value))
+    if name == 'expand':
+        listed = value if isinstance(value, (list, tuple)) else [value]
+        ascending(owner, value, float)
+        return tuple(listed)
+    if name == 'group_width':
+        return ascending(owner, value, least=0)
+    if name == 'kind':
+        return _listed(owner, value, lambda where, part: choice(where, part, KINDS))
+    if name == 'act':
+        return _listed(owner, value, lambda where, part: choice(where, part, ACTS))
+    return _listed(owner, value, partial(SEChoice.from_config, default=se))
+
+
+def _tied(owner: str, value: object, se: SEChoice | None) -> tuple:
+    """Tied choices: per block of a list the axes that it decides."""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise UsageError(f'{owner}={value!r:.60} must be a non-empty list of dicts')
+    found = []
+    for index, part in enumerate(value):
+        part = check_keys(f'{owner}[{index}]', part, AXES[1:])
+        pairs = []
+        for name in AXES[1:]:
+            if name in part:
+                where = f'{owner}[{index}].{name}'
+                if isinstance(part[name], (list, tuple)):
+                    raise UsageError(f'{where}={part[name]!r:.60} must be one value')
+                pairs.append((name, _axis_values(where, name, part[name], se)[0]))
+        found.append(tuple(pairs))
+    if len(set(found)) != len(found):
+        raise UsageError(f'{owner}: {value!r:.60} must be without repeats')
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class BlockDefaults:
+    """What a space says of all its blocks.
+
+    Attributes:
+        act: Activation.
+        se: Squeeze-and-excitation, or None.
+        rounding: Of hidden and squeeze widths.
+        padding: As in :class:`Block`.
+        eps: Of the BNs.
+    """
+
+    act: str
+    se: SEChoice | None
+    rounding: Rounding
+    padding: str
+    eps: float
 
 
 @dataclass(frozen=True)
@@ -28,45 +211,185 @@ class StageChoices:
     """Choices for one network stage of the base model.
 
     Attributes:
-        channels: Output width.
+        channels: Output widths, ascending.
         stride: Stride of the first block.
-        expand: Expansion ratio; 1 builds blocks without the first 1x1 convolution.
         depths: Allowed numbers of blocks, ascending.
-        kernels: Allowed kernel sizes, ascending.
+        axes: What its blocks are chosen by.
+        first: What its first block is chosen by.
+        skips: ``end``: a network stage loses its last blocks first; ``anywhere``: any block but
+            the first.
+        defaults: What the space says of its blocks.
     """
 
-    channels: int
+    channels: tuple[int, ...]
     stride: int
-    expand: int
     depths: tuple[int, ...]
-    kernels: tuple[int, ...]
+    axes: tuple[Axis, ...]
+    first: tuple[Axis, ...]
+    skips: str
+    defaults: BlockDefaults
 
     @classmethod
-    def from_config(cls, owner: str, stage: object) -> StageChoices:
+    def from_config(cls, owner: str, stage: object, defaults: BlockDefaults) -> StageChoices:
         """Checks the choices that a config spells out as a dict.
 
         Args:
             owner: What they are, for errors.
             stage: The dict.
+            defaults: What the space says of its blocks.
 
         Raises:
             ValueError: A key is unknown or missing, or a value is not allowed; it is named.
         """
-        stage = check_keys(owner, stage, ('stride', 'expand'), ('channels', 'depths', 'kernels'))
-        kernels = _ascending(f'{owner}.kernels', stage['kernels'], int)
-        for kernel in kernels:
-            if kernel % 2 == 0:
-                raise UsageError(f'{owner}.kernels: {kernel} must be odd')
-        depths = _ascending(f'{owner}.depths', stage['depths'], int)
+        optional = ('stride', 'expand', 'share', 'skips', 'first', *_KEYS.values())
+        stage = check_keys(owner, stage, optional, ('channels', 'depths'))
+        depths = ascending(f'{owner}.depths', stage['depths'])
         if depths[-1] > MOST_BLOCKS:
             raise UsageError(f'{owner}.depths: {depths[-1]:.6g} must be {MOST_BLOCKS} or less')
+        axes = _axes(owner, stage, defaults, {})
+        first = axes
+        if 'first' in stage:
+            where = f'{owner}.first'
+            given = check_keys(where, stage['first'], ('expand', *_KEYS.values()))
+            known = {axis.name: axis for axis in axes}
+            first = _axes(where, given, defaults, known)
+        _check_kernels(owner, axes)
+        _check_kernels(f'{owner}.first', first)
         return cls(
-            channels=integer(f'{owner}.channels', stage['channels']),
-            stride=integer(f'{owner}.stride', stage.get('stride', 1)),
-            expand=integer(f'{owner}.expand', stage.get('expand', 1)),
+            channels=ascending(f'{owner}.channels', stage['channels']),
+            stride=integer(f'{owner}.stride', stage.get('stride', 1), 1, LARGEST_INTEGER),
             depths=depths,
-            kernels=kernels,
+            axes=axes,
+            first=first,
+            skips=choice(f'{owner}.skips', stage.get('skips', 'end'), _SKIPS),
+            defaults=defaults,
         )
+
+    def axes_of(self, first: bool) -> tuple[Axis, ...]:
+        """What the first or a further block is chosen by."""
+        return self.first if first else self.axes
+
+    def values(self, name: str) -> tuple:
+        """All different values of an axis in any block of the network stage, also tied ones."""
+        found: dict[Any, None] = {}
+        for axis in (*self.first, *self.axes):
+            if not axis.used:
+                continue
+            if axis.name == name:
+                found |= dict.fromkeys(axis.values)
+            elif axis.name == 'block':
+                pairs = (pair for value in axis.values for pair in value)
+                found |= dict.fromkeys(value for key, value in pairs if key == name)
+        return tuple(found)
+
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """All kernel sizes of the network stage, ascending."""
+        return tuple(sorted(self.values('kernel')))
+
+    def block(self, chosen: Mapping[str, Any], stride: int, widths: tuple[int, int]) -> Block:
+        """The block of a choice of every axis.
+
+        Args:
+            chosen: Value by the name of the axis.
+            stride: Stride.
+            widths: Input and output width.
+
+        Raises:
+            ValueError: There is no such block.
+        """
+        chosen = {**chosen, **dict(chosen.get('block', ()))}
+        kind, expand, act = (chosen[key] for key in ('kind', 'expand', 'act'))
+        in_channels, out_channels = widths
+        group_width = chosen['group_width']
+        if group_width is None or kind not in _GROUPED:
+            group_width = 1 if kind in ('mbconv', 'dsconv') else 0
+        if kind == 'mbconv' and expand == 1 and group_width == 1:
+            kind = 'dsconv'
+        rounding = self.defaults.rounding
+        if kind == 'dsconv':
+            hidden = in_channels
+        elif kind == 'conv':
+            hidden = out_channels
+        elif kind in ('bottleneck', 'basic') or group_width > 1:  # see `follows_output`
+            hidden = rounding.width(out_channels, expand)
+        else:
+            hidden = rounding.width(in_channels, expand)
+        if group_width and hidden % group_width:
+            raise UsageError(
+                f'group_widths: {group_width} does not divide a hidden width of {hidden} '
+                f'({in_channels} -> {out_channels} channels, expand {expand:g})'
+            )
+        is_same = stride == 1 and in_channels == out_channels
+        if kind == 'conv':
+            residual = 'none'
+        elif kind in ('bottleneck', 'basic'):
+            residual = 'identity' if is_same else 'projection'
+        else:
+            residual = 'identity' if is_same else 'none'
+        block = Block(
+            kind=kind,
+            kernel=chosen['kernel'],
+            stride=stride,
+            in_channels=in_channels,
+            hidden_channels=hidden,
+            out_channels=out_channels,
+            groups=hidden // group_width if group_width else 1,
+            act=act,
+            residual=residual,
+            padding=self.defaults.padding,
+            eps=self.defaults.eps,
+        )
+        se = chosen['se']
+        if se is None or kind in _NO_SE:
+            return block
+        return replace(block, se=se.layers(block))
+
+
+def _axes(
+    owner: str, stage: Mapping[str, Any], defaults: BlockDefaults, known: Mapping[str, Axis]
+) -> tuple[Axis, ...]:
+    """The axes of a network stage's blocks, or of its first one beside those it shares."""
+    stage = dict(stage)
+    if 'expand' in stage:
+        if 'expands' in stage:
+            raise UsageError(f'{owner}: expand and expands are two names of one key')
+        stage['expands'] = stage.pop('expand')
+    share = stage.get('share', 'block')
+    if isinstance(share, Mapping):
+        share = check_keys(f'{owner}.share', share, _KEYS.values())
+        for key, value in share.items():
+            choice(f'{owner}.share.{key}', value, _SHARES)
+    else:
+        share = dict.fromkeys(_KEYS.values(), choice(f'{owner}.share', share, _SHARES))
+    usual = {'kind': ('mbconv',), 'expand': (1,), 'group_width': (None,), 'kernel': (None,)}
+    usual |= {'se': (defaults.se,), 'act': (defaults.act,)}
+    axes = []
+    for name, key in _KEYS.items():
+        if key in stage:
+            where = f'{owner}.{key}'
+            if name == 'block':
+                values = _tied(where, stage[key], defaults.se)
+            else:
+                values = _axis_values(where, name, stage[key], defaults.se)
+            # What the first block has apart from the others it shares with none.
+            axes.append(Axis(name, values, share.get(key) == 'stage' and not known))
+            if name in known and known[name].shared:
+                axes.append(replace(known[name], used=False))
+        elif name in known:
+            axes.append(known[name])
+        elif name != 'block':
+            axes.append(Axis(name, usual[name]))
+    return tuple(axes)
+
+
+def _check_kernels(owner: str, axes: Sequence[Axis]) -> None:
+    """Every block has a kernel: from the list, or tied."""
+    known = {axis.name: axis.values for axis in axes if axis.used}
+    if known['kernel'] != (None,):
+        return
+    if any('kernel' not in dict(value) for value in known.get('block', ((),))):
+        raise UsageError(f'{owner}: missing key kernels')
 
 
 @dataclass(frozen=True)
@@ -96,9 +419,9 @@ class ScalingChoices:
         """
         stage = check_keys(owner, stage, (), ('depth', 'width', 'resolution'))
         choices = cls(
-            depth=_ascending(f'{owner}.depth', stage['depth'], float),
-            width=_ascending(f'{owner}.width', stage['width'], float),
-            resolution=_ascending(f'{owner}.resolution', stage['resolution'], int),
+            depth=ascending(f'{owner}.depth', stage['depth'], float),
+            width=ascending(f'{owner}.width', stage['width'], float),
+            resolution=ascending(f'{owner}.resolution', stage['resolution'], int),
         )
         for key in ('depth', 'width'):
             if getattr(choices, key)[0] < 1:

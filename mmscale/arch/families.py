@@ -12,17 +12,8 @@ import numpy as np
 from mmscale.arch.arch import LARGEST_INTEGER, MOST_BLOCKS, Arch, Block, Head, SqueezeExcite, Stem
 from mmscale.arch.checks import choice, integer, number
 from mmscale.arch.pycls import compatible_widths
-from mmscale.arch.rounding import PYCLS_ROUNDING
+from mmscale.arch.rounding import PYCLS_ROUNDING, make_divisible
 from mmscale.errors import UsageError
-
-
-def make_divisible(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, one up where that takes away more than a tenth.
-
-    MobileNetV2's rule, which MobileNetV3 and EfficientNet share.
-    """
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def _check_positive(owner: str, **values: object) -> None:

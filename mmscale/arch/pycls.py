@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
 from mmscale.arch.arch import Arch, Block
-from mmscale.arch.blocks import chosen_without_residual, nearest, residual_between
+from mmscale.arch.blocks import (
+    chosen_without_residual,
+    conv_groups,
+    nearest,
+    residual_between,
+)
 from mmscale.arch.rounding import Rounding, Scaling
 
 
@@ -35,17 +41,19 @@ class _Kinship:
         return max(1, channels * ratio.numerator // ratio.denominator)
 
 
-def _one_ratio(base: Arch, side: str) -> bool:
+def _one_ratio(stages: Iterable[Sequence[Block]], side: str) -> bool:
     """Whether in every network stage the hidden width is one multiple of `side`'s width."""
     return all(
-        len({Fraction(block.hidden_channels, getattr(block, side)) for block in stage}) == 1
-        for stage in base.stages
+        len({Fraction(block.hidden_channels, getattr(block, side)) for block in stage}) <= 1
+        for stage in stages
     )
 
 
 @lru_cache(maxsize=256)
 def _kinship(base: Arch) -> _Kinship:
-    blocks = base.blocks
+    # Convs are in no network of pycls.
+    stages = [[block for block in stage if block.kind != 'conv'] for stage in base.stages]
+    blocks = [block for stage in stages for block in stage]
     anynet = any(
         block.kind in ('bottleneck', 'basic')
         or (block.kind in ('mbconv', 'dsconv') and not block.depthwise)
@@ -53,9 +61,9 @@ def _kinship(base: Arch) -> _Kinship:
     )
     if not anynet:
         # A RegNetZ with groups of one channel is told by hidden widths that follow the output.
-        anynet = not _one_ratio(base, 'in_channels') and _one_ratio(base, 'out_channels')
+        anynet = not _one_ratio(stages, 'in_channels') and _one_ratio(stages, 'out_channels')
     grouped = any(block.groups > 1 for block in blocks)
-    residual = any(block.residual != 'none' for block in blocks)
+    residual = any(block.residual != 'none' for block in base.blocks)
     kinship = _Kinship(anynet, grouped, residual, None)
     squeezes = [(block.in_channels, block.se.channels) for block in blocks if block.se]
     if squeezes:
@@ -153,6 +161,8 @@ def _pycls_block(
         groups = math.gcd(groups, hidden)
     if block.depthwise and not (kin.anynet and block.kind in ('mbconv', 'bottleneck')):
         groups = hidden
+    if block.kind == 'conv':
+        hidden, groups = out_channels, conv_groups(block, in_channels, out_channels)
     se = block.se
     if se is not None:
         if kin.squeeze:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from mmscale.arch.checks import check_keys, choice, integer, number
 from mmscale.errors import UsageError
 
+ROUNDINGS = ('ceil', 'nearest', 'divisible')
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -62,12 +64,23 @@ class Scaling:
         return data
 
 
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor`, one up where that takes away more than a tenth.
+
+    MobileNetV2's rule, which MobileNetV3 and EfficientNet share.
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
 @dataclass(frozen=True)
 class Rounding:
     """How scaled numbers become integers, apart from the rule that scales them.
 
     Attributes:
-        mode: ``ceil`` (ScaleNet) or ``nearest`` (pycls; of two equally near the even multiple).
+        mode: ``ceil`` (ScaleNet), ``nearest`` (pycls; of two equally near the even multiple) or
+            ``divisible`` (MobileNetV3 and EfficientNet: widths by :func:`make_divisible`, depths
+            and resolutions up).
         channel_divisor: Channels become multiples of it.
         resolution_divisor: The resolution becomes a multiple of it.
         strict: Whether widths stay multiples of `channel_divisor` also where the width rule of
@@ -80,14 +93,15 @@ class Rounding:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        choice('rounding: mode', self.mode, ('ceil', 'nearest'))
+        choice('rounding: mode', self.mode, ROUNDINGS)
         for key in ('channel_divisor', 'resolution_divisor'):
             integer(f'rounding: {key}', getattr(self, key))
 
     def _round(self, value: float, divisor: int) -> int:
         quotient = value / divisor
         # Multipliers are decimals: 1.1 * 100 must not become 111 by a binary rounding error.
-        steps = math.ceil(round(quotient, 6)) if self.mode == 'ceil' else round(quotient)
+        up = self.mode != 'nearest'
+        steps = math.ceil(round(quotient, 6)) if up else round(quotient)
         return max(1, steps) * divisor
 
     def depth(self, blocks: int, multiplier: float) -> int:
@@ -96,6 +110,8 @@ class Rounding:
 
     def width(self, channels: int, multiplier: float) -> int:
         """Scaled number of channels."""
+        if self.mode == 'divisible':
+            return make_divisible(round(channels * multiplier, 6), self.channel_divisor)
         return self._round(channels * multiplier, self.channel_divisor)
 
     def resolution(self, pixels: int, multiplier: float) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from mmscale.arch.arch import Arch, Block
-from mmscale.arch.blocks import expanded, repeated
+from mmscale.arch.blocks import conv_groups, expanded, repeated
 from mmscale.arch.checks import choice
 from mmscale.arch.pycls import pycls_scaling
 from mmscale.arch.rounding import PYCLS_ROUNDING, Rounding, Scaling
@@ -20,7 +20,8 @@ class WidthRule:
     Attributes:
         hidden: ``base`` scales the base block's hidden width; ``scaled`` multiplies the scaled
             input width by the base block's expansion ratio.
-        squeeze: SE's squeeze width is a part of the scaled ``hidden`` or ``input`` width.
+        squeeze: SE's squeeze width is a part of the scaled ``hidden`` or ``input`` width, or the
+            base block's own (``base``), scaled.
         squeeze_divisor: That part, rounded down.
     """
 
@@ -34,11 +35,13 @@ WIDTH_RULES = {
     'search': WidthRule(hidden='base', squeeze='hidden'),
     # ScaleNet's retrained networks: hidden = 6 * ceil(c * w), squeeze = block input // 4.
     'retraining': WidthRule(hidden='scaled', squeeze='input'),
+    # Every width of the base model times the multiplier: spaces that name their squeeze widths.
+    'proportional': WidthRule(hidden='base', squeeze='base'),
 }
 
 
 def width_rule(name: str) -> WidthRule:
-    """Looks a width rule of ScaleNet up by name.
+    """Looks a width rule up by name.
 
     Raises:
         ValueError: There is no rule of that name.
@@ -46,33 +49,68 @@ def width_rule(name: str) -> WidthRule:
     return WIDTH_RULES[choice('rule', name, WIDTH_RULES)]
 
 
+def scaled_width(channels: int, width: float, rounding: Rounding) -> int:
+    """A block's outer width, scaled; at a multiplier of 1 it is what it is, divisible or not."""
+    return channels if width == 1 else rounding.width(channels, width)
+
+
 # The networks of a space are made of few different blocks.
 @lru_cache(maxsize=2**14)
-def _scale_block(
+def scale_block(
     block: Block, width: float, in_channels: int, rule: WidthRule, rounding: Rounding
 ) -> Block:
+    """Scales a block by one of ScaleNet's width rules.
+
+    Group convolutions keep the channels of a group: the hidden width becomes a multiple of them.
+
+    Args:
+        block: A block of the base model.
+        width: The width multiplier.
+        in_channels: The input width, which the block before has.
+        rule: The width rule.
+        rounding: How scaled widths become integers.
+
+    Raises:
+        UsageError: The block has groups that the rule cannot scale.
+    """
+
     def inner(channels: int) -> int:
         if rule.hidden == 'base':
-            return rounding.width(channels, width)
-        return expanded(channels, block.in_channels, in_channels)
+            scaled = rounding.width(channels, width)
+        else:
+            scaled = expanded(channels, block.in_channels, in_channels)
+        return -(-scaled // kept) * kept
 
-    hidden = in_channels if block.kind == 'dsconv' else inner(block.hidden_channels)
-    grouped = block.grouped_channels and inner(block.grouped_channels)
-    if not block.depthwise and block.groups != 1:
+    is_grouped = block.groups != 1 and not block.depthwise and block.kind != 'conv'
+    if is_grouped and (block.grouped_channels or block.kind not in ('mbconv', 'bottleneck')):
         raise UsageError(
-            f'scaling: groups={block.groups} of a {block.kind} block: only dense and depthwise '
-            f"blocks can be scaled by this rule; rule='pycls' scales group convolutions"
+            f'scaling: groups={block.groups} of a {block.kind} block between uneven widths cannot '
+            "be scaled by this rule; rule='pycls' scales them"
         )
+    kept = block.hidden_channels // block.groups if is_grouped else 1
+    out_channels = scaled_width(block.out_channels, width, rounding)
+    if block.kind == 'conv':
+        hidden = out_channels
+    elif block.kind == 'dsconv':
+        hidden = in_channels
+    else:
+        hidden = inner(block.hidden_channels)
+    grouped = block.grouped_channels and inner(block.grouped_channels)
+    groups = hidden if block.depthwise else hidden // kept if is_grouped else 1
+    if block.kind == 'conv':
+        groups = conv_groups(block, in_channels, out_channels)
     se = block.se
-    if se is not None:
+    if se is not None and rule.squeeze == 'base':
+        se = replace(se, channels=scaled_width(se.channels, width, rounding))
+    elif se is not None:
         source = (grouped or hidden) if rule.squeeze == 'hidden' else in_channels
         se = replace(se, channels=max(1, source // rule.squeeze_divisor))
     return replace(
         block,
         in_channels=in_channels,
         hidden_channels=hidden,
-        out_channels=rounding.width(block.out_channels, width),
-        groups=hidden if block.depthwise else 1,
+        out_channels=out_channels,
+        groups=groups,
         se=se,
         grouped_channels=grouped,
     )
@@ -87,9 +125,10 @@ def apply_scaling(
     """Scales a base Arch.
 
     ``search`` and ``retraining`` scale as ScaleNet does (arXiv 2207.07267 and its released
-    code). Every network stage of n blocks gets ceil(n * depth) blocks; the extra ones repeat the
-    kernel of the stage's last block. The stem and all stages are widened, the head's convolution
-    is not. A scaling of (1, 1, 1) only re-derives the inner widths, so that
+    code), ``proportional`` as ``search`` but for squeeze widths, which scale as all others. Every
+    network stage of n blocks gets ceil(n * depth) blocks; the extra ones repeat the kernel of the
+    stage's last block. The stem and all stages are widened, the head's convolution is not. A
+    scaling of (1, 1, 1) only re-derives the inner widths, so that
     ``apply_scaling(searched, Scaling(), 'retraining')`` turns a searched base model into the one
     that is retrained.
 
@@ -111,7 +150,7 @@ def apply_scaling(
     Args:
         base: The base model.
         scaling: The multipliers.
-        rule: The width rule: ``search``, ``retraining`` or ``pycls``.
+        rule: The width rule: ``search``, ``retraining``, ``proportional`` or ``pycls``.
         rounding: How scaled numbers become integers; by default up to the next integer for
             ScaleNet's rules, :data:`PYCLS_ROUNDING` for ``pycls``.
 
@@ -126,7 +165,7 @@ def apply_scaling(
         raise UsageError(f"scaling: group_width={scaling.group_width} is for rule='pycls' alone")
     widths = width_rule(rule)
     rounding = rounding or Rounding()
-    channels = rounding.width(base.stem.out_channels, scaling.width)
+    channels = scaled_width(base.stem.out_channels, scaling.width, rounding)
     stem = replace(base.stem, out_channels=channels)
     stages = []
     for stage in base.stages:
@@ -134,7 +173,7 @@ def apply_scaling(
         extended = stage[:count] + (repeated(stage[-1]),) * (count - len(stage))
         scaled = []
         for block in extended:
-            scaled.append(_scale_block(block, scaling.width, channels, widths, rounding))
+            scaled.append(scale_block(block, scaling.width, channels, widths, rounding))
             channels = scaled[-1].out_channels
         stages.append(tuple(scaled))
     return Arch(

@@ -5,69 +5,68 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmscale.arch.arch import (
-    MOST_BLOCKS,
-    Arch,
-    Block,
-    Head,
-    SqueezeExcite,
-    Stem,
-    aligned,
-)
-from mmscale.arch.checks import check_keys, integer
-from mmscale.arch.choices import ScalingChoices, StageChoices
+from mmscale.arch.arch import ACTS, MOST_BLOCKS, PADDINGS, Arch, Block
+from mmscale.arch.blocks import repeated
+from mmscale.arch.checks import check_keys, choice, number
+from mmscale.arch.choices import BlockDefaults, ScalingChoices, SEChoice, StageChoices, ascending
+from mmscale.arch.ends import Ends
+from mmscale.arch.genes import Gene, Genes, Genotype, StageGenes
+from mmscale.arch.options import BlockOptions
 from mmscale.arch.rounding import Rounding, Scaling
-from mmscale.arch.scaling import apply_scaling, width_rule
+from mmscale.arch.scaling import apply_scaling, scale_block, scaled_width, width_rule
+from mmscale.arch.slots import Slot, allocate, make_slots
+from mmscale.arch.spoken import choices_of, describe_space, genes_of
 from mmscale.errors import UsageError
 from mmscale.tables import AsText
-
-Genes = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Genotype:
-    """The integer vector that a search moves in; see :attr:`SearchSpace.num_choices`.
-
-    Many genotypes may mean one base model: the kernel genes after the depth of their network
-    stage are dead. :meth:`SearchSpace.canonicalise` sets them to 0.
-    """
-
-    genes: tuple[int, ...]
 
 
 class SearchSpace(AsText):
     """All base models and scalings that a search may choose from.
 
-    A base model has, per network stage, one of the allowed depths and a kernel for each of its
-    blocks. A scaling stage j offers depth multipliers, width multipliers and resolutions;
-    scaling stage 0 is the base model's own and must be (1, 1, base resolution).
+    A base model has, per network stage, one of the allowed widths and depths, and for each of its
+    blocks (or for all together) a kind, a kernel, an expansion, a group width, SE and an
+    activation. A scaling stage j offers depth multipliers, width multipliers and resolutions;
+    scaling stage 0 is the base model's own. A space with one scaling stage is an ordinary search
+    space. ``docs/search_spaces.md`` has all keys, with examples.
 
     Args:
-        stages: Per network stage ``dict(channels, stride, expand, depths, kernels)``.
+        stages: Per network stage ``dict(channels, depths, kernels)`` and, if wanted, ``stride``,
+            ``kind``, ``expands`` (or ``expand``), ``group_widths``, ``se``, ``act``, ``share``,
+            ``skips``, ``blocks`` and ``first``. A value is a choice where it is a list.
         scaling_stages: Per scaling stage ``dict(depth, width, resolution)``, lists of choices;
-            the resolutions are pixels.
-        stem: ``dict(channels, kernel=3, stride=2)``.
-        head: ``dict(channels)``, the unscaled 1x1 convolution after the last network stage.
+            the resolutions are pixels. Resolutions of scaling stage 0 are choices of the base
+            model; those of the others are for base models of the largest of them, and in
+            proportion for smaller ones.
+        stem: ``dict(channels, kernel=3, stride=2, act, max_pool=False)``.
+        head: ``dict(channels, hidden_channels=0, act)``, the unscaled 1x1 convolution after the
+            last network stage (0 for none) and the linear layer before the classifier.
         num_classes: Outputs of the classifier.
         in_channels: Image channels.
         act: Activation of stem, blocks and head.
         se: ``dict(act='relu', gate='hsigmoid')`` for squeeze-and-excitation in every block, or
-            None.
-        rule: Width rule, see :data:`mmscale.arch.scaling.WIDTH_RULES`.
+            None. With ``ratio``, ``of`` and ``divisor`` it names the squeeze width, which
+            otherwise follows from the width rule.
+        rule: Width rule of scalings, see :data:`mmscale.arch.scaling.WIDTH_RULES`; by default
+            ``search``, and ``proportional`` where `se` has a ratio.
+        resolution: In place of `scaling_stages`: choices of an ordinary search space.
+        rounding: ``dict(mode='ceil', channel_divisor=1)`` of hidden, squeeze and scaled widths.
+        padding: As in :class:`Block`.
+        eps: Epsilon of the BNs.
 
     Raises:
         UsageError: A key is unknown or missing or a value is not allowed; the message names it.
 
     Example:
         >>> space = SearchSpace(
-        ...     stages=[dict(channels=16, stride=2, expand=4, depths=[1, 2, 3], kernels=[3, 5])],
+        ...     stages=[dict(channels=[16, 24], stride=2, expands=[3, 4], depths=[1, 2, 3],
+        ...                  kernels=[3, 5])],
         ...     scaling_stages=[
         ...         dict(depth=[1], width=[1], resolution=[32]),
         ...         dict(depth=[1, 1.5], width=[1, 1.2], resolution=[32, 48]),
@@ -76,44 +75,44 @@ class SearchSpace(AsText):
         ... )
         >>> space.decode(space.sample(np.random.default_rng(0), 1)[0]).resolution
         32
+        >>> space.size
+        168
     """
 
     def __init__(
         self,
         stages: Sequence[Mapping[str, Any]],
-        scaling_stages: Sequence[Mapping[str, Any]],
         stem: Mapping[str, Any],
         head: Mapping[str, Any],
         num_classes: int,
+        scaling_stages: Sequence[Mapping[str, Any]] | None = None,
         in_channels: int = 3,
         act: str = 'hswish',
         se: Mapping[str, Any] | None = None,
-        rule: str = 'search',
+        rule: str | None = None,
+        resolution: int | Sequence[int] | None = None,
+        rounding: Mapping[str, Any] | None = None,
+        padding: str = 'half',
+        eps: float = 1e-5,
     ) -> None:
-        width_rule(rule)
-        self.rule = rule
-        self.rounding = Rounding()
-        self.act = act
-        self.se = None if se is None else check_keys('space.se', se, ('act', 'gate'))
-        stem = check_keys('space.stem', stem, ('kernel', 'stride'), ('channels',))
-        head = check_keys('space.head', head, (), ('channels',))
-        self._stem = Stem(
-            out_channels=integer('space.stem.channels', stem['channels']),
-            in_channels=integer('space.in_channels', in_channels),
-            kernel=stem.get('kernel', 3),
-            stride=stem.get('stride', 2),
-            act=act,
+        self.act = choice('space.act', act, ACTS)
+        choice('space.padding', padding, PADDINGS)
+        number('space.eps', eps, above=0, below=1)
+        self.rounding = _rounding(rounding)
+        defaults = BlockDefaults(
+            act, SEChoice.from_config('space.se', se, None), self.rounding, padding, eps
         )
-        self._head = Head(
-            channels=integer('space.head.channels', head['channels']),
-            num_classes=integer('space.num_classes', num_classes),
-            act=act,
-        )
+        if (scaling_stages is None) == (resolution is None):
+            raise UsageError('space: give one of scaling_stages and resolution')
+        if scaling_stages is None:
+            resolution = ascending('space.resolution', resolution)
+            scaling_stages = [dict(depth=[1], width=[1], resolution=list(resolution))]
         for key, value in (('stages', stages), ('scaling_stages', scaling_stages)):
             if not isinstance(value, (list, tuple)) or not value:
                 raise UsageError(f'space.{key}={value!r:.60} must be a non-empty list of dicts')
         self.stages = tuple(
-            StageChoices.from_config(f'space.stages[{i}]', stage) for i, stage in enumerate(stages)
+            StageChoices.from_config(f'space.stages[{i}]', stage, defaults)
+            for i, stage in enumerate(stages)
         )
         self.scaling_stages = tuple(
             ScalingChoices.from_config(f'space.scaling_stages[{j}]', stage)
@@ -123,61 +122,96 @@ class SearchSpace(AsText):
             # Before there are arrays of them.
             raise UsageError(f'space.stages hold more than {MOST_BLOCKS} blocks')
         base = self.scaling_stages[0]
-        if base.depth != (1.0,) or base.width != (1.0,) or len(base.resolution) != 1:
+        if base.depth != (1.0,) or base.width != (1.0,):
             raise UsageError(
                 'space.scaling_stages[0] is the base model: it must be '
                 'dict(depth=[1], width=[1], resolution=[pixels])'
             )
-        self.resolution = base.resolution[0]
+        self.resolution = base.resolution[-1]
+        self._set_rule(rule)
+        self.ends = Ends.from_config(
+            base.resolution, stem, head, num_classes, in_channels, defaults
+        )
+        self.genes = self._make_genes()
         # Decoding the widest network shows what the checks above cannot, before any work starts.
         _ = self.allocation
+
+    def _set_rule(self, rule: str | None) -> None:
+        excites = [se for stage in self.stages for se in stage.values('se') if se is not None]
+        is_named = any(se.ratio is not None for se in excites)
+        self.rule = rule or ('proportional' if is_named else 'search')
+        self.width_rule = width_rule(self.rule)
+        if is_named and self.width_rule.squeeze != 'base':
+            raise UsageError(
+                f'space.se: ratio does not fit rule={self.rule!r}, which derives squeeze widths '
+                "itself; rule='proportional' keeps them"
+            )
+
+    def _make_genes(self) -> tuple[Gene, ...]:
+        genes: list[Gene] = []
+
+        def add_end(name: str, stage: int) -> None:
+            values = self.ends.choices[name]
+            if len(values) > 1:
+                self.ends.columns[name] = len(genes)
+                genes.append(Gene(name, stage, -1, values))
+
+        add_end('resolution', 0)
+        add_end('stem', 0)
+        before, widths = self.ends.columns['stem'], self.ends.choices['stem']
+        self.stage_genes: list[StageGenes] = []
+        for i, choices in enumerate(self.stages):
+            first, further = (
+                BlockOptions(
+                    f'space.stages[{i}]', choices, is_first, widths, self.width_rule, self.rounding
+                )
+                for is_first in (True, False)
+            )
+            stage = StageGenes(choices, first, further, before, genes, i)
+            self.stage_genes.append(stage)
+            before, widths = stage.channels, choices.channels
+        add_end('head_channels', len(self.stages) - 1)
+        add_end('head_hidden_channels', len(self.stages) - 1)
+        return tuple(genes)
 
     # ---------------------------------------------------------------- genotypes
 
     @cached_property
     def gene_stage(self) -> Genes:
         """Network stage of every gene, shape (genes,)."""
-        sizes = [1 + stage.depths[-1] for stage in self.stages]
-        return np.repeat(np.arange(len(sizes)), sizes)
+        return np.array([gene.stage for gene in self.genes], dtype=np.int64)
 
     @cached_property
     def gene_slot(self) -> Genes:
-        """Block that a kernel gene belongs to, -1 for a depth gene, shape (genes,)."""
-        return np.concatenate([np.arange(-1, stage.depths[-1]) for stage in self.stages])
-
-    @cached_property
-    def _depth_genes(self) -> Genes:
-        """Index of every network stage's depth gene, shape (network stages,)."""
-        return np.flatnonzero(self.gene_slot < 0)
+        """Block that a gene belongs to, -1 for one of a whole network stage, shape (genes,)."""
+        return np.array([gene.slot for gene in self.genes], dtype=np.int64)
 
     @cached_property
     def num_choices(self) -> Genes:
-        """Number of choices of every gene, shape (genes,).
-
-        Network stage after network stage: the depth gene (an index into ``depths``), then one
-        kernel gene (an index into ``kernels``) per block of the deepest base model.
-        """
-        return np.array(
-            [
-                len(stage.depths) if slot < 0 else len(stage.kernels)
-                for stage, slot in zip(
-                    (self.stages[i] for i in self.gene_stage), self.gene_slot, strict=True
-                )
-            ],
-            dtype=np.int64,
-        )
+        """Number of choices of every gene, shape (genes,)."""
+        return np.array([len(gene.values) for gene in self.genes], dtype=np.int64)
 
     @property
     def num_genes(self) -> int:
         """Length of a genotype."""
-        return len(self.num_choices)
+        return len(self.genes)
 
     @cached_property
     def size(self) -> int:
         """Number of distinct base models."""
-        return math.prod(
-            sum(len(stage.kernels) ** depth for depth in stage.depths) for stage in self.stages
-        )
+        choices = self.ends.choices
+        counts = [1] * len(choices['stem'])
+        for stage in self.stage_genes:
+            # The number of sequences differs between widths where some choices mean one block.
+            counts = [
+                sum(
+                    number * sum(stage.sequences(before, after))
+                    for before, number in enumerate(counts)
+                )
+                for after in range(len(stage.choices.channels))
+            ]
+        others = (len(values) for name, values in choices.items() if name != 'stem')
+        return sum(counts) * math.prod(others)
 
     def checked(self, genes: Genes) -> Genes:
         """The genes as integers of 64 bits.
@@ -211,16 +245,17 @@ class SearchSpace(AsText):
     def depths(self, genes: Genes) -> Genes:
         """Number of blocks of every network stage, shape (n, network stages)."""
         genes = self.checked(genes)
-        return np.stack(
-            [
-                np.asarray(stage.depths)[genes[:, column]]
-                for stage, column in zip(self.stages, self._depth_genes, strict=True)
-            ],
-            axis=1,
-        )
+        return np.stack([stage.depths(genes) for stage in self.stage_genes], axis=1)
+
+    def _used(self, genes: Genes) -> NDArray[np.bool_]:
+        used = self.gene_slot < self.depths(genes)[:, self.gene_stage]
+        return used & (self.num_choices > 1)
 
     def live(self, genes: Genes) -> NDArray[np.bool_]:
-        """Which genes matter: more than one choice, and not after their stage's depth.
+        """Which genes matter: another value may mean another base model.
+
+        Those of blocks after their stage's depth do not, nor the expansion of a block that has
+        none.
 
         Args:
             genes: Shape (n, genes).
@@ -228,63 +263,49 @@ class SearchSpace(AsText):
         Returns:
             Shape (n, genes).
         """
-        used = self.gene_slot < self.depths(genes)[:, self.gene_stage]
-        return used & (self.num_choices > 1)
+        live = self._used(genes)
+        for stage in self.stage_genes:
+            if stage.is_ambiguous:
+                live &= stage.mattering(np.where(self._used(genes), genes, 0))
+        return live
 
     def canonicalise(self, genes: Genes) -> Genes:
-        """Sets dead genes to 0, so that equal base models have equal genotypes.
+        """Makes genotypes of equal base models equal: dead genes are 0.
 
         Args:
             genes: Shape (n, genes).
         """
-        return np.where(self.live(genes), self.checked(genes), 0)
+        genes = np.where(self._used(genes), self.checked(genes), 0)
+        for stage in self.stage_genes:
+            genes = stage.canonicalise(genes)
+        return genes
 
     def sample(self, rng: np.random.Generator, count: int) -> Genes:
-        """Draws canonical genotypes: every stage's depth uniform, then every kernel uniform.
+        """Draws canonical genotypes, every gene uniform.
+
+        In network stages with ``skips='anywhere'`` every block but the first is left out as likely
+        as it is any one of its choices.
 
         Returns:
             Shape (count, genes).
         """
         genes = rng.integers(0, self.num_choices, size=(count, self.num_genes))
+        for stage in self.stage_genes:
+            if stage.choices.skips == 'anywhere':
+                shares = stage.skip_shares
+                genes[:, stage.depth] = rng.choice(len(shares), count, p=shares)
         return self.canonicalise(genes)
 
     # ---------------------------------------------------------------- decoding
 
-    def _block(self, choices: StageChoices, first: bool, in_channels: int, kernel: int) -> Block:
-        hidden = in_channels * choices.expand
-        stride = choices.stride if first else 1
-        residual = stride == 1 and in_channels == choices.channels
-        return Block(
-            kind='dsconv' if choices.expand == 1 else 'mbconv',
-            kernel=kernel,
-            stride=stride,
-            in_channels=in_channels,
-            hidden_channels=hidden,
-            out_channels=choices.channels,
-            groups=hidden,
-            # Squeeze widths are derived by apply_scaling, here they only have to exist.
-            se=None if self.se is None else SqueezeExcite(channels=1, **self.se),
-            act=self.act,
-            residual='identity' if residual else 'none',
+    def base(self, row: Sequence[int]) -> Arch:
+        """The base model of one checked genotype, a list of integers."""
+        return Arch(
+            self.ends.value('resolution', row),
+            self.ends.stem_of(row),
+            tuple(stage.blocks(row) for stage in self.stage_genes),
+            self.ends.head_of(row),
         )
-
-    @cached_property
-    def _blocks(self) -> tuple[tuple[tuple[Block, ...], tuple[Block, ...]], ...]:
-        """Per network stage its first block and a further one, with each of its kernels."""
-        blocks = []
-        in_channels = self._stem.out_channels
-        for choices in self.stages:
-            try:
-                blocks.append(
-                    tuple(
-                        tuple(self._block(choices, is_first, channels, k) for k in choices.kernels)
-                        for is_first, channels in ((True, in_channels), (False, choices.channels))
-                    )
-                )
-            except ValueError as error:
-                raise UsageError(f'space.stages[{len(blocks)}]: {error}') from None
-            in_channels = choices.channels
-        return tuple(blocks)
 
     def decode(self, genotype: Genotype | Genes, scaling: Scaling = Scaling()) -> Arch:  # noqa: B008
         """Builds the Arch of a base model under a scaling.
@@ -297,14 +318,7 @@ class SearchSpace(AsText):
             ValueError: The genotype does not belong to this space.
         """
         genes = genotype.genes if isinstance(genotype, Genotype) else genotype
-        row = self._checked_one(genes)[0].tolist()
-        stages = []
-        for choices, (first, further), gene in zip(
-            self.stages, self._blocks, self._depth_genes, strict=True
-        ):
-            kernels = row[gene + 1 : gene + 1 + choices.depths[row[gene]]]
-            stages.append((first[kernels[0]], *(further[kernel] for kernel in kernels[1:])))
-        base = Arch(self.resolution, self._stem, tuple(stages), self._head)
+        base = self.base(self._checked_one(genes)[0].tolist())
         return apply_scaling(base, scaling, self.rule, self.rounding)
 
     def genotype(self, genes: Genes) -> Genotype:
@@ -317,20 +331,34 @@ class SearchSpace(AsText):
         Raises:
             ValueError: The Arch is not a base model of this space.
         """
-        genes: list[int] = []
-        if len(arch.stages) == len(self.stages):
-            for choices, stage in zip(self.stages, arch.stages, strict=True):
-                kernels = [block.kernel for block in stage]
-                known = set(kernels) <= set(choices.kernels) and len(stage) in choices.depths
-                if not known:
+        genes = [0] * self.num_genes
+        wanted = {
+            'resolution': arch.resolution,
+            'stem': arch.stem.out_channels,
+            'head_channels': arch.head.channels,
+            'head_hidden_channels': arch.head.hidden_channels,
+        }
+        is_known = len(arch.stages) == len(self.stages)
+        for name, value in wanted.items():
+            values, column = self.ends.choices[name], self.ends.columns[name]
+            is_known = is_known and value in values
+            if is_known and column is not None:
+                genes[column] = values.index(value)
+        if is_known:
+            before = self.ends.choices['stem'].index(arch.stem.out_channels)
+            for stage, blocks in zip(self.stage_genes, arch.stages, strict=True):
+                channels = stage.choices.channels
+                is_known = is_known and blocks[-1].out_channels in channels
+                if not is_known:
                     break
-                genes.append(choices.depths.index(len(stage)))
-                indexes = [choices.kernels.index(kernel) for kernel in kernels]
-                genes.extend(indexes + [0] * (choices.depths[-1] - len(stage)))
-        genotype = Genotype(tuple(genes))
-        if len(genes) != self.num_genes or self.decode(genotype) != arch:
+                after = channels.index(blocks[-1].out_channels)
+                if stage.channels is not None:
+                    genes[stage.channels] = after
+                is_known = stage.find(blocks, before, after, genes)
+                before = after
+        if not is_known or self.decode(np.array(genes)) != arch:
             raise UsageError(f'arch {arch.digest[:10]} is not a base model of this space')
-        return genotype
+        return self.genotype(np.array(genes))
 
     # ---------------------------------------------------------------- scalings
 
@@ -348,103 +376,174 @@ class SearchSpace(AsText):
             raise UsageError(
                 f'scaling_stage={scaling_stage} must lie in 0..{len(self.scaling_stages) - 1}'
             )
+        if scaling_stage == 0:
+            # The base model's resolution is a gene, not a scaling.
+            return (Scaling(),)
         choices = self.scaling_stages[scaling_stage]
         return tuple(
             self.scaling(*triple)
             for triple in itertools.product(choices.depth, choices.width, choices.resolution)
         )
 
-    @property
+    @cached_property
     def resolutions(self) -> tuple[int, ...]:
         """Every resolution of the space, ascending, in pixels."""
-        return tuple(sorted({r for stage in self.scaling_stages for r in stage.resolution}))
+        multipliers = {1.0} | {
+            self.scaling(1, 1, pixels).resolution
+            for stage in self.scaling_stages[1:]
+            for pixels in stage.resolution
+        }
+        pairs = itertools.product(self.ends.choices['resolution'], multipliers)
+        return tuple(sorted({self.rounding.resolution(*pair) for pair in pairs}))
 
-    def _extreme(self, kernel: int, depth: int) -> Genes:
-        genes = np.where(self.gene_slot < 0, depth, kernel)
-        return np.where(genes < 0, self.num_choices - 1, genes)
+    def extreme(self, largest: bool) -> Genes:
+        """Genes of the base model with the most or the fewest weights, shape (genes,)."""
+        genes = np.zeros(self.num_genes, dtype=np.int64)
+        for column in self.ends.columns.values():
+            if largest and column is not None:
+                genes[column] = self.num_choices[column] - 1
+        for stage in self.stage_genes:
+            stage.set_extreme(genes, largest)
+        return genes
 
     def largest(self, scaling_stage: int = -1) -> Arch:
-        """The largest network of a scaling stage: deepest, widest, largest kernels and input."""
-        choices = self.scaling_stages[scaling_stage]
-        scaling = self.scaling(choices.depth[-1], choices.width[-1], choices.resolution[-1])
-        return self.decode(self._extreme(-1, -1), scaling)
+        """The largest network of a scaling stage: deepest, widest, largest blocks and input."""
+        return self.decode(self.extreme(True), self._scalings_of(scaling_stage)[-1])
 
     def smallest(self, scaling_stage: int = 0) -> Arch:
         """The smallest network of a scaling stage."""
-        choices = self.scaling_stages[scaling_stage]
-        scaling = self.scaling(choices.depth[0], choices.width[0], choices.resolution[0])
-        return self.decode(self._extreme(0, 0), scaling)
+        return self.decode(self.extreme(False), self._scalings_of(scaling_stage)[0])
+
+    def _scalings_of(self, scaling_stage: int) -> tuple[Scaling, ...]:
+        return self.scalings(scaling_stage % len(self.scaling_stages))
+
+    @cached_property
+    def _most(self) -> tuple[float, float]:
+        """Largest multipliers of depth and width."""
+        return (
+            max(stage.depth[-1] for stage in self.scaling_stages),
+            max(stage.width[-1] for stage in self.scaling_stages),
+        )
+
+    def slots(self, both_sides: bool) -> tuple[tuple[dict[str, Slot], ...], ...]:
+        """The places of a super-supernet: per network stage, per block, by variant.
+
+        Blocks of several variants (see :func:`mmscale.arch.slots.variant_of`) in one place hold
+        separate weights.
+
+        Args:
+            both_sides: Whether there is room for both sides of the channel coupling.
+        """
+        depth = self._most[0]
+        found = []
+        for stage in self.stage_genes:
+            choices = stage.choices
+            count = self.rounding.depth(choices.depths[-1], depth)
+            is_extended = self.rounding.depth(choices.depths[0], depth) > choices.depths[0]
+            first = list(stage.first.blocks)
+            further = list(stage.further.blocks) if choices.depths[-1] > 1 else []
+            if is_extended:
+                last = [*further, *(first if choices.depths[0] == 1 else ())]
+                further += dict.fromkeys(map(repeated, last))
+            places = [self._scaled_slots(first, both_sides)]
+            if count > 1:
+                places += [self._scaled_slots(further, both_sides)] * (count - 1)
+            found.append(tuple(places))
+        return tuple(found)
+
+    def _scaled_slots(self, blocks: Sequence[Block], both_sides: bool) -> dict[str, Slot]:
+        """Slots for blocks at the smallest and at the largest width."""
+        scaled = []
+        for multiplier in dict.fromkeys((1.0, self._most[1])):
+            for block in blocks:
+                channels = scaled_width(block.in_channels, multiplier, self.rounding)
+                scaled.append(
+                    scale_block(block, multiplier, channels, self.width_rule, self.rounding)
+                )
+        return make_slots(scaled, both_sides)
 
     @cached_property
     def widest(self) -> Arch:
-        """Of every dimension the space's largest: what a super-supernet of one side allocates."""
-        depth = max(stage.depth[-1] for stage in self.scaling_stages)
-        width = max(stage.width[-1] for stage in self.scaling_stages)
-        scaling = self.scaling(depth, width, self.resolutions[-1])
-        return self.decode(self._extreme(-1, -1), scaling)
+        """Of every dimension the space's largest: what a super-supernet of one side allocates.
+
+        Of blocks of several variants it has the first one.
+        """
+        return self._allocated(both_sides=False)
 
     @cached_property
     def allocation(self) -> Arch:
-        """The Arch whose widths a super-supernet of both sides allocates: largest plus base.
+        """The Arch whose widths a super-supernet of both sides allocates: largest plus smallest.
 
-        Left slices are the first channels of a dimension and right slices the last, so both fit
-        at every width and every channel is covered equally often under uniform widths
-        (ScaleNet's left/right coupling). Dimensions that never scale are allocated once. Depth,
-        kernel and resolution are the space's largest.
+        See :func:`mmscale.arch.slots.allocate`. Depth, kernel and resolution are the space's
+        largest.
         """
-        wide = self.widest
-        depth = max(stage.depth[-1] for stage in self.scaling_stages)
-        scaling = self.scaling(depth, 1.0, self.resolutions[-1])
-        base = self.decode(self._extreme(-1, -1), scaling)
+        return self._allocated(both_sides=True)
 
-        def allocated(largest: int, smallest: int) -> int:
-            return largest if largest == smallest else largest + smallest
-
-        stages = []
-        for wide_stage, base_stage in zip(wide.stages, base.stages, strict=True):
-            blocks = []
-            for big, small in zip(wide_stage, base_stage, strict=True):
-                hidden = allocated(big.hidden_channels, small.hidden_channels)
-                se = big.se and replace(
-                    big.se, channels=allocated(big.se.channels, small.se.channels)
-                )
-                blocks.append(
-                    replace(
-                        big,
-                        in_channels=allocated(big.in_channels, small.in_channels),
-                        hidden_channels=hidden,
-                        out_channels=allocated(big.out_channels, small.out_channels),
-                        groups=hidden,
-                        se=se,
-                    )
-                )
-            stages.append(tuple(blocks))
-        stem = replace(
-            wide.stem, out_channels=allocated(wide.stem.out_channels, base.stem.out_channels)
+    def _allocated(self, both_sides: bool) -> Arch:
+        width = self._most[1]
+        ends = self.ends
+        stems = [
+            stem.out_channels
+            for multiplier in (1.0, width)
+            for stem in ends.stems(multiplier, self.rounding)
+        ]
+        stages = tuple(
+            tuple(next(iter(slots.values())).block for slots in places)
+            for places in self.slots(both_sides)
         )
-        return replace(wide, stem=stem, stages=tuple(stages))
+        return Arch(
+            self.resolutions[-1],
+            replace(ends.stem, out_channels=allocate(stems, both_sides)),
+            stages,
+            replace(
+                ends.head,
+                channels=allocate(ends.choices['head_channels'], both_sides),
+                hidden_channels=allocate(ends.choices['head_hidden_channels'], both_sides),
+            ),
+        )
+
+    # ---------------------------------------------------------------- words
+
+    def choices(self, genotype: Genotype | Genes) -> dict[str, Any]:
+        """What a genotype chooses, by name; see :meth:`genotype_of`.
+
+        Raises:
+            ValueError: The genotype does not belong to this space.
+        """
+        genes = genotype.genes if isinstance(genotype, Genotype) else genotype
+        return choices_of(self, self._checked_one(genes)[0].tolist())
+
+    def genotype_of(self, choices: Mapping[str, Any]) -> Genotype:
+        """The canonical genotype of choices by name, the inverse of :meth:`choices`.
+
+        Args:
+            choices: ``dict(stages=[dict(channels, blocks=[dict(kernel, expand, ...), ...]), ...],
+                resolution, stem, head_channels, head_hidden_channels)``. What has one value may be
+                left out, and None among the blocks is a block that is skipped.
+
+        Raises:
+            ValueError: A choice is missing, unknown or none of this space.
+
+        Example:
+            >>> space = SearchSpace(
+            ...     stages=[dict(channels=8, depths=[1, 2], kernels=[3, 5])], resolution=32,
+            ...     stem=dict(channels=8), head=dict(channels=0), num_classes=10,
+            ... )
+            >>> space.genotype_of(dict(stages=[dict(blocks=[dict(kernel=5), dict(kernel=3)])]))
+            Genotype(genes=(1, 1, 0))
+        """
+        return self.genotype(np.array(genes_of(self, choices)))
 
     def __str__(self) -> str:
-        families = self.size * math.prod(
-            len(self.scalings(j)) for j in range(len(self.scaling_stages))
-        )
-        title = (
-            f'SearchSpace: {self.size:.4g} base models at {self.resolution} px, {self.num_genes} '
-            f'genes; {families:.4g} families over {len(self.scaling_stages)} scaling stages'
-        )
-        rows = [('network stage', 'channels', 'stride', 'expand', 'depths', 'kernels')]
-        for i, stage in enumerate(self.stages, start=1):
-            numbers = (str(n) for n in (stage.channels, stage.stride, stage.expand))
-            rows.append((str(i), *numbers, _listed(stage.depths), _listed(stage.kernels)))
-        scalings = [('scaling stage', 'depth', 'width', 'resolution', 'nominal scalings')]
-        for j, stage in enumerate(self.scaling_stages):
-            choices = (_listed(c) for c in (stage.depth, stage.width, stage.resolution))
-            scalings.append((str(j), *choices, str(len(self.scalings(j)))))
-        return f'{title}\n{aligned(rows)}\n{aligned(scalings)}'
+        return describe_space(self)
 
 
-def _listed(values: Sequence[float]) -> str:
-    """Choices for printing: all of a few, the range of many."""
-    if len(values) > 5:
-        return f'{values[0]:g} to {values[-1]:g} ({len(values)})'
-    return ' '.join(f'{value:g}' for value in values)
+def _rounding(given: Mapping[str, Any] | None) -> Rounding:
+    """The rounding that a config spells out as a dict."""
+    if given is None:
+        return Rounding()
+    given = check_keys('space.rounding', given, ('mode', 'channel_divisor'))
+    try:
+        return Rounding(**given)
+    except UsageError as error:
+        raise UsageError(str(error).replace('rounding: ', 'space.rounding.')) from None

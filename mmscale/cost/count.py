@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mmscale.arch.arch import Arch, Block, Head, Stem
+from mmscale.arch.blocks import convolutions
 from mmscale.arch.checks import choice
 from mmscale.arch.presets import get_arch
 from mmscale.tables import Printed, make_table
@@ -86,18 +87,14 @@ def block_cost(block: Block, size: int, convention: str) -> tuple[Cost, int]:
     """Cost of a block on a `size` x `size` input, and the side of its output."""
     out_size = output_size(size, block.stride)
     cost = Cost()
-    grouped_in, grouped_out = block.grouped_widths
-    if block.kind in ('mbconv', 'bottleneck'):
-        cost += _conv(block.in_channels, grouped_in, 1, size)
-    cost += _conv(grouped_in, grouped_out, block.kernel, out_size, block.groups)
+    for conv in convolutions(block):
+        side = out_size if conv.strided else size
+        cost += _conv(conv.in_channels, conv.out_channels, conv.kernel, side, conv.groups)
     if block.se is not None:
         biased = convention == 'pycls'
-        cost += _linear(grouped_out, block.se.channels, biased)
-        cost += _linear(block.se.channels, grouped_out, biased)
-    last_kernel = block.kernel if block.kind == 'basic' else 1
-    cost += _conv(grouped_out, block.out_channels, last_kernel, out_size)
-    if block.residual == 'projection':
-        cost += _conv(block.in_channels, block.out_channels, 1, out_size)
+        gated = block.grouped_widths[1]
+        cost += _linear(gated, block.se.channels, biased)
+        cost += _linear(block.se.channels, gated, biased)
     return cost, out_size
 
 

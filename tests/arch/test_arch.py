@@ -26,7 +26,7 @@ def blocks(draw, in_channels):
     stride = draw(st.integers(1, 2))
     groups = draw(st.sampled_from([1, 2, 3]))
     hidden = in_channels if kind == 'dsconv' else groups * draw(WIDTHS)
-    if kind in ('dsconv', 'fused_mbconv', 'basic'):
+    if kind in ('dsconv', 'fused_mbconv', 'basic', 'conv'):
         groups = groups if in_channels % groups == hidden % groups == 0 else 1
     if kind in ('dsconv', 'mbconv') and draw(st.booleans()):
         groups = hidden
@@ -34,6 +34,9 @@ def blocks(draw, in_channels):
     if kind in ('mbconv', 'bottleneck') and draw(st.booleans()):
         grouped = groups * draw(st.integers(1, 4))
     out_channels = in_channels if draw(st.booleans()) else draw(WIDTHS)
+    if kind == 'conv':
+        hidden = out_channels
+        groups = groups if in_channels % groups == out_channels % groups == 0 else 1
     residuals = ['none', 'projection']
     if stride == 1 and in_channels == out_channels:
         residuals.append('identity')
@@ -48,7 +51,7 @@ def blocks(draw, in_channels):
         hidden_channels=hidden,
         out_channels=out_channels,
         groups=groups,
-        se=None if kind == 'basic' else draw(st.none() | squeeze),
+        se=None if kind in ('basic', 'conv') else draw(st.none() | squeeze),
         act=draw(st.sampled_from(ACTS)),
         residual=draw(st.sampled_from(residuals)),
         padding=draw(st.sampled_from(PADDINGS)),
@@ -204,6 +207,24 @@ def test_equal_inner_widths_are_written_in_one_way():
     assert not pruned.depthwise
 
 
+def test_a_conv_has_no_activation_whatever_is_given():
+    conv = Block('conv', 1, 2, 8, 12, 12, groups=4, act='relu', eps=1e-3)
+    assert conv == Block('conv', 1, 2, 8, 12, 12, groups=4, act='silu', eps=1e-3)
+    assert conv.grouped_widths == (8, 12)
+    row = str(Arch(32, Stem(8), ((conv,),), Head())).splitlines()[3]
+    assert ' '.join(row.split()) == 'stage 1 1 conv 1 8 -> 12 8 px'  # no hidden width
+    assert dataclasses.replace(conv, eps=1e-5) != conv
+    for change, message in (
+        ({'hidden_channels': 8}, 'hidden_channels=8 must equal out_channels=12 for kind=conv'),
+        ({'se': SqueezeExcite(2)}, 'se is not available for kind=conv'),
+        ({'grouped_channels': 12}, 'grouped_channels=12 is not available for kind=conv'),
+        ({'groups': 8}, 'groups=8 does not divide width 12'),
+        ({'residual': 'identity'}, 'residual=identity needs stride 1'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(conv, **change)
+
+
 def test_printing_says_what_the_network_is():
     pooled = Arch(
         resolution=33,
@@ -258,7 +279,7 @@ BAD_VALUES = {
     ('head', 'eps'): ['1e-5', 0, 1],
     ('stages',): [{}, []],
     ('stages', 2): [[], 3],
-    (*BLOCK, 'kind'): ['conv', ['mbconv']],
+    (*BLOCK, 'kind'): ['conv', 'linear', ['mbconv']],  # a conv has no SE
     (*BLOCK, 'kernel'): ['3', 2],
     (*BLOCK, 'groups'): [7],  # does not divide the width
     (*BLOCK, 'eps'): [NAN, True],

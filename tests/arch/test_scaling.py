@@ -90,11 +90,20 @@ def test_dense_blocks_scale_and_pruned_widths_with_them():
     assert (block.in_channels, *block.grouped_widths, block.out_channels) == (480, 30, 45, 480)
 
 
+def test_groups_keep_their_channels():
+    arch = get_arch('scalenet-s0')
+    grouped = Block('bottleneck', 3, 1, 320, 32, 320, groups=4)
+    base = type(arch)(224, arch.stem, (*arch.stages, (grouped,)), arch.head)
+    for width, hidden in ((1.0, 32), (1.2, 40), (1.5, 48), (1.51, 56)):
+        block = apply_scaling(base, Scaling(width=width)).stages[-1][0]
+        assert (block.hidden_channels, block.groups) == (hidden, hidden // 8)
+
+
 def test_groups_that_the_rule_cannot_scale_are_named():
     arch = get_arch('scalenet-s0')
-    grouped = Block('mbconv', 3, 1, 320, 32, 320, groups=4)
+    grouped = Block('fused_mbconv', 3, 1, 320, 32, 320, groups=4)
     base = type(arch)(224, arch.stem, (*arch.stages, (grouped,)), arch.head)
-    with pytest.raises(ValueError, match='groups=4 of a mbconv block'):
+    with pytest.raises(ValueError, match='groups=4 of a fused_mbconv block'):
         apply_scaling(base, Scaling(width=1.5))
 
 

@@ -24,7 +24,8 @@ def test_printing_says_what_may_be_chosen(paper_space):
     assert f'{paper_space.size:.4g} base models at 224 px, 29 genes' in lines[0]
     stages, scalings = lines[-12:-5], lines[-4:]
     for stage, row in zip(paper_space.stages, stages, strict=True):
-        numbers = (stage.channels, stage.stride, stage.expand, *stage.depths, *stage.kernels)
+        (channels,), (expand,) = stage.channels, stage.values('expand')
+        numbers = (channels, stage.stride, expand, *stage.depths, *stage.kernels)
         assert row.split()[1:] == list(map(str, numbers))
     for j, row in enumerate(scalings):
         assert row.split()[-1] == str(len(paper_space.scalings(j)))
@@ -249,14 +250,14 @@ BAD_CONFIGS = {
     ('stages', 1): dict(
         ratio=[6],
         channels=[1.5, 2**20],
-        kernels=[[3, 4], [5, 3], [3, 3], [], 3, '35'],
+        kernels=[[3, 4], [5, 3], [3, 3], [], 4, '35'],
         depths=[[0, 1], [1.0], [True]],
     ),
     ('scaling_stages', 1): dict(
         depth=[[1.2, 1.1], [float('inf')]], width=[[0.9, 1], [float('nan')]], resolution=[[1.5]]
     ),
     # The base model's own.
-    ('scaling_stages', 0): dict(width=[[1.0, 1.1]], depth=[[1.04]], resolution=[[224, 240]]),
+    ('scaling_stages', 0): dict(width=[[1.0, 1.1]], depth=[[1.04]], resolution=[[240, 224]]),
 }
 
 

@@ -83,6 +83,8 @@ def conv_norm_act(
 class ArchBlock(BaseModule):
     """One block of an Arch: ``expand``, ``spatial``, ``se``, ``project``, ``shortcut``.
 
+    A conv has ``spatial`` alone, and a ``shortcut`` if that is a projection.
+
     Args:
         block: What to build.
         norm_cfg: Config of the norm layers, without eps.
@@ -94,6 +96,7 @@ class ArchBlock(BaseModule):
         self.block = block
         common = dict(norm_cfg=norm_cfg, eps=block.eps)
         hidden = block.hidden_channels
+        is_conv = block.kind == 'conv'
         self.expand = None
         if block.kind in ('mbconv', 'bottleneck'):
             self.expand = conv_norm_act(block.in_channels, hidden, 1, act=block.act, **common)
@@ -102,7 +105,7 @@ class ArchBlock(BaseModule):
             spatial_in,
             spatial_out,
             block.kernel,
-            act=block.act,
+            act=None if is_conv else block.act,
             stride=block.stride,
             groups=block.groups,
             padding=block.padding,
@@ -115,14 +118,16 @@ class ArchBlock(BaseModule):
                 squeeze_channels=block.se.channels,
                 act_cfg=(activation_cfg(block.se.act), activation_cfg(block.se.gate)),
             )
-        self.project = conv_norm_act(
-            spatial_out,
-            block.out_channels,
-            block.kernel if block.kind == 'basic' else 1,
-            act=None,
-            padding=block.padding,
-            **common,
-        )
+        self.project = None
+        if not is_conv:
+            self.project = conv_norm_act(
+                spatial_out,
+                block.out_channels,
+                block.kernel if block.kind == 'basic' else 1,
+                act=None,
+                padding=block.padding,
+                **common,
+            )
         self.shortcut = None
         if block.residual == 'projection':
             self.shortcut = conv_norm_act(
@@ -145,7 +150,8 @@ class ArchBlock(BaseModule):
         out = self.spatial(out)
         if self.se is not None:
             out = self.se(out)
-        out = self.project(out)
+        if self.project is not None:
+            out = self.project(out)
         if self.block.residual != 'none':
             if self.drop_path is not None:
                 out = self.drop_path(out)

@@ -1,0 +1,193 @@
+"""A search space in words, and genotypes by the names of what they choose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmscale.arch.arch import aligned
+from mmscale.arch.checks import check_keys
+from mmscale.arch.choices import AXES, Axis, SEChoice, StageChoices
+from mmscale.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmscale.arch.space import SearchSpace
+
+_NETWORK = ('resolution', 'stem', 'head_channels', 'head_hidden_channels')
+
+
+def spoken(value: Any) -> str:
+    """A value of a gene in words."""
+    if value is None or isinstance(value, SEChoice):
+        return 'no' if value is None else str(value)
+    if isinstance(value, tuple):
+        return '+'.join(f'{key}={spoken(part)}' for key, part in value)
+    return f'{value:g}' if isinstance(value, (int, float)) else str(value)
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """Choices for printing: all of a few, the range of many."""
+    if len(values) > 5 and not isinstance(values[0], tuple):
+        return f'{spoken(values[0])} to {spoken(values[-1])} ({len(values)})'
+    return ' '.join(map(spoken, values))
+
+
+def describe_space(space: SearchSpace) -> str:
+    """What a space chooses from: a line, its network stages, its scaling stages."""
+    choices = space.ends.choices
+    pixels = _listed(choices['resolution'])
+    if len(space.scaling_stages) == 1:
+        title = (
+            f'SearchSpace: {space.size:.4g} networks at {pixels} px, {space.num_genes} genes; '
+            'one scaling stage: an ordinary search space'
+        )
+    else:
+        families = space.size * math.prod(
+            len(space.scalings(j)) for j in range(len(space.scaling_stages))
+        )
+        title = (
+            f'SearchSpace: {space.size:.4g} base models at {pixels} px, {space.num_genes} genes; '
+            f'{families:.4g} families over {len(space.scaling_stages)} scaling stages'
+        )
+    lines = [title]
+    ends = [
+        f'{name} {_listed(values)}'
+        for name, values in (
+            ('stem', choices['stem']),
+            ('head', choices['head_channels']),
+            ('hidden layer of the head', choices['head_hidden_channels']),
+        )
+        if len(values) > 1
+    ]
+    if ends:
+        lines.append(f'channels of {", ".join(ends)}')
+    lines.append(aligned(_stage_rows(space.stages)))
+    if len(space.scaling_stages) > 1:
+        rows = [('scaling stage', 'depth', 'width', 'resolution', 'nominal scalings')]
+        for j, stage in enumerate(space.scaling_stages):
+            listed = (_listed(c) for c in (stage.depth, stage.width, stage.resolution))
+            rows.append((str(j), *listed, str(len(space.scalings(j)))))
+        lines.append(aligned(rows))
+    return '\n'.join(lines)
+
+
+def _stage_rows(stages: Sequence[StageChoices]) -> list[tuple[str, ...]]:
+    """A row a network stage, with those columns in which something is to be said."""
+    plain = {'kind': ('mbconv',), 'group_width': (None,), 'block': ()}
+    columns: dict[str, list[str]] = {
+        'channels': [_listed(stage.channels) for stage in stages],
+        'stride': [str(stage.stride) for stage in stages],
+    }
+    for name in ('kind', 'expand', 'depth', 'kernel', 'group_width', 'se', 'act', 'block'):
+        if name == 'depth':
+            columns['depths'] = [
+                _listed(stage.depths) + (' anywhere' if stage.skips == 'anywhere' else '')
+                for stage in stages
+            ]
+            continue
+        values = [_axis_values(stage, name) for stage in stages]
+        usual = {'se': (stages[0].defaults.se,), 'act': (stages[0].defaults.act,)} | plain
+        always = name in ('expand', 'kernel')
+        if always or any(own not in (usual[name], ()) for own in values):
+            title = {'expand': 'expand', 'kernel': 'kernels'}.get(name, name.replace('_', ' '))
+            columns[title] = [
+                ('-' if not own or (own == (None,) and name != 'se') else _listed(own))
+                + _remark(stage, name)
+                for own, stage in zip(values, stages, strict=True)
+            ]
+    rows = zip(*columns.values(), strict=True)
+    return [
+        ('network stage', *columns),
+        *((str(i), *row) for i, row in enumerate(rows, start=1)),
+    ]
+
+
+def _axis(axes: Sequence[Axis], name: str) -> Axis | None:
+    return next((axis for axis in axes if axis.name == name and axis.used), None)
+
+
+def _axis_values(stage: StageChoices, name: str) -> tuple:
+    axis = _axis(stage.axes, name)
+    return () if axis is None else axis.values
+
+
+def _remark(stage: StageChoices, name: str) -> str:
+    """How a network stage shares a choice, and what its first block has instead."""
+    axis, first = _axis(stage.axes, name), _axis(stage.first, name)
+    remark = ' a stage' if axis is not None and axis.shared and len(axis.values) > 1 else ''
+    if first is not None and first.values != (axis.values if axis is not None else ()):
+        remark += f', first {_listed(first.values)}'
+    return remark
+
+
+def choices_of(space: SearchSpace, row: Sequence[int]) -> dict[str, Any]:
+    """What a checked genotype chooses, by name; see :meth:`SearchSpace.choices`."""
+    found: dict[str, Any] = {}
+    stages: list[dict[str, Any]] = []
+    for stage in space.stage_genes:
+        depth = stage.choices.depths[row[stage.depth]]
+        stages.append({'blocks': [{} for _ in range(depth)]})
+    for index, (gene, choice) in enumerate(zip(space.genes, row, strict=True)):
+        value = gene.values[choice]
+        own = stages[gene.stage]
+        if gene.name in _NETWORK:
+            found[gene.name] = value
+        elif gene.slot >= len(own['blocks']) or index == space.stage_genes[gene.stage].depth:
+            continue
+        else:
+            target = own if gene.slot < 0 else own['blocks'][gene.slot]
+            target[gene.name] = _plain(gene.name, value)
+    return {**found, 'stages': stages}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as a config would say it."""
+    if name == 'block':
+        return {key: _plain(key, part) for key, part in value}
+    return value is not None if name == 'se' else value
+
+
+def genes_of(space: SearchSpace, choices: Mapping[str, Any]) -> list[int]:
+    """The genes of choices by name; see :meth:`SearchSpace.genotype_of`."""
+    given = check_keys('choices', choices, _NETWORK, ('stages',))
+    stages = []
+    listed = given['stages']
+    if not isinstance(listed, (list, tuple)) or len(listed) != len(space.stages):
+        raise UsageError(f'choices.stages={listed!r:.60} must be {len(space.stages)} dicts')
+    genes = [0] * space.num_genes
+    for i, (stage, own) in enumerate(zip(space.stage_genes, listed, strict=True)):
+        own = check_keys(f'choices.stages[{i}]', own, ('channels', *AXES), ('blocks',))
+        blocks = [block for block in own['blocks'] if block is not None]
+        blocks = [
+            check_keys(f'choices.stages[{i}].blocks[{j}]', block, AXES)
+            for j, block in enumerate(blocks)
+        ]
+        if len(blocks) not in stage.choices.depths:
+            raise UsageError(
+                f'choices.stages[{i}].blocks: {len(blocks)} is none of the depths '
+                f'{list(stage.choices.depths)}'
+            )
+        genes[stage.depth] = stage.choices.depths.index(len(blocks))
+        stages.append({**own, 'blocks': blocks})
+    depth_genes = {stage.depth for stage in space.stage_genes}
+    for index, gene in enumerate(space.genes):
+        own = stages[gene.stage]
+        if index in depth_genes or gene.slot >= len(own['blocks']):
+            continue
+        where, source = f'choices.stages[{gene.stage}]', own
+        if gene.name in _NETWORK:
+            where, source = 'choices', given
+        elif gene.slot >= 0 and gene.name in own['blocks'][gene.slot]:
+            where, source = f'{where}.blocks[{gene.slot}]', own['blocks'][gene.slot]
+        if gene.name not in source:
+            if len(gene.values) == 1:
+                continue
+            raise UsageError(f'{where}: missing key {gene.name}')
+        plain = [_plain(gene.name, value) for value in gene.values]
+        if source[gene.name] not in plain:
+            raise UsageError(
+                f'{where}.{gene.name}={source[gene.name]!r:.60} is none of {plain!r:.200}'
+            )
+        genes[index] = plain.index(source[gene.name])
+    return genes
