@@ -154,10 +154,9 @@ class SuperNet(SharedWeights, ArchNet):
 
     def _fits_head(self, head: Head) -> bool:
         """Whether a head differs from the whole one in smaller widths alone that are choices."""
-        most, widest = self.space.allocation.head, self.space.widest.head
         for key in ('channels', 'hidden_channels'):
             width, allocated = getattr(head, key), getattr(self.arch.head, key)
-            is_choice = getattr(most, key) != getattr(widest, key)
+            is_choice = len(self.space.ends.choices[f'head_{key}']) > 1
             if not (0 < width <= allocated if is_choice else width == allocated):
                 return False
         widths = dict(channels=head.channels, hidden_channels=head.hidden_channels)
