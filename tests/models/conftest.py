@@ -2,6 +2,7 @@
 
 import copy
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from mmpretrain.structures import DataSample
 
 from mmscale.arch import SearchSpace
 from mmscale.models import SuperNetClassifier
+
+# Lets the tests of this folder import `whole_update`.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope='session')
