@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,8 +45,10 @@ class Costs(NamedTuple):
 
 
 class _StageCosts(NamedTuple):
-    """Costs of the blocks of a network stage, each of shape (resolutions, input widths, widths,
-    options, 3): of its first block, of one that repeats it, and of any further one."""
+    """Costs of a network stage's first block, of one that repeats it, and of any further one.
+
+    Each of shape (resolutions, input widths, widths, options, 3).
+    """
 
     first: Integers
     repeated: Integers
@@ -69,7 +72,7 @@ class _Tables(NamedTuple):
 
     Attributes:
         parts: They add up to the cost.
-        steps: Of all parts, shape (genes, parts), as floats: a product of them is fast, and exact.
+        steps: Of all parts, shape (parts, genes), as floats: a product of them is fast, and exact.
     """
 
     parts: list[_Part]
@@ -134,7 +137,7 @@ class CostTable:
         sizes: Sequence[int],
         change: Callable[[Block], Block] | None = None,
     ) -> Integers:
-        """Costs of all blocks of a place, shape (resolutions, input widths, widths, options, 3)."""
+        """Costs of all blocks of a place, see :class:`_StageCosts`."""
         space = self.space
         costs = np.empty((len(sizes), len(options.blocks), 3), dtype=np.int64)
         for i, block in enumerate(options.blocks):
@@ -167,14 +170,13 @@ class CostTable:
         stages = []
         for stage in self.space.stage_genes:
             after = [output_size(size, stage.choices.stride) for size in sizes]
-            stages.append(
-                _StageCosts(
-                    self._block_costs(stage.first, scaling, sizes),
-                    # That a further block is repeated changes nothing of its cost.
-                    self._block_costs(stage.first, scaling, after, repeated),
-                    self._block_costs(stage.further, scaling, after),
-                )
-            )
+            first = self._block_costs(stage.first, scaling, sizes)
+            again = first
+            if self._counts(stage, scaling)[1].any():
+                again = self._block_costs(stage.first, scaling, after, repeated)
+            # That a further block is repeated changes nothing of its cost.
+            further = self._block_costs(stage.further, scaling, after)
+            stages.append(_StageCosts(first, again, further))
             sizes = after
         return stem, stages, self._head_costs(scaling, sizes)
 
@@ -189,13 +191,17 @@ class CostTable:
     def _part(self, columns: Sequence[int | None], costs: Integers) -> _Part:
         """A part whose index has a dimension a column, those of one value without."""
         kept = [column for column in columns if column is not None]
-        sizes = [len(self.space.genes[column].values) for column in kept]
-        steps = np.cumprod([1, *sizes[:0:-1]])[::-1].tolist()
-        return _Part(dict(zip(kept, steps, strict=False)), costs.reshape(-1, 3))
+        costs = costs.reshape(*(len(self.space.genes[column].values) for column in kept), 3)
+        for axis in reversed(range(len(kept))):
+            # What changes no cost, as an activation, makes no larger table.
+            if (costs == costs.take([0], axis)).all():
+                costs = costs.take(0, axis)
+                del kept[axis]
+        sizes = costs.shape[:-1]
+        steps = {c: math.prod(sizes[axis + 1 :]) for axis, c in enumerate(kept)}
+        return _Part(steps, costs.reshape(-1, 3))
 
-    def _stage_parts(
-        self, stage: StageGenes, costs: _StageCosts, scaling: Scaling
-    ) -> list[_Part]:
+    def _stage_parts(self, stage: StageGenes, costs: _StageCosts, scaling: Scaling) -> list[_Part]:
         """Parts of a network stage: as many blocks together as a small table can hold."""
         resolution = self.space.ends.columns['resolution']
         common = {resolution, stage.channels, stage.depth, *stage.shared.values()}
@@ -260,10 +266,10 @@ class CostTable:
         if self._after_stages is None:
             last += [columns['head_channels'], columns['head_hidden_channels']]
         parts.append(self._part(last, head))
-        steps = np.zeros((self.space.num_genes, len(parts)))
+        steps = np.zeros((len(parts), self.space.num_genes))
         for i, part in enumerate(parts):
             for column, step in part.steps.items():
-                steps[column, i] = step
+                steps[i, column] = step
         return _Tables(parts, steps)
 
     # ---------------------------------------------------------------- costs
@@ -294,10 +300,13 @@ class CostTable:
         parts, steps = self._tables[scaling]
         total = np.zeros((len(genes), 3), dtype=np.int64)
         for start in range(0, len(genes), _ROWS):
-            rows = genes[start : start + _ROWS]
-            indexes = (rows.astype(np.float64) @ steps).astype(np.int64)
-            for i, part in enumerate(parts):
-                total[start : start + _ROWS] += part.table[indexes[:, i]]
+            rows = genes[start : start + _ROWS].astype(np.float64)
+            indexes = (steps @ rows.T).astype(np.intp)
+            terms = np.empty((len(rows), 3), dtype=np.int64)
+            own = total[start : start + _ROWS]
+            for part, index in zip(parts, indexes, strict=True):
+                # Genes are checked: no index has to be.
+                own += np.take(part.table, index, axis=0, out=terms, mode='clip')
         if self._after_stages is not None and len(genes):
             total += self._foreign_costs(genes, scaling)
         return Costs(*total.T)
