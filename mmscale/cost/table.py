@@ -113,7 +113,7 @@ class CostTable:
         self._tables: dict[Scaling, _Tables] = {}
         self._after: dict[tuple[Scaling, bytes], tuple[int, int, int]] = {}
         # The genes that decide what follows the network stages, where that is not the own head.
-        outer = ('resolution', 'stem', 'channels')
+        outer = ('resolution', 'stem', 'channels', 'head_channels')
         self._outer = [i for i, gene in enumerate(space.genes) if gene.name in outer]
 
     # ---------------------------------------------------------------- costs of a scaling

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.model import BaseModel
 
-from mmscale.arch import Arch
+from mmscale.arch import Arch, Head
 from mmscale.cost import Cost, count_module, count_parts
 from mmscale.errors import UsageError
 from mmscale.models.backbones import SuperNet
@@ -56,7 +56,7 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
                 f'the last network stage, {len(backbone.arch.stages) - 1}: subnets are costed '
                 'with all of them'
             )
-        self._costs: dict[tuple[tuple[int, ...], int], Cost] = {}
+        self._costs: dict[tuple[tuple[int, ...], Head, int], Cost] = {}
 
     @property
     def backbone(self) -> SuperNet:
@@ -97,11 +97,12 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
         return detector
 
     def cost_after_stages(self, arch: Arch) -> Cost:
-        """Cost of neck and head after an Arch, which its widths and its resolution decide."""
-        key = arch.widths, arch.resolution
+        """Cost of what follows the network stages, which decide it by widths and resolution."""
+        key = arch.widths, arch.head, arch.resolution
         if key not in self._costs:
             shape = (arch.stem.in_channels, arch.resolution, arch.resolution)
-            whole = count_module(self.extract(arch), shape, memory=False).cost
+            alone = self.extract(arch, self.backbone.sides[0])
+            whole = count_module(alone, shape, memory=False).cost
             stages = sum((part.cost for part in count_parts(arch)[:-1]), Cost())
             self._costs[key] = Cost(
                 whole.flops - stages.flops,

@@ -117,6 +117,46 @@ def test_the_table_counts_the_whole_detector(model, archs):
                 assert getattr(table.cost(arch), metric) == getattr(counted, metric)
 
 
+def test_widths_and_kinds_may_be_choices(tmp_path):
+    """Of network stages whose maps the neck takes, and of the head's convolution."""
+    config = load('retinanet_supernet_fpn_digits.py', tmp_path)
+    backbone = config.model.detector.backbone
+    common = dict(depths=[1, 2], kernels=[1, 3])
+    del backbone['space'], backbone['out_strides']
+    backbone['out_indices'] = (0, 1, 2)
+    backbone['space'] = dict(
+        in_channels=1,
+        num_classes=10,
+        resolution=[32, 40],
+        stem=dict(channels=[4, 8]),
+        stages=[
+            dict(channels=[8, 12], stride=2, kind=['mbconv', 'bottleneck'], expands=2, **common),
+            dict(channels=[8, 16], stride=2, kind='basic', **common),
+        ],
+        head=dict(channels=[16, 24]),
+    )
+    model = MODELS.build(config.model).eval()
+    space = model.backbone.space
+    table = CostTable(space, after_stages=model.cost_after_stages)
+    genes = space.sample(np.random.default_rng(0), 6)
+    costs = table.costs(genes)
+    archs = [space.decode(row) for row in genes]
+    assert len({(arch.widths, arch.head, arch.resolution) for arch in archs}) > 4
+    for i, arch in enumerate(archs):
+        side = SIDES[i % 2]
+        detector = model.extract(arch, side).eval()
+        images = torch.randn(2, 1, arch.resolution, arch.resolution)
+        model.backbone.set_arch(arch, side)
+        with torch.inference_mode():
+            for maps, own in zip(model(images), detector(images), strict=True):
+                for one, other in zip(maps, own, strict=True):
+                    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        counted = count_module(detector, tuple(images.shape[1:]), memory=False)
+        for metric in ('flops', 'params', 'acts'):
+            assert getattr(costs, metric)[i] == getattr(counted, metric)
+            assert getattr(table.cost(arch), metric) == getattr(counted, metric)
+
+
 def test_a_neck_keeps_what_a_step_did_not_use(tmp_path):
     config = load('retinanet_supernet_fpn_digits.py', tmp_path)
     shrink(config.train_dataloader, tmp_path)

@@ -2,14 +2,21 @@
 
 import copy
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmpretrain.structures import DataSample
+from torch import nn
 
 from mmscale.arch import SearchSpace
 from mmscale.models import SuperNetClassifier
+
+# Lets the tests of this folder import `general_spaces` and `whole_update`.
+sys.path.insert(0, str(Path(__file__).parent))
+
+import general_spaces
 
 
 @pytest.fixture(scope='session')
@@ -80,5 +87,22 @@ def make_batch():
             inputs=torch.randn(count, 1, side, side, generator=generator),
             data_samples=[DataSample().set_gt_label(int(label)) for label in labels],
         )
+
+    return make
+
+
+@pytest.fixture
+def make_random(randomise):
+    """A function that makes a classifier of random weights of 64 bits."""
+
+    def make(*args, **kwargs):
+        model = general_spaces.make_classifier(*args, **kwargs)
+        randomise(model, weights=True)
+        generator = torch.Generator().manual_seed(1)
+        for module in model.head.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data.normal_(0, module.in_features**-0.5, generator=generator)
+                module.bias.data.normal_(0, 1, generator=generator)
+        return model.double().eval()
 
     return make

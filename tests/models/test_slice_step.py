@@ -8,54 +8,14 @@ import timm.optim
 import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
+from whole_update import OPTIMIZERS, WholeUpdate, make_optimizer, masks, snapshot
 
 from mmscale.arch import HierarchicalSampler
 from mmscale.errors import UsageError
 from mmscale.models import step_slices
-from mmscale.models.backbones import WeightSlice, disjoint, index_of, super_net
+from mmscale.models.backbones import WeightSlice, disjoint, index_of, shared_weights
 from mmscale.models.backbones.slices import without
 from mmscale.models.slice_step import check_steps_slices
-
-OPTIMIZERS = {
-    'SGD': dict(lr=0.1, momentum=0.9, weight_decay=0.05),
-    'nesterov': dict(lr=0.1, momentum=0.9, weight_decay=0.05, nesterov=True, foreach=False),
-    'AdamW': dict(lr=0.01, weight_decay=0.1, amsgrad=True),
-    'Adagrad': dict(lr=0.01),
-}
-
-
-def make_optimizer(name, parameters):
-    cls = torch.optim.SGD if name == 'nesterov' else getattr(torch.optim, name)
-    return cls(parameters, **OPTIMIZERS[name])
-
-
-def element_state(optimizer, parameter):
-    """What an optimizer keeps for every element of a parameter."""
-    return {
-        key: value
-        for key, value in optimizer.state.get(parameter, {}).items()
-        if torch.is_tensor(value) and value.shape == parameter.shape
-    }
-
-
-def snapshot(model, optimizer):
-    return {
-        name: (
-            parameter.detach().clone(),
-            {key: value.clone() for key, value in element_state(optimizer, parameter).items()},
-        )
-        for name, parameter in model.backbone.named_parameters()
-    }
-
-
-def masks(model, used):
-    found = {}
-    for name, parameter in model.backbone.named_parameters():
-        mask = torch.zeros(parameter.shape, dtype=torch.bool)
-        for part in used.get(name, ()):
-            mask[index_of(part.region)] = True
-        found[name] = mask
-    return found
 
 
 @pytest.mark.parametrize('accumulative_counts', [1, 2])
@@ -115,45 +75,6 @@ def test_20_steps_change_only_what_they_use(
     assert never > 100
     # Few elements get no gradient: biases at 0 that are not decayed, after a dead ReLU.
     assert moved > 0.98 * used_ever
-
-
-class WholeUpdate:
-    """A reference of its own: steps whole parameters, then puts back what was not used."""
-
-    def __init__(self, model, optimizer):
-        self.model, self.optimizer = model, optimizer
-        self.used = masks(model, {})
-
-    def backward(self, batch, draw, iteration, scale=1.0):
-        self.model.set_draw(draw, iteration)
-        data = self.model.data_preprocessor(batch, True)
-        # Gradients flow to whole parameters; the slices are only told.
-        with self.model.backbone.slices(), torch.random.fork_rng():
-            statistics = {k: b.clone() for k, b in self.model.backbone.named_buffers()}
-            self.model.subnet_losses(data['inputs'], data['data_samples'])
-        for key, buffer in self.model.backbone.named_buffers():
-            buffer.copy_(statistics[key])
-        for name, mask in masks(self.model, self.model.backbone.used_slices).items():
-            self.used[name] |= mask
-        gradients = [p.grad for p in self.model.parameters()]
-        self.model.backbone.forget_slices()
-        for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
-            parameter.grad = gradient
-        losses = self.model.subnet_losses(data['inputs'], data['data_samples'])
-        (self.model.parse_losses(losses)[0] * scale).backward()
-
-    @torch.no_grad()
-    def step(self):
-        before = snapshot(self.model, self.optimizer)
-        self.optimizer.step()
-        for name, parameter in self.model.backbone.named_parameters():
-            outside = ~self.used[name]
-            weights, state = before[name]
-            parameter[outside] = weights[outside]
-            for key, value in element_state(self.optimizer, parameter).items():
-                value[outside] = state.get(key, torch.zeros_like(value))[outside]
-        self.optimizer.zero_grad()
-        self.used = masks(self.model, {})
 
 
 @pytest.mark.parametrize(
@@ -350,7 +271,7 @@ def test_lost_gradients_are_told(make_classifier, make_batch, tiny_space, monkey
         make_batch(draw, 0), OptimWrapper(make_optimizer('SGD', model.parameters()))
     )
     said = []
-    monkeypatch.setattr(super_net, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(shared_weights, 'print_log', lambda text, *_: said.append(text))
     model.double()
     assert len(said) == 1 and 'those of its slices are lost' in said[0]
     assert not model.backbone.used_slices

@@ -25,6 +25,7 @@ from mmscale.models.dms.traced import traced_groups
 from mmscale.models.dms.transformers import GROUPERS, Consumers, full_name
 from mmscale.models.dms.trial import tried_groups
 from mmscale.models.dropout_head import DropoutClsHead
+from mmscale.models.super_net_classifier import SuperNetClassifier
 
 Grouper = Callable[[nn.Module, str, Consumers], ChannelGroups]
 
@@ -187,8 +188,11 @@ def _traced_after(
 def static_model(model: nn.Module) -> nn.Module:
     """The model with its SuperNet, if it has one, replaced by its largest subnet: an ArchNet."""
     for name, module in model.named_modules():
-        if isinstance(module, SuperNet):
-            largest = module.extract(module.space.largest()).train(module.training)
+        # A classifier whose head is shared too is replaced as a whole.
+        is_shared = isinstance(module, SuperNetClassifier) and module.shares_head
+        if isinstance(module, SuperNet) or is_shared:
+            net = module.backbone if is_shared else module
+            largest = module.extract(net.space.largest(), net.sides[0]).train(module.training)
             if not name:
                 return largest
             replace_submodule(model, name, largest)
