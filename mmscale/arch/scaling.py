@@ -81,11 +81,11 @@ def scale_block(
             scaled = expanded(channels, block.in_channels, in_channels)
         return -(-scaled // kept) * kept
 
-    is_grouped = block.groups != 1 and not block.depthwise and block.kind != 'conv'
+    is_grouped = block.groups != 1 and not block.depthwise
     if is_grouped and (block.grouped_channels or block.kind not in ('mbconv', 'bottleneck')):
         raise UsageError(
-            f'scaling: groups={block.groups} of a {block.kind} block between uneven widths cannot '
-            "be scaled by this rule; rule='pycls' scales them"
+            f'scaling: groups={block.groups} of a {block.kind} block: of group convolutions this '
+            "rule scales those of mbconv and bottleneck blocks; rule='pycls' scales all"
         )
     kept = block.hidden_channels // block.groups if is_grouped else 1
     out_channels = scaled_width(block.out_channels, width, rounding)
@@ -125,9 +125,10 @@ def apply_scaling(
     """Scales a base Arch.
 
     ``search`` and ``retraining`` scale as ScaleNet does (arXiv 2207.07267 and its released
-    code), ``proportional`` as ``search`` but for squeeze widths, which scale as all others. Every network stage of n blocks gets ceil(n * depth) blocks; the extra ones repeat the
-    kernel of the stage's last block. The stem and all stages are widened, the head's convolution
-    is not. A scaling of (1, 1, 1) only re-derives the inner widths, so that
+    code), ``proportional`` as ``search`` but for squeeze widths, which scale as all others. Every
+    network stage of n blocks gets ceil(n * depth) blocks; the extra ones repeat the kernel of the
+    stage's last block. The stem and all stages are widened, the head's convolution is not. A
+    scaling of (1, 1, 1) only re-derives the inner widths, so that
     ``apply_scaling(searched, Scaling(), 'retraining')`` turns a searched base model into the one
     that is retrained.
 

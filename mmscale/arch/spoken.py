@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mmscale.arch.arch import aligned
@@ -35,7 +36,8 @@ def _listed(values: Sequence[Any]) -> str:
 
 def describe_space(space: SearchSpace) -> str:
     """What a space chooses from: a line, its network stages, its scaling stages."""
-    pixels = _listed(space.base_resolutions)
+    choices = space.ends.choices
+    pixels = _listed(choices['resolution'])
     if len(space.scaling_stages) == 1:
         title = (
             f'SearchSpace: {space.size:.4g} networks at {pixels} px, {space.num_genes} genes; '
@@ -53,9 +55,9 @@ def describe_space(space: SearchSpace) -> str:
     ends = [
         f'{name} {_listed(values)}'
         for name, values in (
-            ('stem', space.stem_channels),
-            ('head', space.head_channels),
-            ('hidden layer of the head', space.head_hidden_channels),
+            ('stem', choices['stem']),
+            ('head', choices['head_channels']),
+            ('hidden layer of the head', choices['head_hidden_channels']),
         )
         if len(values) > 1
     ]
@@ -65,8 +67,8 @@ def describe_space(space: SearchSpace) -> str:
     if len(space.scaling_stages) > 1:
         rows = [('scaling stage', 'depth', 'width', 'resolution', 'nominal scalings')]
         for j, stage in enumerate(space.scaling_stages):
-            choices = (_listed(c) for c in (stage.depth, stage.width, stage.resolution))
-            rows.append((str(j), *choices, str(len(space.scalings(j)))))
+            listed = (_listed(c) for c in (stage.depth, stage.width, stage.resolution))
+            rows.append((str(j), *listed, str(len(space.scalings(j)))))
         lines.append(aligned(rows))
     return '\n'.join(lines)
 
@@ -144,6 +146,8 @@ def _plain(name: str, value: Any) -> Any:
     """A value as a config would say it."""
     if name == 'block':
         return {key: _plain(key, part) for key, part in value}
+    if isinstance(value, SEChoice):
+        return asdict(value)
     return value is not None if name == 'se' else value
 
 
@@ -184,6 +188,9 @@ def genes_of(space: SearchSpace, choices: Mapping[str, Any]) -> list[int]:
                 continue
             raise UsageError(f'{where}: missing key {gene.name}')
         plain = [_plain(gene.name, value) for value in gene.values]
+        if gene.name == 'se' and source['se'] is True:
+            # Short for the only one there is.
+            plain = [value is not False for value in plain] if len(plain) == 2 else plain
         if source[gene.name] not in plain:
             raise UsageError(
                 f'{where}.{gene.name}={source[gene.name]!r:.60} is none of {plain!r:.200}'
