@@ -20,6 +20,11 @@ VALUES = {
 NAMED = (False, True, dict(ratio=0.25, of='input', divisor=8), dict(ratio=0.1, gate='sigmoid'))
 UNNAMED = (False, True, dict(act='silu', gate='sigmoid'))
 DEPTHS = ([1], [2], [1, 2], [1, 3], [2, 3], [1, 2, 3])
+LACKING = {
+    'expands': {'dsconv', 'conv'},
+    'group_widths': {'dsconv', 'fused_mbconv', 'basic', 'conv'},
+    'se': {'basic', 'conv'},
+}
 NAMES = {'kernels': 'kernel', 'expands': 'expand', 'group_widths': 'group_width'}
 
 
@@ -70,8 +75,24 @@ def stage_config(rng: Random, excites: tuple) -> dict[str, Any]:
     return stage
 
 
+def drop_unused(config: dict[str, Any]) -> None:
+    """Takes away what no kind of block in its place has, which a space refuses."""
+    for stage in config['stages']:
+        for given in (stage, stage.get('first', {})):
+            known = {**stage, **given}
+            kinds = known.get('kind', 'mbconv')
+            kinds = set(kinds if isinstance(kinds, list) else [kinds])
+            kinds |= {block['kind'] for block in known.get('blocks', ()) if 'kind' in block}
+            for key, without in LACKING.items():
+                if kinds <= without and key in given:
+                    del given[key]
+                    if given is stage and isinstance(stage['share'], dict):
+                        del stage['share'][key]
+
+
 def trim(rng: Random, config: dict[str, Any], most: int) -> None:
     """Takes choices away until a config has at most so many raw genotypes."""
+    drop_unused(config)
     while math.prod(SearchSpace(**config).num_choices.tolist()) > most:
         parts = [config['head'], config['stem']]
         for stage in config['stages']:
@@ -84,6 +105,7 @@ def trim(rng: Random, config: dict[str, Any], most: int) -> None:
         ]
         part, key = rng.choice(lists)
         part[key].pop(rng.randrange(len(part[key])))
+        drop_unused(config)
 
 
 def space_config(seed: int, most: int = 2000, scaling_stages: int | None = None) -> dict[str, Any]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmscale.arch import Arch, Block, Scaling, SearchSpace
-from mmscale.arch.blocks import repeated
+from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.arch.checks import choice, number
 from mmscale.arch.genes import Genes
-from mmscale.arch.scaling import scale_block, scaled_width
 from mmscale.cost import Costs, CostTable
 from mmscale.errors import UsageError
+from mmscale.search.distinct import distinct_scalings
 from mmscale.search.operators import randomise_dead, take_new
 
 Strategy = tuple[Scaling, ...]
@@ -23,97 +22,13 @@ _SAMPLE = 4096
 _SAMPLES = 8
 _REPAIR = 256
 _REPAIRS = 8
+# Genes of the neighbours of base models that are looked at together.
+_NEIGHBOURS = 2**21
 
 
-def distinct_scalings(space: SearchSpace, scaling_stage: int) -> tuple[Scaling, ...]:
-    """Scalings of a scaling stage that differ for some base model.
-
-    Many nominal depth and width multipliers round to the same networks; the first of them in the
-    order of the config stands for all.
-    """
-    widths: dict[float, _Widths] = {}
-    representatives: dict[object, Scaling] = {}
-    for scaling in space.scalings(scaling_stage):
-        if scaling.width not in widths:
-            widths[scaling.width] = _Widths(space, scaling.width)
-        pixels = tuple(
-            space.rounding.resolution(base, scaling.resolution) for base in space.base_resolutions
-        )
-        depths = [
-            tuple(space.rounding.depth(depth, scaling.depth) for depth in stage.depths)
-            for stage in space.stages
-        ]
-        key = pixels, tuple(depths), widths[scaling.width].key(depths)
-        representatives.setdefault(key, scaling)
-    return tuple(representatives.values())
-
-
-class _Widths:
-    """All widths that a multiplier makes of a space's blocks.
-
-    Two multipliers make the same networks of all base models just where they make the same of
-    every block that a base model may have.
-    """
-
-    def __init__(self, space: SearchSpace, multiplier: float) -> None:
-        self._space = space
-        self._multiplier = multiplier
-        self._stem = tuple(self._width(channels) for channels in space.stem_channels)
-        # Per network stage, for first blocks, further ones, and those that follow either.
-        self._scaled: dict[tuple[int, bool, bool], tuple] = {}
-
-    def _width(self, channels: int) -> int:
-        return scaled_width(channels, self._multiplier, self._space.rounding)
-
-    def _blocks(self, stage: int, first: bool, follow: bool) -> tuple:
-        """Widths of the blocks of a network stage, or of what repeats them."""
-        key = stage, first, follow
-        if key not in self._scaled:
-            space = self._space
-            own = space.stage_genes[stage]
-            # Kernels and activations do not matter to widths.
-            blocks = {_widths(b): b for b in (own.first if first else own.further).blocks}
-            if follow:
-                following = map(repeated, blocks.values())
-                blocks = {_widths(block): block for block in following}
-            self._scaled[key] = tuple(
-                _widths(
-                    scale_block(
-                        block,
-                        self._multiplier,
-                        self._width(block.in_channels),
-                        space.width_rule,
-                        space.rounding,
-                    )
-                )
-                for block in blocks.values()
-            )
-        return self._scaled[key]
-
-    def key(self, depths: Sequence[Sequence[int]]) -> tuple:
-        """Equal for multipliers that make the same networks.
-
-        Args:
-            depths: Scaled depths of every network stage.
-        """
-        key: list[tuple] = [self._stem]
-        for i, (stage, scaled) in enumerate(zip(self._space.stages, depths, strict=True)):
-            pairs = list(zip(stage.depths, scaled, strict=True))
-            key.append(self._blocks(i, first=True, follow=False))
-            if any(min(pair) > 1 for pair in pairs):
-                key.append(self._blocks(i, first=False, follow=False))
-            for first in (True, False):
-                if any((base == 1) == first and more > base for base, more in pairs):
-                    key.append(self._blocks(i, first, follow=True))
-        return tuple(key)
-
-
-def _widths(block: Block) -> tuple:
-    """What of a block matters to its scaling, and what scaling changes."""
-    return (
-        *(block.kind, block.residual, block.in_channels, block.hidden_channels),
-        *(block.out_channels, block.groups, block.se and block.se.channels),
-    )
+def noun(space: SearchSpace) -> str:
+    """What a base model is called: a network, where nothing scales it."""
+    return 'base model' if len(space.scaling_stages) > 1 else 'network'
 
 
 class Feasibility:
@@ -158,18 +73,19 @@ class Feasibility:
         low, high = self.base_range
         if high < budget * (1 - tolerance) or low > budget * (1 + tolerance):
             raise UsageError(
-                f'budget={budget:,.15g} {metric} is out of reach: base models of this space have '
+                f'budget={budget:,.15g} {metric} is out of reach: {self.noun}s of this space have '
                 f'{low:,} to {high:,} {metric} (tolerance {tolerance:.3g})'
             )
 
     @property
     def base_range(self) -> tuple[int, int]:
-        """Cost of the smallest and of the largest base model."""
-        low, high = (
-            getattr(self.table.cost(arch), self.metric)
-            for arch in (self.space.smallest(0), self.space.largest(0))
-        )
-        return low, high
+        """Lowest and highest cost of any base model."""
+        return self.table.range(self.metric)
+
+    @property
+    def noun(self) -> str:
+        """What messages call a base model: in a space with one scaling stage a network."""
+        return noun(self.space)
 
     # ------------------------------------------------------------------ masks
 
@@ -368,32 +284,38 @@ class Feasibility:
         genes = self.space.canonicalise(genes)
         excess = self._excess(genes, strategy)
         rows = np.flatnonzero(excess)
-        for _ in range(self.space.num_genes):
-            if not len(rows):
-                break
-            neighbours = self._neighbours(genes[rows], rng)
-            moves = neighbours.shape[1]
-            reached = self._excess(neighbours.reshape(-1, genes.shape[1]), strategy)
-            reached = reached.reshape(len(rows), moves)
-            lots = np.where(reached == 0, -rng.random(reached.shape), reached)
-            best = lots.argmin(axis=1)
-            least = reached[np.arange(len(rows)), best]
-            better = least < excess[rows]
-            genes[rows[better]] = neighbours[np.flatnonzero(better), best[better]]
-            excess[rows[better]] = least[better]
-            rows = rows[better & (least > 0)]
-        return genes
-
-    def _neighbours(self, genes: Genes, rng: np.random.Generator) -> Genes:
-        """All changes of one gene (none, if it is dead), shape (n, changes, genes)."""
         choices = self.space.num_choices
         gene = np.repeat(np.arange(len(choices)), choices - 1)
         shift = np.concatenate([np.arange(1, n) for n in choices])
+        for _ in range(self.space.num_genes):
+            if not len(rows):
+                break
+            filled = randomise_dead(self.space, genes[rows], rng)
+            reached = self._reached(filled, gene, shift, strategy)
+            lots = np.where(reached == 0, -rng.random(reached.shape), reached)
+            best = lots.argmin(axis=1)
+            least = reached[np.arange(len(rows)), best]
+            better = np.flatnonzero(least < excess[rows])
+            moved, column = filled[better], gene[best[better]]
+            place = np.arange(len(better)), column
+            moved[place] = (moved[place] + shift[best[better]]) % choices[column]
+            genes[rows[better]] = self.space.canonicalise(moved)
+            excess[rows[better]] = least[better]
+            rows = rows[better[least[better] > 0]]
+        return genes
+
+    def _reached(self, genes: Genes, gene: Genes, shift: Genes, strategy: Strategy) -> NDArray:
+        """Excess after every change of one gene (none, if it is dead), shape (n, changes)."""
         changes = np.arange(len(gene))
-        neighbours = np.repeat(randomise_dead(self.space, genes, rng)[:, None], len(gene), axis=1)
-        neighbours[:, changes, gene] = (neighbours[:, changes, gene] + shift) % choices[gene]
-        canonical = self.space.canonicalise(neighbours.reshape(-1, len(choices)))
-        return canonical.reshape(neighbours.shape)
+        # So many rows at once that all of their neighbours take some dozen megabytes.
+        step = max(1, _NEIGHBOURS // (len(gene) * genes.shape[1]))
+        found = np.empty((len(genes), len(gene)))
+        for start in range(0, len(genes), step):
+            near = np.repeat(genes[start : start + step, None], len(gene), axis=1)
+            near[:, changes, gene] = (near[:, changes, gene] + shift) % self.space.num_choices[gene]
+            excess = self._excess(near.reshape(-1, genes.shape[1]), strategy)
+            found[start : start + step] = excess.reshape(-1, len(gene))
+        return found
 
     # ------------------------------------------------------------------ messages
 
@@ -418,7 +340,8 @@ class Feasibility:
         on_budget = genes[self.base_feasible(genes)]
         if not len(on_budget):
             nearest = self._nearest(self.deviations(genes, strategy)[:, 0], 0)
-            return f'scaling stage 0: no base model meets the budget: {nearest}'
+            stage = 'scaling stage 0: ' if len(self.space.scaling_stages) > 1 else ''
+            return f'{stage}no {self.noun} meets the budget: {nearest}'
         deviations = self.deviations(on_budget, strategy)
         for j in range(1, len(strategy)):
             if (np.abs(deviations[:, j]) > self.tolerance).all():
