@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling, SearchSpace
-from mmscale.arch.space import Genes
 from mmscale.cost import Cost, CostTable
 from mmscale.search.family import FamilyFitness
-from mmscale.search.feasibility import distinct_scalings
+from mmscale.search.distinct import distinct_scalings
+from mmscale.search.uniform import sample_base_models
 from mmscale.tables import Printed, make_table
 
 if TYPE_CHECKING:
@@ -177,31 +177,13 @@ class SearchProfile(Printed):
         ]
 
 
-def sample_base_models(space: SearchSpace, rng: np.random.Generator, size: int) -> Genes:
-    """Draws base models, each equally likely.
-
-    :meth:`SearchSpace.sample` draws each depth equally often instead.
-
-    Args:
-        space: The search space.
-        rng: Source of randomness.
-        size: Number of base models.
-
-    Returns:
-        Canonical genotypes, shape (size, genes).
-    """
-    genes = rng.integers(0, space.num_choices, (size, space.num_genes))
-    for stage, gene in zip(space.stages, np.flatnonzero(space.gene_slot < 0), strict=True):
-        models = np.array([float(len(stage.kernels)) ** depth for depth in stage.depths])
-        genes[:, gene] = rng.choice(len(models), size, p=models / models.sum())
-    return space.canonicalise(genes)
-
-
 def _middle(space: SearchSpace, scaling_stage: int) -> Arch:
-    choices = space.scaling_stages[scaling_stage]
-    middle = (values[len(values) // 2] for values in (choices.depth, choices.width))
-    resolution = choices.resolution[len(choices.resolution) // 2]
-    return space.decode(space.num_choices // 2, space.scaling(*middle, resolution))
+    scaling = Scaling()
+    if scaling_stage:
+        choices = space.scaling_stages[scaling_stage]
+        values = (choices.depth, choices.width, choices.resolution)
+        scaling = space.scaling(*(own[len(own) // 2] for own in values))
+    return space.decode(space.num_choices // 2, scaling)
 
 
 def profile_search(
