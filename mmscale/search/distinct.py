@@ -16,13 +16,12 @@ def distinct_scalings(space: SearchSpace, scaling_stage: int) -> tuple[Scaling, 
     order of the config stands for all.
     """
     widths: dict[float, _Widths] = {}
+    bases = space.ends.choices['resolution']
     representatives: dict[object, Scaling] = {}
     for scaling in space.scalings(scaling_stage):
         if scaling.width not in widths:
             widths[scaling.width] = _Widths(space, scaling.width)
-        pixels = tuple(
-            space.rounding.resolution(base, scaling.resolution) for base in space.ends.choices['resolution']
-        )
+        pixels = tuple(space.rounding.resolution(base, scaling.resolution) for base in bases)
         depths = [
             tuple(space.rounding.depth(depth, scaling.depth) for depth in stage.depths)
             for stage in space.stages

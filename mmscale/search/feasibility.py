@@ -306,13 +306,13 @@ class Feasibility:
 
     def _reached(self, genes: Genes, gene: Genes, shift: Genes, strategy: Strategy) -> NDArray:
         """Excess after every change of one gene (none, if it is dead), shape (n, changes)."""
-        changes = np.arange(len(gene))
+        changes, choices = np.arange(len(gene)), self.space.num_choices[gene]
         # So many rows at once that all of their neighbours take some dozen megabytes.
         step = max(1, _NEIGHBOURS // (len(gene) * genes.shape[1]))
         found = np.empty((len(genes), len(gene)))
         for start in range(0, len(genes), step):
             near = np.repeat(genes[start : start + step, None], len(gene), axis=1)
-            near[:, changes, gene] = (near[:, changes, gene] + shift) % self.space.num_choices[gene]
+            near[:, changes, gene] = (near[:, changes, gene] + shift) % choices
             excess = self._excess(near.reshape(-1, genes.shape[1]), strategy)
             found[start : start + step] = excess.reshape(-1, len(gene))
         return found
