@@ -114,7 +114,7 @@ class SqueezeExcite:
 class Block:
     """One block of a network stage.
 
-    The kinds, in order of their layers (every convolution but a conv's is followed by a BN):
+    The kinds, in order of their layers (every convolution is followed by a BN):
 
     * ``mbconv``: 1x1 to hidden, k x k grouped, SE, linear 1x1 (MobileNetV2/V3, EfficientNet,
       ScaleNet; with wider groups the RegNetZ block).
@@ -123,7 +123,7 @@ class Block:
     * ``bottleneck``: 1x1 to hidden, k x k grouped, SE, 1x1, activation after the addition
       (ResNet-50, ResNeXt, RegNetX/Y).
     * ``basic``: k x k to hidden, k x k, activation after the addition (ResNet-18).
-    * ``conv``: one k x k with a bias, hidden equals out (strided skips of NAS-Bench-Macro).
+    * ``conv``: one linear k x k, hidden equals out (a strided skip of NAS-Bench-Macro).
 
     Attributes:
         kind: One of the kinds above.
@@ -134,7 +134,7 @@ class Block:
         out_channels: Output width.
         groups: Groups of the (first) k x k convolution; equal to hidden for depthwise.
         se: Squeeze-and-excitation, or None.
-        act: Activation; a conv has none.
+        act: Activation; a conv has none, whatever is given.
         residual: ``none``, ``identity`` (needs stride 1 and equal widths) or ``projection``
             (1x1 convolution and BN on the shortcut).
         padding: ``half`` pads kernel // 2 on both sides; ``same`` is TensorFlow's.
@@ -188,7 +188,12 @@ class Block:
                 f'in_channels={self.in_channels} for kind=dsconv'
             )
         if self.kind == 'conv':
-            self._check_conv()
+            if self.hidden_channels != self.out_channels:
+                raise UsageError(
+                    f'block: hidden_channels={self.hidden_channels} must equal '
+                    f'out_channels={self.out_channels} for kind=conv'
+                )
+            object.__setattr__(self, 'act', Block.act)  # it has none
         for width in self.grouped_widths:
             if width % self.groups:
                 raise UsageError(f'block: groups={self.groups} does not divide width {width}')
@@ -199,17 +204,6 @@ class Block:
                 f'block: residual=identity needs stride 1 and equal widths, got stride '
                 f'{self.stride}, {self.in_channels} -> {self.out_channels}'
             )
-
-    def _check_conv(self) -> None:
-        if self.hidden_channels != self.out_channels:
-            raise UsageError(
-                f'block: hidden_channels={self.hidden_channels} must equal '
-                f'out_channels={self.out_channels} for kind=conv'
-            )
-        # What no layer has is at its default, so that equal networks are equal data.
-        object.__setattr__(self, 'act', Block.act)
-        if self.residual != 'projection':  # whose BN has the eps
-            object.__setattr__(self, 'eps', Block.eps)
 
     @property
     def grouped_widths(self) -> tuple[int, int]:

@@ -20,7 +20,6 @@ class Convolution:
         kernel: Size of the kernel.
         groups: Number of groups.
         strided: Whether its output has the size of the block's output, not of the input.
-        bias: Whether it has a bias and no BN.
     """
 
     in_channels: int
@@ -28,11 +27,10 @@ class Convolution:
     kernel: int = 1
     groups: int = 1
     strided: bool = True
-    bias: bool = False
 
     @property
     def weights(self) -> int:
-        """Number of weights, without the bias."""
+        """Number of weights."""
         return self.kernel**2 * self.in_channels * self.out_channels // self.groups
 
 
@@ -42,10 +40,8 @@ def convolutions(block: Block) -> tuple[Convolution, ...]:
     found = []
     if block.kind in ('mbconv', 'bottleneck'):
         found.append(Convolution(block.in_channels, grouped_in, strided=False))
-    is_conv = block.kind == 'conv'
-    spatial = (grouped_in, grouped_out, block.kernel, block.groups)
-    found.append(Convolution(*spatial, bias=is_conv))
-    if not is_conv:
+    found.append(Convolution(grouped_in, grouped_out, block.kernel, block.groups))
+    if block.kind != 'conv':
         last_kernel = block.kernel if block.kind == 'basic' else 1
         found.append(Convolution(grouped_out, block.out_channels, last_kernel))
     if block.residual == 'projection':

@@ -125,9 +125,10 @@ def apply_scaling(
     """Scales a base Arch.
 
     ``search`` and ``retraining`` scale as ScaleNet does (arXiv 2207.07267 and its released
-    code), ``proportional`` as ``search`` but for squeeze widths, which scale as all others. Every network stage of n blocks gets ceil(n * depth) blocks; the extra ones repeat the
-    kernel of the stage's last block. The stem and all stages are widened, the head's convolution
-    is not. A scaling of (1, 1, 1) only re-derives the inner widths, so that
+    code), ``proportional`` as ``search`` but for squeeze widths, which scale as all others. Every
+    network stage of n blocks gets ceil(n * depth) blocks; the extra ones repeat the kernel of the
+    stage's last block. The stem and all stages are widened, the head's convolution is not. A
+    scaling of (1, 1, 1) only re-derives the inner widths, so that
     ``apply_scaling(searched, Scaling(), 'retraining')`` turns a searched base model into the one
     that is retrained.
 

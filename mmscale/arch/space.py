@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmscale.arch.arch import ACTS, MOST_BLOCKS, PADDINGS, Arch, Block, Head, Stem
+from mmscale.arch.arch import ACTS, MOST_BLOCKS, PADDINGS, Arch, Block
 from mmscale.arch.blocks import repeated
-from mmscale.arch.checks import check_keys, choice, integer, number
+from mmscale.arch.checks import check_keys, choice, number
 from mmscale.arch.choices import BlockDefaults, ScalingChoices, SEChoice, StageChoices, ascending
+from mmscale.arch.ends import Ends
 from mmscale.arch.genes import Gene, Genes, Genotype, StageGenes
 from mmscale.arch.options import BlockOptions
 from mmscale.arch.rounding import Rounding, Scaling
@@ -24,9 +25,6 @@ from mmscale.arch.slots import Slot, allocate, make_slots
 from mmscale.arch.spoken import choices_of, describe_space, genes_of
 from mmscale.errors import UsageError
 from mmscale.tables import AsText
-
-# More choices of the resolution, the stem or the head are a mistake.
-_MOST_CHOICES = 256
 
 
 class SearchSpace(AsText):
@@ -129,12 +127,12 @@ class SearchSpace(AsText):
                 'space.scaling_stages[0] is the base model: it must be '
                 'dict(depth=[1], width=[1], resolution=[pixels])'
             )
-        self.base_resolutions = base.resolution
         self.resolution = base.resolution[-1]
         self._set_rule(rule)
-        common = dict(act=act, padding=padding, eps=eps)
-        self._set_ends(stem, head, num_classes, in_channels, common)
-        self._set_genes()
+        self.ends = Ends.from_config(
+            base.resolution, stem, head, num_classes, in_channels, defaults
+        )
+        self.genes = self._make_genes()
         # Decoding the widest network shows what the checks above cannot, before any work starts.
         _ = self.allocation
 
@@ -149,76 +147,32 @@ class SearchSpace(AsText):
                 "itself; rule='proportional' keeps them"
             )
 
-    def _set_ends(
-        self,
-        stem: Mapping[str, Any],
-        head: Mapping[str, Any],
-        num_classes: int,
-        in_channels: int,
-        common: Mapping[str, Any],
-    ) -> None:
-        keys = ('kernel', 'stride', 'act', 'max_pool')
-        stem = check_keys('space.stem', stem, keys, ('channels',))
-        head = check_keys('space.head', head, ('hidden_channels', 'act'), ('channels',))
-        self.stem_channels = ascending('space.stem.channels', stem.pop('channels'))
-        self.head_channels = ascending('space.head.channels', head['channels'], least=0)
-        self.head_hidden_channels = ascending(
-            'space.head.hidden_channels', head.get('hidden_channels', 0), least=0
-        )
-        for key in ('head_channels', 'head_hidden_channels'):
-            values = getattr(self, key)
-            if len(values) > 1 and not values[0]:
-                name = key.removeprefix('head_')
-                raise UsageError(f'space.head.{name}={list(values)}: 0 (none) is no choice')
-        for key in ('base_resolutions', 'stem_channels', 'head_channels', 'head_hidden_channels'):
-            if len(getattr(self, key)) > _MOST_CHOICES:
-                raise UsageError(
-                    f'space: {key.replace("_", " ")} has more than {_MOST_CHOICES} choices'
-                )
-        try:
-            self._stem = Stem(
-                out_channels=self.stem_channels[0],
-                in_channels=integer('space.in_channels', in_channels),
-                **{**common, **stem},
-            )
-        except UsageError as error:
-            text = str(error)
-            raise UsageError(text if text.startswith('space') else f'space.{text}') from None
-        self._head = Head(
-            channels=self.head_channels[0],
-            hidden_channels=self.head_hidden_channels[0],
-            num_classes=integer('space.num_classes', num_classes),
-            act=choice('space.head.act', head.get('act', self.act), ACTS),
-            eps=common['eps'],
-        )
-
-    def _set_genes(self) -> None:
+    def _make_genes(self) -> tuple[Gene, ...]:
         genes: list[Gene] = []
 
-        def add(name: str, stage: int, values: tuple[int, ...]) -> int | None:
-            if len(values) == 1:
-                return None
-            genes.append(Gene(name, stage, -1, values))
-            return len(genes) - 1
+        def add_end(name: str, stage: int) -> None:
+            values = self.ends.choices[name]
+            if len(values) > 1:
+                self.ends.columns[name] = len(genes)
+                genes.append(Gene(name, stage, -1, values))
 
-        self._resolution_gene = add('resolution', 0, self.base_resolutions)
-        self._stem_gene = before = add('stem', 0, self.stem_channels)
-        widths = self.stem_channels
+        add_end('resolution', 0)
+        add_end('stem', 0)
+        before, widths = self.ends.columns['stem'], self.ends.choices['stem']
         self.stage_genes: list[StageGenes] = []
         for i, choices in enumerate(self.stages):
-            options = (
+            first, further = (
                 BlockOptions(
-                    f'space.stages[{i}]', choices, first, widths, self.width_rule, self.rounding
+                    f'space.stages[{i}]', choices, is_first, widths, self.width_rule, self.rounding
                 )
-                for first in (True, False)
+                for is_first in (True, False)
             )
-            stage = StageGenes(choices, *options, before, genes, i)
+            stage = StageGenes(choices, first, further, before, genes, i)
             self.stage_genes.append(stage)
             before, widths = stage.channels, choices.channels
-        last = len(self.stages) - 1
-        self._head_gene = add('head_channels', last, self.head_channels)
-        self._head_hidden_gene = add('head_hidden_channels', last, self.head_hidden_channels)
-        self.genes = tuple(genes)
+        add_end('head_channels', len(self.stages) - 1)
+        add_end('head_hidden_channels', len(self.stages) - 1)
+        return tuple(genes)
 
     # ---------------------------------------------------------------- genotypes
 
@@ -245,7 +199,8 @@ class SearchSpace(AsText):
     @cached_property
     def size(self) -> int:
         """Number of distinct base models."""
-        counts = [1] * len(self.stem_channels)
+        choices = self.ends.choices
+        counts = [1] * len(choices['stem'])
         for stage in self.stage_genes:
             # The number of sequences differs between widths where some choices mean one block.
             counts = [
@@ -255,8 +210,8 @@ class SearchSpace(AsText):
                 )
                 for after in range(len(stage.choices.channels))
             ]
-        ends = (self.base_resolutions, self.head_channels, self.head_hidden_channels)
-        return sum(counts) * math.prod(map(len, ends))
+        others = (len(values) for name, values in choices.items() if name != 'stem')
+        return sum(counts) * math.prod(others)
 
     def checked(self, genes: Genes) -> Genes:
         """The genes as integers of 64 bits.
@@ -345,19 +300,11 @@ class SearchSpace(AsText):
 
     def base(self, row: Sequence[int]) -> Arch:
         """The base model of one checked genotype, a list of integers."""
-
-        def value(gene: int | None, values: tuple[int, ...]) -> int:
-            return values[0 if gene is None else row[gene]]
-
         return Arch(
-            value(self._resolution_gene, self.base_resolutions),
-            replace(self._stem, out_channels=value(self._stem_gene, self.stem_channels)),
+            self.ends.value('resolution', row),
+            self.ends.stem_of(row),
             tuple(stage.blocks(row) for stage in self.stage_genes),
-            replace(
-                self._head,
-                channels=value(self._head_gene, self.head_channels),
-                hidden_channels=value(self._head_hidden_gene, self.head_hidden_channels),
-            ),
+            self.ends.head_of(row),
         )
 
     def decode(self, genotype: Genotype | Genes, scaling: Scaling = Scaling()) -> Arch:  # noqa: B008
@@ -385,26 +332,26 @@ class SearchSpace(AsText):
             ValueError: The Arch is not a base model of this space.
         """
         genes = [0] * self.num_genes
-        ends = (
-            (self._resolution_gene, self.base_resolutions, arch.resolution),
-            (self._stem_gene, self.stem_channels, arch.stem.out_channels),
-            (self._head_gene, self.head_channels, arch.head.channels),
-            (self._head_hidden_gene, self.head_hidden_channels, arch.head.hidden_channels),
-        )
+        wanted = {
+            'resolution': arch.resolution,
+            'stem': arch.stem.out_channels,
+            'head_channels': arch.head.channels,
+            'head_hidden_channels': arch.head.hidden_channels,
+        }
         is_known = len(arch.stages) == len(self.stages)
-        for gene, values, wanted in ends:
-            is_known = is_known and wanted in values
-            if is_known and gene is not None:
-                genes[gene] = values.index(wanted)
+        for name, value in wanted.items():
+            values, column = self.ends.choices[name], self.ends.columns[name]
+            is_known = is_known and value in values
+            if is_known and column is not None:
+                genes[column] = values.index(value)
         if is_known:
-            before = self.stem_channels.index(arch.stem.out_channels)
-            for stage, blocks, width in zip(
-                self.stage_genes, arch.stages, arch.widths, strict=True
-            ):
-                is_known = is_known and width in stage.choices.channels
+            before = self.ends.choices['stem'].index(arch.stem.out_channels)
+            for stage, blocks in zip(self.stage_genes, arch.stages, strict=True):
+                channels = stage.choices.channels
+                is_known = is_known and blocks[-1].out_channels in channels
                 if not is_known:
                     break
-                after = stage.choices.channels.index(width)
+                after = channels.index(blocks[-1].out_channels)
                 if stage.channels is not None:
                     genes[stage.channels] = after
                 is_known = stage.find(blocks, before, after, genes)
@@ -441,26 +388,20 @@ class SearchSpace(AsText):
     @cached_property
     def resolutions(self) -> tuple[int, ...]:
         """Every resolution of the space, ascending, in pixels."""
-        multipliers = {
-            self.scaling(1, 1, r).resolution for s in self.scaling_stages[1:] for r in s.resolution
+        multipliers = {1.0} | {
+            self.scaling(1, 1, pixels).resolution
+            for stage in self.scaling_stages[1:]
+            for pixels in stage.resolution
         }
-        return tuple(
-            sorted(
-                {
-                    self.rounding.resolution(base, multiplier)
-                    for base in self.base_resolutions
-                    for multiplier in (1.0, *multipliers)
-                }
-            )
-        )
+        pairs = itertools.product(self.ends.choices['resolution'], multipliers)
+        return tuple(sorted({self.rounding.resolution(*pair) for pair in pairs}))
 
     def extreme(self, largest: bool) -> Genes:
         """Genes of the base model with the most or the fewest weights, shape (genes,)."""
         genes = np.zeros(self.num_genes, dtype=np.int64)
-        ends = (self._resolution_gene, self._stem_gene, self._head_gene, self._head_hidden_gene)
-        for gene in ends:
-            if largest and gene is not None:
-                genes[gene] = self.num_choices[gene] - 1
+        for column in self.ends.columns.values():
+            if largest and column is not None:
+                genes[column] = self.num_choices[column] - 1
         for stage in self.stage_genes:
             stage.set_extreme(genes, largest)
         return genes
@@ -540,10 +481,11 @@ class SearchSpace(AsText):
 
     def _allocated(self, both_sides: bool) -> Arch:
         width = self._most[1]
+        ends = self.ends
         stems = [
-            scaled_width(channels, multiplier, self.rounding)
-            for channels in self.stem_channels
+            stem.out_channels
             for multiplier in (1.0, width)
+            for stem in ends.stems(multiplier, self.rounding)
         ]
         stages = tuple(
             tuple(next(iter(slots.values())).block for slots in places)
@@ -551,12 +493,12 @@ class SearchSpace(AsText):
         )
         return Arch(
             self.resolutions[-1],
-            replace(self._stem, out_channels=allocate(stems, both_sides)),
+            replace(ends.stem, out_channels=allocate(stems, both_sides)),
             stages,
             replace(
-                self._head,
-                channels=allocate(self.head_channels, both_sides),
-                hidden_channels=allocate(self.head_hidden_channels, both_sides),
+                ends.head,
+                channels=allocate(ends.choices['head_channels'], both_sides),
+                hidden_channels=allocate(ends.choices['head_hidden_channels'], both_sides),
             ),
         )
 

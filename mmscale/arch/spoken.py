@@ -35,7 +35,8 @@ def _listed(values: Sequence[Any]) -> str:
 
 def describe_space(space: SearchSpace) -> str:
     """What a space chooses from: a line, its network stages, its scaling stages."""
-    pixels = _listed(space.base_resolutions)
+    choices = space.ends.choices
+    pixels = _listed(choices['resolution'])
     if len(space.scaling_stages) == 1:
         title = (
             f'SearchSpace: {space.size:.4g} networks at {pixels} px, {space.num_genes} genes; '
@@ -53,9 +54,9 @@ def describe_space(space: SearchSpace) -> str:
     ends = [
         f'{name} {_listed(values)}'
         for name, values in (
-            ('stem', space.stem_channels),
-            ('head', space.head_channels),
-            ('hidden layer of the head', space.head_hidden_channels),
+            ('stem', choices['stem']),
+            ('head', choices['head_channels']),
+            ('hidden layer of the head', choices['head_hidden_channels']),
         )
         if len(values) > 1
     ]
@@ -65,8 +66,8 @@ def describe_space(space: SearchSpace) -> str:
     if len(space.scaling_stages) > 1:
         rows = [('scaling stage', 'depth', 'width', 'resolution', 'nominal scalings')]
         for j, stage in enumerate(space.scaling_stages):
-            choices = (_listed(c) for c in (stage.depth, stage.width, stage.resolution))
-            rows.append((str(j), *choices, str(len(space.scalings(j)))))
+            listed = (_listed(c) for c in (stage.depth, stage.width, stage.resolution))
+            rows.append((str(j), *listed, str(len(space.scalings(j)))))
         lines.append(aligned(rows))
     return '\n'.join(lines)
 

@@ -54,7 +54,7 @@ def _conv(
     kernel: int,
     size: int,
     groups: int = 1,
-    bias: bool = False,
+    bias: int = 0,
     norm: bool = True,
     bias_flops: bool = False,
 ) -> Cost:
@@ -68,7 +68,7 @@ def _conv(
 
 
 def _linear(in_channels: int, out_channels: int, bias_flops: bool) -> Cost:
-    return _conv(in_channels, out_channels, 1, 1, bias=True, norm=False, bias_flops=bias_flops)
+    return _conv(in_channels, out_channels, 1, 1, bias=1, norm=False, bias_flops=bias_flops)
 
 
 def stem_cost(stem: Stem, size: int, convention: str) -> tuple[Cost, int]:
@@ -86,20 +86,12 @@ def stem_cost(stem: Stem, size: int, convention: str) -> tuple[Cost, int]:
 def block_cost(block: Block, size: int, convention: str) -> tuple[Cost, int]:
     """Cost of a block on a `size` x `size` input, and the side of its output."""
     out_size = output_size(size, block.stride)
-    biased = convention == 'pycls'
     cost = Cost()
-    for layer in convolutions(block):
-        cost += _conv(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel,
-            out_size if layer.strided else size,
-            layer.groups,
-            bias=layer.bias,
-            norm=not layer.bias,
-            bias_flops=biased,
-        )
+    for conv in convolutions(block):
+        side = out_size if conv.strided else size
+        cost += _conv(conv.in_channels, conv.out_channels, conv.kernel, side, conv.groups)
     if block.se is not None:
+        biased = convention == 'pycls'
         gated = block.grouped_widths[1]
         cost += _linear(gated, block.se.channels, biased)
         cost += _linear(block.se.channels, gated, biased)

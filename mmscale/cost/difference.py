@@ -92,8 +92,6 @@ def explain_arch_difference(
             gated = block.grouped_widths[1]
             without_norm += block.se.channels + gated
             pooled += gated * size**2
-        if block.kind == 'conv':
-            without_norm += block.out_channels * size**2
     pooled += arch.feature_channels * size**2
     reasons = {'batch_norm': 2 * (cost.acts - without_norm), 'adaptive_avg_pool2d': pooled}
     return _mmengine_difference(cost.flops, count(arch, convention).flops, reasons)

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmscale.arch.arch import Arch
+from mmscale.arch.arch import Arch, Block
+from mmscale.arch.blocks import repeated
+from mmscale.arch.checks import choice
+from mmscale.arch.genes import Genes, StageGenes
+from mmscale.arch.options import BlockOptions
 from mmscale.arch.rounding import Scaling
-from mmscale.arch.space import Genes, SearchSpace
-from mmscale.cost.count import Cost, block_cost, check_convention, count_parts, stem_cost
+from mmscale.arch.scaling import scale_block, scaled_width
+from mmscale.arch.space import SearchSpace
+from mmscale.cost.count import (
+    Cost,
+    block_cost,
+    check_convention,
+    count_parts,
+    head_cost,
+    output_size,
+    stem_cost,
+)
+
+# Entries of a table that several blocks share: it should stay in the processor's cache.
+_MOST_ENTRIES = 2**14
+# Rows of a population that are indexed at once, for the same reason.
+_ROWS = 2**12
+
+Integers = NDArray[np.int64]
 
 
 class Costs(NamedTuple):
@@ -22,12 +43,49 @@ class Costs(NamedTuple):
     acts: NDArray[np.int64]
 
 
+class _StageCosts(NamedTuple):
+    """Costs of the blocks of a network stage, each of shape (resolutions, input widths, widths,
+    options, 3): of its first block, of one that repeats it, and of any further one."""
+
+    first: Integers
+    repeated: Integers
+    further: Integers
+
+
+class _Part(NamedTuple):
+    """A part of the cost that some genes decide together.
+
+    Attributes:
+        steps: What each gene adds to the index, by its column.
+        table: Costs, shape (entries, 3).
+    """
+
+    steps: Mapping[int, int]
+    table: Integers
+
+
+class _Tables(NamedTuple):
+    """Costs of a space under one scaling.
+
+    Attributes:
+        parts: They add up to the cost.
+        steps: Of all parts, shape (genes, parts), as floats: a product of them is fast, and exact.
+    """
+
+    parts: list[_Part]
+    steps: NDArray[np.float64]
+
+
+def _triple(cost: Cost) -> tuple[int, int, int]:
+    return cost.flops, cost.params, cost.acts
+
+
 class CostTable:
     """Costs of every Arch of a space, exact to the last unit.
 
-    Block costs depend on the network stage, the slot, the kernel and the scaling's width and
-    resolution, never on the other genes, because odd kernels keep the spatial size. They are
-    read off decoded Archs, so the table has no shape rules of its own.
+    What a block costs is decided by its own genes, the widths around it and the resolution, as
+    odd kernels keep the spatial size; how often its network stage's last block is repeated, by
+    the depth. Blocks are those that the space makes, so the table has no shape rules of its own.
 
     Args:
         space: The search space.
@@ -49,45 +107,168 @@ class CostTable:
         self._after_stages = after_stages
         self.space = space
         self.convention = convention
-        self._tables: dict[Scaling, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-        self._kernel_genes = np.flatnonzero(space.gene_slot >= 0)
-        depth_genes = np.flatnonzero(space.gene_slot < 0)
-        self._depth_genes = depth_genes[space.gene_stage[self._kernel_genes]]
+        self._tables: dict[Scaling, _Tables] = {}
+        self._after: dict[tuple[Scaling, bytes], tuple[int, int, int]] = {}
+        # The genes that decide what follows the network stages, where that is not the own head.
+        outer = ('resolution', 'stem', 'channels')
+        self._outer = [i for i, gene in enumerate(space.genes) if gene.name in outer]
 
-    def _table(self, scaling: Scaling) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Fixed cost (3,), and what a gene adds (kernel genes, depths, kernels, 3).
+    # ---------------------------------------------------------------- costs of a scaling
 
-        What a kernel gene adds depends on the depth of its network stage: nothing after it, and
-        the last block's kernel is that of the extra blocks too.
-        """
-        if scaling in self._tables:
-            return self._tables[scaling]
+    def _stem_costs(self, scaling: Scaling) -> tuple[Integers, list[int]]:
+        """Costs of the stem, shape (resolutions, widths, 3), and the sizes of its output."""
         space = self.space
-        most_depths = max(len(stage.depths) for stage in space.stages)
-        most_kernels = max(len(stage.kernels) for stage in space.stages)
-        added = np.zeros((len(self._kernel_genes), most_depths, most_kernels, 3), dtype=np.int64)
-        for kernel in range(most_kernels):
-            deepest = np.where(space.gene_slot < 0, space.num_choices - 1, kernel)
-            arch = space.decode(np.minimum(deepest, space.num_choices - 1), scaling)
-            stem, size = stem_cost(arch.stem, arch.resolution, self.convention)
-            first = 0
-            for choices, stage in zip(space.stages, arch.stages, strict=True):
-                costs = np.empty((len(stage), 3), dtype=np.int64)
-                for slot, block in enumerate(stage):
-                    cost, size = block_cost(block, size, self.convention)
-                    costs[slot] = cost.flops, cost.params, cost.acts
-                for i, depth in enumerate(choices.depths):
-                    scaled = space.rounding.depth(depth, scaling.depth)
-                    own = min(depth, scaled)
-                    added[first : first + own, i, kernel] = costs[:own]
-                    added[first + depth - 1, i, kernel] += costs[own:scaled].sum(axis=0)
-                first += choices.depths[-1]
-        total = stem + self._after(arch)
-        fixed = np.array([total.flops, total.params, total.acts], dtype=np.int64)
-        self._tables[scaling] = fixed, added
-        return self._tables[scaling]
+        costs, sizes = [], []
+        for resolution in space.ends.choices['resolution']:
+            pixels = space.rounding.resolution(resolution, scaling.resolution)
+            stems = space.ends.stems(scaling.width, space.rounding)
+            found = [stem_cost(stem, pixels, self.convention) for stem in stems]
+            costs.append([_triple(cost) for cost, _ in found])
+            sizes.append(found[0][1])
+        return np.array(costs, dtype=np.int64), sizes
 
-    def _after(self, arch: Arch) -> Cost:
+    def _block_costs(
+        self,
+        options: BlockOptions,
+        scaling: Scaling,
+        sizes: Sequence[int],
+        change: Callable[[Block], Block] | None = None,
+    ) -> Integers:
+        """Costs of all blocks of a place, shape (resolutions, input widths, widths, options, 3)."""
+        space = self.space
+        costs = np.empty((len(sizes), len(options.blocks), 3), dtype=np.int64)
+        for i, block in enumerate(options.blocks):
+            base = block if change is None else change(block)
+            width = scaled_width(base.in_channels, scaling.width, space.rounding)
+            scaled = scale_block(base, scaling.width, width, space.width_rule, space.rounding)
+            for j, size in enumerate(sizes):
+                costs[j, i] = _triple(block_cost(scaled, size, self.convention)[0])
+        return costs.reshape(len(sizes), *options.shape, 3)
+
+    def _head_costs(self, scaling: Scaling, sizes: Sequence[int]) -> Integers:
+        """Costs of the own head, shape (resolutions, widths before, heads, 3)."""
+        space = self.space
+        if self._after_stages is not None:
+            return np.zeros((len(sizes), len(space.stages[-1].channels), 1, 3), dtype=np.int64)
+        before = [
+            scaled_width(channels, scaling.width, space.rounding)
+            for channels in space.stages[-1].channels
+        ]
+        heads = list(space.ends.heads())
+        costs = [
+            _triple(head_cost(head, width, size, self.convention))
+            for size, width, head in itertools.product(sizes, before, heads)
+        ]
+        return np.array(costs, dtype=np.int64).reshape(len(sizes), len(before), len(heads), 3)
+
+    def _all_costs(self, scaling: Scaling) -> tuple[Integers, list[_StageCosts], Integers]:
+        """Costs of the stem, of the blocks of every network stage and of the head."""
+        stem, sizes = self._stem_costs(scaling)
+        stages = []
+        for stage in self.space.stage_genes:
+            after = [output_size(size, stage.choices.stride) for size in sizes]
+            stages.append(
+                _StageCosts(
+                    self._block_costs(stage.first, scaling, sizes),
+                    # That a further block is repeated changes nothing of its cost.
+                    self._block_costs(stage.first, scaling, after, repeated),
+                    self._block_costs(stage.further, scaling, after),
+                )
+            )
+            sizes = after
+        return stem, stages, self._head_costs(scaling, sizes)
+
+    def _counts(self, stage: StageGenes, scaling: Scaling) -> tuple[Integers, Integers]:
+        """Per depth: base blocks that are used, and how often the last one is repeated."""
+        depths = np.array(stage.choices.depths)
+        scaled = np.array([self.space.rounding.depth(n, scaling.depth) for n in depths.tolist()])
+        return np.minimum(depths, scaled), np.maximum(scaled - depths, 0)
+
+    # ---------------------------------------------------------------- parts
+
+    def _part(self, columns: Sequence[int | None], costs: Integers) -> _Part:
+        """A part whose index has a dimension a column, those of one value without."""
+        kept = [column for column in columns if column is not None]
+        sizes = [len(self.space.genes[column].values) for column in kept]
+        steps = np.cumprod([1, *sizes[:0:-1]])[::-1].tolist()
+        return _Part(dict(zip(kept, steps, strict=False)), costs.reshape(-1, 3))
+
+    def _stage_parts(
+        self, stage: StageGenes, costs: _StageCosts, scaling: Scaling
+    ) -> list[_Part]:
+        """Parts of a network stage: as many blocks together as a small table can hold."""
+        resolution = self.space.ends.columns['resolution']
+        common = {resolution, stage.channels, stage.depth, *stage.shared.values()}
+        parts: list[_Part] = []
+        group: list[int] = []
+        columns: set[int | None] = set()
+        for slot, own in enumerate(stage.columns):
+            needed = common | set(own) | ({stage.before} if slot == 0 else set())
+            if group and self._entries(columns | needed) > _MOST_ENTRIES:
+                parts.append(self._slots_part(stage, costs, scaling, group, columns))
+                group, columns = [], set()
+            group, columns = [*group, slot], columns | needed
+        parts.append(self._slots_part(stage, costs, scaling, group, columns))
+        return parts
+
+    def _entries(self, columns: set[int | None]) -> int:
+        genes = self.space.genes
+        found = 1
+        for column in columns:
+            found *= 1 if column is None else len(genes[column].values)
+        return found
+
+    def _slots_part(
+        self,
+        stage: StageGenes,
+        costs: _StageCosts,
+        scaling: Scaling,
+        slots: Sequence[int],
+        columns: set[int | None],
+    ) -> _Part:
+        """The part of some blocks of a network stage."""
+        kept = sorted(column for column in columns if column is not None)
+        sizes = [len(self.space.genes[column].values) for column in kept]
+        entries = np.arange(self._entries(columns))
+        digits = dict(zip(kept, np.unravel_index(entries, sizes), strict=True))
+        zero = np.zeros(len(entries), dtype=np.int64)
+
+        def digit(column: int | None) -> Integers:
+            return zero if column is None else digits[column]
+
+        used, again = (count[digit(stage.depth)] for count in self._counts(stage, scaling))
+        depth = np.array(stage.choices.depths)[digit(stage.depth)]
+        resolution = digit(self.space.ends.columns['resolution'])
+        total = np.zeros((len(entries), 3), dtype=np.int64)
+        for slot in slots:
+            option = sum((digit(c) * step for c, step in stage.index(slot)[0]), zero)
+            place = (resolution, zero if slot else digit(stage.before), digit(stage.channels))
+            own, extra = costs.further, costs.further
+            if slot == 0:
+                own, extra = costs.first, costs.repeated
+            total += own[(*place, option)] * (slot < used)[:, None]
+            total += extra[(*place, option)] * np.where(slot == depth - 1, again, 0)[:, None]
+        return self._part(kept, total)
+
+    def _make_tables(self, scaling: Scaling) -> _Tables:
+        stem, stages, head = self._all_costs(scaling)
+        columns, genes = self.space.ends.columns, self.space.stage_genes
+        parts = [self._part([columns['resolution'], columns['stem']], stem)]
+        for stage, costs in zip(genes, stages, strict=True):
+            parts += self._stage_parts(stage, costs, scaling)
+        last = [columns['resolution'], genes[-1].channels]
+        if self._after_stages is None:
+            last += [columns['head_channels'], columns['head_hidden_channels']]
+        parts.append(self._part(last, head))
+        steps = np.zeros((self.space.num_genes, len(parts)))
+        for i, part in enumerate(parts):
+            for column, step in part.steps.items():
+                steps[column, i] = step
+        return _Tables(parts, steps)
+
+    # ---------------------------------------------------------------- costs
+
+    def _after_cost(self, arch: Arch) -> Cost:
         if self._after_stages is None:
             return count_parts(arch, self.convention)[-1].cost
         return self._after_stages(arch)
@@ -95,7 +276,7 @@ class CostTable:
     def cost(self, arch: Arch) -> Cost:
         """Cost of one Arch of the space."""
         parts = count_parts(arch, self.convention)
-        return sum((part.cost for part in parts[:-1]), self._after(arch))
+        return sum((part.cost for part in parts[:-1]), self._after_cost(arch))
 
     def costs(self, genes: Genes, scaling: Scaling = Scaling()) -> Costs:  # noqa: B008
         """Costs of base models under one scaling.
@@ -108,8 +289,78 @@ class CostTable:
             ValueError: A gene is out of range.
         """
         genes = self.space.checked(genes)
-        fixed, added = self._table(scaling)
-        slots = np.arange(len(self._kernel_genes))
-        terms = added[slots, genes[:, self._depth_genes], genes[:, self._kernel_genes]]
-        total = fixed + terms.sum(axis=1)
+        if scaling not in self._tables:
+            self._tables[scaling] = self._make_tables(scaling)
+        parts, steps = self._tables[scaling]
+        total = np.zeros((len(genes), 3), dtype=np.int64)
+        for start in range(0, len(genes), _ROWS):
+            rows = genes[start : start + _ROWS]
+            indexes = (rows.astype(np.float64) @ steps).astype(np.int64)
+            for i, part in enumerate(parts):
+                total[start : start + _ROWS] += part.table[indexes[:, i]]
+        if self._after_stages is not None and len(genes):
+            total += self._foreign_costs(genes, scaling)
         return Costs(*total.T)
+
+    def _foreign_costs(self, genes: Genes, scaling: Scaling) -> Integers:
+        """Costs of what follows the network stages, shape (n, 3)."""
+        # Of other genes any will do.
+        rows, inverse = np.unique(genes[:, self._outer], axis=0, return_inverse=True)
+        costs = np.empty((len(rows), 3), dtype=np.int64)
+        for i, row in enumerate(rows):
+            key = scaling, row.tobytes()
+            if key not in self._after:
+                stand_in = np.zeros(self.space.num_genes, dtype=np.int64)
+                stand_in[self._outer] = row
+                cost = self._after_cost(self.space.decode(stand_in, scaling))
+                self._after[key] = _triple(cost)
+            costs[i] = self._after[key]
+        return costs[inverse.reshape(-1)]
+
+    def range(
+        self,
+        metric: str = 'flops',
+        scaling: Scaling = Scaling(),  # noqa: B008
+    ) -> tuple[int, int]:
+        """Lowest and highest cost of all base models under a scaling.
+
+        Exact; with `after_stages` what follows the network stages is that of the smallest and of
+        the largest base model.
+
+        Args:
+            metric: ``flops``, ``params`` or ``acts``.
+            scaling: The multipliers.
+        """
+        index = Costs._fields.index(choice('metric', metric, Costs._fields))
+        stem, stages, head = (part for part in self._all_costs(scaling))
+        found = []
+        for sign in (1, -1):
+            best = sign * stem[..., index]  # (resolutions, widths)
+            for stage, costs in zip(self.space.stage_genes, stages, strict=True):
+                own = _StageCosts(*(sign * cost[..., index] for cost in costs))
+                best = (best[:, :, None] + self._least(stage, own, scaling)).min(axis=1)
+            best = (best[:, :, None] + sign * head[..., index]).min()
+            if self._after_stages is not None:
+                extreme = self.space.decode(self.space.extreme(sign < 0), scaling)
+                best += sign * _triple(self._after_cost(extreme))[index]
+            found.append(int(sign * best))
+        return found[0], found[1]
+
+    def _least(self, stage: StageGenes, costs: _StageCosts, scaling: Scaling) -> Integers:
+        """Least cost of a network stage, shape (resolutions, input widths, widths)."""
+        shared = stage.first.shared
+        split = [cost.reshape(*cost.shape[:3], shared, -1) for cost in costs]
+        first, extra, further = split
+        best = None
+        for used, again, depth in zip(
+            *self._counts(stage, scaling), stage.choices.depths, strict=True
+        ):
+            cost = first if depth > 1 else first + again * extra
+            total = cost.min(axis=-1)
+            if depth > 1:
+                # The last one comes with its repetitions.
+                total = total + (used - 1) * further.min(axis=-1)
+                total = total + again * further.min(axis=-1)
+            total = total.min(axis=-1)
+            best = total if best is None else np.minimum(best, total)
+        return best

@@ -363,6 +363,9 @@ def convert_state_dict(
 
 def _names(arch: Arch, layout: _Layout, prefix: str, with_head: bool) -> Names:
     """Our keys of an Arch's weights: the other library's, and tensors of the shapes we want."""
+    for i, j, _, block in _numbered(arch):
+        if block.kind == 'conv':
+            raise UsageError(f'arch: stages[{i}][{j}]: kind=conv: no network of a library has one')
     wanted = {}
     modules = {
         f'backbone.{ours}': f'{prefix}{theirs}' for ours, theirs in layout.backbone(arch).items()

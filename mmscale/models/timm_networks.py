@@ -61,6 +61,8 @@ def to_timm(
         from mmscale.models.converters import revert_state_dict, source_name
 
     arch = get_arch(arch)
+    for where, block in _numbered(arch):
+        _refuse(block.kind == 'conv', where, 'kind=conv')
     check_weights_fit(arch)
     name = source_name(arch, 'timm')
     if name is not None:

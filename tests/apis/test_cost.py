@@ -55,6 +55,15 @@ ARCHS = {
         ),
         Head(num_classes=7),
     ),
+    'convs': Arch(
+        37,
+        Stem(8, act='relu6'),
+        (
+            (block('conv', 2, 8, 12, 12, 2), block('conv', 1, 12, 12, 12, 12)),
+            (replace(block('conv', 2, 12, 16, 16), kernel=1, residual='projection'),),
+        ),
+        Head(24, num_classes=5),
+    ),
     'features': replace(get_arch('scalenet-s0'), head=Head(), resolution=64),
     'hidden': replace(get_arch('scalenet-s0'), head=Head(8, 9), resolution=64),
     **{

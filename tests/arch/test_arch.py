@@ -207,6 +207,24 @@ def test_equal_inner_widths_are_written_in_one_way():
     assert not pruned.depthwise
 
 
+def test_a_conv_has_no_activation_whatever_is_given():
+    conv = Block('conv', 1, 2, 8, 12, 12, groups=4, act='relu', eps=1e-3)
+    assert conv == Block('conv', 1, 2, 8, 12, 12, groups=4, act='silu', eps=1e-3)
+    assert conv.grouped_widths == (8, 12)
+    row = str(Arch(32, Stem(8), ((conv,),), Head())).splitlines()[3]
+    assert ' '.join(row.split()) == 'stage 1 1 conv 1 8 -> 12 8 px'  # no hidden width
+    assert dataclasses.replace(conv, eps=1e-5) != conv
+    for change, message in (
+        ({'hidden_channels': 8}, 'hidden_channels=8 must equal out_channels=12 for kind=conv'),
+        ({'se': SqueezeExcite(2)}, 'se is not available for kind=conv'),
+        ({'grouped_channels': 12}, 'grouped_channels=12 is not available for kind=conv'),
+        ({'groups': 8}, 'groups=8 does not divide width 12'),
+        ({'residual': 'identity'}, 'residual=identity needs stride 1'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(conv, **change)
+
+
 def test_printing_says_what_the_network_is():
     pooled = Arch(
         resolution=33,

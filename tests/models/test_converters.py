@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmscale.apis.networks import build_module, build_network, classifier_config
-from mmscale.arch import get_arch
+from mmscale.arch import Block, get_arch
 from mmscale.models.converters import (
     convert_state_dict,
     matching_arch,
@@ -263,6 +263,11 @@ def test_weights_of_another_network(resnet18):
     with pytest.raises(ValueError, match=r'without the hidden layer of head\.hidden_channels=9'):
         arch = get_arch('ResNet-18')
         arch = replace(arch, head=replace(arch.head, hidden_channels=9))
+        convert_state_dict(resnet18, arch, 'mmpretrain')
+    arch = get_arch('ResNet-18')
+    conv = Block('conv', 1, 1, 512, 512, 512, 1)
+    arch = replace(arch, stages=(*arch.stages[:3], (*arch.stages[3], conv)))
+    with pytest.raises(ValueError, match=r'arch: stages\[3\]\[2\]: kind=conv: no network'):
         convert_state_dict(resnet18, arch, 'mmpretrain')
 
 

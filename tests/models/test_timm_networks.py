@@ -8,7 +8,7 @@ import torch
 
 from mmscale.apis import from_timm, to_timm
 from mmscale.apis.networks import build_network
-from mmscale.arch import SCALING_RULES, SqueezeExcite, apply_scaling, get_arch
+from mmscale.arch import SCALING_RULES, Block, SqueezeExcite, apply_scaling, get_arch
 from mmscale.arch.families import efficientnet, mobilenet_v3
 
 pytest.importorskip('timm')
@@ -35,6 +35,12 @@ def assert_equal_logits(found, expected):
     scale = expected.abs().max()
     assert (expected[0] - expected[1]).abs().max() / scale > 1e-3  # images matter
     assert (found - expected).abs().max() / scale < 1e-11
+
+
+def with_block(block):
+    """A ResNet-18 with a block after its last network stage."""
+    arch = get_arch('ResNet-18')
+    return replace(arch, stages=(*arch.stages, (block,)))
 
 
 def shallow(name, *depths):
@@ -122,6 +128,7 @@ def test_what_timm_cannot_say_is_named():
         (with_classes(get_arch('RegNetY-200MF'), kernel=5), r'kernel=5, its RegNet has 3'),
         (with_classes(get_arch('RegNetY-200MF'), se=SqueezeExcite(5)), r'se: relu and hsig'),
         (with_classes(get_arch('ResNeXt-50'), se=SqueezeExcite(5)), 'se: its ResNet has none'),
+        (with_block(Block('conv', 3, 1, 512, 512, 512, 1)), r'stages\[4\]\[0\]: kind=conv$'),
         (get_arch('ResNet-18').to_json(), None),
     ):
         if message is None:

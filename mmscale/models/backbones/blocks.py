@@ -48,10 +48,8 @@ class ConvNormAct(ConvModule):
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps (N, in, H, W) to (N, out, H', W') by convolution, norm and activation, if any."""
-        x = self.conv(x)
-        if self.with_norm:
-            x = self.norm(x)
+        """Maps (N, in, H, W) to (N, out, H', W') by convolution, norm and, if any, activation."""
+        x = self.norm(self.conv(x))
         return self.activate(x) if self.with_activation else x
 
 
@@ -59,14 +57,14 @@ def conv_norm_act(
     in_channels: int,
     out_channels: int,
     kernel: int,
-    norm_cfg: dict | None,
+    norm_cfg: dict,
     eps: float,
     act: str | None,
     stride: int = 1,
     groups: int = 1,
     padding: str = 'half',
 ) -> ConvNormAct:
-    """A convolution, its norm layer (without one: its bias) and an optional activation."""
+    """A convolution without bias, its norm layer and an optional activation."""
     same = padding == 'same'
     layer = ConvNormAct(
         in_channels,
@@ -76,7 +74,7 @@ def conv_norm_act(
         padding=0 if same else kernel // 2,
         groups=groups,
         conv_cfg=dict(type='Conv2dAdaptivePadding') if same else None,
-        norm_cfg=None if norm_cfg is None else dict(norm_cfg, eps=eps),
+        norm_cfg=dict(norm_cfg, eps=eps),
         act_cfg=activation_cfg(act),
     )
     return layer.train()
@@ -107,12 +105,11 @@ class ArchBlock(BaseModule):
             spatial_in,
             spatial_out,
             block.kernel,
-            norm_cfg=None if is_conv else norm_cfg,
-            eps=block.eps,
             act=None if is_conv else block.act,
             stride=block.stride,
             groups=block.groups,
             padding=block.padding,
+            **common,
         )
         self.se = None
         if block.se is not None:

@@ -73,10 +73,10 @@ def arch_groups(
             stream = _add_block(widths, stream, name, block)
             plain_end = block.kind not in ('bottleneck', 'basic') or block.act in _IDEMPOTENT
             if j and block.residual == 'identity' and plain_end:
-                removable.append(name)
+                last = 'spatial' if block.kind == 'conv' else 'project'
+                removable.append((name, (f'{name}.{last}.bn',)))
         if removable:
-            ends = tuple((f'{name}.project.bn',) for name in removable)
-            depths.append(DepthGroup(f'{prefix}stages.{i}', tuple(removable), ends))
+            depths.append(DepthGroup(f'{prefix}stages.{i}', *zip(*removable, strict=True)))
         _leave(stream, consumers, i)
     if arch.head.channels:
         stream.uses.append((f'{prefix}conv_head.conv', 'in'))
@@ -99,6 +99,33 @@ def _leave(stream: _Width, consumers: Mapping[int, Sequence[Member]], index: int
 
 def _add_block(widths: list[_Width], stream: _Width, name: str, block: Block) -> _Width:
     """Adds the widths inside a block; returns that of its output."""
+    if block.kind == 'conv':
+        out = _add_conv(widths, stream, name, block)
+    else:
+        out = _add_layers(widths, stream, name, block)
+    if block.residual == 'projection':
+        stream.uses.append((f'{name}.shortcut.conv', 'in'))
+        out.made_by(f'{name}.shortcut')
+    return out
+
+
+def _add_conv(widths: list[_Width], stream: _Width, name: str, block: Block) -> _Width:
+    """Adds the one layer of a conv; returns the width of its output."""
+    if block.depthwise:
+        stream.passes(f'{name}.spatial')
+        return stream
+    stream.uses.append((f'{name}.spatial.conv', 'in'))
+    stream.parts = math.lcm(stream.parts, block.groups)
+    out = stream
+    if block.residual != 'identity':
+        out = _Width(block.out_channels, parts=block.groups)
+        widths.append(out)
+    out.made_by(f'{name}.spatial')
+    return out
+
+
+def _add_layers(widths: list[_Width], stream: _Width, name: str, block: Block) -> _Width:
+    """Adds the widths of the branch of any other block; returns that of its output."""
     if block.kind in ('mbconv', 'bottleneck'):
         stream.uses.append((f'{name}.expand.conv', 'in'))
         before = _Width(block.hidden_channels)
@@ -130,7 +157,4 @@ def _add_block(widths: list[_Width], stream: _Width, name: str, block: Block) ->
         out = _Width(block.out_channels)
         widths.append(out)
     out.made_by(f'{name}.project')
-    if block.residual == 'projection':
-        stream.uses.append((f'{name}.shortcut.conv', 'in'))
-        out.made_by(f'{name}.shortcut')
     return out

@@ -57,7 +57,9 @@ def _pruned_block(
         block,
         in_channels=channels,
         hidden_channels=hidden,
-        out_channels=width(f'{name}.project', block.out_channels),
+        out_channels=spatial
+        if block.kind == 'conv'
+        else width(f'{name}.project', block.out_channels),
         groups=spatial if block.depthwise else block.groups,
         se=se,
         grouped_channels=grouped,

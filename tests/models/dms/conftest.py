@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmscale.models  # noqa: F401
+from mmscale.arch import Arch, Block, Head, Stem
 
 IMAGES = (2, 3, 64, 64)
 # With an older torch, transformers changes the mask of a batch that shares it.
@@ -32,6 +33,26 @@ def classifier(head='LinearClsHead', pooling=True, **backbone):
 
 def arch_net(name, width):
     return classifier(type='mmscale.ArchNet', arch=name, width=width)
+
+
+# Dense, depthwise and grouped convs, with every residual.
+CONVS = Arch(
+    64,
+    Stem(8, act='relu6'),
+    (
+        (
+            Block('conv', 1, 2, 8, 12, 12, 1),
+            Block('mbconv', 3, 1, 12, 36, 12, 36, act='relu6', residual='identity'),
+            Block('conv', 3, 1, 12, 12, 12, 12, residual='identity'),
+        ),
+        (
+            Block('conv', 3, 2, 12, 16, 16, 2),
+            Block('conv', 3, 1, 16, 16, 16, 4, residual='identity'),
+            Block('conv', 1, 1, 16, 16, 16, 1, residual='projection'),
+        ),
+    ),
+    Head(24, act='relu6'),
+)
 
 
 def vision_transformer(kind, head='VisionTransformerClsHead', **options):
@@ -92,6 +113,11 @@ NETWORKS = {
     'ArchNet MobileNetV2': (lambda: arch_net('MobileNetV2', 1280), (25, 9128, 5, 10)),
     'ArchNet ResNet-50': (lambda: arch_net('ResNet-50', 2048), (37, 11456, 4, 12)),
     'ArchNet ResNet-18': (lambda: arch_net('ResNet-18', 512), (12, 2880, 4, 4)),
+    # Elements: the stem, three streams (one of 6 x 2, one of 4 x 4 channels), hidden and head.
+    'ArchNet of convs': (
+        partial(arch_net, CONVS, 24),
+        (6, 8 + 6 + 4 + 16 + 36 + 24, 2, 3),
+    ),
     'ArchNet RegNetY-400MF': (lambda: arch_net('RegNetY-400MF', 440), (53, 2048, 3, 12)),
     'RegNetX-400MF': (
         lambda: classifier(type='RegNet', arch='regnetx_400mf', width=384),
@@ -166,6 +192,11 @@ def network(request):
     if request.param in LANGUAGE_MODELS:
         inputs = [torch.randint(50, (2, 7))]
     return request.param, model.eval(), inputs, expected
+
+
+@pytest.fixture
+def conv_arch():
+    return CONVS
 
 
 @pytest.fixture

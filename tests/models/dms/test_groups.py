@@ -44,10 +44,10 @@ class Pooled(nn.Module):
         return self.fc(self.net(x)[0].mean((2, 3)))
 
 
-@pytest.mark.parametrize('name', ['MobileNetV2', 'RegNetY-200MF', 'ResNet-18'])
-def test_traced_groups_are_the_declared_ones(name):
+@pytest.mark.parametrize('name', ['MobileNetV2', 'RegNetY-200MF', 'ResNet-18', 'convs'])
+def test_traced_groups_are_the_declared_ones(name, conv_arch):
     """Torch-Pruning and the Arch, two independent ways to the groups of one network."""
-    model = Pooled(name)
+    model = Pooled(conv_arch if name == 'convs' else name)
     arch = model.net.arch
     inputs = Member('fc', 'in', runs(arch.feature_channels))
     declared = arch_groups(arch, {len(arch.stages): [inputs]}, 'net.')
