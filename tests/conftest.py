@@ -24,6 +24,9 @@ cv2.setNumThreads(0)
 settings.register_profile('mmscale', deadline=None, derandomize=True)
 settings.load_profile('mmscale')
 
+# Lets all tests import `random_spaces`.
+sys.path.insert(0, str(Path(__file__).parent))
+
 
 TOOLS = Path(__file__).parents[1] / 'tools'
 

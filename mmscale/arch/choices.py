@@ -253,8 +253,8 @@ class StageChoices:
             given = check_keys(where, stage['first'], ('expand', *_KEYS.values()))
             known = {axis.name: axis for axis in axes}
             first = _axes(where, given, defaults, known)
-        _check_kernels(owner, axes)
-        _check_kernels(f'{owner}.first', first)
+        _check_axes(owner, stage, axes)
+        _check_axes(f'{owner}.first', stage.get('first', {}), first)
         return cls(
             channels=ascending(f'{owner}.channels', stage['channels']),
             stride=integer(f'{owner}.stride', stage.get('stride', 1), 1, LARGEST_INTEGER),
@@ -383,13 +383,22 @@ def _axes(
     return tuple(axes)
 
 
-def _check_kernels(owner: str, axes: Sequence[Axis]) -> None:
-    """Every block has a kernel: from the list, or tied."""
+def _check_axes(owner: str, given: Mapping[str, Any], axes: Sequence[Axis]) -> None:
+    """Every block has a kernel, and no choice is given that no kind of block has."""
     known = {axis.name: axis.values for axis in axes if axis.used}
-    if known['kernel'] != (None,):
-        return
-    if any('kernel' not in dict(value) for value in known.get('block', ((),))):
+    tied = [dict(value) for value in known.get('block', ((),))]
+    if known['kernel'] == (None,) and any('kernel' not in value for value in tied):
         raise UsageError(f'{owner}: missing key kernels')
+    kinds = {kind for value in tied for kind in (value.get('kind'), *known['kind']) if kind}
+    lacking = {
+        'expands': ('dsconv', 'conv'),
+        'group_widths': tuple(kind for kind in KINDS if kind not in _GROUPED),
+        'se': _NO_SE,
+    }
+    for key, without in lacking.items():
+        is_given = key in given and (key != 'se' or known['se'] != (None,))
+        if is_given and kinds <= set(without):
+            raise UsageError(f'{owner}.{key}: blocks of kind {", ".join(sorted(kinds))} have none')
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from mmscale.arch.arch import Block
 from mmscale.arch.blocks import weights
 from mmscale.arch.choices import StageChoices
 from mmscale.arch.options import BlockOptions, count_sequences
+from mmscale.errors import UsageError
 
 Genes = NDArray[np.int64]
 
@@ -48,6 +49,30 @@ class Gene:
     stage: int
     slot: int
     values: tuple[Any, ...]
+
+
+def check_genes(genes: Genes, num_choices: Genes) -> Genes:
+    """Genes as integers of 64 bits.
+
+    Args:
+        genes: Shape (n, genes).
+        num_choices: Of every gene, shape (genes,).
+
+    Raises:
+        UsageError: They are no integers, not as many, or out of range.
+    """
+    genes = np.asarray(genes)
+    if genes.dtype.kind not in 'iu':
+        raise UsageError(f'genes of type {genes.dtype}: expected integers')
+    if genes.ndim != 2 or genes.shape[1] != len(num_choices):
+        raise UsageError(f'genes of shape {genes.shape}: expected (n, {len(num_choices)})')
+    if ((genes < 0) | (genes >= num_choices)).any():
+        row, gene = np.argwhere((genes < 0) | (genes >= num_choices))[0]
+        raise UsageError(
+            f'genotype {row}: gene {gene}={genes[row, gene]} must lie in '
+            f'0..{num_choices[gene] - 1}'
+        )
+    return genes.astype(np.int64, copy=False)
 
 
 # Columns of a genotype with the steps of an index, and how many values the index has.

@@ -97,6 +97,25 @@ class Rounding:
         for key in ('channel_divisor', 'resolution_divisor'):
             integer(f'rounding: {key}', getattr(self, key))
 
+    @classmethod
+    def from_config(cls, owner: str, given: object) -> Rounding:
+        """The rounding that a config spells out as a dict; None is the default.
+
+        Args:
+            owner: What it is, for errors.
+            given: ``dict(mode, channel_divisor)`` or None.
+
+        Raises:
+            ValueError: A key is unknown, or a value is not allowed.
+        """
+        if given is None:
+            return cls()
+        given = check_keys(owner, given, ('mode', 'channel_divisor'))
+        try:
+            return cls(**given)
+        except UsageError as error:
+            raise UsageError(f'{owner}.{str(error).removeprefix("rounding: ")}') from None
+
     def _round(self, value: float, divisor: int) -> int:
         quotient = value / divisor
         # Multipliers are decimals: 1.1 * 100 must not become 111 by a binary rounding error.

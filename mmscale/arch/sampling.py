@@ -52,7 +52,7 @@ class HierarchicalSampler:
     """Draws a scaling stage, then a scaling inside it, then a base model.
 
     Depth multiplier, width multiplier and resolution are independent and uniform inside the
-    scaling stage; the base model's depths are uniform per network stage, then its kernels.
+    scaling stage; so is every gene of the base model, see :meth:`SearchSpace.sample`.
 
     Args:
         space: The search space.
@@ -96,13 +96,16 @@ class HierarchicalSampler:
 
     def draw(self, iteration: int) -> SubnetDraw:
         """The subnet of an iteration: equal on every rank and after every resume."""
-        rng, stage, resolution = self._stage_and_resolution(iteration)
+        rng, stage, base, pixels = self._resolutions(iteration)
         choices = self.space.scaling_stages[stage]
         depth = choices.depth[rng.integers(len(choices.depth))]
         width = choices.width[rng.integers(len(choices.width))]
         side = self.sides[rng.integers(len(self.sides))]
         genes = self.space.sample(rng, 1)[0]
-        scaling = self.space.scaling(depth, width, resolution)
+        column = self.space.ends.columns['resolution']
+        if column is not None:
+            genes[column] = base
+        scaling = self.space.scaling(depth, width, pixels)
         return SubnetDraw(
             scaling_stage=stage,
             scaling=scaling,
@@ -113,12 +116,20 @@ class HierarchicalSampler:
 
     def resolution(self, iteration: int) -> int:
         """The resolution of :meth:`draw`, in pixels, without building the Arch."""
-        return self._stage_and_resolution(iteration)[2]
+        _, _, base, pixels = self._resolutions(iteration)
+        base = self.space.ends.choices['resolution'][base]
+        multiplier = self.space.scaling(1, 1, pixels).resolution
+        return self.space.rounding.resolution(base, multiplier)
 
-    def _stage_and_resolution(self, iteration: int) -> tuple[np.random.Generator, int, int]:
+    def _resolutions(self, iteration: int) -> tuple[np.random.Generator, int, int, int]:
+        """Generator, scaling stage, gene of the base resolution, and the stage's choice."""
         rng = np.random.default_rng([self.seed, iteration])
         stage = int(rng.choice(len(self.probabilities), p=self.probabilities))
         if iteration < self.warmup_iters:
             stage = self.warmup_scaling_stage
         choices = self.space.scaling_stages[stage].resolution
-        return rng, stage, choices[rng.integers(len(choices))]
+        bases = len(self.space.ends.choices['resolution'])
+        if bases == 1:
+            return rng, stage, 0, choices[rng.integers(len(choices))]
+        pixels = choices[rng.integers(len(choices))] if stage else self.space.resolution
+        return rng, stage, int(rng.integers(bases)), pixels

@@ -81,11 +81,11 @@ def scale_block(
             scaled = expanded(channels, block.in_channels, in_channels)
         return -(-scaled // kept) * kept
 
-    is_grouped = block.groups != 1 and not block.depthwise and block.kind != 'conv'
+    is_grouped = block.groups != 1 and not block.depthwise
     if is_grouped and (block.grouped_channels or block.kind not in ('mbconv', 'bottleneck')):
         raise UsageError(
-            f'scaling: groups={block.groups} of a {block.kind} block between uneven widths cannot '
-            "be scaled by this rule; rule='pycls' scales them"
+            f'scaling: groups={block.groups} of a {block.kind} block: of group convolutions this '
+            "rule scales those of mbconv and bottleneck blocks; rule='pycls' scales all"
         )
     kept = block.hidden_channels // block.groups if is_grouped else 1
     out_channels = scaled_width(block.out_channels, width, rounding)

@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from mmscale.arch.arch import Block, SqueezeExcite
+from mmscale.arch.blocks import repeated
+from mmscale.arch.genes import StageGenes
+from mmscale.arch.rounding import Rounding
+from mmscale.arch.scaling import WidthRule, scale_block, scaled_width
 
 
 def variant_of(block: Block) -> str:
@@ -67,20 +71,48 @@ def allocate(sizes: Iterable[int], both_sides: bool) -> int:
     return low + high if both_sides and low != high else high
 
 
-def make_slots(blocks: Iterable[Block], both_sides: bool) -> dict[str, Slot]:
-    """The slots of one place.
+def make_slots(
+    stage: StageGenes,
+    depth: float,
+    width: float,
+    rule: WidthRule,
+    rounding: Rounding,
+    both_sides: bool,
+) -> tuple[dict[str, Slot], ...]:
+    """The slots of a network stage.
 
     Args:
-        blocks: All blocks that it may hold, at their smallest and at their largest widths.
-        both_sides: Whether they lie on both sides of the channel coupling.
+        stage: Has its blocks.
+        depth: Largest depth multiplier.
+        width: Largest width multiplier.
+        rule: Width rule of the space.
+        rounding: Of its widths and depths.
+        both_sides: Whether there is room for both sides of the channel coupling.
 
     Returns:
-        By the name of the variant, in the order of the blocks.
+        Per block of the deepest network its slots by the name of the variant.
     """
-    variants: dict[str, list[Block]] = {}
-    for block in blocks:
-        variants.setdefault(variant_of(block), []).append(block)
-    return {name: _make_slot(own, both_sides) for name, own in variants.items()}
+    depths = stage.choices.depths
+    first = list(stage.first.blocks)
+    further = list(stage.further.blocks) if depths[-1] > 1 else []
+    if any(rounding.depth(n, depth) > n for n in depths):
+        # Blocks that repeat the last one.
+        last = [*further, *(first if depths[0] == 1 else ())]
+        further += dict.fromkeys(map(repeated, last))
+
+    def slots(blocks: list[Block]) -> dict[str, Slot]:
+        variants: dict[str, list[Block]] = {}
+        # At their smallest and at their largest widths.
+        for multiplier in dict.fromkeys((1.0, width)):
+            for block in blocks:
+                channels = scaled_width(block.in_channels, multiplier, rounding)
+                scaled = scale_block(block, multiplier, channels, rule, rounding)
+                variants.setdefault(variant_of(block), []).append(scaled)
+        return {name: _make_slot(own, both_sides) for name, own in variants.items()}
+
+    count = rounding.depth(depths[-1], depth)
+    places = [slots(first)]
+    return (*places, *([slots(further)] * (count - 1) if count > 1 else ()))
 
 
 def _make_slot(blocks: list[Block], both_sides: bool) -> Slot:

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmscale.arch.arch import ACTS, MOST_BLOCKS, PADDINGS, Arch, Block
-from mmscale.arch.blocks import repeated
-from mmscale.arch.checks import check_keys, choice, number
+from mmscale.arch.arch import ACTS, MOST_BLOCKS, PADDINGS, Arch
+from mmscale.arch.checks import choice, number
 from mmscale.arch.choices import BlockDefaults, ScalingChoices, SEChoice, StageChoices, ascending
 from mmscale.arch.ends import Ends
-from mmscale.arch.genes import Gene, Genes, Genotype, StageGenes
+from mmscale.arch.genes import Gene, Genes, Genotype, StageGenes, check_genes
 from mmscale.arch.options import BlockOptions
 from mmscale.arch.rounding import Rounding, Scaling
-from mmscale.arch.scaling import apply_scaling, scale_block, scaled_width, width_rule
+from mmscale.arch.scaling import apply_scaling, width_rule
 from mmscale.arch.slots import Slot, allocate, make_slots
 from mmscale.arch.spoken import choices_of, describe_space, genes_of
 from mmscale.errors import UsageError
@@ -98,7 +97,7 @@ class SearchSpace(AsText):
         self.act = choice('space.act', act, ACTS)
         choice('space.padding', padding, PADDINGS)
         number('space.eps', eps, above=0, below=1)
-        self.rounding = _rounding(rounding)
+        self.rounding = Rounding.from_config('space.rounding', rounding)
         defaults = BlockDefaults(
             act, SEChoice.from_config('space.se', se, None), self.rounding, padding, eps
         )
@@ -222,18 +221,7 @@ class SearchSpace(AsText):
         Raises:
             ValueError: They do not belong to this space.
         """
-        genes = np.asarray(genes)
-        if genes.dtype.kind not in 'iu':
-            raise UsageError(f'genes of type {genes.dtype}: expected integers')
-        if genes.ndim != 2 or genes.shape[1] != self.num_genes:
-            raise UsageError(f'genes of shape {genes.shape}: expected (n, {self.num_genes})')
-        if ((genes < 0) | (genes >= self.num_choices)).any():
-            row, gene = np.argwhere((genes < 0) | (genes >= self.num_choices))[0]
-            raise UsageError(
-                f'genotype {row}: gene {gene}={genes[row, gene]} must lie in '
-                f'0..{self.num_choices[gene] - 1}'
-            )
-        return genes.astype(np.int64, copy=False)
+        return check_genes(genes, self.num_choices)
 
     def _checked_one(self, genes: Genes | Sequence[int]) -> Genes:
         """Genes of shape (genes,) as a population of one."""
@@ -434,33 +422,10 @@ class SearchSpace(AsText):
         Args:
             both_sides: Whether there is room for both sides of the channel coupling.
         """
-        depth = self._most[0]
-        found = []
-        for stage in self.stage_genes:
-            choices = stage.choices
-            count = self.rounding.depth(choices.depths[-1], depth)
-            is_extended = self.rounding.depth(choices.depths[0], depth) > choices.depths[0]
-            first = list(stage.first.blocks)
-            further = list(stage.further.blocks) if choices.depths[-1] > 1 else []
-            if is_extended:
-                last = [*further, *(first if choices.depths[0] == 1 else ())]
-                further += dict.fromkeys(map(repeated, last))
-            places = [self._scaled_slots(first, both_sides)]
-            if count > 1:
-                places += [self._scaled_slots(further, both_sides)] * (count - 1)
-            found.append(tuple(places))
-        return tuple(found)
-
-    def _scaled_slots(self, blocks: Sequence[Block], both_sides: bool) -> dict[str, Slot]:
-        """Slots for blocks at the smallest and at the largest width."""
-        scaled = []
-        for multiplier in dict.fromkeys((1.0, self._most[1])):
-            for block in blocks:
-                channels = scaled_width(block.in_channels, multiplier, self.rounding)
-                scaled.append(
-                    scale_block(block, multiplier, channels, self.width_rule, self.rounding)
-                )
-        return make_slots(scaled, both_sides)
+        return tuple(
+            make_slots(stage, *self._most, self.width_rule, self.rounding, both_sides)
+            for stage in self.stage_genes
+        )
 
     @cached_property
     def widest(self) -> Arch:
@@ -536,14 +501,3 @@ class SearchSpace(AsText):
 
     def __str__(self) -> str:
         return describe_space(self)
-
-
-def _rounding(given: Mapping[str, Any] | None) -> Rounding:
-    """The rounding that a config spells out as a dict."""
-    if given is None:
-        return Rounding()
-    given = check_keys('space.rounding', given, ('mode', 'channel_divisor'))
-    try:
-        return Rounding(**given)
-    except UsageError as error:
-        raise UsageError(str(error).replace('rounding: ', 'space.rounding.')) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mmscale.arch.arch import aligned
@@ -145,6 +146,8 @@ def _plain(name: str, value: Any) -> Any:
     """A value as a config would say it."""
     if name == 'block':
         return {key: _plain(key, part) for key, part in value}
+    if isinstance(value, SEChoice):
+        return asdict(value)
     return value is not None if name == 'se' else value
 
 
@@ -185,6 +188,9 @@ def genes_of(space: SearchSpace, choices: Mapping[str, Any]) -> list[int]:
                 continue
             raise UsageError(f'{where}: missing key {gene.name}')
         plain = [_plain(gene.name, value) for value in gene.values]
+        if gene.name == 'se' and source['se'] is True:
+            # Short for the only one there is.
+            plain = [value is not False for value in plain] if len(plain) == 2 else plain
         if source[gene.name] not in plain:
             raise UsageError(
                 f'{where}.{gene.name}={source[gene.name]!r:.60} is none of {plain!r:.200}'

@@ -44,8 +44,10 @@ class Costs(NamedTuple):
 
 
 class _StageCosts(NamedTuple):
-    """Costs of the blocks of a network stage, each of shape (resolutions, input widths, widths,
-    options, 3): of its first block, of one that repeats it, and of any further one."""
+    """Costs of a network stage's first block, of one that repeats it, and of any further one.
+
+    Each of shape (resolutions, input widths, widths, options, 3).
+    """
 
     first: Integers
     repeated: Integers
@@ -134,7 +136,7 @@ class CostTable:
         sizes: Sequence[int],
         change: Callable[[Block], Block] | None = None,
     ) -> Integers:
-        """Costs of all blocks of a place, shape (resolutions, input widths, widths, options, 3)."""
+        """Costs of all blocks of a place, see :class:`_StageCosts`."""
         space = self.space
         costs = np.empty((len(sizes), len(options.blocks), 3), dtype=np.int64)
         for i, block in enumerate(options.blocks):
@@ -193,9 +195,7 @@ class CostTable:
         steps = np.cumprod([1, *sizes[:0:-1]])[::-1].tolist()
         return _Part(dict(zip(kept, steps, strict=False)), costs.reshape(-1, 3))
 
-    def _stage_parts(
-        self, stage: StageGenes, costs: _StageCosts, scaling: Scaling
-    ) -> list[_Part]:
+    def _stage_parts(self, stage: StageGenes, costs: _StageCosts, scaling: Scaling) -> list[_Part]:
         """Parts of a network stage: as many blocks together as a small table can hold."""
         resolution = self.space.ends.columns['resolution']
         common = {resolution, stage.channels, stage.depth, *stage.shared.values()}

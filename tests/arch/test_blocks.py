@@ -50,7 +50,7 @@ def test_a_scaled_conv_is_as_wide_as_its_output(conv, before, hundredths):
     width, rounding = hundredths / 100, Rounding()
     for name in ('search', 'retraining'):
         if conv.groups > 1 and not conv.depthwise:
-            with pytest.raises(ValueError, match='of a conv block: only dense and depthwise'):
+            with pytest.raises(ValueError, match='of a conv block: of group convolutions'):
                 scale_block(conv, width, before, width_rule(name), rounding)
             continue
         base = replace(conv, residual='none')
