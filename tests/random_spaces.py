@@ -1,6 +1,7 @@
 """Random small search spaces, of all that a config can say, for property tests."""
 
 import math
+import re
 from random import Random
 from typing import Any
 
@@ -70,6 +71,24 @@ def stage_config(rng: Random, excites: tuple) -> dict[str, Any]:
     return stage
 
 
+def drop_unused(config: dict[str, Any]) -> None:
+    """Takes out keys that say what no kind of block there has, which a space refuses."""
+    while True:
+        try:
+            SearchSpace(**config)
+            return
+        except ValueError as error:
+            found = re.match(
+                r'space\.stages\[(\d+)\](\.first)?\.(\w+): .* (have none|name their own)',
+                str(error),
+            )
+            if found is None:
+                raise
+        stage = config['stages'][int(found[1])]
+        part = stage['first'] if found[2] else stage
+        part.pop(found[3])
+
+
 def trim(rng: Random, config: dict[str, Any], most: int) -> None:
     """Takes choices away until a config has at most so many raw genotypes."""
     while math.prod(SearchSpace(**config).num_choices.tolist()) > most:
@@ -84,6 +103,7 @@ def trim(rng: Random, config: dict[str, Any], most: int) -> None:
         ]
         part, key = rng.choice(lists)
         part[key].pop(rng.randrange(len(part[key])))
+        drop_unused(config)
 
 
 def space_config(seed: int, most: int = 2000, scaling_stages: int | None = None) -> dict[str, Any]:
@@ -131,6 +151,7 @@ def space_config(seed: int, most: int = 2000, scaling_stages: int | None = None)
                 'resolution': rng.choice(([32], [45, 46, 64])),
             },
         ]
+    drop_unused(config)
     trim(rng, config, most)
     return config
 

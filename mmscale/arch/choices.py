@@ -395,6 +395,9 @@ def _check_axes(owner: str, given: Mapping[str, Any], axes: Sequence[Axis]) -> N
         'group_widths': tuple(kind for kind in KINDS if kind not in _GROUPED),
         'se': _NO_SE,
     }
+    for name, key in _KEYS.items():
+        if key in given and name != 'block' and all(name in value for value in tied):
+            raise UsageError(f'{owner}.{key}: all of blocks name their own')
     for key, without in lacking.items():
         is_given = key in given and (key != 'se' or known['se'] != (None,))
         if is_given and kinds <= set(without):

@@ -239,10 +239,10 @@ class StageGenes:
     def skip_shares(self) -> NDArray[np.float64]:
         """Share of every depth, if a block is skipped as likely as it is any of its choices."""
         longest = self.choices.depths[-1]
+        options = len(set(self.further.ids[0, 0, : self.further.private].tolist()))
         ways = np.array(
             [
-                math.comb(longest - 1, depth - 1)
-                * float(self.further.private) ** (depth - longest)
+                math.comb(longest - 1, depth - 1) * float(options) ** (depth - longest)
                 for depth in self.choices.depths
             ]
         )
