@@ -10,7 +10,7 @@ model = dict(
     backbone=dict(space={{_base_.space}}),
     head=dict(type='StackedLinearClsHead', act_cfg=dict(type='SiLU')),
 )
-load_from = 'work_dirs/supernet_attentive_digits/iter_600.pth'
+load_from = 'work_dirs/supernet_attentive_digits/iter_1000.pth'
 
 test_cfg = dict(
     search=dict(population=12, generations=12),

@@ -10,7 +10,7 @@ model = dict(
     backbone=dict(space={{_base_.space}}),
     head=dict(in_channels=96),
 )
-load_from = 'work_dirs/supernet_mobilenet-v2_digits/iter_600.pth'
+load_from = 'work_dirs/supernet_mobilenet-v2_digits/iter_1000.pth'
 
 test_cfg = dict(
     search=dict(population=12, generations=12),

@@ -15,7 +15,7 @@ model = dict(
         act_cfg=dict(type='HSwish'),
     ),
 )
-load_from = 'work_dirs/supernet_ofa-mbv3_digits/iter_600.pth'
+load_from = 'work_dirs/supernet_ofa-mbv3_digits/iter_1000.pth'
 
 test_cfg = dict(
     search=dict(population=12, generations=12),

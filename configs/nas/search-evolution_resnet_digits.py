@@ -7,7 +7,7 @@ _base_ = [
 ]
 
 model = dict(backbone=dict(space={{_base_.space}}))
-load_from = 'work_dirs/supernet_resnet_digits/iter_600.pth'
+load_from = 'work_dirs/supernet_resnet_digits/iter_1000.pth'
 
 test_cfg = dict(
     search=dict(population=12, generations=12),

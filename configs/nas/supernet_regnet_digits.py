@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/super_net_digits.py',
     '../_base_/search_spaces/regnet_digits.py',
     '../_base_/datasets/cluttered_digits_train.py',
-    '../_base_/schedules/digits_sgd.py',
+    '../_base_/schedules/digits_super_net_sgd.py',
     '../_base_/super_net_runtime.py',
 ]
 

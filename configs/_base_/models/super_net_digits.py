@@ -4,7 +4,7 @@
 model = dict(
     type='mmscale.SuperNetClassifier',
     mode='sandwich',
-    warmup_iters=100,
+    warmup_iters=150,
     backbone=dict(type='mmscale.SuperNet', kernels='shared', sides=('left',), channels_last=True),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
