@@ -1,5 +1,6 @@
 """The ready spaces: their sizes, what networks they hold that are known by name, their costs."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from mmscale.arch import SearchSpace, get_arch
-from mmscale.cost import count
+from mmscale.cost import CostTable, count
 
 SPACES = Path(__file__).parents[2] / 'configs' / '_base_' / 'search_spaces'
 NAMES = sorted(path.stem for path in SPACES.glob('*.py'))
@@ -27,8 +28,12 @@ def test_every_family_has_a_space_for_imagenet_and_one_for_the_digits():
 @pytest.mark.parametrize('name', NAMES)
 def test_what_a_space_draws_it_knows_again(name):
     space = space_of(name)
-    for genes in space.sample(np.random.default_rng(0), 20):
+    drawn = space.sample(np.random.default_rng(0), 20)
+    costs = np.stack(CostTable(space).costs(drawn), axis=1)
+    for genes, cost in zip(drawn, costs.tolist(), strict=True):
         arch = space.decode(genes)
+        counted = count(arch)
+        assert cost == [counted.flops, counted.params, counted.acts]
         genotype = space.encode(arch)
         assert genotype.genes == tuple(genes)
         assert space.genotype_of(space.choices(genes)) == genotype
@@ -101,6 +106,21 @@ def test_mobilenet_v3_is_ofas_but_for_the_hidden_widths_of_three_blocks():
     # A hidden channel at 14 x 14: 80 weights in, 9 of its own, 80 out; two norms.
     assert ours.flops - theirs.flops == more * (80 + 9 + 80) * 14**2
     assert ours.params - theirs.params == more * (80 + 2 + 9 + 2 + 80)
+
+
+def test_the_documents_say_what_the_spaces_have():
+    page = Path(__file__).parents[2] / 'docs' / 'search_spaces.md'
+    row = r'^\| \[([\w-]+)\]\(\S+\) \| .* \| ([\d.e,]+)(?: base models)? \| '
+    row += r'(\S+) (\S) to (\S+) (\S) \('
+    rows = re.findall(row, page.read_text(encoding='utf-8'), re.MULTILINE)
+    assert {name for name, *_ in rows} == {*NAMES} - {'digits_detection'}
+    units = {'k': 1e3, 'M': 1e6, 'G': 1e9}
+    for name, size, *flops in rows:
+        space = space_of(name)
+        assert float(size.replace(',', '')) == pytest.approx(space.size, rel=0.06)
+        said = [float(flops[i]) * units[flops[i + 1]] for i in (0, 2)]
+        found = [count(arch).flops for arch in (space.smallest(), space.largest())]
+        assert said == pytest.approx(found, rel=0.03)
 
 
 @pytest.mark.parametrize('name', DIGITS)
