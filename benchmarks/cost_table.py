@@ -4,9 +4,9 @@
     python benchmarks/cost_table.py [SPACE.py ...] [--archs 200000] [--rounds 7]
 
 A space is a config with a variable ``space``; by default all of configs/_base_/search_spaces and
-one that chooses everything. Genotypes are drawn uniformly; a sample of them is decoded and counted,
-and must cost the same. One thread. Rates are the median [quartiles] of rounds of CPU time; the
-ratio is that of the rates of the same round.
+one that chooses everything. Genotypes are drawn uniformly; a sample of them is decoded and
+counted, and must cost the same. One thread. Rates are the median [quartiles] of rounds of CPU
+time; the ratio is that of the rates of the same round.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 
-from mmscale.arch import Scaling, SearchSpace
+from mmscale.arch import SearchSpace
 from mmscale.cost import CostTable, count
 
 SPACES = Path(__file__).parents[1] / 'configs' / '_base_' / 'search_spaces'

@@ -91,6 +91,7 @@ def drop_unused(config: dict[str, Any]) -> None:
 
 def trim(rng: Random, config: dict[str, Any], most: int) -> None:
     """Takes choices away until a config has at most so many raw genotypes."""
+    drop_unused(config)
     while math.prod(SearchSpace(**config).num_choices.tolist()) > most:
         parts = [config['head'], config['stem']]
         for stage in config['stages']:
@@ -151,7 +152,6 @@ def space_config(seed: int, most: int = 2000, scaling_stages: int | None = None)
                 'resolution': rng.choice(([32], [45, 46, 64])),
             },
         ]
-    drop_unused(config)
     trim(rng, config, most)
     return config
 

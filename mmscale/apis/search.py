@@ -323,6 +323,7 @@ def _dry_run(
             logger.info(describe(step, table.space.resolution))
 
     logger.info(f'dry run of {type(search).__name__}: analytic score, its optimum is 1')
+    logger.info(f'{table.space}')
     try:
         result, seconds = _run(search, evaluator, work_dir / 'archive', logger, on_step)
     finally:

@@ -19,6 +19,7 @@ from mmscale.arch.arch import (
 )
 from mmscale.arch.checks import check_keys, choice, integer, number
 from mmscale.arch.rounding import Rounding, make_divisible
+from mmscale.arch.scaling import width_rule
 from mmscale.errors import UsageError
 
 # What a block is chosen by, in the order of its genes; and the keys of a config for lists of them.
@@ -402,6 +403,23 @@ def _check_axes(owner: str, given: Mapping[str, Any], axes: Sequence[Axis]) -> N
         is_given = key in given and (key != 'se' or known['se'] != (None,))
         if is_given and kinds <= set(without):
             raise UsageError(f'{owner}.{key}: blocks of kind {", ".join(sorted(kinds))} have none')
+
+
+def rule_of(stages: Sequence[StageChoices], rule: str | None) -> str:
+    """The width rule of a space: as given, or the one that fits its squeeze widths.
+
+    Raises:
+        UsageError: There is no such rule, or it derives squeeze widths that the space names.
+    """
+    excites = [se for stage in stages for se in stage.values('se') if se is not None]
+    is_named = any(se.ratio is not None for se in excites)
+    rule = rule or ('proportional' if is_named else 'search')
+    if width_rule(rule).squeeze != 'base' and is_named:
+        raise UsageError(
+            f'space.se: ratio does not fit rule={rule!r}, which derives squeeze widths itself; '
+            "rule='proportional' keeps them"
+        )
+    return rule
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from mmscale.arch.arch import ACTS, MOST_BLOCKS, PADDINGS, Arch
 from mmscale.arch.checks import choice, number
-from mmscale.arch.choices import BlockDefaults, ScalingChoices, SEChoice, StageChoices, ascending
+from mmscale.arch.choices import (
+    BlockDefaults,
+    ScalingChoices,
+    SEChoice,
+    StageChoices,
+    ascending,
+    rule_of,
+)
 from mmscale.arch.ends import Ends
 from mmscale.arch.genes import Gene, Genes, Genotype, StageGenes, check_genes
 from mmscale.arch.options import BlockOptions
@@ -127,24 +134,14 @@ class SearchSpace(AsText):
                 'dict(depth=[1], width=[1], resolution=[pixels])'
             )
         self.resolution = base.resolution[-1]
-        self._set_rule(rule)
+        self.rule = rule_of(self.stages, rule)
+        self.width_rule = width_rule(self.rule)
         self.ends = Ends.from_config(
             base.resolution, stem, head, num_classes, in_channels, defaults
         )
         self.genes = self._make_genes()
         # Decoding the widest network shows what the checks above cannot, before any work starts.
         _ = self.allocation
-
-    def _set_rule(self, rule: str | None) -> None:
-        excites = [se for stage in self.stages for se in stage.values('se') if se is not None]
-        is_named = any(se.ratio is not None for se in excites)
-        self.rule = rule or ('proportional' if is_named else 'search')
-        self.width_rule = width_rule(self.rule)
-        if is_named and self.width_rule.squeeze != 'base':
-            raise UsageError(
-                f'space.se: ratio does not fit rule={self.rule!r}, which derives squeeze widths '
-                "itself; rule='proportional' keeps them"
-            )
 
     def _make_genes(self) -> tuple[Gene, ...]:
         genes: list[Gene] = []

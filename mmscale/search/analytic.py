@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mmscale.arch import Arch, Genotype, Scaling
+from mmscale.arch import Arch, Block, Genotype, Scaling
 from mmscale.arch.checks import integer
 from mmscale.errors import UsageError
 from mmscale.search.entry import Score
 from mmscale.search.feasibility import Feasibility, Strategy
+from mmscale.search.varied import expansion, group_width, varied
 
 TOTAL = 1_000_000
 
@@ -25,6 +26,8 @@ _STREAM = 7_313
 _PAIR = 2
 # Loss per relative deviation of a width or a resolution: 10 % off scores 1 / 1.5.
 _LOSS = 5
+# Likeness of blocks of two kinds, say.
+_OTHER = 0.5
 
 
 class AnalyticEvaluator:
@@ -43,7 +46,11 @@ class AnalyticEvaluator:
       over the L places K = (sum_l a_l + 2 sum_l p_l) / (L + 2 (L - 1)). So the right kernel
       among wrong ones can lower the score: there are local optima, and kernels cannot be
       searched one by one.
-    * W = 1 / (1 + 5 x) with x the mean relative deviation of the network stages' widths.
+      What else the space chooses of blocks takes its part of a_l: an expansion, a group width
+      or a squeeze width by the ratio of the smaller to the larger one, another kind, another
+      activation, or groups or an SE that only one of the two has, half.
+    * W = 1 / (1 + 5 x) with x the mean relative deviation of the network stages' widths, and of
+      those of stem and head that are choices.
     * R = 1 / (1 + 5 y) with y the relative deviation of the resolution.
 
     Args:
@@ -77,6 +84,7 @@ class AnalyticEvaluator:
         self.base = base
         self.strategy = strategy
         self.archs = tuple(space.decode(base, scaling) for scaling in strategy)
+        self._varied = varied(space)
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -96,7 +104,7 @@ class AnalyticEvaluator:
         """
         if arch in self.archs:
             return Score(TOTAL, TOTAL)
-        likeness = max(_likeness(arch, hidden) for hidden in self.archs)
+        likeness = max(_likeness(arch, hidden, self._varied) for hidden in self.archs)
         return Score(min(int(likeness * TOTAL), TOTAL - 1), TOTAL)
 
 
@@ -118,19 +126,54 @@ def _draw_base(
     return space.genotype(rng.choice(pool[scalable]))
 
 
-def _likeness(arch: Arch, hidden: Arch) -> float:
+def _likeness(arch: Arch, hidden: Arch, varied: tuple[str, ...]) -> float:
     agreement: list[float] = []
     deviation = 0.0
     for stage, wanted in zip(arch.stages, hidden.stages, strict=True):
         for block, other in zip_longest(stage, wanted):
-            apart = 4 if block is None or other is None else abs(block.kernel - other.kernel)
-            agreement.append(1 - apart / 4 if apart < 4 else 0.0)
+            if block is None or other is None:
+                agreement.append(0.0)
+            else:
+                agreement.append(_agreement(block, other, varied))
         deviation += _deviation(stage[-1].out_channels, wanted[-1].out_channels)
     pairs = [a * b + (1 - a) * (1 - b) for a, b in pairwise(agreement)]
     kernels = (sum(agreement) + _PAIR * sum(pairs)) / (len(agreement) + _PAIR * len(pairs))
-    width = 1 + _LOSS * deviation / len(hidden.stages)
+    ends = {
+        'stem': (arch.stem.out_channels, hidden.stem.out_channels),
+        'head': (arch.head.channels, hidden.head.channels),
+        'hidden head': (arch.head.hidden_channels, hidden.head.hidden_channels),
+    }
+    chosen = [pair for name, pair in ends.items() if name in varied]
+    deviation += sum(_deviation(*pair) for pair in chosen)
+    width = 1 + _LOSS * deviation / (len(hidden.stages) + len(chosen))
     resolution = 1 + _LOSS * _deviation(arch.resolution, hidden.resolution)
     return kernels / (width * resolution)
+
+
+def _agreement(block: Block, other: Block, varied: tuple[str, ...]) -> float:
+    """How like two blocks are in their kernels, and in what else the space chooses."""
+    agreement = max(0.0, 1 - abs(block.kernel - other.kernel) / 4)
+    if 'kind' in varied and block.kind != other.kind:
+        agreement *= _OTHER
+    if 'act' in varied and block.act != other.act:
+        agreement *= _OTHER
+    if 'expand' in varied:
+        agreement *= _ratio(expansion(block), expansion(other))
+    if 'group_width' in varied:
+        agreement *= _ratio(group_width(block), group_width(other))
+        agreement *= _OTHER if (block.groups == 1) != (other.groups == 1) else 1
+    if 'se' in varied and block.se != other.se:
+        if block.se is None or other.se is None:
+            agreement *= _OTHER
+        else:
+            forms = [(block.se.act, block.se.gate), (other.se.act, other.se.gate)]
+            agreement *= _OTHER if forms[0] != forms[1] else 1
+            agreement *= _ratio(*(b.se.channels / b.grouped_widths[1] for b in (block, other)))
+    return agreement
+
+
+def _ratio(one: float, other: float) -> float:
+    return min(one, other) / max(one, other)
 
 
 def _deviation(value: int, wanted: int) -> float:

@@ -11,6 +11,7 @@ from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.result import ChainStep, FamilyMember, OnStep, SearchResult
 from mmscale.search.scoring import Scorer
+from mmscale.search.varied import varied
 
 _PHASES = ('initial strategy', 'base evolution', 'scaling search', 'random families')
 
@@ -90,4 +91,5 @@ class Chain:
             seed=self.seed,
             settings={**family.settings, **settings},
             details={'dropped': len(scorer.dropped)} if settings.get('halving') else {},
+            varied=varied(family.space),
         )

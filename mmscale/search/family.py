@@ -93,6 +93,11 @@ class FamilyFitness:
         }
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether there is anything but the base model; messages speak of families only then."""
+        return len(self.space.scaling_stages) > 1
+
+    @property
     def scored_stages(self) -> tuple[int, ...]:
         """Scaling stages whose weight is above 0."""
         return tuple(j for j, weight in enumerate(self.weights) if weight)

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.arch.checks import choice, number
-from mmscale.arch.space import Genes
+from mmscale.arch.genes import Genes
 from mmscale.cost import Costs, CostTable
 from mmscale.errors import UsageError
+from mmscale.search.distinct import distinct_scalings
 from mmscale.search.operators import randomise_dead, take_new
 
 Strategy = tuple[Scaling, ...]
@@ -21,22 +22,13 @@ _SAMPLE = 4096
 _SAMPLES = 8
 _REPAIR = 256
 _REPAIRS = 8
+# Genes of the neighbours of base models that are looked at together.
+_NEIGHBOURS = 2**21
 
 
-def distinct_scalings(space: SearchSpace, scaling_stage: int) -> tuple[Scaling, ...]:
-    """Scalings of a scaling stage that differ for some base model.
-
-    Many nominal depth and width multipliers round to the same networks; the first of them in the
-    order of the config stands for all.
-    """
-    depths = sorted({n for stage in space.stages for n in stage.depths})
-    deepest = np.where(space.gene_slot < 0, space.num_choices - 1, 0)
-    representatives: dict[tuple[Arch, tuple[int, ...]], Scaling] = {}
-    for scaling in space.scalings(scaling_stage):
-        scaled_depths = tuple(space.rounding.depth(n, scaling.depth) for n in depths)
-        key = space.decode(deepest, scaling), scaled_depths
-        representatives.setdefault(key, scaling)
-    return tuple(representatives.values())
+def noun(space: SearchSpace) -> str:
+    """What a base model is called: a network, where nothing scales it."""
+    return 'base model' if len(space.scaling_stages) > 1 else 'network'
 
 
 class Feasibility:
@@ -81,18 +73,19 @@ class Feasibility:
         low, high = self.base_range
         if high < budget * (1 - tolerance) or low > budget * (1 + tolerance):
             raise UsageError(
-                f'budget={budget:,.15g} {metric} is out of reach: base models of this space have '
+                f'budget={budget:,.15g} {metric} is out of reach: {self.noun}s of this space have '
                 f'{low:,} to {high:,} {metric} (tolerance {tolerance:.3g})'
             )
 
     @property
     def base_range(self) -> tuple[int, int]:
-        """Cost of the smallest and of the largest base model."""
-        low, high = (
-            getattr(self.table.cost(arch), self.metric)
-            for arch in (self.space.smallest(0), self.space.largest(0))
-        )
-        return low, high
+        """Lowest and highest cost of any base model."""
+        return self.table.range(self.metric)
+
+    @property
+    def noun(self) -> str:
+        """What messages call a base model: in a space with one scaling stage a network."""
+        return noun(self.space)
 
     # ------------------------------------------------------------------ masks
 
@@ -291,32 +284,38 @@ class Feasibility:
         genes = self.space.canonicalise(genes)
         excess = self._excess(genes, strategy)
         rows = np.flatnonzero(excess)
-        for _ in range(self.space.num_genes):
-            if not len(rows):
-                break
-            neighbours = self._neighbours(genes[rows], rng)
-            moves = neighbours.shape[1]
-            reached = self._excess(neighbours.reshape(-1, genes.shape[1]), strategy)
-            reached = reached.reshape(len(rows), moves)
-            lots = np.where(reached == 0, -rng.random(reached.shape), reached)
-            best = lots.argmin(axis=1)
-            least = reached[np.arange(len(rows)), best]
-            better = least < excess[rows]
-            genes[rows[better]] = neighbours[np.flatnonzero(better), best[better]]
-            excess[rows[better]] = least[better]
-            rows = rows[better & (least > 0)]
-        return genes
-
-    def _neighbours(self, genes: Genes, rng: np.random.Generator) -> Genes:
-        """All changes of one gene (none, if it is dead), shape (n, changes, genes)."""
         choices = self.space.num_choices
         gene = np.repeat(np.arange(len(choices)), choices - 1)
         shift = np.concatenate([np.arange(1, n) for n in choices])
-        changes = np.arange(len(gene))
-        neighbours = np.repeat(randomise_dead(self.space, genes, rng)[:, None], len(gene), axis=1)
-        neighbours[:, changes, gene] = (neighbours[:, changes, gene] + shift) % choices[gene]
-        canonical = self.space.canonicalise(neighbours.reshape(-1, len(choices)))
-        return canonical.reshape(neighbours.shape)
+        for _ in range(self.space.num_genes):
+            if not len(rows):
+                break
+            filled = randomise_dead(self.space, genes[rows], rng)
+            reached = self._reached(filled, gene, shift, strategy)
+            lots = np.where(reached == 0, -rng.random(reached.shape), reached)
+            best = lots.argmin(axis=1)
+            least = reached[np.arange(len(rows)), best]
+            better = np.flatnonzero(least < excess[rows])
+            moved, column = filled[better], gene[best[better]]
+            place = np.arange(len(better)), column
+            moved[place] = (moved[place] + shift[best[better]]) % choices[column]
+            genes[rows[better]] = self.space.canonicalise(moved)
+            excess[rows[better]] = least[better]
+            rows = rows[better[least[better] > 0]]
+        return genes
+
+    def _reached(self, genes: Genes, gene: Genes, shift: Genes, strategy: Strategy) -> NDArray:
+        """Excess after every change of one gene (none, if it is dead), shape (n, changes)."""
+        changes, choices = np.arange(len(gene)), self.space.num_choices[gene]
+        # So many rows at once that all of their neighbours take some dozen megabytes.
+        step = max(1, _NEIGHBOURS // (len(gene) * genes.shape[1]))
+        found = np.empty((len(genes), len(gene)))
+        for start in range(0, len(genes), step):
+            near = np.repeat(genes[start : start + step, None], len(gene), axis=1)
+            near[:, changes, gene] = (near[:, changes, gene] + shift) % choices
+            excess = self._excess(near.reshape(-1, genes.shape[1]), strategy)
+            found[start : start + step] = excess.reshape(-1, len(gene))
+        return found
 
     # ------------------------------------------------------------------ messages
 
@@ -341,7 +340,8 @@ class Feasibility:
         on_budget = genes[self.base_feasible(genes)]
         if not len(on_budget):
             nearest = self._nearest(self.deviations(genes, strategy)[:, 0], 0)
-            return f'scaling stage 0: no base model meets the budget: {nearest}'
+            stage = 'scaling stage 0: ' if len(self.space.scaling_stages) > 1 else ''
+            return f'{stage}no {self.noun} meets the budget: {nearest}'
         deviations = self.deviations(on_budget, strategy)
         for j in range(1, len(strategy)):
             if (np.abs(deviations[:, j]) > self.tolerance).all():

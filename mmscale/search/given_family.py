@@ -24,6 +24,7 @@ from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.result import FamilyMember, OnStep, SearchResult
 from mmscale.search.scoring import Scorer
+from mmscale.search.varied import varied
 
 GivenBase = Genotype | Arch | str | Mapping[str, Any] | Sequence[int]
 """A base model: a Genotype, an Arch as :func:`mmscale.get_arch` finds it, or genes."""
@@ -96,7 +97,8 @@ class GivenFamily:
         rounding = space.rounding
         if strategy == 'compound':
             # Rounding up would turn one block of a stage into two at any factor.
-            rounding, dwr = Rounding('nearest'), SCALING_RULES['dwr'].scaling
+            rounding = Rounding('nearest', space.rounding.channel_divisor)
+            dwr = SCALING_RULES['dwr'].scaling
             strategy = [
                 match_scaling(arch, dwr, 2.0**j, space.rule, metric, rounding)
                 for j in range(len(space.scaling_stages))
@@ -131,7 +133,7 @@ class GivenFamily:
                     f'scaling stage {j} of the given family misses its budget by {deviation:+.1%}',
                     stacklevel=2,
                 )
-        scorer.step = 'given family'
+        scorer.step = 'given family' if family.is_scaled else 'given network'
         scorer.most_evaluations = self.most_evaluations
         scores = scorer.score(self.archs)
         if any(scores[j] is None for j in family.scored_stages):
@@ -154,4 +156,5 @@ class GivenFamily:
                 'strategy': [scaling.to_json() for scaling in self.strategy],
                 'deviations': [round(deviation, 6) for deviation in self.deviations],
             },
+            varied=varied(family.space),
         )

@@ -24,6 +24,7 @@ class MCEA:
     evolves the base model under the strategy, from the survivors of the round before, and
     chooses the strategy anew for the best base model, the present one included. So the fitness
     of the state never falls. Everything is determined by the settings, the seed and the scores.
+    In a space with one scaling stage there is nothing but base evolutions, one per round.
 
     Args:
         family: Scores base models under a strategy; holds the budgets and the weights.
@@ -84,12 +85,14 @@ class MCEA:
         """
         evolution = self.evolution
         chain = Chain(self.family, scorer, self.seed, on_step, self.most_evaluations)
-        scorer.step = 'initial strategy'
+        is_scaled = self.family.is_scaled
+        scorer.step = 'initial strategy' if is_scaled else 'first networks'
         start = self.strategy_search.initial(
             scorer, chain.rng(0, 'initial strategy'), evolution.population
         )
         strategy, elites = start.strategy, start.base_models
-        chain.record('initial strategy', 0, None, strategy)
+        if is_scaled:
+            chain.record('initial strategy', 0, None, strategy)
         for number in range(1, self.rounds + 1):
             title = f'round {number} of {self.rounds}'
             rng = chain.rng(number, 'base evolution')
@@ -99,9 +102,10 @@ class MCEA:
             elites = np.array([c.genotype.genes for c in evolved.population], dtype=np.int64)
             base = evolved.population[0].genotype
             chain.record('base evolution', number, base, strategy, evolved.history)
-            scorer.step = f'{title}, scaling search'
-            strategy = self.strategy_search.given_base(scorer, elites[0], strategy)
-            chain.record('scaling search', number, base, strategy)
+            if is_scaled:
+                scorer.step = f'{title}, scaling search'
+                strategy = self.strategy_search.given_base(scorer, elites[0], strategy)
+                chain.record('scaling search', number, base, strategy)
         return chain.result(
             {
                 'population': evolution.population,
@@ -199,7 +203,8 @@ class ScalingSearch:
         halving: As for :class:`MCEA`.
 
     Raises:
-        ValueError: The base model does not meet the base budget.
+        ValueError: The base model does not meet the base budget, or the space has one scaling
+            stage.
     """
 
     def __init__(
@@ -208,6 +213,11 @@ class ScalingSearch:
         base: GivenBase,
         halving: bool = False,
     ) -> None:
+        if not family.is_scaled:
+            raise UsageError(
+                'search.type: ScalingSearch has nothing to search in a space with one scaling '
+                'stage; space.scaling_stages must be 2 or more'
+            )
         self.family = family
         self.base = given_base(family.space, base)
         self.strategy_search = StrategySearch(family, halving=halving)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmscale.arch import SearchSpace
-from mmscale.arch.space import Genes
+from mmscale.arch.genes import Genes, StageGenes
+
+# A row whose mutation means the same network is mutated so many times anew.
+_RETRIES = 32
 
 
 def take_new(genes: Genes, seen: set[bytes], limit: int) -> Genes:
@@ -31,20 +35,61 @@ def take_new(genes: Genes, seen: set[bytes], limit: int) -> Genes:
 
 
 def randomise_dead(space: SearchSpace, genes: Genes, rng: np.random.Generator) -> Genes:
-    """Gives the dead genes random values, so that a stage that gets deeper gets random kernels.
+    """A random genotype of the same base model.
+
+    Dead genes get random values, so that a network stage that gets deeper gets random blocks.
+    Of choices that mean the same block a random one is taken: what a block of one kind ignores
+    may matter to the kind that it mutates to.
 
     Args:
         space: The search space.
         genes: Shape (n, genes).
         rng: Source of randomness.
     """
-    return np.where(space.live(genes), genes, rng.integers(0, space.num_choices, genes.shape))
+    used = space.gene_slot < space.depths(genes)[:, space.gene_stage]
+    filled = np.where(used, genes, rng.integers(0, space.num_choices, genes.shape))
+    for stage in space.stage_genes:
+        if stage.is_ambiguous:
+            _take_synonyms(stage, filled, rng)
+    return filled
+
+
+def _take_synonyms(stage: StageGenes, genes: Genes, rng: np.random.Generator) -> None:
+    """Takes any choices of a network stage that mean the same blocks; changes the genes."""
+    depths = stage.depths(genes)
+    allowed = np.ones((len(genes), stage.first.shared), dtype=bool)
+    places = []
+    for slot in range(len(stage.columns)):
+        rows = np.flatnonzero(slot < depths)
+        place = tuple(width[rows] for width in stage.widths(genes, slot))
+        option = stage.option(genes, slot)[rows]
+        allowed[rows] &= stage.options(slot).privates[(*place, option)] >= 0
+        places.append((rows, place, option))
+    shared = _any_of(allowed, rng)
+    for slot, (rows, place, option) in enumerate(places):
+        options = stage.options(slot)
+        ids = options.ids[place]
+        same = ids == np.take_along_axis(ids, option[:, None], axis=1)
+        same = same.reshape(len(rows), options.shared, options.private)
+        private = _any_of(same[np.arange(len(rows)), shared[rows]], rng)
+        digits = np.unravel_index(shared[rows] * options.private + private, options.sizes)
+        for column, digit in zip(stage.columns[slot], digits, strict=True):
+            if column is not None:
+                genes[rows, column] = digit
+
+
+def _any_of(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Index of a random true element of every row."""
+    return np.where(mask, rng.random(mask.shape), -1).argmax(axis=1)
 
 
 def mutate(
     space: SearchSpace, genes: Genes, rng: np.random.Generator, changes: float = 1.0
 ) -> Genes:
     """Changes live genes to other values, each gene equally likely, at least one per row.
+
+    With ``skips='anywhere'`` another depth takes blocks out at random places, or puts random ones
+    in; else it changes the last ones.
 
     Args:
         space: The search space.
@@ -53,17 +98,65 @@ def mutate(
         changes: Expected changes of a row, before one is enforced.
 
     Returns:
-        Canonical genotypes, shape (n, genes); a row differs from its parent if it has a live
-        gene at all.
+        Canonical genotypes, shape (n, genes); a row differs from its parent if there is another
+        base model at all.
     """
-    live = space.live(genes)
-    rate = changes / np.maximum(live.sum(axis=1, keepdims=True), 1)
-    lots = np.where(live, rng.random(genes.shape), np.inf)
-    changed = live & ((lots < rate) | (lots == lots.min(axis=1, keepdims=True)))
+    parents = space.canonicalise(genes)
+    mutated = _mutated(space, parents, rng, changes)
+    if space.size == 1:
+        return mutated
+    for _ in range(_RETRIES):
+        # Other choices may mean the same network.
+        rows = np.flatnonzero((mutated == parents).all(axis=1))
+        if not len(rows):
+            break
+        mutated[rows] = _mutated(space, parents[rows], rng, changes)
+    return mutated
+
+
+def _mutated(space: SearchSpace, genes: Genes, rng: np.random.Generator, changes: float) -> Genes:
+    lots = rng.random(genes.shape)
     shift = rng.integers(1, np.maximum(space.num_choices, 2), genes.shape)
     filled = randomise_dead(space, genes, rng)
+    live = space.live(filled)
+    rate = changes / np.maximum(live.sum(axis=1, keepdims=True), 1)
+    lots = np.where(live, lots, np.inf)
+    changed = live & ((lots < rate) | (lots == lots.min(axis=1, keepdims=True)))
     mutated = np.where(changed, (filled + shift) % space.num_choices, filled)
+    for stage in space.stage_genes:
+        if stage.choices.skips == 'anywhere':
+            _skip_anywhere(stage, filled, mutated, rng)
     return space.canonicalise(mutated)
+
+
+def _skip_anywhere(
+    stage: StageGenes, before: Genes, after: Genes, rng: np.random.Generator
+) -> None:
+    """Moves blocks where the depth changed: skips are at random places, but not the first.
+
+    Args:
+        stage: A network stage.
+        before: Genes before the change, shape (n, genes).
+        after: Those after it, with the blocks where they were; is changed.
+        rng: Source of randomness.
+    """
+    if len(stage.columns) < 2:
+        return
+    columns = np.array(
+        [[c for c in row if c is not None and c not in stage.shared.values()]
+         for row in stage.columns[1:]],
+        dtype=np.int64,
+    )  # fmt: skip
+    own, new = (stage.depths(genes)[:, None] - 1 for genes in (before, after))
+    # Of the places of the deeper of both, those whose blocks both have.
+    place = np.arange(len(columns))
+    lots = np.where(place < np.maximum(own, new), rng.random((len(after), len(columns))), np.inf)
+    common = lots.argsort(axis=1).argsort(axis=1) < np.minimum(own, new)
+    fewer = np.where(common, place, place + len(columns)).argsort(axis=1)
+    more = np.where(common, common.cumsum(axis=1), own + (~common).cumsum(axis=1)) - 1
+    source = np.where(new < own, fewer, np.where(new > own, more, place))
+    blocks = after[:, columns]
+    after[:, columns] = np.take_along_axis(blocks, source[:, :, None], axis=1)
 
 
 def crossover(space: SearchSpace, first: Genes, second: Genes, rng: np.random.Generator) -> Genes:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.arch.checks import integer, is_number, number
-from mmscale.arch.space import Genes
-from mmscale.cost import Cost, CostTable, LatencyModel
+from mmscale.arch.genes import Genes
+from mmscale.cost import Cost, Costs, CostTable, LatencyModel
 from mmscale.cost.scaled import check_metric
 from mmscale.errors import UsageError
+from mmscale.search.distinct import distinct_scalings
 from mmscale.search.dominance import (
     Point,
     crowding_distances,
@@ -26,7 +27,6 @@ from mmscale.search.dominance import (
     pareto_front,
 )
 from mmscale.search.entry import Score
-from mmscale.search.feasibility import distinct_scalings
 from mmscale.search.operators import crossover, mutate, tournament
 from mmscale.search.result import SCHEMA, Generation, OnStep
 from mmscale.search.scoring import Scorer
@@ -128,12 +128,13 @@ class ParetoResult:
             f'{self.evaluations} evaluations in {len(self.hypervolume)} generations, hypervolume '
             f'{self.hypervolume[-1]:.4f}, seed {self.seed}'
         ]
+        is_scaled = any(member.scaling_stage for member in self.front)
         for i, member in enumerate(self.front):
+            stage = f'scaling stage {member.scaling_stage}, ' if is_scaled else ''
             latency = '' if member.latency is None else f'{member.latency:.3g} ms, '
             lines.append(
-                f'  {i}: scaling stage {member.scaling_stage}, {member.arch.resolution} px, '
-                f'{latency}{member.cost.flops:,} flops, {member.cost.params:,} params, '
-                f'score {member.score}'
+                f'  {i}: {stage}{member.arch.resolution} px, {latency}'
+                f'{member.cost.flops:,} flops, {member.cost.params:,} params, score {member.score}'
             )
         return '\n'.join(lines)
 
@@ -232,17 +233,15 @@ class ParetoSearch:
             for j in range(len(space.scaling_stages))
             for scaling in distinct_scalings(space, j)
         ]
-        extremes = np.stack([np.zeros_like(space.num_choices), space.num_choices - 1])
-        costs = np.array([self._costs(extremes, scaling) for _, scaling in options])
+        costs = np.array([self._range(scaling) for _, scaling in options])
         low, high = costs.min().item(), costs.max().item()
         self.cost_range = _checked_range(cost_range) if cost_range is not None else (low, high)
-        reaching = (costs.min(axis=1) <= self.cost_range[1]) & (
-            costs.max(axis=1) >= self.cost_range[0]
-        )
+        reaching = (costs[:, 0] <= self.cost_range[1]) & (costs[:, 1] >= self.cost_range[0])
         if not reaching.any():
             raise UsageError(
                 f'cost_range={list(self.cost_range)} is out of reach: networks of this space have '
-                f'{low:,} to {high:,} {self.metric}, and no scaling leads into the range'
+                f'{low:,} to {high:,} {self.metric}'
+                + (', and no scaling leads into the range' if len(options) > 1 else '')
             )
         self._options = [options[i] for i in np.flatnonzero(reaching)]
         stages = np.array([j for j, _ in self._options])
@@ -251,6 +250,15 @@ class ParetoSearch:
         self._place = np.searchsorted(np.unique(stages), stages)
 
     # ------------------------------------------------------------------ costs
+
+    def _range(self, scaling: Scaling) -> tuple[float, float]:
+        """Lowest and highest cost under one scaling; of latencies bounds."""
+        if self.metric != 'latency':
+            return self.table.range(self.metric, scaling)
+        ranges = [self.table.range(column, scaling) for column in Costs._fields]
+        # A latency rises with every cost.
+        low, high = (Cost(*column) for column in zip(*ranges, strict=True))
+        return self._latency(low), self._latency(high)
 
     def _costs(self, genes: Genes, scaling: Scaling) -> NDArray:
         """Costs of base models under one scaling, shape (n,)."""

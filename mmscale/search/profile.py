@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling, SearchSpace
-from mmscale.arch.space import Genes
 from mmscale.cost import Cost, CostTable
+from mmscale.search.distinct import distinct_scalings
 from mmscale.search.family import FamilyFitness
-from mmscale.search.feasibility import distinct_scalings
+from mmscale.search.uniform import sample_base_models
 from mmscale.tables import Printed, make_table
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class ScalingStageProfile:
         weight: Weight of its score in the fitness; None without a family.
         nominal_scalings: Scalings that the config spells out.
         distinct_scalings: Those of them that differ for some base model.
-        smallest: Smallest kernels, depths and multipliers.
+        smallest: Smallest blocks, widths, depths and multipliers.
         middle: Middle choice of every gene and multiplier.
-        largest: Largest kernels, depths and multipliers.
+        largest: Largest blocks, widths, depths and multipliers.
         admitted: Of the pairs of a base model within the base budget and a distinct scaling, how
             many meet 2^j times the base model's cost; of scaling stage 0, how many base models
             of the space meet the base budget. None without a budget or such a base model.
@@ -105,6 +105,7 @@ class SearchProfile(Printed):
     """What a search would do, before it does anything; prints its tables.
 
     Attributes:
+        space: What there is to choose from, as the space prints it.
         convention: Of the costs.
         base_models: Distinct base models.
         families: Base models times nominal strategies.
@@ -118,6 +119,7 @@ class SearchProfile(Printed):
         most_flops: About what these sum to, for one image each; None without a budget.
     """
 
+    space: str
     convention: str
     base_models: int
     families: int
@@ -130,11 +132,14 @@ class SearchProfile(Printed):
     most_flops: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the profile as plain JSON data."""
-        return asdict(self)
+        """Returns the profile as plain JSON data, without the printed space."""
+        data = asdict(self)
+        del data['space']
+        return data
 
     def renderables(self) -> list[Table | str]:
         """What there is to search, the networks at its ends, and what the budgets admit."""
+        is_scaled = len(self.stages) > 1
         scalings, networks = [], []
         for stage in self.stages:
             weight = None if stage.weight is None else f'{stage.weight:g}'
@@ -144,16 +149,45 @@ class SearchProfile(Printed):
             for name in ('smallest', 'middle', 'largest'):
                 network = getattr(stage, name)
                 cost = (f'{getattr(network.cost, key):,}' for key in ('flops', 'params', 'acts'))
-                title = f'{stage.scaling_stage} {name}'
+                title = f'{stage.scaling_stage} {name}' if is_scaled else name
                 networks.append((title, network.resolution, network.blocks, *cost))
             networks.append(None)
+        number = f'{self.base_models:,} networks'
+        if is_scaled:
+            number = f'{self.base_models:,} base models, {self.families:.4g} families'
+        found: list[Table | str] = [
+            self.space,
+            number,
+            make_table(
+                f'networks, costs by convention {self.convention}',
+                ('scaling stage' if is_scaled else '', 'px', 'blocks', 'flops', 'params', 'acts'),
+                networks if is_scaled else networks[:-1],
+            ),
+        ]
+        if is_scaled:
+            found.append(
+                make_table(
+                    'scalings, and how many of them the budgets admit',
+                    ('scaling stage', 'weight', 'nominal', 'distinct', 'admitted', 'scalable'),
+                    scalings,
+                )
+            )
+        return [*found, *self._lines()]
+
+    def _lines(self) -> list[str]:
+        """What the budgets are and admit, and what the schedule needs."""
+        is_scaled = len(self.stages) > 1
         lines = []
         if self.budget is not None:
+            budget = f'{self.budget:,.0f} {self.metric} within {self.tolerance:.3g}'
             lines.append(
-                f'budget of the base model: {self.budget:,.0f} {self.metric} within '
-                f'{self.tolerance:.3g}, of scaling stage j: 2^j times the base model'
+                f'budget of the base model: {budget}, of scaling stage j: 2^j times the base model'
+                if is_scaled
+                else f'budget: {budget}'
             )
-        if self.scalable is not None:
+        if not is_scaled and self.stages[0].admitted is not None:
+            lines.append(f'networks within it: {self.stages[0].admitted}')
+        if is_scaled and self.scalable is not None:
             lines.append(
                 f'base models within it that scale to all scaling stages: {self.scalable} '
                 f'(of {self.scalable.sample:,} sampled)'
@@ -161,47 +195,16 @@ class SearchProfile(Printed):
         lines.append(f'the schedule evaluates at most {self.most_evaluations:,} networks')
         if self.most_flops is not None:
             lines[-1] += f', about {self.most_flops:.3g} flops for one image each'
-        return [
-            f'{self.base_models:,} base models, {self.families:.4g} families',
-            make_table(
-                f'networks, costs by convention {self.convention}',
-                ('scaling stage', 'px', 'blocks', 'flops', 'params', 'acts'),
-                networks,
-            ),
-            make_table(
-                'scalings, and how many of them the budgets admit',
-                ('scaling stage', 'weight', 'nominal', 'distinct', 'admitted', 'scalable'),
-                scalings,
-            ),
-            *lines,
-        ]
-
-
-def sample_base_models(space: SearchSpace, rng: np.random.Generator, size: int) -> Genes:
-    """Draws base models, each equally likely.
-
-    :meth:`SearchSpace.sample` draws each depth equally often instead.
-
-    Args:
-        space: The search space.
-        rng: Source of randomness.
-        size: Number of base models.
-
-    Returns:
-        Canonical genotypes, shape (size, genes).
-    """
-    genes = rng.integers(0, space.num_choices, (size, space.num_genes))
-    for stage, gene in zip(space.stages, np.flatnonzero(space.gene_slot < 0), strict=True):
-        models = np.array([float(len(stage.kernels)) ** depth for depth in stage.depths])
-        genes[:, gene] = rng.choice(len(models), size, p=models / models.sum())
-    return space.canonicalise(genes)
+        return lines
 
 
 def _middle(space: SearchSpace, scaling_stage: int) -> Arch:
-    choices = space.scaling_stages[scaling_stage]
-    middle = (values[len(values) // 2] for values in (choices.depth, choices.width))
-    resolution = choices.resolution[len(choices.resolution) // 2]
-    return space.decode(space.num_choices // 2, space.scaling(*middle, resolution))
+    scaling = Scaling()
+    if scaling_stage:
+        choices = space.scaling_stages[scaling_stage]
+        values = (choices.depth, choices.width, choices.resolution)
+        scaling = space.scaling(*(own[len(own) // 2] for own in values))
+    return space.decode(space.num_choices // 2, scaling)
 
 
 def profile_search(
@@ -242,6 +245,7 @@ def profile_search(
             most_flops = float(most_evaluations * factor * flops)
     nominal = [len(space.scalings(j)) for j in stages]
     return SearchProfile(
+        space=str(space),
         convention=convention,
         base_models=space.size,
         families=space.size * math.prod(nominal),

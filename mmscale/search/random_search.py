@@ -28,6 +28,8 @@ _FRUITLESS_POOLS = 8
 class RandomSearch:
     """Draws families, a base model and a feasible scaling per scaling stage, and keeps the best.
 
+    In a space with one scaling stage these are networks alone.
+
     Args:
         family: Scores base models under a strategy.
         evaluations: Distinct Archs to evaluate at most, besides those of scaling stages of
@@ -92,7 +94,8 @@ class RandomSearch:
         """
         family = self.family
         chain = Chain(family, scorer, self.seed, on_step, self.most_evaluations)
-        scorer.step = 'random families'
+        scorer.step = 'random families' if family.is_scaled else 'random networks'
+        kind = 'random family' if family.is_scaled else 'random network'
         best: Candidate | None = None
         families = self._families(chain.rng(0, 'random families'))
         stages = family.scored_stages
@@ -119,7 +122,7 @@ class RandomSearch:
                 candidate = Candidate(base, family.mean(own), int(costs[i]))
                 if best is None or candidate.order < best.order:
                     best = candidate
-                    chain.record('random family', number, candidate.genotype, strategy)
+                    chain.record(kind, number, candidate.genotype, strategy)
         if best is None and scorer.failed:
             raise UsageError(scorer.explain_failures())
         if best is None:

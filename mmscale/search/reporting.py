@@ -123,13 +123,13 @@ def describe(step: ChainStep, resolution: int) -> str:
 
     Args:
         step: The step.
-        resolution: Resolution of the base model, in pixels.
+        resolution: Resolution of the base model, in pixels, or the largest that it may have.
     """
     strategy = ', '.join(
         f'({s.depth:g}, {s.width:g}, {round(s.resolution * resolution)} px)' for s in step.strategy
     )
     fitness = '' if step.fitness is None else f' fitness {float(step.fitness):.4f},'
-    return (
-        f'chain: {step.kind}, round {step.round}:{fitness} {step.evaluations} evaluations, '
-        f'strategy (depth, width, resolution) {strategy}'
-    )
+    line = f'chain: {step.kind}, round {step.round}:{fitness} {step.evaluations} evaluations'
+    if len(step.strategy) == 1:
+        return line
+    return f'{line}, strategy (depth, width, resolution) {strategy}'

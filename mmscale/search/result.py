@@ -14,6 +14,7 @@ from mmscale.search.entry import Score
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.scoring import Scorer
+from mmscale.search.varied import spoken
 
 SCHEMA = 1
 
@@ -23,7 +24,8 @@ class ChainStep:
     """One step of the Markov chain.
 
     Attributes:
-        kind: ``initial strategy``, ``base evolution``, ``scaling search`` or ``random family``.
+        kind: ``initial strategy``, ``base evolution``, ``scaling search``, ``random family`` or
+            ``random network``.
         round: From 1 on; 0 is the initial strategy.
         base: The base model after the step, or None if there is none yet.
         strategy: The strategy after the step.
@@ -131,6 +133,8 @@ class SearchResult:
         seed: Seed of the search, or None if it has no randomness.
         settings: Budget, schedule and weights, plain JSON data.
         details: What else this kind of search has to tell, plain JSON data.
+        varied: What the space chooses beside depths and kernels, see
+            :func:`mmscale.search.varied.varied`; it is printed.
     """
 
     base: Genotype
@@ -142,6 +146,7 @@ class SearchResult:
     seed: int | None
     settings: dict[str, Any]
     details: dict[str, Any] = field(default_factory=dict)
+    varied: tuple[str, ...] = ()
 
     @property
     def networks(self) -> dict[str, Arch]:
@@ -175,8 +180,9 @@ class SearchResult:
             f'Search result: fitness {float(self.fitness):.4f} after {self.evaluations:,} '
             f'evaluations{failed}{seed}'
         ]
-        kernels = (' '.join(str(b.kernel) for b in stage) for stage in self.family[0].arch.stages)
-        lines.append(f'  base model: kernels per network stage {" | ".join(kernels)}')
+        is_scaled = len(self.family) > 1
+        noun = 'base model' if is_scaled else 'network'
+        lines += [f'  {noun}: {line}' for line in spoken(self.family[0].arch, self.varied)]
         known = [step.fitness for step in self.chain if step.fitness is not None]
         if known:
             lines.append(
@@ -200,6 +206,9 @@ class SearchResult:
                     'none' if member.score is None else str(member.score),
                 )
             )
+        if not is_scaled:
+            unscaled = (3, 4, 5, 7, 8, 9)
+            rows = [tuple(row[i] for i in unscaled) for row in rows]
         return '\n'.join([*lines, aligned(rows)])
 
 

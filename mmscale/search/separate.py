@@ -104,7 +104,8 @@ class SeparateSearch:
         scorer.expected_evaluations = 0  # It is of all parts, what is counted is of one.
         results = []
         for j, run in enumerate(self.runs):
-            scorer.title = f'scaling stage {j} of {len(self.runs) - 1}, '
+            if self.family.is_scaled:
+                scorer.title = f'scaling stage {j} of {len(self.runs) - 1}, '
             scorer.requested, scorer.dropped, scorer.failed = set(), set(), set()
             results.append(run.run(scorer, on_generation))
             evaluated |= scorer.requested
@@ -133,4 +134,5 @@ class SeparateSearch:
                     for j, result in enumerate(results)
                 ]
             },
+            varied=results[0].varied,
         )

@@ -41,6 +41,7 @@ _MARKERS = {
     'base evolution': ('o', BLUE),
     'scaling search': ('s', VERMILION),
     'random family': ('^', GREEN),
+    'random network': ('^', GREEN),
 }
 
 

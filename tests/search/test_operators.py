@@ -2,8 +2,9 @@
 
 import numpy as np
 from analytic_problem import all_genotypes, small_space
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_spaces import spaces
 
 from mmscale.arch import SearchSpace
 from mmscale.search.operators import crossover, mutate, randomise_dead, take_new, tournament
@@ -128,6 +129,94 @@ def test_a_space_of_one_model_cannot_mutate():
     )
     genes = np.zeros((3, space.num_genes), dtype=np.int64)
     assert (mutate(space, genes, np.random.default_rng(0)) == 0).all()
+
+
+@settings(max_examples=150)
+@given(space=spaces(), seed=SEEDS)
+def test_operators_on_any_space_give_other_canonical_base_models(space, seed):
+    parents, rng = sampled(space, seed, 12)
+    filled = randomise_dead(space, parents, rng)
+    assert (space.canonicalise(filled) == parents).all()
+    mutants = mutate(space, parents, rng)
+    children = crossover(space, parents, parents[::-1], rng)
+    for genes in (mutants, children):
+        assert (space.canonicalise(genes) == genes).all()
+    if space.size > 1:
+        pairs = zip(parents, mutants, strict=True)
+        assert all(space.decode(parent) != space.decode(mutant) for parent, mutant in pairs)
+
+
+@settings(max_examples=60)
+@given(space=spaces(most=300), seed=SEEDS)
+def test_mutations_reach_every_base_model(space, seed):
+    found, rng = sampled(space, seed, 1)
+    for _ in range(200):
+        if len(found) == space.size:
+            break
+        parents = np.repeat(found, -(-256 // len(found)), axis=0)
+        found = np.unique(np.concatenate([found, mutate(space, parents, rng, 0.1)]), axis=0)
+    assert len(found) == space.size == len({space.decode(row) for row in found})
+
+
+def skipping_space(skips):
+    return SearchSpace(
+        stages=[dict(channels=8, depths=[2, 3, 4], kernels=[3, 5, 7], skips=skips)],
+        stem=dict(channels=8),
+        head=dict(channels=16),
+        num_classes=2,
+        resolution=32,
+    )
+
+
+def kernels_of(space, genes):
+    return [tuple(block.kernel for block in space.decode(row).blocks) for row in genes]
+
+
+def test_blocks_are_taken_out_and_put_in_anywhere_but_first():
+    space = skipping_space('anywhere')
+    parent = space.genotype_of(dict(stages=[dict(blocks=[dict(kernel=k) for k in (7, 3, 5, 7)])]))
+    parents = np.repeat([parent.genes], 6_000, axis=0)
+    children = kernels_of(space, mutate(space, parents, np.random.default_rng(0), 1e-9))
+    three = [child for child in children if len(child) == 3]
+    shares = {child: three.count(child) / len(three) for child in set(three)}
+    assert shares.keys() == {(7, 5, 7), (7, 3, 7), (7, 3, 5)}
+    assert np.allclose(list(shares.values()), 1 / 3, atol=0.04)
+    parent = space.genotype_of(dict(stages=[dict(blocks=[dict(kernel=7), dict(kernel=3)])]))
+    parents = np.repeat([parent.genes], 6_000, axis=0)
+    children = kernels_of(space, mutate(space, parents, np.random.default_rng(0), 1e-9))
+    three = [child for child in children if len(child) == 3]
+    # The 3 is before or after a random block.
+    assert set(three) == {(7, 3, 3), (7, 3, 5), (7, 3, 7), (7, 5, 3), (7, 7, 3)}
+    assert np.isclose(three.count((7, 3, 3)) / len(three), 1 / 3, atol=0.04)
+
+
+def test_skips_at_the_end_change_the_last_blocks():
+    space = skipping_space('end')
+    parents = space.sample(np.random.default_rng(0), 2000)
+    children = mutate(space, parents, np.random.default_rng(1), 1e-9)
+    for parent, child in zip(kernels_of(space, parents), kernels_of(space, children), strict=True):
+        common = min(len(parent), len(child))
+        assert len(parent) == len(child) or parent[:common] == child[:common]
+
+
+def test_genes_of_the_whole_network_cross_with_its_first_and_last_stage():
+    stage = dict(channels=[8, 16], depths=[1, 2], kernels=[3, 5])
+    space = SearchSpace(
+        stages=[stage] * 3,
+        stem=dict(channels=[8, 16]),
+        head=dict(channels=[16, 32], hidden_channels=[8, 16]),
+        num_classes=2,
+        resolution=[32, 64],
+    )
+    first = np.zeros((300, space.num_genes), dtype=np.int64)
+    second = space.canonicalise(np.repeat(space.num_choices[None] - 1, 300, axis=0))
+    children = crossover(space, first, second, np.random.default_rng(0))
+    column = {gene.name: i for i, gene in enumerate(space.genes)}
+    early = space.depths(children)[:, 0] > 1
+    assert 0 < early.mean() < 1
+    assert (children[:, column['resolution']] == early).all()
+    assert (children[:, column['stem']] == early).all()
+    assert not children[:, [column['head_channels'], column['head_hidden_channels']]].any()
 
 
 def test_tournaments_favour_the_first():

@@ -1,0 +1,6 @@
+# Trains what search-evolution_regnet_digits.py leaves, or any Arch, from random weights.
+_base_ = './arch-net_resnet_digits.py'
+
+model = dict(
+    backbone=dict(arch='work_dirs/search-evolution_regnet_digits/archs/scaling_stage_0.json'),
+)
