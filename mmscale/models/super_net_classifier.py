@@ -22,6 +22,13 @@ from mmscale.models.super_net_training import SuperNetTraining
 from mmscale.registry import MODELS
 
 
+def _build_head(
+    head: Mapping[str, Any], has_neck: bool, channels: int | None, hidden: int
+) -> nn.Module:
+    """The head for a subnet's widths; what a neck makes its config says."""
+    return build_head(head, None if has_neck else channels, hidden)
+
+
 @MODELS.register_module()
 class SuperNetClassifier(SuperNetTraining, ImageClassifier):
     """An image classifier whose backbone is a :class:`SuperNet`.
@@ -83,15 +90,24 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         # A copy, as what is built of it follows what is set on the head.
         self._head_config = dict(head) if isinstance(head, Mapping) else {}
         self.shares_head = head is not None and backbone.head_varies
+        # A neck that only pools has no weights, or one of a single element.
+        has_neck = self.neck is not None and any(p.ndim > 1 for p in self.neck.parameters())
+        spaces = backbone.space.allocation, backbone.space.widest
+        if has_neck and len({backbone.head_widths(whole)[0] for whole in spaces}) > 1:
+            raise UsageError(
+                f'model.neck={type(self.neck).__name__} has weights for one width, and the widths '
+                'of its input differ between the networks of the space; backbone.neck may have '
+                'such weights'
+            )
+        build = partial(_build_head, self._head_config, has_neck)
         widths = backbone.head_widths(backbone.arch)
         if not self.shares_head:
-            return build_head(head, *widths) if isinstance(head, Mapping) else head
+            return build(*widths) if isinstance(head, Mapping) else head
         if not isinstance(head, Mapping):
             raise UsageError(
                 f'model.head={type(head).__name__} must be a config: its widths differ between '
                 'the networks of the space'
             )
-        build = partial(build_head, self._head_config)
         made = build(*widths)
         backbone.share_head(made, build)
         return made

@@ -22,14 +22,33 @@ from mmscale.models import SuperNetClassifier, step_slices
 
 STEPS, ACCUMULATED = 3, 2
 SAMPLER = HierarchicalSampler(SearchSpace(**SPACE), 1, 'uniform')
+# Several kinds of block in a place, and a head that subnets use parts of.
+GENERAL = dict(
+    in_channels=1,
+    num_classes=10,
+    resolution=[12, 14],
+    stem=dict(channels=4),
+    stages=[
+        dict(channels=[4, 8], depths=[1, 2], kernels=[1, 3], kind=['mbconv', 'bottleneck']),
+        dict(channels=[6, 8], stride=2, depths=[1, 2], kernels=3, kind='basic'),
+    ],
+    head=dict(channels=0),
+)
+SAMPLERS = {
+    'scaled': SAMPLER,
+    'general': HierarchicalSampler(SearchSpace(**GENERAL), 1, 'uniform'),
+}
 
 
-def make_model(mode, seed, norm_cfg=None):
+def make_model(mode, seed, norm_cfg=None, space='scaled'):
     torch.manual_seed(seed)
+    head = dict(type='mmpretrain.LinearClsHead', num_classes=10, topk=(1,))
+    if space == 'scaled':
+        head['in_channels'] = 12
     return SuperNetClassifier(
-        backbone=dict(type='mmscale.SuperNet', space=SPACE, norm_cfg=norm_cfg),
+        backbone=dict(type='mmscale.SuperNet', space=SAMPLERS[space].space, norm_cfg=norm_cfg),
         neck=dict(type='mmpretrain.GlobalAveragePooling'),
-        head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=12, topk=(1,)),
+        head=head,
         mode=mode,
     ).train()
 
@@ -41,9 +60,9 @@ def make_wrapper(model, bfloat16=False):
     return wrapper(optimizer, accumulative_counts=ACCUMULATED)
 
 
-def half_batch(iteration, rank):
+def half_batch(iteration, rank, space='scaled'):
     generator = torch.Generator().manual_seed(10 * iteration + rank)
-    side = SAMPLER.draw(iteration).arch.resolution
+    side = SAMPLERS[space].draw(iteration).arch.resolution
     labels = torch.randint(10, (4,), generator=generator).tolist()
     return dict(
         inputs=torch.randn(4, 1, side, side, generator=generator),
@@ -51,20 +70,20 @@ def half_batch(iteration, rank):
     )
 
 
-def train_rank(rank, mode, folder):
+def train_rank(rank, mode, space, folder):
     torch.set_num_threads(1)
     distributed.init_process_group(
         'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2
     )
     # Ranks that start from different weights: rank 0's count.
-    model = make_model(mode, seed=rank)
+    model = make_model(mode, seed=rank, space=space)
     wrapped, wrapper = SliceParallel(model), make_wrapper(model)
     reduced = []
     reduce_gradients = wrapped.reduce_gradients
     wrapped.reduce_gradients = lambda optimizer: reduced.append(reduce_gradients(optimizer))
     for iteration in range(STEPS * ACCUMULATED):
-        model.set_draw(SAMPLER.draw(iteration), iteration)
-        wrapped.train_step(half_batch(iteration, rank), wrapper)
+        model.set_draw(SAMPLERS[space].draw(iteration), iteration)
+        wrapped.train_step(half_batch(iteration, rank, space), wrapper)
     momentum = {
         name: wrapper.optimizer.state[p].get('momentum_buffer')
         for name, p in model.named_parameters()
@@ -76,16 +95,16 @@ def train_rank(rank, mode, folder):
     distributed.destroy_process_group()
 
 
-def train_one_process(mode):
+def train_one_process(mode, space):
     """Every step on the mean of the gradients of both halves; a reference of its own."""
-    model = make_model(mode, seed=0)
+    model = make_model(mode, seed=0, space=space)
     wrapper = make_wrapper(model)
     for step in range(STEPS):
         iterations = range(step * ACCUMULATED, (step + 1) * ACCUMULATED)
         for iteration in iterations:
             for rank in range(2):
-                model.set_draw(SAMPLER.draw(iteration), iteration)
-                batch = half_batch(iteration, rank)
+                model.set_draw(SAMPLERS[space].draw(iteration), iteration)
+                batch = half_batch(iteration, rank, space)
                 data = model.data_preprocessor(batch, True)
                 with model.backbone.slices():
                     losses = model.subnet_losses(data['inputs'], data['data_samples'])
@@ -97,13 +116,19 @@ def train_one_process(mode):
     return model, wrapper
 
 
-@pytest.mark.parametrize('mode', ['single', 'both_sides', 'sandwich'])
-def test_two_processes_step_on_the_mean_gradient(mode, tmp_path):
+@pytest.mark.parametrize(
+    ('mode', 'space'),
+    [
+        *((mode, 'scaled') for mode in ('single', 'both_sides', 'sandwich')),
+        *((mode, 'general') for mode in ('single', 'sandwich')),
+    ],
+)
+def test_two_processes_step_on_the_mean_gradient(mode, space, tmp_path):
     multiprocessing.start_processes(
-        train_rank, (mode, str(tmp_path)), nprocs=2, start_method='fork'
+        train_rank, (mode, space, str(tmp_path)), nprocs=2, start_method='fork'
     )
     ranks = [torch.load(tmp_path / f'rank{rank}.pth', weights_only=True) for rank in range(2)]
-    model, wrapper = train_one_process(mode)
+    model, wrapper = train_one_process(mode, space)
     total = sum(p.numel() for p in model.parameters())
     for name, parameter in model.named_parameters():
         momentum = wrapper.optimizer.state[parameter].get('momentum_buffer')

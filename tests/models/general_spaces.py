@@ -83,7 +83,7 @@ SPACES = {
 }  # fmt: skip
 
 
-def make_classifier(space, kernels='shared', mode='single', head=None, **settings):
+def make_classifier(space, kernels='shared', mode='single', head=None, neck=None, **settings):
     torch.manual_seed(0)
     backbone = SuperNet(space, kernels=kernels, **settings)
     if head is None:
@@ -95,7 +95,7 @@ def make_classifier(space, kernels='shared', mode='single', head=None, **setting
             widths['mid_channels'] = [own.head.hidden_channels]
         if not backbone.head_varies:
             head |= widths
-    neck = dict(type='GlobalAveragePooling')
+    neck = neck or dict(type='GlobalAveragePooling')
     return SuperNetClassifier(backbone, mode=mode, neck=neck, head=head)
 
 

@@ -97,6 +97,19 @@ def test_the_static_model_has_its_own_head(make_random):
     assert static.head.in_channels == largest.widths[-1]
 
 
+def test_a_neck_with_weights_makes_the_heads_width():
+    neck = dict(type='LinearNeck', in_channels=8, out_channels=5, gap_dim=2)
+    head = dict(type='LinearClsHead', num_classes=4, in_channels=5)
+    model = make_classifier(SPACES['mbconv'], neck=neck, head=head)
+    arch = SPACES['mbconv'].smallest()
+    model.eval().backbone.set_arch(arch)
+    images = images_of(arch).float()
+    torch.testing.assert_close(model(images), model.extract(arch).eval()(images))
+    with pytest.raises(UsageError, match=r'model.neck=LinearNeck .* backbone.neck may') as error:
+        make_classifier(SPACES['bottleneck'], neck=neck, head=head)
+    assert '\n' not in str(error.value)
+
+
 def test_heads_of_other_widths_are_refused():
     linear = dict(type='LinearClsHead', num_classes=4)
     for name, head, message in [
