@@ -168,7 +168,9 @@ def test_words_of_a_space_with_one_scaling_stage_speak_of_networks(tmp_path):
         Feasibility(family.feasibility.table, 1)
     said.append(str(error.value))
     for text in said:
-        assert not any(word in text for word in ('famil', 'scaling', 'strateg', 'base model')), text
+        assert not any(word in text for word in ('famil', 'scaling', 'strateg', 'base model')), (
+            text
+        )
 
 
 def test_a_result_says_what_the_space_chooses(tmp_path):
