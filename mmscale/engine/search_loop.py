@@ -281,6 +281,7 @@ class SearchLoop(BaseLoop):
             The best fitness, for the runner's log.
         """
         start = time.monotonic()
+        self._runner.logger.info(f'{self.table.space}')
         ranks = Ranks()
         fingerprint = self.evaluator.fingerprint
         archive = self._open_archive(fingerprint, ranks.rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from mmscale.arch import Arch, Block, SearchSpace
@@ -52,6 +53,12 @@ BLOCK_WORDS: dict[str, tuple[str, Callable[[Block], str]]] = {
     'se': ('SE', _excitation),
     'act': ('activations', lambda block: block.act),
 }
+
+
+def by_size(word: str) -> tuple[float, str]:
+    """Sorts numbers by their size, and words after them."""
+    is_number = word.replace('.', '', 1).isdigit()
+    return float(word) if is_number else math.inf, word
 
 
 def spoken(arch: Arch, names: tuple[str, ...]) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmscale.arch import HierarchicalSampler, SearchSpace
 from mmscale.arch.genes import Genes, StageGenes
 from mmscale.arch.options import BlockOptions
-from mmscale.search.varied import BLOCK_WORDS, varied
+from mmscale.search.varied import BLOCK_WORDS, by_size, varied
 from mmscale.visualization.histograms import Histogram
 
 
@@ -178,8 +178,7 @@ def _words(options: BlockOptions, name: str) -> NDArray[np.str_]:
     return np.array([word(block) for block in options.blocks]).reshape(options.shape)
 
 
-def _place(label: str) -> tuple[int, float, str]:
-    """Orders labels by network stage, then numbers by their size and words after them."""
+def _place(label: str) -> tuple[int, tuple[float, str]]:
+    """Orders labels by network stage, then by what was drawn."""
     stage, _, word = label.partition(':')
-    is_number = word.replace('.', '', 1).isdigit()
-    return int(stage), float(word) if is_number else np.inf, word
+    return int(stage), by_size(word)
