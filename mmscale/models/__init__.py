@@ -9,7 +9,7 @@ from mmscale.models.arch_classifier import ArchClassifier
 from mmscale.models.backbones import ArchNet, SuperNet
 from mmscale.models.causal_lm import CausalLM
 from mmscale.models.dms import DifferentiableTopK, DMSModel
-from mmscale.models.dropout_head import DropoutClsHead
+from mmscale.models.heads import DropoutClsHead
 from mmscale.models.slice_step import step_slices
 from mmscale.models.super_net_classifier import SuperNetClassifier
 from mmscale.models.super_net_detector import SuperNetDetector

@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from mmpretrain.models import ImageClassifier
-from mmpretrain.registry import MODELS as CLASSIFIER_PARTS
 from torch import nn
 
-from mmscale.arch import Arch
-from mmscale.errors import UsageError
+from mmscale.models.heads import build_head
 from mmscale.registry import MODELS
-
-
-def _with_widths(head: Mapping[str, Any], arch: Arch) -> dict[str, Any]:
-    """The config of a head with the widths of an Arch.
-
-    Raises:
-        UsageError: The config says other widths, or its type has another number of layers.
-    """
-    widths: dict[str, Any] = {'in_channels': arch.feature_channels}
-    hidden = arch.head.hidden_channels
-    if hidden:
-        widths['mid_channels'] = [hidden]
-    for key, width in widths.items():
-        if head.get(key, width) != width:
-            raise UsageError(
-                f'model.head.{key}={head[key]!r:.60}: leave it out, that of the Arch is {width}'
-            )
-    cls = CLASSIFIER_PARTS.get(head.get('type'))
-    if cls is not None and ('mid_channels' in inspect.signature(cls).parameters) != bool(hidden):
-        raise UsageError(
-            f'model.head.type={head["type"]!r:.60}: the hidden layer of the Arch has {hidden} '
-            'channels; StackedLinearClsHead has such a layer, LinearClsHead none'
-        )
-    return {**head, **widths}
 
 
 @MODELS.register_module()
@@ -64,5 +37,6 @@ class ArchClassifier(ImageClassifier):
     ) -> None:
         super().__init__(backbone=backbone, **kwargs)
         if isinstance(head, Mapping):
-            head = CLASSIFIER_PARTS.build(_with_widths(head, self.backbone.arch))
+            arch = self.backbone.arch
+            head = build_head(head, arch.feature_channels, arch.head.hidden_channels)
         self.head = head

@@ -12,32 +12,14 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmpretrain.models import ImageClassifier
-from mmpretrain.registry import MODELS as CLASSIFIER_PARTS
 from torch import nn
 
 from mmscale.arch import Arch
 from mmscale.errors import UsageError
 from mmscale.models.backbones import SuperNet
+from mmscale.models.heads import build_head
 from mmscale.models.super_net_training import SuperNetTraining
 from mmscale.registry import MODELS
-
-
-def _build_head(head: Mapping[str, Any], channels: int | None, hidden: int) -> nn.Module:
-    """The head of a config, for given widths of its input and of its hidden layer.
-
-    Raises:
-        UsageError: The config says other widths.
-    """
-    widths: dict[str, Any] = {} if channels is None else {'in_channels': channels}
-    if hidden:
-        widths['mid_channels'] = [hidden]
-    for key, width in widths.items():
-        if key in head and head[key] != width:
-            raise UsageError(
-                f'model.head.{key}={head[key]!r:.60}: leave it out, it differs between the '
-                f'networks of the space (the super-supernet allocates {width})'
-            )
-    return CLASSIFIER_PARTS.build({**head, **widths})
 
 
 @MODELS.register_module()
@@ -46,7 +28,7 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
 
     Where the width that the head sees, or that of its hidden layer, differs between the networks
     of the space, a subnet uses the part of the head's weights that fits it, as of the backbone's.
-    The head's config then leaves out ``in_channels`` (and ``mid_channels``), which follow.
+    The head's config may leave out ``in_channels`` (and ``mid_channels``), which follow.
 
     Args:
         backbone: Config of the SuperNet, or the module.
@@ -84,7 +66,6 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         super().__init__(backbone=backbone, **kwargs)
         self.set_training(mode, warmup_iters, warmup_scaling_stage, teacher)
         self.distill_weight = distill_weight
-        self.shares_head = head is not None and self.backbone.head_varies
         self.head = self._made_head(head)
         mixes = getattr(self.data_preprocessor, 'batch_augments', None) is not None
         if mixes and getattr(self.head, 'cal_acc', False):
@@ -102,15 +83,16 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         # A copy, as what is built of it follows what is set on the head.
         self._head_config = dict(head) if isinstance(head, Mapping) else {}
         self.shares_head = head is not None and backbone.head_varies
+        widths = backbone.head_widths(backbone.arch)
         if not self.shares_head:
-            return CLASSIFIER_PARTS.build(head) if isinstance(head, Mapping) else head
+            return build_head(head, *widths) if isinstance(head, Mapping) else head
         if not isinstance(head, Mapping):
             raise UsageError(
                 f'model.head={type(head).__name__} must be a config: its widths differ between '
                 'the networks of the space'
             )
-        build = partial(_build_head, self._head_config)
-        made = build(*backbone.head_widths(backbone.arch))
+        build = partial(build_head, self._head_config)
+        made = build(*widths)
         backbone.share_head(made, build)
         return made
 

@@ -59,11 +59,15 @@ def test_widths_that_fit_may_be_said():
 @pytest.mark.parametrize(
     ('arch', 'head', 'message'),
     [
-        (SPACE.smallest(), dict(LINEAR, in_channels=16), 'model.head.in_channels=16: .* is 8'),
+        (
+            SPACE.smallest(),
+            dict(LINEAR, in_channels=16),
+            'model.head.in_channels=16: .* backbone: 8',
+        ),
         (
             HIDDEN.largest(),
             dict(STACKED, mid_channels=[20]),
-            r'model.head.mid_channels=\[20\]: .* is \[24\]',
+            r'model.head.mid_channels=\[20\]: .* backbone: \[24\]',
         ),
         (HIDDEN.largest(), LINEAR, "model.head.type='LinearClsHead': .* has 24 channels"),
         (SPACE.largest(), STACKED, "model.head.type='StackedLinearClsHead': .* has 0 channels"),

@@ -100,7 +100,7 @@ def test_the_static_model_has_its_own_head(make_random):
 def test_heads_of_other_widths_are_refused():
     linear = dict(type='LinearClsHead', num_classes=4)
     for name, head, message in [
-        ('bottleneck', dict(linear, in_channels=16), r'head.in_channels=16: leave it out.* 28\)'),
+        ('bottleneck', dict(linear, in_channels=16), r'head.in_channels=16: leave it out.* 28'),
         ('fused_mbconv', dict(type='StackedLinearClsHead', num_classes=4, mid_channels=[7]),
          r'head.mid_channels=\[7\]: leave it out.*\[12\]'),
         ('bottleneck', nn.Linear(28, 4), 'head=Linear must be a config'),

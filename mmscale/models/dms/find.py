@@ -24,7 +24,7 @@ from mmscale.models.dms.layers import replace_submodule
 from mmscale.models.dms.traced import traced_groups
 from mmscale.models.dms.transformers import GROUPERS, Consumers, full_name
 from mmscale.models.dms.trial import tried_groups
-from mmscale.models.dropout_head import DropoutClsHead
+from mmscale.models.heads import DropoutClsHead
 from mmscale.models.super_net_classifier import SuperNetClassifier
 
 Grouper = Callable[[nn.Module, str, Consumers], ChannelGroups]
