@@ -306,7 +306,8 @@ def plot_front(
         front: Those that no other dominates, by rising cost.
         title: Title of the picture.
         cost_name: Name and unit of the cost.
-        family: The networks that the search chose, marked with their scaling stages.
+        family: The networks that the search chose, marked with their scaling stages; without any
+            it is a network alone.
         hypervolume: Of all that was scored until each generation; drawn beside it if given.
 
     Raises:
@@ -358,6 +359,7 @@ def plot_front(
             zorder=4,
         )
     if family:
+        staged = [point for point in family if point.scaling_stage is not None]
         axes.plot(
             [point.cost for point in family],
             [100 * point.score for point in family],
@@ -367,11 +369,10 @@ def plot_front(
             color=VERMILION,
             markeredgecolor='black',
             markeredgewidth=0.5,
-            label='the family found' if len(family) > 1 else 'the network found',
+            label='the family found' if staged else 'the network found',
             zorder=5,
         )
-        named = [point for point in family[:_MOST_NAMED] if point.scaling_stage is not None]
-        for point in named:
+        for point in staged[:_MOST_NAMED]:
             axes.annotate(
                 f'S{point.scaling_stage}',
                 (point.cost, 100 * point.score),
