@@ -28,6 +28,7 @@ COMMANDS = (
     'dms_step_time.py --rounds 3',
     'data_pipeline.py --rounds 3',
     'costs.py --sample 0',
+    'cost_table.py --rounds 3',
     'archive.py --entries 100000',
     'growth.py',
     'ceilings.py --rounds 3',
