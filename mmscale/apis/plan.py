@@ -149,7 +149,9 @@ class SearchPlan(Printed):
         lines = [
             f'evaluations: about {self.expected_evaluations:,}, at most {found.most_evaluations:,}'
         ]
-        if found.scalable is not None:
+        if len(found.stages) == 1 and found.stages[0].admitted is not None:
+            lines.append(f'budget: {found.stages[0].admitted} of the networks meet it')
+        elif found.scalable is not None:
             lines.append(
                 f'budgets: {found.stages[0].admitted} of the base models meet theirs; of these '
                 f'{found.scalable} scale to all scaling stages'

@@ -220,8 +220,8 @@ def _hidden(planned: PlannedSearch) -> AnalyticEvaluator:
     search = planned.search
     if search.family is None or isinstance(search, GivenFamily):
         raise UsageError(
-            f'dry run: {type(search).__name__} has no known optimum; only searches for a family '
-            f'of networks can be run dry'
+            f'dry run: {type(search).__name__} has no known optimum; only searches within '
+            f'a budget can be run dry'
         )
     return analytic_evaluator(search, planned.seed)
 

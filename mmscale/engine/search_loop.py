@@ -118,7 +118,8 @@ def build_search(
     wanted = inspect.signature(search_class).parameters
     if 'family' in wanted:
         if budget is None:
-            raise UsageError(f'budget is not set: {name} searches a family of networks within it')
+            what = 'a family of networks' if len(table.space.scaling_stages) > 1 else 'networks'
+            raise UsageError(f'budget is not set: {name} searches {what} within it')
         weights = budgets.pop('weights', None)
         problem['family'] = FamilyFitness(Feasibility(table, **budgets), weights)
     elif budgets:
@@ -281,6 +282,7 @@ class SearchLoop(BaseLoop):
             The best fitness, for the runner's log.
         """
         start = time.monotonic()
+        self._runner.logger.info(f'{self.table.space}')
         ranks = Ranks()
         fingerprint = self.evaluator.fingerprint
         archive = self._open_archive(fingerprint, ranks.rank)

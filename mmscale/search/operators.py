@@ -10,6 +10,8 @@ from mmscale.arch.genes import Genes, StageGenes
 
 # A row whose mutation means the same network is mutated so many times anew.
 _RETRIES = 32
+# Choices of a block, over all rows, that are compared at once.
+_OPTIONS = 2**21
 
 
 def take_new(genes: Genes, seen: set[bytes], limit: int) -> Genes:
@@ -50,7 +52,9 @@ def randomise_dead(space: SearchSpace, genes: Genes, rng: np.random.Generator) -
     filled = np.where(used, genes, rng.integers(0, space.num_choices, genes.shape))
     for stage in space.stage_genes:
         if stage.is_ambiguous:
-            _take_synonyms(stage, filled, rng)
+            step = max(1, _OPTIONS // max(stage.first.count, stage.further.count))
+            for start in range(0, len(filled), step):
+                _take_synonyms(stage, filled[start : start + step], rng)
     return filled
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 from mmscale.arch import Arch, Block, SearchSpace
 from mmscale.arch.blocks import follows_output
 from mmscale.arch.choices import AXES
@@ -35,6 +38,29 @@ def group_width(block: Block) -> int:
     return block.grouped_widths[1] // block.groups
 
 
+def _excitation(block: Block) -> str:
+    if block.se is None:
+        return 'no'
+    return f'{block.se.channels / block.grouped_widths[1]:.2g}'
+
+
+# Titles and words of what blocks are chosen by. Ratios are rounded as their widths are.
+BLOCK_WORDS: dict[str, tuple[str, Callable[[Block], str]]] = {
+    'kernel': ('kernels', lambda block: f'{block.kernel}'),
+    'kind': ('kinds', lambda block: block.kind),
+    'expand': ('expansions', lambda block: f'{expansion(block):.2g}'),
+    'group_width': ('group widths', lambda block: f'{group_width(block)}'),
+    'se': ('SE', _excitation),
+    'act': ('activations', lambda block: block.act),
+}
+
+
+def by_size(word: str) -> tuple[float, str]:
+    """Sorts numbers by their size, and words after them."""
+    is_number = word.replace('.', '', 1).isdigit()
+    return float(word) if is_number else math.inf, word
+
+
 def spoken(arch: Arch, names: tuple[str, ...]) -> list[str]:
     """Lines of what a network has of these, and its kernels; network stages apart.
 
@@ -42,16 +68,8 @@ def spoken(arch: Arch, names: tuple[str, ...]) -> list[str]:
         arch: The network.
         names: As of :func:`varied`.
     """
-    words = {
-        'kernel': ('kernels', lambda block: f'{block.kernel}'),
-        'kind': ('kinds', lambda block: block.kind),
-        'expand': ('expansions', lambda block: f'{expansion(block):.2g}'),
-        'group_width': ('group widths', lambda block: f'{group_width(block)}'),
-        'se': ('SE', lambda block: 'no' if block.se is None else f'{block.se.channels}'),
-        'act': ('activations', lambda block: block.act),
-    }
     lines = []
-    for name, (title, word) in words.items():
+    for name, (title, word) in BLOCK_WORDS.items():
         if name == 'kernel' or name in names:
             stages = (' '.join(map(word, stage)) for stage in arch.stages)
             lines.append(f'{title} per network stage {" | ".join(stages)}')

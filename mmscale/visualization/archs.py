@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from mmscale.arch import Arch
+from mmscale.arch import Arch, Block
 from mmscale.errors import UsageError
+from mmscale.search.varied import expansion
 from mmscale.visualization.style import LIGHT_GREY, PALETTE, headline, literal, new_figure
 
 _GAP = 0.5
@@ -21,6 +22,13 @@ _LETTERING = 0.30
 # Network stages that are lettered, and kernels that are named.
 _MOST_LETTERED = 40
 _MOST_KERNELS = 12
+# Expansions of a network stage that are as near as this differ by their rounding alone.
+_ALIKE = 1.25
+_SE_HATCH = '...'
+_SHORT = {
+    'mbconv': 'mb', 'dsconv': 'ds', 'fused_mbconv': 'fu', 'bottleneck': 'bo', 'basic': 'ba',
+    'conv': 'co',
+}  # fmt: skip
 
 
 def _kernel_colours(archs: Sequence[Arch]) -> dict[int, str]:
@@ -44,6 +52,21 @@ def _box(axes: Axes, x: float, height: float, colour: str, **style: object) -> N
     )
 
 
+def _has_some_se(archs: Sequence[Arch]) -> bool:
+    """Whether some blocks have SE and others have none."""
+    return len({block.se is None for arch in archs for block in arch.blocks}) > 1
+
+
+def _differing(stage: Sequence[Block]) -> str:
+    """Kinds and expansions of the blocks of a network stage where they differ, a line each."""
+    kinds = [_SHORT[block.kind] for block in stage]
+    expansions = [expansion(block) for block in stage]
+    lines = ['\n' + ' '.join(kinds)] if len(set(kinds)) > 1 else []
+    if max(expansions) > _ALIKE * min(expansions):
+        lines.append('\n×' + ' '.join(f'{value:.2g}' for value in expansions))
+    return ''.join(lines)
+
+
 def _draw(axes: Axes, arch: Arch, tallest: int, longest: float, name: str) -> None:
     """Draws one network into axes of a common scale."""
     colours = _kernel_colours([arch])
@@ -59,14 +82,18 @@ def _draw(axes: Axes, arch: Arch, tallest: int, longest: float, name: str) -> No
     lettering(_BLOCK / 2, arch.stem.out_channels, f'{arch.stem.out_channels}', f'stem\n{size} px')
     x = 1 + _GAP
     step = -(-len(arch.stages) // _MOST_LETTERED)
+    marked, lines = _has_some_se([arch]), 0
     for i, (stage, stride) in enumerate(zip(arch.stages, arch.strides, strict=True), start=1):
         width = stage[-1].out_channels
         for slot, block in enumerate(stage):
-            _box(axes, x + slot, block.out_channels, colours[block.kernel])
+            hatch = _SE_HATCH if marked and block.se is not None else None
+            _box(axes, x + slot, block.out_channels, colours[block.kernel], hatch=hatch)
         centre = x + (len(stage) - 1 + _BLOCK) / 2
         size = -(-arch.resolution // stride)
         if (i - 1) % step == 0:
-            lettering(centre, width, f'{width} × {len(stage)}', f'stage {i}\n{size} px')
+            below = _differing(stage)
+            lines = max(lines, below.count('\n'))
+            lettering(centre, width, f'{width} × {len(stage)}', f'stage {i}\n{size} px{below}')
         x += len(stage) + _GAP
     if arch.head.channels:
         # Much wider than the network stages as a rule: the box only stands for it.
@@ -75,7 +102,7 @@ def _draw(axes: Axes, arch: Arch, tallest: int, longest: float, name: str) -> No
         _box(axes, x, height, LIGHT_GREY, hatch='////')
         lettering(x + _BLOCK / 2, height, f'{arch.head.channels}', f'head{cut}')
     axes.set_xlim(-0.6, longest + 0.1)
-    axes.set_ylim(-tallest / 2 - 1.6 * room, tallest / 2 + 1.0 * room)
+    axes.set_ylim(-tallest / 2 - (1.6 + 0.6 * lines) * room, tallest / 2 + 1.0 * room)
     axes.set_axis_off()
     axes.set_title(
         f'{literal(name)}: {arch.resolution} px, {len(arch.blocks)} blocks',
@@ -89,8 +116,9 @@ def plot_archs(archs: Mapping[str, Arch], title: str = '') -> Figure:
 
     Every box is a block: its height is its output width in channels, its colour its kernel; the
     boxes of a network stage stand close together. Above a network stage stand its channels and
-    blocks, below it the side of its feature map. Stem and head are hatched; a head that is wider
-    than every network stage is cut to the widest of them.
+    blocks, below it the side of its feature map, and kinds and expansions of its blocks where they
+    differ. Where only some blocks have SE these are dotted. Stem and head are hatched; a head that
+    is wider than every network stage is cut to the widest of them.
 
     Args:
         archs: Networks by name, in the order in which they are drawn.
@@ -113,6 +141,8 @@ def plot_archs(archs: Mapping[str, Arch], title: str = '') -> Figure:
         Patch(facecolor=colour, label=f'kernel {kernel}')
         for kernel, colour in islice(_kernel_colours(networks).items(), _MOST_KERNELS)
     ]
+    if _has_some_se(networks):
+        handles.append(Patch(facecolor='white', hatch=_SE_HATCH, edgecolor='grey', label='SE'))
     handles.append(
         Patch(facecolor=LIGHT_GREY, hatch='////', edgecolor='white', label='stem, head')
     )

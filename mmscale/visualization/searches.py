@@ -95,6 +95,8 @@ class FrontPoint:
 def plot_chain(chain: Sequence[ChainPoint], title: str) -> Figure:
     """Draws the fitness of every chain step, and below it the multipliers of every scaling stage.
 
+    Where there is no scaling stage but the base model's, there is nothing below it.
+
     Args:
         chain: The steps, in order.
         title: Title of the picture.
@@ -104,9 +106,10 @@ def plot_chain(chain: Sequence[ChainPoint], title: str) -> Figure:
     """
     if not chain:
         raise UsageError('the chain has no step to draw')
-    figure = new_figure(9, 6.2)
-    grid = figure.add_gridspec(2, 3, height_ratios=[1.1, 1])
-    axes = figure.add_subplot(grid[0, :])
+    stages = min(max(len(point.strategy) for point in chain), _MOST_NAMED)
+    figure = new_figure(9, 6.2 if stages > 1 else 3.6)
+    grid = figure.add_gridspec(2, 3, height_ratios=[1.1, 1]) if stages > 1 else None
+    axes = figure.subplots() if grid is None else figure.add_subplot(grid[0, :])
     scored = [point for point in chain if point.fitness is not None]
     evaluations = [point.evaluations for point in scored]
     fitness = [100 * point.fitness for point in scored]
@@ -134,7 +137,9 @@ def plot_chain(chain: Sequence[ChainPoint], title: str) -> Figure:
         axes.legend(fontsize=8, loc='lower right')
     else:
         axes.text(0.5, 0.5, 'no base model yet', transform=axes.transAxes, ha='center')
-    stages = min(max(len(point.strategy) for point in chain), _MOST_NAMED)
+    headline(figure, title)
+    if grid is None:
+        return figure
     for column, key in enumerate(('depth', 'width', 'resolution')):
         _strategy_panel(figure.add_subplot(grid[1, column]), chain, key, stages)
     handles, labels = figure.axes[-1].get_legend_handles_labels()
@@ -148,7 +153,6 @@ def plot_chain(chain: Sequence[ChainPoint], title: str) -> Figure:
         title='scaling stage',
         title_fontsize=8,
     )
-    headline(figure, title)
     return figure
 
 
@@ -302,7 +306,8 @@ def plot_front(
         front: Those that no other dominates, by rising cost.
         title: Title of the picture.
         cost_name: Name and unit of the cost.
-        family: The networks that the search chose, marked with their scaling stages.
+        family: The networks that the search chose, marked with their scaling stages; without any
+            it is a network alone.
         hypervolume: Of all that was scored until each generation; drawn beside it if given.
 
     Raises:
@@ -354,6 +359,7 @@ def plot_front(
             zorder=4,
         )
     if family:
+        staged = [point for point in family if point.scaling_stage is not None]
         axes.plot(
             [point.cost for point in family],
             [100 * point.score for point in family],
@@ -363,10 +369,10 @@ def plot_front(
             color=VERMILION,
             markeredgecolor='black',
             markeredgewidth=0.5,
-            label='the family found',
+            label='the family found' if staged else 'the network found',
             zorder=5,
         )
-        for point in family[:_MOST_NAMED]:
+        for point in staged[:_MOST_NAMED]:
             axes.annotate(
                 f'S{point.scaling_stage}',
                 (point.cost, 100 * point.score),

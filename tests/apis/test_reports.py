@@ -15,11 +15,14 @@ from mmscale.apis.reports.report import report as draw
 from mmscale.apis.reports.run_files import read_run
 from mmscale.arch import HierarchicalSampler, SearchSpace
 from mmscale.arch.origin import Origin
-from mmscale.cost import count
+from mmscale.cost import CostTable, count
 from mmscale.search import (
+    MCEA,
     Archive,
     Entry,
     Failure,
+    FamilyFitness,
+    Feasibility,
     pareto_front,
 )
 from mmscale.search.entry import key_of, make_line
@@ -127,6 +130,49 @@ def test_what_was_evaluated_is_counted(searched):
     assert sum(bar.get_height() for bar in kernels.patches) == blocks
     for axes in binned:
         assert sum(bar.get_height() for bar in axes.patches) == result.evaluations
+
+
+RICH = dict(
+    stages=[
+        dict(channels=[8, 16], depths=[1, 2], kernels=[3, 5], kind=['mbconv', 'conv']),
+        dict(channels=16, depths=[1, 2], kernels=[3], expands=[2, 4], se=[False, True]),
+    ],
+    stem=dict(channels=8),
+    head=dict(channels=16),
+    num_classes=2,
+    resolution=[16, 24],
+)
+
+
+def test_all_choices_of_the_space_are_counted(tmp_path):
+    def search(scorer, on_step):
+        table = CostTable(SearchSpace(**RICH))
+        family = FamilyFitness(Feasibility(table, sum(table.range()) / 2, tolerance=0.6))
+        return MCEA(family, 6, 3, rounds=2).run(scorer, on_step)
+
+    result = write_run(tmp_path, search)
+    (tmp_path / 'config.py').write_text(f'model = dict(backbone=dict(space={RICH!r}))')
+    report = draw(str(tmp_path))
+    panels = {axes.get_title(loc='left'): axes for axes in report.pictures['evaluated'].axes}
+    archs = [entry.arch for entry in Archive.open_existing(tmp_path / 'archive').entries()]
+    blocks = [block for arch in archs for block in arch.blocks]
+    for title, words in (
+        ('Kernels of all blocks', [f'{block.kernel}' for block in blocks]),
+        ('Kinds of all blocks', [block.kind for block in blocks]),
+        ('SE of all blocks', ['no' if block.se is None else '0.25' for block in blocks]),
+        ('Channels', [f'{i}:{w}' for arch in archs for i, w in enumerate(arch.widths, 1)]),
+    ):
+        labels = [label.get_text() for label in panels[title].get_xticklabels()]
+        heights = [bar.get_height() for bar in panels[title].patches]
+        counted = dict(zip(labels, heights, strict=True))
+        assert counted == {word: words.count(word) for word in set(words)}
+    assert 'Expansions of all blocks' in panels and 'Activations of all blocks' not in panels
+    # One scaling stage: a network, no family, and no multipliers below the chain.
+    assert len(report.pictures['chain'].axes) == 1
+    assert ('fitness', f'{float(result.fitness):.4f}') in report.facts
+    labels = report.pictures['front'].axes[0].get_legend_handles_labels()[1]
+    assert 'the network found' in labels
+    assert not any('famil' in f'{line}' or 'scaling' in f'{line}' for line in report.facts)
 
 
 def test_a_pareto_search_has_its_front_and_hypervolume(tmp_path):

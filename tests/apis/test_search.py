@@ -67,6 +67,26 @@ def test_a_profile_of_a_search_without_a_family(tool):
     assert code == 0 and 'the schedule evaluates at most 2,560 networks' in out
 
 
+def test_a_space_with_one_scaling_stage_is_searched_for_networks(tool, tmp_path):
+    config = ROOT / 'configs' / 'nas' / 'search-evolution_attentive_digits.py'
+    code, profile, err = tool(config, '--profile')
+    assert (code, err) == (0, '')
+    assert '11,943,936 networks' in profile and 'networks within it: ' in profile
+    small = ['--cfg-options', 'test_cfg.search.population=4', 'test_cfg.search.generations=2']
+    code, log, err = tool(config, '--dry-run', '--work-dir', tmp_path / 'dry', *small)
+    assert (code, err) == (0, '')
+    for out in (profile, log):
+        # All that the space chooses.
+        for words in ('24 28 32 36 px', 'stem 8 12', '2 3 4 a stage', '0.25 of hidden, /8'):
+            assert words in out
+        out = out.replace('one scaling stage: an ordinary search space', '')
+        assert not any(word in out for word in ('famil', 'scaling', 'base model'))
+    assert 'network: expansions per network stage' in log
+    small = ['--cfg-options', 'test_cfg.search._delete_=True', 'test_cfg.search.base=[0]']
+    code, _, err = tool(config, '--profile', *small, 'test_cfg.search.type=mmscale.ScalingSearch')
+    assert code == 2 and 'ScalingSearch has nothing to search' in err and err.count('\n') == 1
+
+
 def test_a_dry_run_leaves_what_a_search_leaves(tool, tmp_path):
     code, out, err = tool('search-mcea_digits.py', '--dry-run', *SHORT)
     assert (code, err) == (0, '')

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from mmscale.arch import get_arch
+from mmscale.arch import SearchSpace, get_arch
 from mmscale.visualization import plot_arch, plot_archs
 from mmscale.visualization.style import PALETTE
 
@@ -55,6 +55,39 @@ def test_lettering_says_width_blocks_and_size():
         size = arch.resolution // arch.strides[i - 1]
         assert f'{arch.widths[i - 1]} × {len(stage)}' in texts
         assert f'stage {i}\n{size} px' in texts
+
+
+def test_blocks_that_differ_within_a_stage_are_told_apart():
+    space = SearchSpace(
+        stages=[
+            dict(channels=16, depths=[2], kernels=[3], kind=['mbconv', 'basic'], expands=[2, 4]),
+            dict(channels=24, depths=[2], kernels=[3], expands=[3], se=[False, True]),
+        ],
+        stem=dict(channels=8),
+        head=dict(channels=32),
+        num_classes=2,
+        resolution=32,
+    )
+    block = dict(kernel=3, expand=3)
+    genotype = space.genotype_of(
+        dict(
+            stages=[
+                dict(
+                    blocks=[
+                        dict(block, kind='mbconv', expand=4),
+                        dict(block, kind='basic', expand=2),
+                    ]
+                ),
+                dict(blocks=[dict(block, se=False), dict(block, se=True)]),
+            ]
+        )
+    )
+    figure = plot_arch(space.decode(genotype), 'mine')
+    texts = letters(figure.axes[0])
+    assert 'stage 1\n16 px\nmb ba\n×4 2' in texts and 'stage 2\n16 px' in texts
+    dotted = [box.get_hatch() for box in boxes(figure.axes[0])[1:-1]]
+    assert dotted == [None, None, None, '...']
+    assert 'SE' in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_sizes_of_odd_inputs_are_rounded_up():

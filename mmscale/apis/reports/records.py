@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mmscale.arch import Arch
+from mmscale.arch import Arch, Block
+from mmscale.arch.arch import SqueezeExcite
 from mmscale.search import Archive
 from mmscale.search.archive import MOST_LINE_BYTES
 from mmscale.untrusted import open_regular
@@ -55,14 +56,16 @@ class Records:
         archive: The archive; None before it has a whole header.
         number: Number of scored networks.
         evaluated: The scored networks; of very many the best of every cost and a sample.
-        kernels: How many blocks of these have which kernel.
+        blocks: How often these have which block, apart from its residual and its stride.
+        widths: How many of these have which width (second) in which network stage (first).
         missing: What was left out, a sentence each.
     """
 
     archive: Archive | None = None
     number: int = 0
     evaluated: list[Evaluated] = field(default_factory=list)
-    kernels: Counter[int] = field(default_factory=Counter)
+    blocks: Counter[Block] = field(default_factory=Counter)
+    widths: Counter[tuple[int, int]] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
 
     def archs(self, digests: Collection[str]) -> dict[str, Arch]:
@@ -128,16 +131,20 @@ def _telling(missing: list[str]) -> Iterator[None]:
 def _take(records: Records, found: Iterator[dict[str, Any]]) -> None:
     """Takes over what a report needs of each network."""
     blocks = 0
+    counted: Counter[tuple] = Counter()
     for record in found:
         if blocks > _MOST_DRAWN_BLOCKS:
             records.missing.append(
                 f'archive: {len(records.evaluated):,} networks are read, as they are so large'
             )
-            return
+            break
         arch, score = record['arch'], record['score']
         whole = [block for stage in arch['stages'] for block in stage]
         blocks += len(whole)
-        records.kernels.update(block['kernel'] for block in whole)
+        counted.update(map(_key, whole))
+        records.widths.update(
+            (i, stage[-1]['out_channels']) for i, stage in enumerate(arch['stages'])
+        )
         records.evaluated.append(
             Evaluated(
                 record['digest'],
@@ -148,6 +155,19 @@ def _take(records: Records, found: Iterator[dict[str, Any]]) -> None:
                 whole[-1]['out_channels'],
             )
         )
+    for (kind, kernel, *widths, groups, act, se), count in counted.items():
+        excite = None if se is None else SqueezeExcite(*se)
+        records.blocks[Block(kind, kernel, 1, *widths, groups, excite, act)] += count
+
+
+def _key(block: dict[str, Any]) -> tuple:
+    """What is counted of a block."""
+    se = block['se']
+    return (
+        *(block['kind'], block['kernel'], block['in_channels'], block['hidden_channels']),
+        *(block['out_channels'], block['groups'], block['act']),
+        se and (se['channels'], se['act'], se['gate']),
+    )
 
 
 def _kept(archive: Archive, number: int) -> set[str] | None:

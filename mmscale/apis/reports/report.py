@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmscale.apis.networks import find_network
+from mmscale.apis.reports.evaluated import evaluated_histograms
 from mmscale.apis.reports.records import Evaluated
 from mmscale.apis.reports.run_files import RunFiles, read_run
 from mmscale.arch import Arch, HierarchicalSampler, Scaling, SearchSpace
@@ -26,7 +24,6 @@ from mmscale.untrusted import check_no_link
 from mmscale.visualization import (
     ChainPoint,
     FrontPoint,
-    Histogram,
     PopulationPoint,
     plot_arch,
     plot_archs,
@@ -56,7 +53,6 @@ _MOST_FAMILY = 16
 # Chain steps, generations and lines of a structure that are drawn, and dots of the generations.
 _MOST_EVENTS = 2_000
 _MOST_SURVIVORS = 200_000
-_BINS = 8
 
 
 @dataclass(repr=False)
@@ -227,7 +223,8 @@ def _search_facts(run: RunFiles) -> list[tuple[str, str]]:
         best = max(record.score for record in run.records.evaluated)
         facts.append(('best score', f'{float(best):.4f}'))
     if run.result is not None and 'fitness' in run.result:
-        facts.append(('fitness of the family', f'{run.result["fitness"]:.4f}'))
+        of = ' of the family' if len(run.result['scaling_stages']) > 1 else ''
+        facts.append((f'fitness{of}', f'{run.result["fitness"]:.4f}'))
     if run.result is not None and run.result.get('hypervolume'):
         facts.append(('hypervolume', f'{run.result["hypervolume"][-1]:.4f}'))
     return facts
@@ -305,7 +302,9 @@ def _front(run: RunFiles, report: Report) -> None:
     evaluated = [_drawn(record, known) for record in run.records.evaluated]
     family: list[FrontPoint] = []
     if _is_pareto(run) and run.result is not None:
-        front = [_point(member, metric) for member in run.result['front']]
+        members = run.result['front']
+        is_scaled = any(member.get('scaling_stage') for member in members)
+        front = [_point(member, metric, is_scaled) for member in members]
         evaluated = evaluated if metric == known else front
     else:
         if metric != known:
@@ -315,7 +314,9 @@ def _front(run: RunFiles, report: Report) -> None:
         metric = known
         front = [_drawn(record, metric) for record in _best_records(run)]
         members = run.result['scaling_stages'] if run.result is not None else []
-        family = [_point(member, metric) for member in members if member['score'] is not None]
+        is_scaled = len(members) > 1
+        scored = [member for member in members if member['score'] is not None]
+        family = [_point(member, metric, is_scaled) for member in scored]
     report.pictures['front'] = plot_front(
         evaluated,
         front,
@@ -343,54 +344,20 @@ def _drawn(record: Evaluated, metric: str) -> FrontPoint:
     return FrontPoint(record.cost[metric], float(record.score))
 
 
-def _point(network: dict[str, Any], metric: str) -> FrontPoint:
-    """A network of a result."""
+def _point(network: dict[str, Any], metric: str, is_scaled: bool = True) -> FrontPoint:
+    """A network of a result, with its scaling stage where there are several."""
     score = Fraction(network['score']['correct'], network['score']['total'])
-    return FrontPoint(network['cost'][metric], float(score), network.get('scaling_stage'))
+    stage = network.get('scaling_stage') if is_scaled else None
+    return FrontPoint(network['cost'][metric], float(score), stage)
 
 
 def _evaluated(run: RunFiles, report: Report) -> None:
     records = run.records.evaluated
     if not records:
         return
-    scores = [100 * float(record.score) for record in records]
-    flops = [np.log2(record.cost['flops'] / 1e6) for record in records]
-    histograms = [
-        _counted('Input', 'side (px)', Counter(record.resolution for record in records)),
-        _counted('Depth', 'blocks', Counter(record.depth for record in records)),
-        _counted(
-            'Width',
-            'channels of the last network stage',
-            Counter(record.width for record in records),
-        ),
-        _counted('Kernels of all blocks', 'kernel', run.records.kernels, 'blocks'),
-        _binned('Cost', 'M multiply-adds', flops, lambda value: f'{2**value:.3g}'),
-        _binned('Score', 'score (%)', scores, lambda value: f'{value:.1f}'),
-    ]
     report.pictures['evaluated'] = plot_histograms(
-        histograms, f'{run.name}: {len(records):,} networks evaluated'
+        evaluated_histograms(run), f'{run.name}: {len(records):,} networks evaluated'
     )
-
-
-def _counted(
-    title: str, xlabel: str, counts: Counter[int], counted: str = 'networks'
-) -> Histogram:
-    return Histogram(
-        title, xlabel, counted, {f'{value}': counts[value] for value in sorted(counts)}
-    )
-
-
-def _binned(
-    title: str, xlabel: str, values: Sequence[float], label: Callable[[float], str]
-) -> Histogram:
-    """Counts in bins of equal width, each named after its lower edge."""
-    # Bins between neighbouring floats have no width.
-    distinct = len(set(np.round(values, 9)))
-    counts, edges = np.histogram(values, min(_BINS, distinct))
-    named: dict[str, float] = {}
-    for number, edge in zip(counts, edges, strict=False):
-        named[label(edge)] = named.get(label(edge), 0) + int(number)
-    return Histogram(title, f'{xlabel}, from', 'networks', named)
 
 
 def _archs(run: RunFiles, report: Report) -> None:
@@ -400,7 +367,7 @@ def _archs(run: RunFiles, report: Report) -> None:
         found = run.records.archs({record.digest for record in best.values()})
         archs = {name: found[record.digest] for name, record in best.items()}
         if best and not pareto:
-            report.missing.append('archs: of what was evaluated so far; the family is not known')
+            report.missing.append('archs: of what was evaluated so far; the result is not known')
     else:
         members = run.result['front' if pareto else 'scaling_stages']
         chosen = _chosen(members, _MOST_ARCHS if pareto else _MOST_FAMILY)

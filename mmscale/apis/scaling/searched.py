@@ -13,6 +13,7 @@ from mmscale.arch import WIDTH_RULES, Arch, Rounding, Scaling, apply_scaling
 from mmscale.arch.checks import choice
 from mmscale.arch.generalise import fit_rule
 from mmscale.arch.origin import Origin
+from mmscale.arch.rounding import ROUNDINGS
 from mmscale.arch.rules import ScalingRule
 from mmscale.cost import count
 from mmscale.errors import UsageError
@@ -75,7 +76,7 @@ def _member(owner: str, member: dict[str, Any], convention: str) -> tuple[Scalin
 
 def _making(strategy: tuple[Scaling, ...], archs: tuple[Arch, ...]) -> tuple[str, Rounding] | None:
     """The width rule and the rounding by which a strategy makes networks of the first one."""
-    for rule, mode, divisor in product(WIDTH_RULES, ('ceil', 'nearest'), _CHANNEL_DIVISORS):
+    for rule, mode, divisor in product(WIDTH_RULES, ROUNDINGS, _CHANNEL_DIVISORS):
         rounding = Rounding(mode, divisor)
         scaled = (apply_scaling(archs[0], scaling, rule, rounding) for scaling in strategy)
         if all(made == arch for made, arch in zip(scaled, archs, strict=True)):

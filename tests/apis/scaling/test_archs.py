@@ -4,7 +4,11 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_spaces import spaces
 
 from mmscale.apis.scaling.archs import (
     find_rules,
@@ -146,6 +150,20 @@ def test_a_family_is_read_with_the_way_it_was_made(tmp_path):
     data = result_of(strategy, 'scalenet-s0', 'retraining', nearest)
     other = read_family(written(tmp_path / 'other', data))
     assert (other.width_rule, other.rounding.mode) == ('retraining', 'nearest')
+
+
+@settings(max_examples=40)
+@given(space=spaces(scaling_stages=2), seed=st.integers(0, 2**32))
+def test_families_of_any_space_are_read(tmp_path_factory, space, seed):
+    rng = np.random.default_rng(seed)
+    base = space.decode(space.sample(rng, 1)[0])
+    scalings = space.scalings(1)
+    strategy = Scaling(), scalings[rng.integers(len(scalings))]
+    data = result_of(strategy, base, space.rule, space.rounding)
+    family = read_family(written(tmp_path_factory.mktemp('any'), data))
+    for scaling, arch in zip(strategy, family.archs, strict=True):
+        assert apply_scaling(base, scaling, space.rule, space.rounding) == arch
+        assert apply_scaling(base, scaling, family.width_rule, family.rounding) == arch
 
 
 def test_a_searched_family_is_scaled_on_to_the_true_cost(tmp_path):
