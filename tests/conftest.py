@@ -14,11 +14,29 @@ os.environ.setdefault('MPLBACKEND', 'Agg')
 import cv2
 import pytest
 from hypothesis import settings
+from yapf.yapflib import yapf_api
 
 from mmscale.arch import SearchSpace
 
 # Processes that tests fork would wait for threads that stay behind, as MMEngine's workers would.
 cv2.setNumThreads(0)
+
+
+def remembered(function):
+    """The function, which computes nothing twice: what a text with settings becomes."""
+    known = {}
+
+    def call(text, **settings):
+        key = text, str(settings)
+        if key not in known:
+            known[key] = function(text, **settings)
+        return known[key]
+
+    return call
+
+
+# MMEngine formats a config anew for the log and for every checkpoint.
+yapf_api.FormatCode = remembered(yapf_api.FormatCode)
 
 # No deadline, as no test may depend on time; the same examples in every run.
 settings.register_profile('mmscale', deadline=None, derandomize=True)

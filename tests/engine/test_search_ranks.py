@@ -68,10 +68,10 @@ def test_the_number_of_ranks_may_change_from_kill_to_kill(searched):
 
 
 def test_two_processes_train_and_search_like_one(
-    supernet_config, search_config, write_config, run_tool, call_tool, tmp_path
+    supernet_config, search_config, write_config, fork_tool, call_tool, tmp_path
 ):
-    trained = run_tool(ROOT / 'tools/dist_train.sh', write_config(supernet_config), 2)
-    assert trained.returncode == 0, trained.stderr[-3000:]
+    codes, said = fork_tool('train.py', write_config(supernet_config), processes=2)
+    assert codes == [0, 0], said[-3000:]
     weights = Path(supernet_config['work_dir']) / 'iter_8.pth'
     state = CheckpointLoader.load_checkpoint(str(weights))['state_dict']
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
@@ -80,8 +80,8 @@ def test_two_processes_train_and_search_like_one(
     # They make the images of every resolution together, and share them.
     shared = copy.deepcopy(search_config)
     shared['test_cfg']['subnet_evaluator'].update(cache='disk', candidates_per_pass=3)
-    two = run_tool(ROOT / 'tools/dist_search.sh', write_config(shared, 'shared.py'), 2)
-    assert two.returncode == 0, two.stderr[-3000:]
+    codes, said = fork_tool('search.py', write_config(shared, 'shared.py'), processes=2)
+    assert codes == [0, 0], said[-3000:]
     work_dir = Path(search_config['work_dir'])
     assert {p.name for p in (work_dir / 'archive').iterdir()} == {
         'rank0000.jsonl',
