@@ -17,7 +17,6 @@ import mmpretrain.models  # noqa: F401
 import torch
 from mmengine.runner import Runner
 from torch import distributed
-from yapf.yapflib import yapf_api
 
 # Seconds in which a rank ends by itself whose neighbour is dead.
 PATIENCE = 120
@@ -31,8 +30,7 @@ def _run(rank, world_size, port, arguments, log, before):
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     sys.stdout = sys.stderr = os.fdopen(2, 'w', buffering=1)
-    # What takes most of the time of so short a run: to print the config and the environment.
-    yapf_api.FormatCode = lambda code, **_: (code, True)
+    # What takes most of the time of so short a run: to find out about the environment.
     Runner._log_env = lambda *_: None
     if world_size > 1:
         os.environ.update(
