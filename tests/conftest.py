@@ -1,5 +1,6 @@
 """Settings that every test runs under, and fixtures that several packages' tests share."""
 
+import gc
 import os
 import runpy
 import sys
@@ -14,11 +15,22 @@ os.environ.setdefault('MPLBACKEND', 'Agg')
 import cv2
 import pytest
 from hypothesis import settings
+from yapf.yapflib import yapf_api
 
 from mmscale.arch import SearchSpace
 
 # Processes that tests fork would wait for threads that stay behind, as MMEngine's workers would.
 cv2.setNumThreads(0)
+
+
+def checked(text, **_):
+    """As yapf of a config's text, which takes longer than most trainings here; not beautiful."""
+    compile(text, 'config', 'exec')
+    return text, True
+
+
+# Tests in processes of their own have yapf itself.
+yapf_api.FormatCode = checked
 
 # No deadline, as no test may depend on time; the same examples in every run.
 settings.register_profile('mmscale', deadline=None, derandomize=True)
@@ -29,6 +41,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 TOOLS = Path(__file__).parents[1] / 'tools'
+
+
+def pytest_collection_finish():
+    """Spares what is imported every garbage collection; each dataset of MMEngine asks for one."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -39,8 +39,9 @@ CHANGES = {
     r'^tools/dist_(\w+)\.sh (\S+) \d+': r'python tools/\1.py \2',
     # Everything is trained for this many iterations.
     r'iter_\d+\.pth': 'iter_2.pth',
-    # All formats take a quarter of a minute: once are enough.
+    # ONNX takes a quarter of a minute: once is enough.
     r'^(python tools/export\.py .* --scaling-stage 2 .*(?<!--fuse))$': r'\1 --formats mmpretrain',
+    r'^(python tools/export\.py .* --fuse)$': r'\1 --formats pt2',
     # Of hours, whether it starts.
     r'^(python benchmarks/(?:joint_|dms_|search_)\w+\.py) .*': r'\1 --help',
     r'^(python benchmarks/(?:super_net_step|peers|ceilings|growth|gpu)\.py).*': r'\1 --help',
@@ -48,6 +49,8 @@ CHANGES = {
     r'--checkpoint iter_2\.pth': '--checkpoint work_dirs/digits-s0/iter_2.pth',
     r'pretrained=True': 'pretrained=False',  # it would download
     r'^(python tools/scale\.py .*(?:--fit-latency|--measure).*)': r'\1 --repeats 1',
+    # Fitted on the scalings of one network, not of three.
+    r'^(python tools/scale\.py) --fit-latency': r'\1 RegNetY-200MF --fit-latency',
 }
 # Settings of configs that make a run small, where a config has them.
 SMALL = {

@@ -11,8 +11,9 @@ from mmengine.config import Config
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / 'engine'))
 
+from forked_tools import finish
 from small_setups import ROOT, SPACE
-from victims import TRAIN, finish, write_config
+from victims import TRAIN, write_config
 
 from mmscale.models import SuperNetClassifier
 

@@ -9,14 +9,14 @@ import signal
 import time
 from pathlib import Path
 
+from forked_tools import Ranks, finish
 from victims import (
     SEARCH,
     SEARCH_MOMENTS,
     TRAIN,
     TRAIN_MOMENTS,
-    Ranks,
     assert_same_training,
-    finish,
+    killed,
     write_config,
 )
 
@@ -60,7 +60,8 @@ class Killer:
             ranks.kill(victims)
         else:
             number = self.chance.randint(1, COUNTS[moment])
-            ranks = Ranks(arguments, log, moments={rank: (moment, number) for rank in victims})
+            at = dict.fromkeys(victims, (moment, number))
+            ranks = Ranks(arguments, log, before=killed(at))
         codes = ranks.wait()
         self.hit[moment] += -signal.SIGKILL in codes
         return codes

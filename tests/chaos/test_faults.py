@@ -9,8 +9,9 @@ import signal
 
 import pytest
 import torch
+from forked_tools import PATIENCE, Ranks, finish
 from mmengine.runner import CheckpointLoader
-from victims import PATIENCE, TRAIN, Ranks, assert_same_training, finish, write_config
+from victims import TRAIN, assert_same_training, killed, write_config
 
 from mmscale.engine import SliceParallel
 from mmscale.launch.resume import find_checkpoints
@@ -117,7 +118,7 @@ def test_accumulated_gradients_are_waited_for(train, train_config, tmp_path):
 
 def test_a_kill_half_way_through_a_checkpoint_leaves_the_one_before(train, trained, tmp_path):
     work_dir = tmp_path / 'work'
-    codes, _ = train('--work-dir', work_dir, moments={0: ('checkpoint', 2)})
+    codes, _ = train('--work-dir', work_dir, before=killed({0: ('checkpoint', 2)}))
     assert codes[0] == -signal.SIGKILL
     assert [path.name for path in find_checkpoints(work_dir)] == ['iter_3.pth']
     assert (work_dir / '.iter_6.pth.partial').stat().st_size > 0
@@ -199,7 +200,7 @@ def test_a_loss_that_is_no_number_ends_the_training(train, train_config, tmp_pat
 
 
 def test_a_dead_process_ends_the_others(train, tmp_path, log):
-    codes, _ = train('--work-dir', tmp_path / 'work', moments={1: ('all_reduce', 2)})
+    codes, _ = train('--work-dir', tmp_path / 'work', before=killed({1: ('all_reduce', 2)}))
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, 75)
     assert ' by peer' in log.read_text()
 

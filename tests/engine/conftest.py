@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from forked_tools import PATIENCE, Ranks
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner
 
@@ -168,6 +169,8 @@ def write_config(tmp_path):
 @pytest.fixture
 def run_tool(tmp_path):
     """A function that runs a tool in a process of its own."""
+    # mmpretrain imports mmdet where it can, which takes as long as all the rest.
+    (tmp_path / 'mmdet.py').write_text('raise ImportError')
 
     def run(*command):
         python = [] if str(command[0]).endswith('.sh') else [sys.executable]
@@ -183,6 +186,30 @@ def run_tool(tmp_path):
             capture_output=True,
             text=True,
         )
+
+    return run
+
+
+@pytest.fixture
+def fork_tool(tmp_path):
+    """A function that runs a tool in forks of this process; returns exit codes and what they say.
+
+    Of several the others are killed when the first one fails, as by torchrun.
+    """
+
+    def run(tool, *arguments, processes=1):
+        def before(rank):
+            os.chdir(tmp_path)
+            sys.path.insert(0, str(tmp_path))
+
+        log = tmp_path / 'forks.log'
+        log.unlink(missing_ok=True)
+        arguments = [ROOT / 'tools' / tool, *arguments]
+        ranks = Ranks(arguments, log, world_size=processes, before=before)
+        ranks.processes[0].join(PATIENCE)
+        if ranks.processes[0].exitcode:
+            ranks.kill(range(1, processes))
+        return ranks.wait(), log.read_text()
 
     return run
 

@@ -46,15 +46,14 @@ def files(work_dir):
 
 
 def test_a_killed_search_ends_with_the_identical_files(
-    pareto_config, write_config, run_tool, call_tool, tmp_path
+    pareto_config, write_config, fork_tool, call_tool, tmp_path
 ):
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     config = write_config(pareto_config, 'pareto.py')
     code, errors = call_tool('search.py', config, '--work-dir', whole)
     assert code == 0, errors
     killing = write_config(pareto_config, 'killing.py', KILL_IN_EVALUATION.format(number=6))
-    tool = Path(__file__).parents[2] / 'tools' / 'search.py'
-    assert run_tool(tool, killing, '--work-dir', killed).returncode == -9
+    assert fork_tool('search.py', killing, '--work-dir', killed)[0] == [-9]
     assert not (killed / 'result.json').exists()
     assert len(Archive.open_existing(killed / 'archive')) == 5
     code, errors = call_tool('search.py', config, '--work-dir', killed, '--resume')

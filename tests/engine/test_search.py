@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import load_state_dict
-from small_setups import KILL_IN_EVALUATION, ROOT, SPACE
+from small_setups import KILL_IN_EVALUATION, SPACE
 
 from mmscale.arch import Arch, SearchSpace, get_arch
 from mmscale.cost import CostTable, count
@@ -117,12 +117,12 @@ def test_seed_and_weights_change_the_result(
 
 
 def test_search_killed_inside_an_evaluation_goes_on(
-    searched, search_config, trained, write_config, run_tool, call_tool
+    searched, search_config, trained, write_config, fork_tool, call_tool
 ):
     config = dict(search_config, load_from=trained)
     path = write_config(config, kill=KILL_IN_EVALUATION.format(number=5))
-    killed = run_tool(ROOT / 'tools/search.py', path)
-    assert killed.returncode == -9, killed.stderr
+    codes, said = fork_tool('search.py', path)
+    assert codes == [-9], said
     work_dir = Path(search_config['work_dir'])
     known = entries(work_dir)
     assert len(known) == 4

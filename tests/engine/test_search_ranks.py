@@ -2,36 +2,32 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from gloo_ranks import run_ranks
 from mmengine.runner import CheckpointLoader
-from small_setups import ROOT
 
 from mmscale.arch import get_arch
 
-SCRIPT = Path(__file__).with_name('gloo_ranks.py')
 UNDISTURBED = {'alone': 1, 'two': 2, 'four': 4}
 # Ranks, the one that is killed, and when.
-KILLS = ['4:2:evaluation:3', '2:0:append:9', '1:0:append:5', '2:1:evaluation:2']
-VICTIMS = [2, 0, 0, 1]
+KILLS = [
+    (4, 2, ('evaluation', 3)),
+    (2, 0, ('append', 9)),
+    (1, 0, ('append', 5)),
+    (2, 1, ('evaluation', 2)),
+]
 
 
 @pytest.fixture(scope='module')
 def searched(tmp_path_factory):
-    """Folder of all searches, and how the processes of each ended; one import of torch for all."""
+    """Folder of all searches, and how the processes of each ended."""
     folder = tmp_path_factory.mktemp('ranks')
-    searches = [f'{name}={size}' for name, size in UNDISTURBED.items()]
-    searches += [f'killed={search}' for search in [*KILLS, '4']]
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    command = [sys.executable, str(SCRIPT), str(folder), *searches]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder, [json.loads(line) for line in done.stdout.splitlines()]
+    codes = [run_ranks(folder / name, size) for name, size in UNDISTURBED.items()]
+    codes += [run_ranks(folder / 'killed', *kill) for kill in [*KILLS, (4,)]]
+    return folder, codes
 
 
 def outcome(work_dir):
@@ -55,7 +51,7 @@ def test_any_number_of_ranks_ends_with_the_same_bytes(searched, name):
 
 def test_the_number_of_ranks_may_change_from_kill_to_kill(searched):
     folder, codes = searched
-    for search, victim in zip(codes[3:-1], VICTIMS, strict=True):
+    for search, (_, victim, _) in zip(codes[3:-1], KILLS, strict=True):
         # The others notice and end, too.
         assert search[victim] == -9
         assert all(code == 1 for rank, code in enumerate(search) if rank != victim)
@@ -68,10 +64,10 @@ def test_the_number_of_ranks_may_change_from_kill_to_kill(searched):
 
 
 def test_two_processes_train_and_search_like_one(
-    supernet_config, search_config, write_config, run_tool, call_tool, tmp_path
+    supernet_config, search_config, write_config, fork_tool, call_tool, tmp_path
 ):
-    trained = run_tool(ROOT / 'tools/dist_train.sh', write_config(supernet_config), 2)
-    assert trained.returncode == 0, trained.stderr[-3000:]
+    codes, said = fork_tool('train.py', write_config(supernet_config), processes=2)
+    assert codes == [0, 0], said[-3000:]
     weights = Path(supernet_config['work_dir']) / 'iter_8.pth'
     state = CheckpointLoader.load_checkpoint(str(weights))['state_dict']
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
@@ -80,8 +76,8 @@ def test_two_processes_train_and_search_like_one(
     # They make the images of every resolution together, and share them.
     shared = copy.deepcopy(search_config)
     shared['test_cfg']['subnet_evaluator'].update(cache='disk', candidates_per_pass=3)
-    two = run_tool(ROOT / 'tools/dist_search.sh', write_config(shared, 'shared.py'), 2)
-    assert two.returncode == 0, two.stderr[-3000:]
+    codes, said = fork_tool('search.py', write_config(shared, 'shared.py'), processes=2)
+    assert codes == [0, 0], said[-3000:]
     work_dir = Path(search_config['work_dir'])
     assert {p.name for p in (work_dir / 'archive').iterdir()} == {
         'rank0000.jsonl',
