@@ -393,14 +393,13 @@ class SearchSpace(AsText):
 
     def largest(self, scaling_stage: int = -1) -> Arch:
         """The largest network of a scaling stage: deepest, widest, largest blocks and input."""
-        return self.decode(self.extreme(True), self._scalings_of(scaling_stage)[-1])
+        scalings = self.scalings(scaling_stage % len(self.scaling_stages))
+        return self.decode(self.extreme(True), scalings[-1])
 
     def smallest(self, scaling_stage: int = 0) -> Arch:
         """The smallest network of a scaling stage."""
-        return self.decode(self.extreme(False), self._scalings_of(scaling_stage)[0])
-
-    def _scalings_of(self, scaling_stage: int) -> tuple[Scaling, ...]:
-        return self.scalings(scaling_stage % len(self.scaling_stages))
+        scalings = self.scalings(scaling_stage % len(self.scaling_stages))
+        return self.decode(self.extreme(False), scalings[0])
 
     @cached_property
     def _most(self) -> tuple[float, float]:
