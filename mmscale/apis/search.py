@@ -132,7 +132,7 @@ def plan_search(config: Config) -> PlannedSearch:
     try:
         integer('seed', seed, 0)
         after = _detector(config).cost_after_stages if is_detector else None
-        table = CostTable(SearchSpace(**space), after_stages=after)
+        table = CostTable(SearchSpace.from_config(space), after_stages=after)
         search = build_search(table, seed, **settings)
     except TypeError as error:  # of keys that are missing or unknown
         raise UsageError(

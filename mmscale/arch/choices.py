@@ -19,7 +19,7 @@ from mmscale.arch.arch import (
 )
 from mmscale.arch.checks import check_keys, choice, integer, number
 from mmscale.arch.rounding import Rounding, make_divisible
-from mmscale.arch.scaling import width_rule
+from mmscale.arch.scaling import WIDTH_RULES, width_rule
 from mmscale.errors import UsageError
 
 # What a block is chosen by, in the order of its genes; and the keys of a config for lists of them.
@@ -37,6 +37,20 @@ _SHARES = ('block', 'stage')
 _SKIPS = ('end', 'anywhere')
 _NO_SE = ('basic', 'conv')
 GROUPED = ('mbconv', 'bottleneck')
+
+
+def channel_choices(owner: str, values: object, least: int = 1) -> tuple[int, ...]:
+    """Widths of which a super-supernet can hold the smallest beside the largest.
+
+    Raises:
+        UsageError: It cannot, or they are no ascending numbers; the message names them.
+    """
+    found = ascending(owner, values, least=least)
+    if len(found) > 1 and found[0] + found[-1] > LARGEST_INTEGER:
+        raise UsageError(
+            f'{owner}: {found[0]} and {found[-1]} side by side are more than {LARGEST_INTEGER}'
+        )
+    return found
 
 
 def ascending(owner: str, values: object, kind: type = int, least: int = 1) -> tuple:
@@ -257,7 +271,7 @@ class StageChoices:
         _check_axes(owner, stage, axes)
         _check_axes(f'{owner}.first', stage.get('first', {}), first)
         return cls(
-            channels=ascending(f'{owner}.channels', stage['channels']),
+            channels=channel_choices(f'{owner}.channels', stage['channels']),
             stride=integer(f'{owner}.stride', stage.get('stride', 1), 1, LARGEST_INTEGER),
             depths=depths,
             axes=axes,
@@ -413,7 +427,9 @@ def rule_of(stages: Sequence[StageChoices], rule: str | None) -> str:
     """
     excites = [se for stage in stages for se in stage.values('se') if se is not None]
     is_named = any(se.ratio is not None for se in excites)
-    rule = rule or ('proportional' if is_named else 'search')
+    if rule is None:
+        rule = 'proportional' if is_named else 'search'
+    choice('space.rule', rule, WIDTH_RULES)
     if width_rule(rule).squeeze != 'base' and is_named:
         raise UsageError(
             f'space.se: ratio does not fit rule={rule!r}, which derives squeeze widths itself; '

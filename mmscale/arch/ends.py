@@ -9,13 +9,20 @@ from typing import Any
 
 from mmscale.arch.arch import ACTS, Head, Stem
 from mmscale.arch.checks import check_keys, choice, integer
-from mmscale.arch.choices import BlockDefaults, ascending
+from mmscale.arch.choices import BlockDefaults, channel_choices
 from mmscale.arch.rounding import Rounding
 from mmscale.arch.scaling import scaled_width
+from mmscale.arch.slots import allocate
 from mmscale.errors import UsageError
 
 # More choices of the resolution, the stem or the head are a mistake.
 _MOST_CHOICES = 256
+_KEYS = {
+    'resolution': 'resolution',
+    'stem': 'stem.channels',
+    'head_channels': 'head.channels',
+    'head_hidden_channels': 'head.hidden_channels',
+}
 
 
 @dataclass
@@ -55,18 +62,20 @@ class Ends:
         head = check_keys('space.head', head, ('hidden_channels', 'act'), ('channels',))
         choices = {
             'resolution': resolutions,
-            'stem': ascending('space.stem.channels', stem.pop('channels')),
-            'head_channels': ascending('space.head.channels', head['channels'], least=0),
-            'head_hidden_channels': ascending(
+            'stem': channel_choices('space.stem.channels', stem.pop('channels')),
+            'head_channels': channel_choices('space.head.channels', head['channels'], least=0),
+            'head_hidden_channels': channel_choices(
                 'space.head.hidden_channels', head.get('hidden_channels', 0), least=0
             ),
         }
         for name, values in choices.items():
             if len(values) > _MOST_CHOICES:
-                raise UsageError(f'space: {name} has more than {_MOST_CHOICES} choices')
+                key = _KEYS[name]
+                raise UsageError(
+                    f'space.{key}: {len(values):,} choices are more than {_MOST_CHOICES}'
+                )
             if len(values) > 1 and not values[0]:
-                key = name.replace('head_', 'head.')
-                raise UsageError(f'space.{key}={list(values)}: 0 (none) is no choice')
+                raise UsageError(f'space.{_KEYS[name]}={list(values)}: 0 (none) is no choice')
         common = dict(act=defaults.act, padding=defaults.padding, eps=defaults.eps)
         in_channels = integer('space.in_channels', in_channels)
         try:
@@ -107,6 +116,28 @@ class Ends:
         """All stems, in the order of their gene, under a width multiplier."""
         for channels in self.choices['stem']:
             yield replace(self.stem, out_channels=scaled_width(channels, width, rounding))
+
+    def allocated(self, width: float, rounding: Rounding, both_sides: bool) -> tuple[Stem, Head]:
+        """Stem and head in which all of them have room, see :func:`allocate`.
+
+        Args:
+            width: Largest width multiplier.
+            rounding: Of widths.
+            both_sides: Whether there is room for both sides of the channel coupling.
+        """
+        stems = [
+            stem.out_channels
+            for multiplier in (1.0, width)
+            for stem in self.stems(multiplier, rounding)
+        ]
+        channels, hidden = (
+            allocate(self.choices[name], both_sides)
+            for name in ('head_channels', 'head_hidden_channels')
+        )
+        return (
+            replace(self.stem, out_channels=allocate(stems, both_sides)),
+            replace(self.head, channels=channels, hidden_channels=hidden),
+        )
 
     def heads(self) -> Iterator[Head]:
         """All heads, in the order of their genes; the hidden width changes fastest."""

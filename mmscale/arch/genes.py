@@ -233,20 +233,23 @@ class StageGenes:
         """Number of different sequences of blocks of every depth, between the widths given."""
         first = self.first.masks(before, after)
         further = self.further.masks(0, after)
-        return [count_sequences(first, further, depth) for depth in self.choices.depths]
+        counts = count_sequences(first, further, self.choices.depths[-1])
+        return [counts[depth - 1] for depth in self.choices.depths]
 
     @property
     def skip_shares(self) -> NDArray[np.float64]:
         """Share of every depth, if a block is skipped as likely as it is any of its choices."""
         longest = self.choices.depths[-1]
         options = len(set(self.further.ids[0, 0, : self.further.private].tolist()))
+        # Logarithms, as the numbers may be larger than any float.
         ways = np.array(
             [
-                math.comb(longest - 1, depth - 1) * float(options) ** (depth - longest)
+                math.log(math.comb(longest - 1, depth - 1)) + depth * math.log(options)
                 for depth in self.choices.depths
             ]
         )
-        return ways / ways.sum()
+        shares = np.exp(ways - ways.max())
+        return shares / shares.sum()
 
     def set_extreme(self, genes: Genes, largest: bool) -> None:
         """Sets the genes that mean the most or the fewest weights.

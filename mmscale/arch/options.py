@@ -21,6 +21,8 @@ Integers = NDArray[np.int64]
 
 # All blocks of a network stage are made before a search, to check and to cost them.
 MOST_OPTIONS = 2**16
+# Where some mean the same, every one is looked for under every shared choice.
+MOST_SYNONYMS = 2**22
 
 
 class BlockOptions:
@@ -64,9 +66,11 @@ class BlockOptions:
         )
         self.shape = (len(in_channels) if first else 1, len(choices.channels), self.count)
         if math.prod(self.shape) > MOST_OPTIONS:
+            numbers = [f'{len(a.values):,} of {a.name}' for a in self.axes if len(a.values) > 1]
             raise UsageError(
                 f'{owner}: {math.prod(self.shape):,} choices of a block are more than '
-                f'{MOST_OPTIONS:,}'
+                f'{MOST_OPTIONS:,}: {math.prod(self.shape[:2]):,} of channels'
+                + ''.join(f', {number}' for number in numbers)
             )
         stride = choices.stride if first else 1
         self.blocks: list[Block] = []
@@ -77,9 +81,17 @@ class BlockOptions:
                 width = after if before is None else before
                 try:
                     block = choices.block(chosen, stride, (width, after))
+                    self.blocks.append(scale_block(block, 1.0, width, rule, rounding))
                 except ValueError as error:
-                    raise UsageError(f'{owner}.{error}'.replace('.block: ', ': ')) from None
-                self.blocks.append(scale_block(block, 1.0, width, rule, rounding))
+                    text = str(error)
+                    if not text.startswith('group_widths'):
+                        expand = {**chosen, **dict(chosen.get('block', ()))}['expand']
+                        text = (
+                            f'channels {width} -> {after}, expand {expand:g}: '
+                            + text.removeprefix('block: ')
+                        )
+                    joint = '.' if text.startswith('group_widths') else ': '
+                    raise UsageError(f'{owner}{joint}{text}') from None
 
     def block(self, before: int, after: int, option: int) -> Block:
         """The block of an option, between the widths of these indexes."""
@@ -116,6 +128,15 @@ class BlockOptions:
     def is_ambiguous(self) -> bool:
         """Whether two options mean the same block somewhere."""
         return bool((self.ids != np.arange(self.count)).any())
+
+    def check_synonyms(self, owner: str) -> None:
+        """Raises UsageError if the table of :attr:`privates` would be too large."""
+        if math.prod(self.shape) * self.shared > MOST_SYNONYMS:
+            raise UsageError(
+                f'{owner}.share: {self.shared:,} choices for the network stage, of which some '
+                f'mean the same blocks, times {math.prod(self.shape):,} choices of a block are '
+                f'more than {MOST_SYNONYMS:,}'
+            )
 
     @cached_property
     def privates(self) -> Integers:
@@ -164,19 +185,33 @@ class BlockOptions:
         return Counter(masks.values())
 
 
-def count_sequences(first: Counter[int], further: Counter[int], depth: int) -> int:
-    """Number of different sequences of blocks that some shared choice allows all of.
+def count_sequences(first: Counter[int], further: Counter[int], longest: int) -> list[int]:
+    """Numbers of different sequences of blocks of which some shared choice allows all.
 
     Args:
         first: Of the first blocks, see :meth:`BlockOptions.masks`.
         further: Of the further ones.
-        depth: Length of the sequences.
+        longest: Length of the longest sequences.
+
+    Returns:
+        By their length, from 1 on.
     """
-    counts = Counter(first)
-    for _ in range(depth - 1):
+    # What one shared choice allows alone: most masks are of one choice.
+    of_choice: Counter[int] = Counter()
+    for mask, number in further.items():
+        for bit in range(mask.bit_length()):
+            if mask >> bit & 1:
+                of_choice[1 << bit] += number
+    counts, totals = Counter(first), [first.total()]
+    for _ in range(longest - 1):
         longer: Counter[int] = Counter()
-        for (one, number), (other, more) in itertools.product(counts.items(), further.items()):
-            if one & other:
-                longer[one & other] += number * more
+        for one, number in counts.items():
+            if one & (one - 1) == 0:
+                longer[one] += number * of_choice[one]
+                continue
+            for other, more in further.items():
+                if one & other:
+                    longer[one & other] += number * more
         counts = longer
-    return sum(counts.values())
+        totals.append(counts.total())
+    return totals

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch.arch import ACTS, MOST_BLOCKS, PADDINGS, Arch
-from mmscale.arch.checks import choice, number
+from mmscale.arch.checks import check_keys, choice, number
 from mmscale.arch.choices import (
     BlockDefaults,
     ScalingChoices,
@@ -27,7 +27,7 @@ from mmscale.arch.genes import Gene, Genes, Genotype, StageGenes, check_genes
 from mmscale.arch.options import BlockOptions
 from mmscale.arch.rounding import Rounding, Scaling
 from mmscale.arch.scaling import apply_scaling, width_rule
-from mmscale.arch.slots import Slot, allocate, make_slots
+from mmscale.arch.slots import Slot, make_slots
 from mmscale.arch.spoken import choices_of, describe_space, genes_of
 from mmscale.errors import UsageError
 from mmscale.tables import AsText
@@ -140,8 +140,19 @@ class SearchSpace(AsText):
             base.resolution, stem, head, num_classes, in_channels, defaults
         )
         self.genes = self._make_genes()
-        # Decoding the widest network shows what the checks above cannot, before any work starts.
+        # The widest network shows what the checks above cannot, before any work starts.
         _ = self.allocation
+
+    @classmethod
+    def from_config(cls, config: object) -> SearchSpace:
+        """The space that a config spells out.
+
+        Raises:
+            ValueError: A key is unknown or missing, or a value is not allowed; it is named.
+        """
+        keys = inspect.signature(cls).parameters.values()
+        required = [key.name for key in keys if key.default is key.empty]
+        return cls(**check_keys('space', config, [key.name for key in keys], required))
 
     def _make_genes(self) -> tuple[Gene, ...]:
         genes: list[Gene] = []
@@ -164,6 +175,9 @@ class SearchSpace(AsText):
                 for is_first in (True, False)
             )
             stage = StageGenes(choices, first, further, before, genes, i)
+            if stage.is_ambiguous:
+                for options in (first, further):
+                    options.check_synonyms(f'space.stages[{i}]')
             self.stage_genes.append(stage)
             before, widths = stage.channels, choices.channels
         add_end('head_channels', len(self.stages) - 1)
@@ -441,27 +455,12 @@ class SearchSpace(AsText):
         return self._allocated(both_sides=True)
 
     def _allocated(self, both_sides: bool) -> Arch:
-        width = self._most[1]
-        ends = self.ends
-        stems = [
-            stem.out_channels
-            for multiplier in (1.0, width)
-            for stem in ends.stems(multiplier, self.rounding)
-        ]
+        stem, head = self.ends.allocated(self._most[1], self.rounding, both_sides)
         stages = tuple(
             tuple(next(iter(slots.values())).block for slots in places)
             for places in self.slots(both_sides)
         )
-        return Arch(
-            self.resolutions[-1],
-            replace(ends.stem, out_channels=allocate(stems, both_sides)),
-            stages,
-            replace(
-                ends.head,
-                channels=allocate(ends.choices['head_channels'], both_sides),
-                hidden_channels=allocate(ends.choices['head_hidden_channels'], both_sides),
-            ),
-        )
+        return Arch(self.resolutions[-1], stem, stages, head)
 
     # ---------------------------------------------------------------- words
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from mmscale.arch.arch import aligned
@@ -34,13 +35,24 @@ def _listed(values: Sequence[Any]) -> str:
     return ' '.join(map(spoken, values))
 
 
+def shown_number(number: int) -> str:
+    """A number of networks, which may be larger than any float, in a few digits.
+
+    Example:
+        >>> shown_number(16464), shown_number(10**400)
+        ('1.646e+04', '1.000e+400')
+    """
+    return f'{number:.4g}' if number < 1e300 else f'{Decimal(number):.4g}'
+
+
 def describe_space(space: SearchSpace) -> str:
     """What a space chooses from: a line, its network stages, its scaling stages."""
     choices = space.ends.choices
     pixels = _listed(choices['resolution'])
+    size = shown_number(space.size)
     if len(space.scaling_stages) == 1:
         title = (
-            f'SearchSpace: {space.size:.4g} networks at {pixels} px, {space.num_genes} genes; '
+            f'SearchSpace: {size} networks at {pixels} px, {space.num_genes} genes; '
             'one scaling stage: an ordinary search space'
         )
     else:
@@ -48,8 +60,8 @@ def describe_space(space: SearchSpace) -> str:
             len(space.scalings(j)) for j in range(len(space.scaling_stages))
         )
         title = (
-            f'SearchSpace: {space.size:.4g} base models at {pixels} px, {space.num_genes} genes; '
-            f'{families:.4g} families over {len(space.scaling_stages)} scaling stages'
+            f'SearchSpace: {size} base models at {pixels} px, {space.num_genes} genes; '
+            f'{shown_number(families)} families over {len(space.scaling_stages)} scaling stages'
         )
     lines = [title]
     ends = [

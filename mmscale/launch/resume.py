@@ -68,7 +68,8 @@ def _check_resolutions(runner: Runner, path: str, checkpoint: dict[str, Any]) ->
     if not isinstance(model, SuperNetTraining):
         return
     try:
-        trained = SearchSpace(**space_of(read_config_text(checkpoint['meta']['cfg']))).resolutions
+        config = read_config_text(checkpoint['meta']['cfg'])
+        trained = SearchSpace.from_config(space_of(config)).resolutions
     except FOREIGN_ERRORS:
         return  # Not a training of ours: nothing to compare.
     never = sorted({*model.backbone.space.resolutions} - {*trained})

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling, SearchSpace
+from mmscale.arch.spoken import shown_number
 from mmscale.cost import Cost, CostTable
 from mmscale.search.distinct import distinct_scalings
 from mmscale.search.family import FamilyFitness
@@ -154,7 +155,7 @@ class SearchProfile(Printed):
             networks.append(None)
         number = f'{self.base_models:,} networks'
         if is_scaled:
-            number = f'{self.base_models:,} base models, {self.families:.4g} families'
+            number = f'{self.base_models:,} base models, {shown_number(self.families)} families'
         found: list[Table | str] = [
             self.space,
             number,

@@ -284,8 +284,8 @@ def test_missing_and_unknown_keys(paper_config):
         del part[key]
         with pytest.raises(ValueError, match=f'missing key {key}'):
             SearchSpace(**config)
-    with pytest.raises(TypeError, match='widths'):
-        SearchSpace(**paper_config, widths=[1])
+    with pytest.raises(ValueError, match='space: unknown key widths'):
+        SearchSpace.from_config(dict(paper_config, widths=[1]))
 
 
 def test_a_space_does_not_change_with_its_config(paper_config):

@@ -64,7 +64,7 @@ def _varied(run: RunFiles) -> tuple[str, ...]:
     if not isinstance(part, dict):
         return ()
     try:
-        return varied(SearchSpace(**part))
+        return varied(SearchSpace.from_config(part))
     except FOREIGN_ERRORS:
         return ()
 

@@ -446,7 +446,7 @@ def _sampler_of(run: RunFiles) -> HierarchicalSampler | None:
     if hook is None or hook.get('seed', seed) is None:
         return None
     return HierarchicalSampler(
-        SearchSpace(**model['backbone']['space']),
+        SearchSpace.from_config(model['backbone']['space']),
         seed=hook.get('seed', seed),
         warmup_iters=model.get('warmup_iters', 0),
         warmup_scaling_stage=model.get('warmup_scaling_stage', 0),

@@ -112,7 +112,7 @@ class SuperNet(SharedWeights, ArchNet):
     ) -> None:
         choice('kernels', kernels, KERNEL_SHARING)
         check_keys('SuperNet', settings, _SETTINGS)
-        space = space if isinstance(space, SearchSpace) else SearchSpace(**space)
+        space = space if isinstance(space, SearchSpace) else SearchSpace.from_config(space)
         self.sides = checked_sides(sides)
         has_both = len(self.sides) == 2
         slots = space.slots(has_both)
