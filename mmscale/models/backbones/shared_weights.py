@@ -31,7 +31,7 @@ Needed = tuple[str, Hashable]
 _MOST_LAYERS = 20_000
 
 
-def kind_of(name: str) -> str:
+def _kind_of(name: str) -> str:
     """Which of a network's parts a layer is of: ``stem``, ``stages``, ..."""
     return name.partition('.')[0]
 
@@ -76,7 +76,7 @@ class SharedWeights(nn.Module):
 
     def _template(self, name: str, part: Hashable) -> nn.Module:
         """A layer of a subnet without weights, built once: few differ within a space."""
-        key = kind_of(name), part
+        key = _kind_of(name), part
         if key not in self._templates:
             # Kept for forward passes that train, wherever it was needed first.
             with torch.inference_mode(False), torch.device('meta'):
@@ -134,7 +134,7 @@ class SharedWeights(nn.Module):
                 for key, tensor in tensors.items()
                 if tensor is not None
             ],
-            recomputed=kind_of(name) == 'stages',
+            recomputed=_kind_of(name) == 'stages',
         )
 
     def _layer(self, name: str, part: Hashable, side: str) -> SubnetLayer:
@@ -160,7 +160,7 @@ class SharedWeights(nn.Module):
                 module.training = owner.training
             return functional_call(template, tensors, args, kwargs)
 
-        recomputes = kind_of(name) == 'stages' and self._recomputes
+        recomputes = _kind_of(name) == 'stages' and self._recomputes
         return checkpointed(run, template, tensors) if recomputes else run
 
     def _sliced(self, needed: Sequence[Needed], side: str) -> dict[str, Callable]:

@@ -156,7 +156,7 @@ class SubnetLayer:
     Attributes:
         module: The layer; its parameters are leaves, its buffers are views.
         slices: The leaves, by their names in the module.
-        owners: Every module of the layer, and the super-supernet's in its place.
+        owners: Every module of the layer, and the super-supernet's of that name.
         memory: Of every tensor of those: where it is found, itself, and its address.
         recomputed: Whether activation checkpointing computes it anew.
     """
