@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from mmscale.arch.arch import Block, SqueezeExcite
@@ -108,19 +108,23 @@ def make_slots(
                 channels = scaled_width(block.in_channels, multiplier, rounding)
                 scaled = scale_block(block, multiplier, channels, rule, rounding)
                 variants.setdefault(variant_of(block), []).append(scaled)
-        return {name: _make_slot(own, both_sides) for name, own in variants.items()}
+        # A variant may be there at some widths alone; what is before and after it is one.
+        everyone = [block for own in variants.values() for block in own]
+        outer = {
+            key: allocate([getattr(block, key) for block in everyone], both_sides)
+            for key in ('in_channels', 'out_channels')
+        }
+        return {name: _make_slot(own, outer, both_sides) for name, own in variants.items()}
 
     count = rounding.depth(depths[-1], depth)
     places = [slots(first)]
     return (*places, *([slots(further)] * (count - 1) if count > 1 else ()))
 
 
-def _make_slot(blocks: list[Block], both_sides: bool) -> Slot:
+def _make_slot(blocks: list[Block], outer: Mapping[str, int], both_sides: bool) -> Slot:
     first = blocks[0]
-    widths = {
-        key: allocate([getattr(block, key) for block in blocks], both_sides)
-        for key in ('in_channels', 'hidden_channels', 'out_channels')
-    }
+    hidden = allocate([block.hidden_channels for block in blocks], both_sides)
+    widths = {**outer, 'hidden_channels': hidden}
     excites = [block.se for block in blocks if block.se is not None]
     se = None
     if excites:
@@ -130,7 +134,7 @@ def _make_slot(blocks: list[Block], both_sides: bool) -> Slot:
     residual = 'none'
     if 'projection' in residuals:
         residual = 'projection'
-    elif residuals == {'identity'}:
+    elif residuals == {'identity'} and outer['in_channels'] == outer['out_channels']:
         residual = 'identity'
     groups = first.groups
     if first.depthwise:
