@@ -36,7 +36,7 @@ _KEYS = {
 _SHARES = ('block', 'stage')
 _SKIPS = ('end', 'anywhere')
 _NO_SE = ('basic', 'conv')
-_GROUPED = ('mbconv', 'bottleneck')
+GROUPED = ('mbconv', 'bottleneck')
 
 
 def ascending(owner: str, values: object, kind: type = int, least: int = 1) -> tuple:
@@ -303,7 +303,7 @@ class StageChoices:
         kind, expand, act = (chosen[key] for key in ('kind', 'expand', 'act'))
         in_channels, out_channels = widths
         group_width = chosen['group_width']
-        if group_width is None or kind not in _GROUPED:
+        if group_width is None or kind not in GROUPED:
             group_width = 1 if kind in ('mbconv', 'dsconv') else 0
         if kind == 'mbconv' and expand == 1 and group_width == 1:
             kind = 'dsconv'
@@ -393,7 +393,7 @@ def _check_axes(owner: str, given: Mapping[str, Any], axes: Sequence[Axis]) -> N
     kinds = {kind for value in tied for kind in (value.get('kind'), *known['kind']) if kind}
     lacking = {
         'expands': ('dsconv', 'conv'),
-        'group_widths': tuple(kind for kind in KINDS if kind not in _GROUPED),
+        'group_widths': tuple(kind for kind in KINDS if kind not in GROUPED),
         'se': _NO_SE,
     }
     for name, key in _KEYS.items():

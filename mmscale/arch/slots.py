@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from mmscale.arch.arch import Block, SqueezeExcite
 from mmscale.arch.blocks import repeated
+from mmscale.arch.choices import GROUPED
 from mmscale.arch.genes import StageGenes
 from mmscale.arch.rounding import Rounding
 from mmscale.arch.scaling import WidthRule, scale_block, scaled_width
 
 
-def variant_of(block: Block) -> str:
-    """Name of a block's kind and grouping: blocks of one variant may share weights."""
+def variant_of(block: Block, known: Collection[str] = ()) -> str:
+    """Name of a block's kind and grouping: blocks of one variant may share weights.
+
+    Args:
+        block: Any block.
+        known: Variants of its place: a block of one group, as wide as the groups of one of them,
+            is of that one.
+    """
     if block.depthwise:
         return block.kind
-    if block.groups == 1:
+    grouped = f'{block.kind}_g{block.grouped_widths[1] // block.groups}'
+    if block.groups == 1 and not (grouped in known and block.kind in GROUPED):
         return f'{block.kind}_dense'
-    return f'{block.kind}_g{block.grouped_widths[1] // block.groups}'
+    return grouped
 
 
 @dataclass(frozen=True)
@@ -101,17 +109,26 @@ def make_slots(
         further += dict.fromkeys(map(repeated, last))
 
     def slots(blocks: list[Block]) -> dict[str, Slot]:
-        variants: dict[str, list[Block]] = {}
         # At their smallest and at their largest widths.
-        for multiplier in dict.fromkeys((1.0, width)):
-            for block in blocks:
-                channels = scaled_width(block.in_channels, multiplier, rounding)
-                scaled = scale_block(block, multiplier, channels, rule, rounding)
-                variants.setdefault(variant_of(block), []).append(scaled)
-        # A variant may be there at some widths alone; what is before and after it is one.
-        everyone = [block for own in variants.values() for block in own]
+        scaled = [
+            scale_block(
+                block,
+                multiplier,
+                scaled_width(block.in_channels, multiplier, rounding),
+                rule,
+                rounding,
+            )
+            for multiplier in dict.fromkeys((1.0, width))
+            for block in blocks
+        ]
+        # Those between have the same groups.
+        known = {variant_of(block) for block in scaled}
+        variants: dict[str, list[Block]] = {}
+        for block in scaled:
+            variants.setdefault(variant_of(block, known), []).append(block)
+        # Variants of one place lie between the same widths.
         outer = {
-            key: allocate([getattr(block, key) for block in everyone], both_sides)
+            key: allocate((getattr(block, key) for block in scaled), both_sides)
             for key in ('in_channels', 'out_channels')
         }
         return {name: _make_slot(own, outer, both_sides) for name, own in variants.items()}
@@ -121,9 +138,13 @@ def make_slots(
     return (*places, *([slots(further)] * (count - 1) if count > 1 else ()))
 
 
-def _make_slot(blocks: list[Block], outer: Mapping[str, int], both_sides: bool) -> Slot:
-    first = blocks[0]
+def _make_slot(blocks: list[Block], outer: dict[str, int], both_sides: bool) -> Slot:
+    """The slot of some blocks of one variant, between the widths given."""
+    # That of a block with more than one group, if there is one.
+    first = max(blocks, key=lambda block: block.groups > 1)
     hidden = allocate([block.hidden_channels for block in blocks], both_sides)
+    if first.kind in ('dsconv', 'conv'):
+        hidden = outer['in_channels' if first.kind == 'dsconv' else 'out_channels']
     widths = {**outer, 'hidden_channels': hidden}
     excites = [block.se for block in blocks if block.se is not None]
     se = None
@@ -134,7 +155,7 @@ def _make_slot(blocks: list[Block], outer: Mapping[str, int], both_sides: bool) 
     residual = 'none'
     if 'projection' in residuals:
         residual = 'projection'
-    elif residuals == {'identity'} and outer['in_channels'] == outer['out_channels']:
+    elif residuals == {'identity'}:
         residual = 'identity'
     groups = first.groups
     if first.depthwise:

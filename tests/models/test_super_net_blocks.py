@@ -120,7 +120,7 @@ def test_variants_of_a_slot_share_no_weights(make_random):
             net(images_of(arch))
         used = {key for key in net.used_slices if key.startswith('stages.0.0.')}
         net.forget_slices()
-        names.setdefault(variant_of(arch.stages[0][0]), set()).update(used)
+        names.setdefault(variant_of(arch.stages[0][0], net._slots[0][0]), set()).update(used)
     assert len(names) > 4
     for one, other in itertools.combinations(names.values(), 2):
         assert not one & other

@@ -145,7 +145,7 @@ class SuperNet(SharedWeights, ArchNet):
                     problem = f'{len(stage)} blocks in network stage {i}, of {len(slots)} slots'
                     break
                 for j, block in enumerate(stage):
-                    slot = slots[j].get(variant_of(block))
+                    slot = slots[j].get(variant_of(block, slots[j]))
                     if slot is None or not slot.admits(block):
                         problem = f'block {j} of network stage {i}: {block}'
                         break
@@ -179,8 +179,9 @@ class SuperNet(SharedWeights, ArchNet):
 
     def _block_name(self, stage: int, slot: int, block: Block) -> str:
         name = f'stages.{stage}.{slot}'
-        if len(self._slots[stage][slot]) > 1:
-            name = f'{name}.{variant_of(block)}'
+        variants = self._slots[stage][slot]
+        if len(variants) > 1:
+            name = f'{name}.{variant_of(block, variants)}'
         return name if self.kernels == 'shared' else f'{name}.kernel{block.kernel}'
 
     def set_arch(self, arch: Arch, side: str = 'left') -> None:
