@@ -55,7 +55,7 @@ def block_keys(rng: Random, excites: tuple, chance: float) -> dict[str, Any]:
 def stage_config(rng: Random, excites: tuple) -> dict[str, Any]:
     """One network stage."""
     stage: dict[str, Any] = {
-        'channels': some(rng, (16, 24, 32)),
+        'channels': some(rng, (8, 16, 24)),
         'stride': rng.choice((1, 2)),
         'depths': rng.choice(DEPTHS),
         'skips': rng.choice(('end', 'anywhere')),
