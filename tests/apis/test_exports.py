@@ -60,10 +60,10 @@ def random_arch(seed, stages=2):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('seed', range(6))
 def test_onnx_computes_what_the_network_does(seed, randomise, tmp_path):
     pytest.importorskip('onnxruntime')
-    arch = random_arch(seed, stages=2 if seed == 0 else 1)
+    arch = random_arch(seed, stages=4)
     network = randomise(build_network(arch), weights=True).eval()
     program = Program(network, fuse=seed % 3 == 0)
     images = example_images(image_shape(arch))

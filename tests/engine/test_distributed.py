@@ -175,7 +175,7 @@ def test_two_processes_tell_a_mistake_once(retrain_config, write_config, fork_to
     retrain_config['model']['head']['in_channels'] = 5
     codes, said = fork_tool('train.py', write_config(retrain_config), processes=2)
     assert 0 not in codes
-    assert said.count('error: model.head.in_channels=5 does not fit') == 1
+    assert said.count('error: ') == said.count('model.head.in_channels=5 does not fit') == 1
     assert 'Traceback' not in said
 
 

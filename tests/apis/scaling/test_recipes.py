@@ -68,6 +68,8 @@ def train_one_step(path, images, work_dir):
     if dataset.type == 'ImageNet':
         dataset.update(type='CustomDataset', data_root='', data_prefix=str(images))
         dataset.pop('split')
+    elif dataset.type == 'mmscale.ClutteredDigits':
+        dataset.num_images = 4  # of twenty thousand, which take long to draw
     loader.update(batch_size=2, num_workers=0, persistent_workers=False, pin_memory=False)
     config.train_dataloader = loader
     config.train_cfg = dict(by_epoch=False, max_iters=1)
