@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import mmscale
 from mmscale.apis.input_shape import config_input
+from mmscale.apis.networks import classifier_config
 from mmscale.apis.scaling.common import backbone_of, sides
 from mmscale.apis.scaling.input_sizes import (
     check_sizes,
@@ -51,6 +52,9 @@ _CONFIGS = (Path(mmscale.__file__).parent / '.mim' / 'configs').resolve()
 
 # Where the configs are that packages bring, wherever these are installed.
 _STOCK = re.compile(r'.*/(mmpretrain|mmdet)/\.mim/configs/(.*)')
+
+# What heads with a hidden layer and without have in common.
+_HEAD_SETTINGS = ('num_classes', 'loss', 'topk', 'cal_acc')
 
 # What sides of images of detectors are multiples of.
 _STRIDE = 32
@@ -176,10 +180,27 @@ def _model_overrides(recipe: Config, network: Scaled) -> dict[str, Any]:
         backbone['_delete_'] = True
     if 'head' not in recipe.model:
         return dict(backbone=backbone)
-    head: dict[str, Any] = dict(in_channels=arch.feature_channels)
+    return dict(backbone=backbone, head=_head_overrides(recipe.model.head, arch))
+
+
+def _head_overrides(head: Mapping[str, Any], arch: Arch) -> dict[str, Any]:
+    """What a child config has to say of a classifier's head: its widths, or another type of it."""
+    widths: dict[str, Any] = dict(in_channels=arch.feature_channels)
     if arch.head.hidden_channels:
-        head['mid_channels'] = [arch.head.hidden_channels]
-    return dict(backbone=backbone, head=head)
+        widths['mid_channels'] = [arch.head.hidden_channels]
+    is_stacked = type_name(head) == 'StackedLinearClsHead'
+    is_plain = type_name(head) in ('LinearClsHead', 'DropoutClsHead')
+    fits = is_stacked == bool(arch.head.hidden_channels)
+    if fits or not (is_plain or is_stacked):
+        return widths
+    # The other of the two kinds, which has no other settings than these in common.
+    own = {key: value for key, value in head.items() if key in _HEAD_SETTINGS}
+    if is_plain:
+        kind = dict(classifier_config(arch)['head'], dropout_rate=head.get('dropout', 0.0))
+        kind.pop('topk')
+    else:
+        kind = dict(type='mmpretrain.LinearClsHead')
+    return dict(_delete_=True, **{**kind, **own, **widths})
 
 
 def _follows_arch(recipe: Config) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmscale.apis.scaling.archs import scale
@@ -26,8 +27,10 @@ from mmscale.arch import (
     get_arch,
 )
 from mmscale.arch.origin import Origin, read_origin
+from mmscale.cost import count, count_module
 from mmscale.errors import UsageError
 from mmscale.models import ArchNet
+from mmscale.registry import MODELS
 
 ROOT = Path(__file__).parents[3]
 DIGITS = ROOT / 'configs/scalenet/archs/digits-s0.json'
@@ -175,6 +178,28 @@ def test_a_config_of_an_arch_net_is_its_own_recipe(tmp_path):
     assert config.model.head.in_channels == networks[0].arch.feature_channels
     rows = json.loads((tmp_path / 'networks.json').read_text(encoding='utf-8'))
     assert rows == [networks[0].to_json()]
+
+
+@pytest.mark.parametrize('hidden', [0, 24])
+def test_heads_with_and_without_a_hidden_layer(hidden, tmp_path):
+    digits = get_arch(DIGITS)
+    arch = replace(digits, head=replace(digits.head, hidden_channels=hidden, act='silu'))
+    own = tmp_path / 'own.py'
+    stacked = dict(type='StackedLinearClsHead', _delete_=True, num_classes=10, in_channels=96)
+    stacked |= dict(mid_channels=[8], act_cfg=dict(type='ReLU'), topk=(1,))
+    own.write_text(f'_base_ = {str(ROOT / "configs/scalenet/arch-net_digits.py")!r}\n'
+                   f'model = dict(head={stacked!r})\n')  # fmt: skip
+    for recipe in (str(ROOT / 'configs/scalenet/arch-net_digits.py'), str(own)):
+        networks = scale(arch, ['w'], [2], name='mine')
+        folder = tmp_path / Path(recipe).stem
+        write_networks(networks, recipe, folder)
+        config = Config.fromfile(folder / f'{networks[0].label}.py')
+        assert config.model.head.topk == (1,)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            model = MODELS.build(config.model)
+        side = networks[0].arch.resolution
+        cost = count_module(model, (1, side, side), memory=False).cost
+        assert cost == count(networks[0].arch)
 
 
 def test_networks_without_a_name_have_a_recipe_too():
