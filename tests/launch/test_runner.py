@@ -365,4 +365,4 @@ def test_a_config_is_dumped_into_no_file_of_another_name(tmp_path):
     runner._work_dir, runner._timestamp = str(tmp_path / 'work'), ''
     runner.dump_config()
     assert (tmp_path / 'mine').read_text() == 'precious'
-    assert (tmp_path / 'work' / 'config.py').read_text() == 'seed = 3\n'
+    assert Config.fromfile(tmp_path / 'work' / 'config.py').to_dict() == {'seed': 3}
