@@ -81,16 +81,17 @@ class SEChoice:
     Attributes:
         act: Activation between the two linear layers.
         gate: Activation that makes the gate.
-        ratio: Squeeze width over the width `of`, rounded down; None leaves it to the width rule.
+        ratio: Squeeze width over the width `of`; None leaves it to the width rule.
         of: ``hidden`` or ``input`` width of the block.
-        divisor: The squeeze width becomes a multiple of it, as in MobileNetV3.
+        divisor: The squeeze width is rounded down, and then to a multiple of it as in MobileNetV3;
+            None rounds it as the space rounds hidden widths.
     """
 
     act: str = 'relu'
     gate: str = 'hsigmoid'
     ratio: float | None = None
     of: str = 'hidden'
-    divisor: int = 1
+    divisor: int | None = None
 
     @classmethod
     def from_config(cls, owner: str, value: object, default: SEChoice | None) -> SEChoice | None:
@@ -107,17 +108,20 @@ class SEChoice:
         choice(f'{owner}.act', given.get('act', cls.act), ACTS)
         choice(f'{owner}.gate', given.get('gate', cls.gate), GATES)
         choice(f'{owner}.of', given.get('of', cls.of), ('hidden', 'input'))
-        integer(f'{owner}.divisor', given.get('divisor', cls.divisor), 1, LARGEST_INTEGER)
+        if given.get('divisor') is not None:
+            integer(f'{owner}.divisor', given['divisor'], 1, LARGEST_INTEGER)
         if given.get('ratio') is not None:
             number(f'{owner}.ratio', given['ratio'], above=0, most=1)
         elif {'of', 'divisor'} & given.keys():
             raise UsageError(f'{owner}: of and divisor need a ratio')
         return cls(**given)
 
-    def layers(self, block: Block) -> SqueezeExcite:
+    def layers(self, block: Block, rounding: Rounding) -> SqueezeExcite:
         """Squeeze-and-excitation of a block of known widths."""
         source = block.in_channels if self.of == 'input' else block.grouped_widths[1]
         ratio = 0.25 if self.ratio is None else self.ratio
+        if self.divisor is None:
+            return SqueezeExcite(rounding.width(source, ratio), self.act, self.gate)
         # Ratios are decimals: 0.1 of 30 is 3.
         squeezed = math.floor(round(source * ratio, 6))
         return SqueezeExcite(make_divisible(squeezed, self.divisor), self.act, self.gate)
@@ -125,7 +129,7 @@ class SEChoice:
     def __str__(self) -> str:
         if self.ratio is None:
             return 'yes'
-        return f'{self.ratio:g} of {self.of}' + (f', /{self.divisor}' if self.divisor > 1 else '')
+        return f'{self.ratio:g} of {self.of}' + (f', /{self.divisor}' if self.divisor else '')
 
 
 @dataclass(frozen=True)
@@ -300,7 +304,7 @@ class StageChoices:
     @property
     def kernels(self) -> tuple[int, ...]:
         """All kernel sizes of the network stage, ascending."""
-        return tuple(sorted(self.values('kernel')))
+        return tuple(sorted(set(self.values('kernel')) - {None}))
 
     def block(self, chosen: Mapping[str, Any], stride: int, widths: tuple[int, int]) -> Block:
         """The block of a choice of every axis.
@@ -358,7 +362,7 @@ class StageChoices:
         se = chosen['se']
         if se is None or kind in _NO_SE:
             return block
-        return replace(block, se=se.layers(block))
+        return replace(block, se=se.layers(block, rounding))
 
 
 def _axes(

@@ -109,7 +109,10 @@ class SearchSpace(AsText):
             act, SEChoice.from_config('space.se', se, None), self.rounding, padding, eps
         )
         if (scaling_stages is None) == (resolution is None):
-            raise UsageError('space: give one of scaling_stages and resolution')
+            raise UsageError(
+                'space: give one of scaling_stages and resolution (a config that inherits another '
+                'space needs _delete_=True)'
+            )
         if scaling_stages is None:
             resolution = ascending('space.resolution', resolution)
             scaling_stages = [dict(depth=[1], width=[1], resolution=list(resolution))]
@@ -426,8 +429,7 @@ class SearchSpace(AsText):
     def slots(self, both_sides: bool) -> tuple[tuple[dict[str, Slot], ...], ...]:
         """The places of a super-supernet: per network stage, per block, by variant.
 
-        Blocks of several variants (see :func:`mmscale.arch.slots.variant_of`) in one place hold
-        separate weights.
+        Variants (see :func:`mmscale.arch.slots.variant_of`) of one place hold separate weights.
 
         Args:
             both_sides: Whether there is room for both sides of the channel coupling.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmscale.arch.arch import aligned
 from mmscale.arch.checks import check_keys
 from mmscale.arch.choices import AXES, Axis, SEChoice, StageChoices
+from mmscale.arch.rounding import Rounding
 from mmscale.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def describe_space(space: SearchSpace) -> str:
     ]
     if ends:
         lines.append(f'channels of {", ".join(ends)}')
+    if space.rounding != Rounding():
+        multiple = f' to multiples of {space.rounding.channel_divisor}'
+        lines.append(f'widths are rounded{multiple}, mode {space.rounding.mode}')
     lines.append(aligned(_stage_rows(space.stages)))
     if len(space.scaling_stages) > 1:
         rows = [('scaling stage', 'depth', 'width', 'resolution', 'nominal scalings')]

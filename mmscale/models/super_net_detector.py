@@ -56,6 +56,14 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
                 f'the last network stage, {len(backbone.arch.stages) - 1}: subnets are costed '
                 'with all of them'
             )
+        choices = backbone.space.ends.choices
+        is_used = max(backbone.out_indices) == len(backbone.arch.stages)
+        for key, used in (('channels', is_used), ('hidden_channels', False)):
+            if len(choices[f'head_{key}']) > 1 and not used:
+                raise UsageError(
+                    f'detector.backbone.space.head.{key}={list(choices[f"head_{key}"])} is a '
+                    'choice of what the detector does not use'
+                )
         self._costs: dict[tuple[tuple[int, ...], Head, int], Cost] = {}
 
     @property
