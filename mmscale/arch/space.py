@@ -128,7 +128,6 @@ class SearchSpace(AsText):
             for j, stage in enumerate(scaling_stages)
         )
         if sum(stage.depths[-1] for stage in self.stages) > MOST_BLOCKS:
-            # Before there are arrays of them.
             raise UsageError(f'space.stages hold more than {MOST_BLOCKS} blocks')
         base = self.scaling_stages[0]
         if base.depth != (1.0,) or base.width != (1.0,):
