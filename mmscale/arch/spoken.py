@@ -105,7 +105,7 @@ def _stage_rows(stages: Sequence[StageChoices]) -> list[tuple[str, ...]]:
             continue
         values = [_axis_values(stage, name) for stage in stages]
         usual = {'se': (stages[0].defaults.se,), 'act': (stages[0].defaults.act,)} | plain
-        always = name in ('expand', 'kernel')
+        always = name in ('expand', 'kernel') and any(values)
         if always or any(own not in (usual[name], ()) for own in values):
             title = {'expand': 'expand', 'kernel': 'kernels'}.get(name, name.replace('_', ' '))
             columns[title] = [
@@ -125,7 +125,9 @@ def _axis(axes: Sequence[Axis], name: str) -> Axis | None:
 
 
 def _axis_values(stage: StageChoices, name: str) -> tuple:
-    axis = _axis(stage.axes, name)
+    axis, tied = _axis(stage.axes, name), _axis(stage.axes, 'block')
+    if tied is not None and all(name in dict(value) for value in tied.values):
+        return ()
     return () if axis is None else axis.values
 
 
@@ -155,6 +157,10 @@ def choices_of(space: SearchSpace, row: Sequence[int]) -> dict[str, Any]:
         else:
             target = own if gene.slot < 0 else own['blocks'][gene.slot]
             target[gene.name] = _plain(gene.name, value)
+    for stage in stages:
+        for block in stage['blocks']:
+            for name in block.get('block', ()):
+                block.pop(name, None)  # which the tied choice decides
     return {**found, 'stages': stages}
 
 
@@ -170,46 +176,82 @@ def _plain(name: str, value: Any) -> Any:
 def genes_of(space: SearchSpace, choices: Mapping[str, Any]) -> list[int]:
     """The genes of choices by name; see :meth:`SearchSpace.genotype_of`."""
     given = check_keys('choices', choices, _NETWORK, ('stages',))
-    stages = []
     listed = given['stages']
     if not isinstance(listed, (list, tuple)) or len(listed) != len(space.stages):
         raise UsageError(f'choices.stages={listed!r:.60} must be {len(space.stages)} dicts')
     genes = [0] * space.num_genes
+    for name in _NETWORK:
+        _set(genes, space.ends.columns[name], 'choices', name, space.ends.choices[name], given)
     for i, (stage, own) in enumerate(zip(space.stage_genes, listed, strict=True)):
-        own = check_keys(f'choices.stages[{i}]', own, ('channels', *AXES), ('blocks',))
-        blocks = [block for block in own['blocks'] if block is not None]
-        blocks = [
-            check_keys(f'choices.stages[{i}].blocks[{j}]', block, AXES)
-            for j, block in enumerate(blocks)
-        ]
-        if len(blocks) not in stage.choices.depths:
+        where = f'choices.stages[{i}]'
+        own = check_keys(where, own, ('channels', *AXES), ('blocks',))
+        _set(genes, stage.channels, where, 'channels', stage.choices.channels, own)
+        blocks = own.pop('blocks')
+        if not isinstance(blocks, (list, tuple)) or not blocks or blocks[0] is None:
+            raise UsageError(f'{where}.blocks={blocks!r:.60} must be a list with a first block')
+        blocks = [block for block in blocks if block is not None]
+        depths = stage.choices.depths
+        if len(blocks) not in depths:
             raise UsageError(
-                f'choices.stages[{i}].blocks: {len(blocks)} is none of the depths '
-                f'{list(stage.choices.depths)}'
+                f'{where}.blocks: {len(blocks)} blocks are none of the depths {list(depths)}'
             )
-        genes[stage.depth] = stage.choices.depths.index(len(blocks))
-        stages.append({**own, 'blocks': blocks})
-    depth_genes = {stage.depth for stage in space.stage_genes}
-    for index, gene in enumerate(space.genes):
-        own = stages[gene.stage]
-        if index in depth_genes or gene.slot >= len(own['blocks']):
-            continue
-        where, source = f'choices.stages[{gene.stage}]', own
-        if gene.name in _NETWORK:
-            where, source = 'choices', given
-        elif gene.slot >= 0 and gene.name in own['blocks'][gene.slot]:
-            where, source = f'{where}.blocks[{gene.slot}]', own['blocks'][gene.slot]
-        if gene.name not in source:
-            if len(gene.values) == 1:
-                continue
-            raise UsageError(f'{where}: missing key {gene.name}')
-        plain = [_plain(gene.name, value) for value in gene.values]
-        if gene.name == 'se' and source['se'] is True:
-            # Short for the only one there is.
-            plain = [value is not False for value in plain] if len(plain) == 2 else plain
-        if source[gene.name] not in plain:
-            raise UsageError(
-                f'{where}.{gene.name}={source[gene.name]!r:.60} is none of {plain!r:.200}'
-            )
-        genes[index] = plain.index(source[gene.name])
+        genes[stage.depth] = depths.index(len(blocks))
+        own.pop('channels', None)
+        for slot, block in enumerate(blocks):
+            place = f'{where}.blocks[{slot}]'
+            block = check_keys(place, block, AXES)
+            options = stage.options(slot)
+            axes = [axis for axis in options.axes if axis.used]
+            tied = _tied(axes, {**own, **block})
+            if tied:
+                block['block'] = tied
+            for name in tied.keys() & block.keys():
+                if block[name] != tied[name]:
+                    raise UsageError(
+                        f'{place}.{name}={block[name]!r:.60}: the tied choice says {tied[name]!r}'
+                    )
+            for axis, column in zip(options.axes, stage.columns[slot], strict=True):
+                if axis.used and axis.name not in tied:
+                    # What is said of the network stage may not be meant for its first block.
+                    is_one = len(axis.values) == 1 and not axis.shared
+                    said = block if is_one else {**own, **block}
+                    _set(genes, column, place, axis.name, axis.values, said)
+            if 'block' in block and all(axis.name != 'block' for axis in axes):
+                raise UsageError(f'{place}.block={block["block"]!r:.60}: nothing is tied here')
     return genes
+
+
+def _set(
+    genes: list[int],
+    column: int | None,
+    where: str,
+    name: str,
+    values: Sequence[Any],
+    given: Mapping[str, Any],
+) -> None:
+    """Writes the gene of one choice; what has one value may be left out, not said wrongly."""
+    if name not in given:
+        if len(values) > 1:
+            raise UsageError(f'{where}: missing key {name}')
+        return
+    plain = [_plain(name, value) for value in values]
+    if name == 'se' and given[name] is True and len([v for v in plain if v is not False]) == 1:
+        # Short for the only one there is.
+        plain = [value is not False for value in plain]
+    if given[name] not in plain:
+        raise UsageError(f'{where}.{name}={given[name]!r:.60} is none of {plain!r:.200}')
+    if column is not None:
+        genes[column] = plain.index(given[name])
+
+
+def _tied(axes: Sequence[Axis], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The tied choice that is said of a block, by its name or by all that it decides."""
+    tied = next((axis for axis in axes if axis.name == 'block'), None)
+    if tied is None:
+        return {}
+    plain = [_plain('block', value) for value in tied.values]
+    if len(plain) == 1 and 'block' not in said:
+        return plain[0]
+    if 'block' in said:
+        return dict(said['block']) if said['block'] in plain else {}
+    return max((value for value in plain if value.items() <= said.items()), key=len, default={})

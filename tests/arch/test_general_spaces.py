@@ -172,6 +172,38 @@ def small(**stage):
     )
 
 
+def test_names_that_are_not_in_the_space_are_refused():
+    config = dict(stages=[dict(channels=16, depths=[1, 2], kernels=3, expands=2)], num_classes=10)
+    space = SearchSpace(**config, resolution=32, stem=dict(channels=8), head=dict(channels=0))
+    whole = dict(channels=16, blocks=[dict(kernel=3, expand=2)])
+    assert space.genotype_of(dict(stages=[whole], resolution=32, stem=8)).genes == (0, 0, 0)
+    for network, stage, message in (
+        (dict(resolution=999), {}, 'choices.resolution=999'),
+        (dict(stem=7), {}, 'choices.stem=7'),
+        (dict(head_channels=5), {}, 'choices.head_channels=5'),
+        ({}, dict(channels=77), r'choices.stages\[0\].channels=77'),
+        ({}, dict(blocks=5), r'choices.stages\[0\].blocks=5 must be a list'),
+        ({}, dict(blocks=[None, {}]), 'with a first block'),
+        ({}, dict(blocks=[{}, {}, {}]), 'none of the depths'),
+        ({}, dict(blocks=[dict(expand=99)]), r'blocks\[0\].expand=99 is none of'),
+        ({}, dict(blocks=[dict(kind='basic')]), r"blocks\[0\].kind='basic'"),
+        ({}, dict(blocks=[dict(block={})]), 'nothing is tied'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            space.genotype_of(dict(network, stages=[dict(whole, **stage)]))
+    tied = [dict(kernel=3, expand=3), dict(kernel=5, expand=6)]
+    space = small(blocks=tied)
+    ends = dict(resolution=32, stem=8)
+    by_parts, by_name = (
+        space.genotype_of(dict(ends, stages=[dict(channels=16, blocks=[block])]))
+        for block in (tied[1], dict(block=tied[1]))
+    )
+    assert by_parts == by_name
+    for block in (dict(kernel=3, expand=6), dict(block=tied[1], kernel=3)):
+        with pytest.raises(ValueError, match=r'blocks\[0\]'):
+            space.genotype_of(dict(ends, stages=[dict(channels=16, blocks=[block])]))
+
+
 BAD = {
     'channels': ([], 0, [24, 16], '16'),
     'kernels': ([], [4], 'x'),
