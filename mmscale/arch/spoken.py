@@ -106,7 +106,7 @@ def _stage_rows(stages: Sequence[StageChoices]) -> list[tuple[str, ...]]:
         values = [_axis_values(stage, name) for stage in stages]
         usual = {'se': (stages[0].defaults.se,), 'act': (stages[0].defaults.act,)} | plain
         always = name in ('expand', 'kernel') and any(values)
-        if always or any(own not in (usual[name], ()) for own in values):
+        if always or any(own not in (usual.get(name), ()) for own in values):
             title = {'expand': 'expand', 'kernel': 'kernels'}.get(name, name.replace('_', ' '))
             columns[title] = [
                 ('-' if not own or (own == (None,) and name != 'se') else _listed(own))
