@@ -127,9 +127,11 @@ class SEChoice:
         return SqueezeExcite(make_divisible(squeezed, self.divisor), self.act, self.gate)
 
     def __str__(self) -> str:
-        if self.ratio is None:
-            return 'yes'
-        return f'{self.ratio:g} of {self.of}' + (f', /{self.divisor}' if self.divisor else '')
+        text = 'yes' if self.ratio is None else f'{self.ratio:g} of {self.of}'
+        text += f', /{self.divisor}' if self.divisor else ''
+        usual = SEChoice()
+        acts = [own for own in (self.act, self.gate) if own not in (usual.act, usual.gate)]
+        return f'{text} {"+".join(acts)}'.rstrip()
 
 
 @dataclass(frozen=True)

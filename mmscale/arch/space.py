@@ -105,9 +105,8 @@ class SearchSpace(AsText):
         choice('space.padding', padding, PADDINGS)
         number('space.eps', eps, above=0, below=1)
         self.rounding = Rounding.from_config('space.rounding', rounding)
-        defaults = BlockDefaults(
-            act, SEChoice.from_config('space.se', se, None), self.rounding, padding, eps
-        )
+        self.se = SEChoice.from_config('space.se', se, None)
+        defaults = BlockDefaults(act, self.se, self.rounding, padding, eps)
         if (scaling_stages is None) == (resolution is None):
             raise UsageError(
                 'space: give one of scaling_stages and resolution (a config that inherits another '

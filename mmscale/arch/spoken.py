@@ -31,7 +31,7 @@ def spoken(value: Any) -> str:
 
 def _listed(values: Sequence[Any]) -> str:
     """Choices for printing: all of a few, the range of many."""
-    if len(values) > 5 and not isinstance(values[0], tuple):
+    if len(values) > 5 and isinstance(values[0], (int, float)):
         return f'{spoken(values[0])} to {spoken(values[-1])} ({len(values)})'
     return ' '.join(map(spoken, values))
 
@@ -76,6 +76,7 @@ def describe_space(space: SearchSpace) -> str:
     ]
     if ends:
         lines.append(f'channels of {", ".join(ends)}')
+    lines.append(f'activation {space.act}, SE {spoken(space.se)} where nothing else is said')
     if space.rounding != Rounding():
         multiple = f' to multiples of {space.rounding.channel_divisor}'
         lines.append(f'widths are rounded{multiple}, mode {space.rounding.mode}')
@@ -106,7 +107,9 @@ def _stage_rows(stages: Sequence[StageChoices]) -> list[tuple[str, ...]]:
         values = [_axis_values(stage, name) for stage in stages]
         usual = {'se': (stages[0].defaults.se,), 'act': (stages[0].defaults.act,)} | plain
         always = name in ('expand', 'kernel') and any(values)
-        if always or any(own not in (usual.get(name), ()) for own in values):
+        firsts = [_axis(stage.first, name) for stage in stages]
+        told = [*values, *(axis.values for axis in firsts if axis is not None)]
+        if always or any(own not in (usual.get(name), ()) for own in told):
             title = {'expand': 'expand', 'kernel': 'kernels'}.get(name, name.replace('_', ' '))
             columns[title] = [
                 ('-' if not own or (own == (None,) and name != 'se') else _listed(own))

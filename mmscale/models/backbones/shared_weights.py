@@ -167,6 +167,7 @@ class SharedWeights(nn.Module):
         """What runs the layers of some names now: on leaves, which it remembers, or on views."""
         if len(self._layers) > _MOST_LAYERS:
             self._clear_caches()
+            self._templates.clear()
         layers = [self._layer(*part, side) for part in needed]
         if not all(layer.is_current() for layer in layers):
             self._forget_layers()
