@@ -76,7 +76,8 @@ def describe_space(space: SearchSpace) -> str:
     ]
     if ends:
         lines.append(f'channels of {", ".join(ends)}')
-    lines.append(f'activation {space.act}, SE {spoken(space.se)} where nothing else is said')
+    excites = 'no SE' if space.se is None else f'SE {space.se}'
+    lines.append(f'activation {space.act} and {excites} where nothing else is said')
     if space.rounding != Rounding():
         multiple = f' to multiples of {space.rounding.channel_divisor}'
         lines.append(f'widths are rounded{multiple}, mode {space.rounding.mode}')
