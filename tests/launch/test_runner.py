@@ -247,7 +247,7 @@ def test_a_training_is_set_up_as_by_mmpretrains_tools(small_config):
 
 def test_a_supernet_fits_its_head():
     words = [CONFIGS / 'supernet_digits.py', '--cfg-options', 'model.head.in_channels=5']
-    with pytest.raises(UsageError, match=r'model\.head\.in_channels=5 does not fit'):
+    with pytest.raises(UsageError, match=r'model\.head\.in_channels=5: leave it out'):
         build_runner(load_config(arguments(*words)), 'train')
 
 
