@@ -303,11 +303,6 @@ class StageChoices:
                 found |= dict.fromkeys(value for key, value in pairs if key == name)
         return tuple(found)
 
-    @property
-    def kernels(self) -> tuple[int, ...]:
-        """All kernel sizes of the network stage, ascending."""
-        return tuple(sorted(set(self.values('kernel')) - {None}))
-
     def block(self, chosen: Mapping[str, Any], stride: int, widths: tuple[int, int]) -> Block:
         """The block of a choice of every axis.
 

@@ -25,7 +25,7 @@ def test_printing_says_what_may_be_chosen(paper_space):
     stages, scalings = lines[-12:-5], lines[-4:]
     for stage, row in zip(paper_space.stages, stages, strict=True):
         (channels,), (expand,) = stage.channels, stage.values('expand')
-        numbers = (channels, stage.stride, expand, *stage.depths, *stage.kernels)
+        numbers = (channels, stage.stride, expand, *stage.depths, *stage.values('kernel'))
         assert row.split()[1:] == list(map(str, numbers))
     for j, row in enumerate(scalings):
         assert row.split()[-1] == str(len(paper_space.scalings(j)))
