@@ -79,8 +79,10 @@ def describe_space(space: SearchSpace) -> str:
     excites = 'no SE' if space.se is None else f'SE {space.se}'
     lines.append(f'activation {space.act} and {excites} where nothing else is said')
     if space.rounding != Rounding():
-        multiple = f' to multiples of {space.rounding.channel_divisor}'
-        lines.append(f'widths are rounded{multiple}, mode {space.rounding.mode}')
+        rounding = space.rounding
+        lines.append(
+            f'widths are rounded to multiples of {rounding.channel_divisor}, mode {rounding.mode}'
+        )
     lines.append(aligned(_stage_rows(space.stages)))
     if len(space.scaling_stages) > 1:
         rows = [('scaling stage', 'depth', 'width', 'resolution', 'nominal scalings')]
@@ -161,10 +163,11 @@ def choices_of(space: SearchSpace, row: Sequence[int]) -> dict[str, Any]:
         else:
             target = own if gene.slot < 0 else own['blocks'][gene.slot]
             target[gene.name] = _plain(gene.name, value)
-    for stage in stages:
-        for block in stage['blocks']:
-            for name in block.get('block', ()):
-                block.pop(name, None)  # which the tied choice decides
+    for stage, own in zip(space.stage_genes, stages, strict=True):
+        for slot, block in enumerate(own['blocks']):
+            # What the tied choice decides: its own, that of the network stage, or the only one.
+            for name in _tied(stage.options(slot).axes, {**own, **block}):
+                block.pop(name, None)
     return {**found, 'stages': stages}
 
 
@@ -250,7 +253,7 @@ def _set(
 
 def _tied(axes: Sequence[Axis], said: Mapping[str, Any]) -> dict[str, Any]:
     """The tied choice that is said of a block, by its name or by all that it decides."""
-    tied = next((axis for axis in axes if axis.name == 'block'), None)
+    tied = _axis(axes, 'block')
     if tied is None:
         return {}
     plain = [_plain('block', value) for value in tied.values]

@@ -204,6 +204,17 @@ def test_names_that_are_not_in_the_space_are_refused():
             space.genotype_of(dict(ends, stages=[dict(channels=16, blocks=[block])]))
 
 
+def test_names_leave_out_what_tied_choices_decide():
+    tied = [dict(kernel=3), dict(act='relu')]
+    for stage in (
+        dict(blocks=tied, kernels=[1, 3, 5], share=dict(blocks='stage')),
+        dict(kernels=[1, 3], first=dict(blocks=[dict(kernel=3)])),
+    ):
+        space = small(**stage)
+        for genes in space.canonicalise(draw(space, 0)):
+            assert space.genotype_of(space.choices(genes)).genes == tuple(genes.tolist())
+
+
 BAD = {
     'channels': ([], 0, [24, 16], '16'),
     'kernels': ([], [4], 'x'),
