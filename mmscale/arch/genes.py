@@ -75,10 +75,6 @@ def check_genes(genes: Genes, num_choices: Genes) -> Genes:
     return genes.astype(np.int64, copy=False)
 
 
-# Columns of a genotype with the steps of an index, and how many values the index has.
-Index = tuple[tuple[tuple[int, int], ...], int]
-
-
 class StageGenes:
     """The genes of one network stage, and the blocks that they mean.
 
@@ -136,19 +132,34 @@ class StageGenes:
         """Blocks that a slot may hold."""
         return self.first if slot == 0 else self.further
 
-    def index(self, slot: int) -> Index:
-        """Where the option of a slot is read from a genotype."""
-        options = self.options(slot)
-        steps = np.cumprod([1, *options.sizes[:0:-1]])[::-1].tolist()
-        pairs = zip(self.columns[slot], steps, strict=True)
-        return tuple((c, s) for c, s in pairs if c is not None), options.count
+    def steps(self, slot: int) -> tuple[tuple[int, int], ...]:
+        """Columns whose genes decide the option of a slot, with what one step of each adds."""
+        sizes = self.options(slot).sizes
+        return tuple(
+            (column, math.prod(sizes[axis + 1 :]))
+            for axis, column in enumerate(self.columns[slot])
+            if column is not None
+        )
 
     def option(self, genes: Genes, slot: int) -> Genes:
         """Options of a slot, shape (n,)."""
         found = np.zeros(len(genes), dtype=np.int64)
-        for column, step in self.index(slot)[0]:
+        for column, step in self.steps(slot):
             found += genes[:, column] * step
         return found
+
+    def set_option(self, genes: Genes, slot: int, option: Genes | int) -> None:
+        """Writes the genes that mean an option of a slot.
+
+        Args:
+            genes: Shape (..., genes); is changed.
+            slot: The slot.
+            option: Shape (...).
+        """
+        digits = np.unravel_index(option, self.options(slot).sizes)
+        for column, digit in zip(self.columns[slot], digits, strict=True):
+            if column is not None:
+                genes[..., column] = digit
 
     def widths(self, genes: Genes, slot: int) -> tuple[Genes, Genes]:
         """Indexes of the widths before and after a slot, each of shape (n,)."""
@@ -167,7 +178,7 @@ class StageGenes:
         after = 0 if self.channels is None else row[self.channels]
         found = []
         for slot in range(self.choices.depths[row[self.depth]]):
-            option = sum(row[column] * step for column, step in self.index(slot)[0])
+            option = sum(row[column] * step for column, step in self.steps(slot))
             found.append(self.options(slot).block(before if slot == 0 else 0, after, option))
         return tuple(found)
 
@@ -201,10 +212,9 @@ class StageGenes:
         for slot in range(len(self.columns)):
             used = slot < depths
             option = chosen * self.options(slot).private + privates[rows, slot, chosen]
-            digits = np.unravel_index(option, self.options(slot).sizes)
-            for column, digit in zip(self.columns[slot], digits, strict=True):
-                if column is not None:
-                    genes[used, column] = digit[used]
+            own = genes[used]
+            self.set_option(own, slot, option[used])
+            genes[used] = own
         return genes
 
     def mattering(self, genes: Genes) -> NDArray[np.bool_]:
@@ -273,23 +283,19 @@ class StageGenes:
         genes[self.depth] = len(self.choices.depths) - 1 if largest else 0
         if self.channels is not None:
             genes[self.channels] = len(self.choices.channels) - 1 if largest else 0
-        for slot, columns in enumerate(self.columns):
-            options = self.options(slot)
+        for slot in range(len(self.columns)):
             row = counts[min(slot, 1)][shared]
             private = _last_of(row) if largest else int(row.argmax())
-            digits = np.unravel_index(shared * options.private + private, options.sizes)
-            for column, digit in zip(columns, digits, strict=True):
-                if column is not None:
-                    genes[column] = digit
+            self.set_option(genes, slot, shared * self.options(slot).private + private)
 
-    def find(self, blocks: Sequence[Block], before: int, after: int, genes: list[int]) -> bool:
+    def find(self, blocks: Sequence[Block], before: int, after: int, genes: Genes) -> bool:
         """Writes the genes that mean these blocks; False if none do.
 
         Args:
             blocks: Of the network stage.
             before: Index of the width before it.
             after: Index of its width.
-            genes: Is changed.
+            genes: Shape (genes,); is changed.
         """
         if len(blocks) not in self.choices.depths:
             return False
@@ -306,12 +312,8 @@ class StageGenes:
         if not len(allowed):
             return False
         for slot, privates in enumerate(found):
-            options = self.options(slot)
-            option = allowed[0] * options.private + privates[allowed[0]]
-            digits = np.unravel_index(option, options.sizes)
-            for column, digit in zip(self.columns[slot], digits, strict=True):
-                if column is not None:
-                    genes[column] = int(digit)
+            option = allowed[0] * self.options(slot).private + privates[allowed[0]]
+            self.set_option(genes, slot, option)
         return True
 
 

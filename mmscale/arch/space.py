@@ -331,7 +331,7 @@ class SearchSpace(AsText):
         Raises:
             ValueError: The Arch is not a base model of this space.
         """
-        genes = [0] * self.num_genes
+        genes = np.zeros(self.num_genes, dtype=np.int64)
         wanted = {
             'resolution': arch.resolution,
             'stem': arch.stem.out_channels,
@@ -356,9 +356,9 @@ class SearchSpace(AsText):
                     genes[stage.channels] = after
                 is_known = stage.find(blocks, before, after, genes)
                 before = after
-        if not is_known or self.decode(np.array(genes)) != arch:
+        if not is_known or self.decode(genes) != arch:
             raise UsageError(f'arch {arch.digest[:10]} is not a base model of this space')
-        return self.genotype(np.array(genes))
+        return self.genotype(genes)
 
     # ---------------------------------------------------------------- scalings
 

@@ -247,7 +247,7 @@ class CostTable:
         resolution = digit(self.space.ends.columns['resolution'])
         total = np.zeros((len(entries), 3), dtype=np.int64)
         for slot in slots:
-            option = sum((digit(c) * step for c, step in stage.index(slot)[0]), zero)
+            option = sum((digit(c) * step for c, step in stage.steps(slot)), zero)
             place = (resolution, zero if slot else digit(stage.before), digit(stage.channels))
             own, extra = costs.further, costs.further
             if slot == 0:

@@ -76,10 +76,9 @@ def _take_synonyms(stage: StageGenes, genes: Genes, rng: np.random.Generator) ->
         same = ids == np.take_along_axis(ids, option[:, None], axis=1)
         same = same.reshape(len(rows), options.shared, options.private)
         private = _any_of(same[np.arange(len(rows)), shared[rows]], rng)
-        digits = np.unravel_index(shared[rows] * options.private + private, options.sizes)
-        for column, digit in zip(stage.columns[slot], digits, strict=True):
-            if column is not None:
-                genes[rows, column] = digit
+        own = genes[rows]
+        stage.set_option(own, slot, shared[rows] * options.private + private)
+        genes[rows] = own
 
 
 def _any_of(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:

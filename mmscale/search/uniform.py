@@ -131,10 +131,7 @@ def _draw_blocks(stage: StageGenes, genes: Genes, rng: np.random.Generator) -> N
             lots = rng.random(len(left)) * different.counts[(*place, shared)]
             private = different.privates[(*place, shared, lots.astype(np.int64))]
             option = shared * options.private + private
-            digits = np.unravel_index(option, options.sizes)
-            for column, digit in zip(stage.columns[slot], digits, strict=True):
-                if column is not None:
-                    rows[:, column] = digit
+            stage.set_option(rows, slot, option)
             allowed &= (options.privates[(*place, option)] >= 0) | (slot >= depths)[:, None]
         kept = rng.random(len(left)) * allowed.sum(axis=1) < 1
         genes[left[kept]] = rows[kept]
