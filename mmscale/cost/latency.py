@@ -32,6 +32,8 @@ _FEWEST_NETWORKS = 3
 _MOST = 2**20
 # Of a coefficient, a cost or a time: what is predicted with them is finite.
 _LARGEST = 1e18
+# Of a fit whose growth is 0.
+_ROUNDING = 1e-9
 _METRICS = ('flops', 'params', 'acts')
 
 
@@ -304,6 +306,15 @@ class LatencyModel:
     def predict(self, cost: HasCost) -> Any:
         """Milliseconds of a batch of networks of this cost: a number, or an array of arrays."""
         return self.a + self.b * cost.acts + self.c * cost.flops
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it predicts the same for all networks, up to rounding: their times are noise."""
+        growth = max(
+            (self.b * network.acts + self.c * network.flops for network in self.networks),
+            default=self.b + self.c,
+        )
+        return growth <= _ROUNDING * self.a
 
     def pearson_interval(self, metric: str) -> tuple[float, float] | None:
         """The 95 % interval of the correlation of time with a metric, by bootstrap.

@@ -19,9 +19,17 @@ _BYTES = 4
 
 
 def check_metric(metric: str, latency_model: LatencyModel | None) -> None:
-    """Raises UsageError for an unknown metric, and for latency without a model of it."""
-    if choice('metric', metric, METRICS) == 'latency' and latency_model is None:
+    """Raises UsageError for an unknown metric, and for latency without a model that is of use."""
+    if choice('metric', metric, METRICS) != 'latency':
+        return
+    if latency_model is None:
         raise UsageError('metric=latency needs a latency_model')
+    if latency_model.is_constant:
+        raise UsageError(
+            f'latency_model predicts {latency_model.a:.4g} ms for every network: the times that '
+            f'it was fitted to do not grow with acts or flops; fit it anew with more repeats, on '
+            f'a machine that does nothing else'
+        )
 
 
 def value_of(cost: Cost, metric: str, latency_model: LatencyModel | None = None) -> float:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmscale.cost import Cost, Costs, LatencyModel, LatencySetting, measure_latency
+from mmscale.cost.scaled import check_metric
+from mmscale.errors import UsageError
 
 SETTING = LatencySetting('cpu', 'a processor', threads=2, batch=8)
 
@@ -241,3 +243,10 @@ def test_a_correlation_has_an_interval_by_bootstrap():
     assert LatencyModel.fit(same, times, SETTING).pearson_interval('params') is None
     with pytest.raises(ValueError, match="metric='ms' is not one of"):
         model.pearson_interval('ms')
+
+
+def test_a_model_that_tells_no_sizes_apart_answers_no_budget():
+    costs = [Cost(flops=n * 1000, params=1, acts=n * 10) for n in (1, 2, 3)]
+    model = LatencyModel.fit(costs, [5.0, 5.0, 5.0], SETTING)
+    with pytest.raises(UsageError, match=r'predicts 5 ms for every network.*more repeats'):
+        check_metric('latency', model)
