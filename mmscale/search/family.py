@@ -42,16 +42,16 @@ class Candidate:
         genotype: Canonical.
         strategy: One Scaling per scaling stage.
         fitness: Weighted mean of the scores over the scaling stages.
-        cost: Cost of the base model, in units of the budget.
+        cost: Cost of the base model, in units of the budget; a float for latencies.
     """
 
     genotype: Genotype
     strategy: Strategy
     fitness: Fraction
-    cost: int
+    cost: float
 
     @property
-    def order(self) -> tuple[Fraction, int, tuple[int, ...], list[tuple[float, ...]]]:
+    def order(self) -> tuple[Fraction, float, tuple[int, ...], list[tuple[float, ...]]]:
         """Sorts the best first: higher fitness, then lower cost, then smaller genes."""
         scalings = [(s.depth, s.width, s.resolution) for s in self.strategy]
         return -self.fitness, self.cost, self.genotype.genes, scalings
@@ -66,7 +66,7 @@ class FamilyFitness:
     """Scores base models by the family of scaled networks that a strategy makes of them.
 
     Args:
-        feasibility: The budgets.
+        feasibility: The budgets and caps.
         weights: Weight of every scaling stage's score in the fitness; a scaling stage of weight
             0 is not evaluated. The default counts the scaled networks alone: 0 for scaling stage
             0 and 1 for the others.
@@ -96,26 +96,17 @@ class FamilyFitness:
             raise UsageError(f'weights={list(weights)!r:.60}: at least one must be above 0')
 
     def alone(self, scaling_stage: int) -> FamilyFitness:
-        """The fitness that counts one scaling stage, with the budgets of it and of the base."""
-        budgets = self.feasibility
-        feasibility = Feasibility(
-            budgets.table,
-            budgets.budget,
-            budgets.metric,
-            budgets.tolerance,
-            scaled_stages=[scaling_stage] if scaling_stage else [],
-        )
+        """The fitness that counts one scaling stage, with the limits of it and of the base."""
+        feasibility = self.feasibility.only([scaling_stage] if scaling_stage else [])
         stages = len(self.space.scaling_stages)
         weights = [int(j == scaling_stage) for j in range(stages)]
         return FamilyFitness(feasibility, weights)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Budgets and weights, plain JSON data."""
+        """Budgets, caps and weights, plain JSON data."""
         return {
-            'budget': self.feasibility.budget,
-            'metric': self.feasibility.metric,
-            'tolerance': self.feasibility.tolerance,
+            **self.feasibility.settings,
             'weights': [float(weight) for weight in self.weights],
         }
 
@@ -186,7 +177,7 @@ class FamilyFitness:
     def candidate(self, proposal: Proposal, scores: Sequence[Score]) -> Candidate:
         """A family whose scores are known."""
         genes = np.array([proposal.genes], dtype=np.int64)
-        cost = int(self.feasibility.cost(genes)[0])
+        cost = self.feasibility.cost(genes)[0].item()
         genotype = self.space.genotype(genes[0])
         return Candidate(genotype, proposal.strategy, self.mean(scores), cost)
 

@@ -22,6 +22,7 @@ from mmscale.cost import match_scaling
 from mmscale.errors import UsageError
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
+from mmscale.search.limits import measure, shown
 from mmscale.search.record import Batch, Record
 from mmscale.search.result import FamilyMember, OnStep, SearchResult
 from mmscale.search.scoring import Scorer
@@ -109,7 +110,9 @@ class GivenFamily:
         self.archs = [
             apply_scaling(arch, scaling, space.rule, rounding) for scaling in self.strategy
         ]
-        costs = [getattr(family.feasibility.table.cost(arch), metric) for arch in self.archs]
+        limits, table = family.feasibility.limits, family.feasibility.table
+        found = [table.cost(arch) for arch in self.archs]
+        costs = [measure(cost, metric, limits.latency_model) for cost in found]
         self.deviations = [cost / (costs[0] * 2**j) - 1 for j, cost in enumerate(costs)]
 
     @property
@@ -135,6 +138,15 @@ class GivenFamily:
                     f'scaling stage {j} of the given family misses its budget by {deviation:+.1%}',
                     stacklevel=2,
                 )
+            for limit in family.feasibility.limits.of(j)[1:]:
+                own = family.feasibility.table.cost(self.archs[j])
+                if limit.excess(limit.deviations(own)):
+                    warnings.warn(
+                        f'scaling stage {j} of the given family misses {limit.key}: '
+                        f'{shown(measure(own, limit.metric, limit.model), limit.metric)}, not '
+                        f'{limit}',
+                        stacklevel=2,
+                    )
         record.step = 'given family' if family.is_scaled else 'given network'
         record.most_evaluations = self.most_evaluations
         scores = yield Batch(self.archs)
