@@ -26,7 +26,8 @@ from mmscale.engine.candidates import (
     each,
     out_of_memory_is_of_the_candidate,
 )
-from mmscale.engine.images import Images, Targets, bytes_of, content_of
+from mmscale.engine.content import Targets, bytes_of
+from mmscale.engine.images import HANDLING, PLACES, Images, content_of
 from mmscale.errors import UsageError, one_line
 from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
@@ -134,8 +135,10 @@ class SubnetEvaluator:
         # Of the networks scored last, so that what is shipped is not calibrated again.
         self._statistics: dict[Arch, dict[str, torch.Tensor]] = {}
         self._weights: list[tuple[int, int]] = []
+        # What is read is known by its content, see :attr:`fingerprint`.
+        unsaid = HANDLING | PLACES
         self._settings = {
-            'dataloader': content_of(dataloader),
+            'dataloader': content_of(dataloader, unsaid),
             'max_images': max_images,
             'side': side,
             'bn': bn,
@@ -143,7 +146,7 @@ class SubnetEvaluator:
         }
         if bn == 'recalibrated':
             self._settings |= {
-                'calibration_dataloader': content_of(calibration_dataloader),
+                'calibration_dataloader': content_of(calibration_dataloader, unsaid),
                 'calibration_images': calibration_images,
             }
         # Only what is set: archives from before there were such settings go on.
@@ -210,7 +213,11 @@ class SubnetEvaluator:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What the scores depend on: weights, data, settings, kind of device, torch."""
+        """What the scores depend on: weights, data, settings, kind of device, torch.
+
+        Data are the contents of all images and annotation files, see :meth:`Images.digest`, and
+        the pipelines as the config has them. With ``cache=False`` every image is read for it once.
+        """
         backbone = self.model.backbone
         resolution = backbone.space.resolution
         images = {'images': self._images.digest(resolution)}

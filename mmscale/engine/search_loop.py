@@ -284,6 +284,8 @@ class SearchLoop(BaseLoop):
         start = time.monotonic()
         self._runner.logger.info(f'{self.table.space}')
         ranks = Ranks()
+        # All images at this resolution are part of the fingerprint: no rank makes them alone.
+        self.evaluator.prepare_together(self.table.space.resolution, ranks)
         fingerprint = self.evaluator.fingerprint
         archive = self._open_archive(fingerprint, ranks.rank)
         seconds = Path(self._runner.work_dir) / 'seconds' / f'rank{ranks.rank:04d}.jsonl'
