@@ -28,7 +28,8 @@ from mmscale.engine.candidates import (
 )
 from mmscale.engine.content import Targets, bytes_of
 from mmscale.engine.images import HANDLING, PLACES, Images, content_of
-from mmscale.errors import UsageError, one_line
+from mmscale.engine.single_images import archs_of_smallest_maps, refusal_of_one
+from mmscale.errors import UsageError
 from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
 from mmscale.search import EvaluationError, Score
@@ -184,22 +185,15 @@ class SubnetEvaluator:
 
     def _check_single_images(self, name: str) -> None:
         """Refuses batches of one image where maps of 1 x 1 leave BN layers one value each."""
-        space = self.model.backbone.space
-        stage = min(
-            range(len(space.scaling_stages)),
-            key=lambda j: space.scaling_stages[j].resolution[0],
-        )
-        arch = space.smallest(stage)
-        part = self.normalised_part(self._raw(arch, self.sides[0])).train()
-        images = next(self._calibration.batches(arch.resolution))[0][:1]
-        try:
-            with torch.no_grad():
-                part(images)
-        except ValueError as error:
-            raise UsageError(
-                f'{name}: BN layers cannot take statistics of one image at {arch.resolution} px '
-                f'({one_line(error):.100}): take a batch_size of 2 or more, and as many images'
-            ) from None
+        for arch in archs_of_smallest_maps(self.model.backbone.space):
+            part = self.normalised_part(self._raw(arch, self.sides[0]))
+            error = refusal_of_one(part, arch.stem.in_channels, arch.resolution)
+            if error:
+                raise UsageError(
+                    f'{name}: BN layers cannot take statistics of one image at '
+                    f'{arch.resolution} px ({error}): take a batch_size of 2 or more, and as '
+                    'many images'
+                )
 
     @staticmethod
     def targets_of(data_samples: list) -> Targets:
