@@ -95,6 +95,8 @@ class DetectionEvaluator(SubnetEvaluator):
         ValueError: A setting is not allowed.
     """
 
+    counts_answers = False
+
     def __init__(self, model: SuperNetDetector, *args: Any, **kwargs: Any) -> None:
         if not isinstance(model, SuperNetDetector):
             raise TypeError(

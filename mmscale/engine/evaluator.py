@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.model import BaseModel
@@ -84,12 +86,15 @@ class SubnetEvaluator:
         candidates_per_pass: So many candidates of one resolution share a pass over the images.
 
     Attributes:
+        counts_answers: Whether scores count right answers, so that they have a binomial error.
         images_seen: Images that were scored so far.
         images_saved: Images that were not, because enough others were wrong.
 
     Raises:
         ValueError: A setting is not allowed.
     """
+
+    counts_answers: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -154,16 +159,16 @@ class SubnetEvaluator:
         chosen = {'amp': amp, 'evaluation_channels_last': channels_last}
         self._settings |= {key: value for key, value in chosen.items() if value is not None}
         kept = dict(cache=cache, cache_dir=Path(cache_dir), cache_bytes=cache_bytes)
-        self._images = Images(
+        self._make_images = partial(
+            Images,
             dataloader,
             model.data_preprocessor,
-            max_images,
-            'max_images',
-            'test_dataloader',
-            self.targets_of,
+            name='test_dataloader',
+            targets_of=self.targets_of,
             even=bn == 'batch',
             **kept,
         )
+        self._images = self._make_images(max_images, 'max_images')
         self._calibration = Images(
             calibration_dataloader,
             model.data_preprocessor,
@@ -182,6 +187,27 @@ class SubnetEvaluator:
         ):
             if images is not None and images.has_single_images:
                 self._check_single_images(name)
+
+    def on_images(self, count: int, key: str) -> SubnetEvaluator:
+        """The same evaluator with another number of scoring images; they share the others.
+
+        Args:
+            count: Number of scoring images.
+            key: The setting that it comes from, for the error.
+
+        Raises:
+            UsageError: There are not so many.
+        """
+        other = copy.copy(self)
+        other._images = self._make_images(count, key)
+        other._settings = {**self._settings, 'max_images': count}
+        other.images_seen = other.images_saved = 0
+        return other
+
+    @property
+    def num_images(self) -> int:
+        """How many images a network is scored on."""
+        return len(self._images)
 
     def _check_single_images(self, name: str) -> None:
         """Refuses batches of one image where maps of 1 x 1 leave BN layers one value each."""

@@ -74,6 +74,9 @@ class Images:
             for nowhere; or ``disk``, as uint8.
         cache_dir: Folder of the images on the disk.
         cache_bytes: What they may take there.
+
+    Attributes:
+        size: How many images the dataset has.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class Images:
         self._loader = build_dataloader(dict(dataloader))
         self._prepare = prepare
         self._name = name
-        size = len(self._loader.dataset)
+        self.size = size = len(self._loader.dataset)
         accept_draws(self._loader.dataset)
         if count is not None and not 1 <= count <= size:
             raise UsageError(f'{key}={count} must lie in 1..{size}, the images there are')
