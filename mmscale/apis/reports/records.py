@@ -38,6 +38,7 @@ class Evaluated:
         resolution: Side of its input, in pixels.
         depth: Number of its blocks.
         width: Channels of its last network stage.
+        total: What the score is a share of.
     """
 
     digest: str
@@ -46,6 +47,7 @@ class Evaluated:
     resolution: int
     depth: int
     width: int
+    total: int = 1
 
 
 @dataclass
@@ -153,6 +155,7 @@ def _take(records: Records, found: Iterator[dict[str, Any]]) -> None:
                 arch['resolution'],
                 len(whole),
                 whole[-1]['out_channels'],
+                score['total'],
             )
         )
     for (kind, kernel, *widths, groups, act, se), count in counted.items():
