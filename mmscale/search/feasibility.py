@@ -107,7 +107,7 @@ class Feasibility:
     @property
     def base_range(self) -> tuple[float, float]:
         """Lowest and highest cost of any base model."""
-        return self.limits.range(self.metric, [Scaling()])
+        return self.limits.range(self.metric)
 
     @property
     def noun(self) -> str:
