@@ -50,7 +50,8 @@ class Feasibility:
         table: Costs of the space.
         budget: Budget of the base model, in units of `metric`; or budgets by metric, of which the
             first one grows as above, and the others are of the base model, or lists with a number
-            or None per scaling stage.
+            or None per scaling stage. None, in a space with one scaling stage, for caps alone or
+            for no limit at all.
         metric: ``flops`` (the default), ``params``, ``acts`` or ``latency``; not beside budgets
             by metric.
         tolerance: Largest relative deviation from a budget.
@@ -71,7 +72,7 @@ class Feasibility:
     def __init__(
         self,
         table: CostTable,
-        budget: Budget,
+        budget: Budget | None,
         metric: str | None = None,
         tolerance: float = 0.05,
         scaled_stages: Iterable[int] | None = None,
@@ -79,12 +80,18 @@ class Feasibility:
         latency_model: LatencyModel | str | Path | None = None,
     ) -> None:
         model = read_latency_model(latency_model)
+        if budget is None and len(table.space.scaling_stages) > 1:
+            raise UsageError(
+                'budget=None: a family grows with the budget of its base model, so there must be '
+                'one; only a space with one scaling stage is searched without'
+            )
         if not isinstance(budget, Mapping):
             check_metric(metric or 'flops', model, f'metric={metric!r}')
+        if budget is not None and not isinstance(budget, Mapping):
             budget = {metric or 'flops': number('budget', budget, above=0)}
         self.limits = Limits(table, budget, caps, tolerance, model)
-        self.metric = self.limits.growing
-        self.budget = self.limits.budgets[self.metric]
+        self.metric = self.limits.growing or metric or next(iter(self.limits.caps), 'flops')
+        self.budget = self.limits.budgets.get(self.metric)
         if metric not in (None, self.metric):
             raise UsageError(
                 f'metric={metric!r:.60} beside budget={dict(budget)!r:.60}: the first budget is '
@@ -152,7 +159,7 @@ class Feasibility:
             Shape (n, scaling stages).
         """
         base = self.cost(genes)
-        columns = [base / self.budget - 1]
+        columns = [np.zeros(len(genes)) if self.budget is None else base / self.budget - 1]
         for j, scaling in enumerate(strategy[1:], start=1):
             if j in self.scaled_stages:
                 grown = self.limits.of(j)[0]
@@ -213,7 +220,7 @@ class Feasibility:
         """Sum over the scaling stages of what deviates more than allowed, shape (n,)."""
         own = self.table.costs(genes)
         base = self._measure(own)
-        columns = []
+        columns = [np.zeros(len(genes))]
         for j, scaling in enumerate(strategy):
             if j == 0 or j in self.scaled_stages:
                 costs = self.table.costs(genes, scaling) if j else own

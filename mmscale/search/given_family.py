@@ -23,8 +23,10 @@ from mmscale.errors import UsageError
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
 from mmscale.search.limits import measure, shown
+from mmscale.search.record import Batch, Record
 from mmscale.search.result import FamilyMember, OnStep, SearchResult
 from mmscale.search.scoring import Scorer
+from mmscale.search.searcher import Steps
 from mmscale.search.varied import varied
 
 GivenBase = Genotype | Arch | str | Mapping[str, Any] | Sequence[int]
@@ -118,11 +120,11 @@ class GivenFamily:
         """Distinct Archs that :meth:`run` evaluates."""
         return len(set(self.archs))
 
-    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
+    def steps(self, record: Record, on_step: OnStep | None = None) -> Steps[SearchResult]:
         """Scores the family.
 
         Args:
-            scorer: Scores Archs.
+            record: What is known.
             on_step: Not called: there are no steps.
 
         Raises:
@@ -145,11 +147,11 @@ class GivenFamily:
                         f'{limit}',
                         stacklevel=2,
                     )
-        scorer.step = 'given family' if family.is_scaled else 'given network'
-        scorer.most_evaluations = self.most_evaluations
-        scores = scorer.score(self.archs)
+        record.step = 'given family' if family.is_scaled else 'given network'
+        record.most_evaluations = self.most_evaluations
+        scores = yield Batch(self.archs)
         if any(scores[j] is None for j in family.scored_stages):
-            raise UsageError(scorer.explain_failures())
+            raise UsageError(record.explain_failures())
         table = family.feasibility.table
         return SearchResult(
             base=self.base,
@@ -161,8 +163,8 @@ class GivenFamily:
             ),
             fitness=family.mean([scores[j] for j in family.scored_stages]),
             chain=(),
-            evaluations=scorer.evaluations,
-            failed=len(scorer.failed),
+            evaluations=record.evaluations,
+            failed=len(record.failed),
             seed=None,
             settings={
                 'strategy': [scaling.to_json() for scaling in self.strategy],
@@ -170,3 +172,7 @@ class GivenFamily:
             },
             varied=varied(family.space),
         )
+
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
+        """Searches with a scorer, see :meth:`steps`."""
+        return scorer.drive(self.steps(scorer, on_step))
