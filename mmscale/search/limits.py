@@ -252,7 +252,7 @@ class Limits:
         for stage in stages:
             limits = [limit for limit in self.of(stage) if not limit.is_multiple]
             for limit in limits:
-                self._check_reach(limit, stage, scalings(stage), noun)
+                self.check_reach(limit, stage, scalings(stage), noun)
             least = {limit.metric: self._least(limit) for limit in self.of(stage)[::-1]}
             for limit in limits:
                 if limit.tolerance is None and limit.value < least[limit.metric]:
@@ -267,9 +267,20 @@ class Limits:
         """The lowest cost that a limit allows, whatever the base model."""
         return limit.least * (self.of(0)[0].least if limit.is_multiple else 1)
 
-    def _check_reach(
+    def check_reach(
         self, limit: Limit, stage: int, scalings: Sequence[Scaling], noun: str
     ) -> None:
+        """Checks that a limit is within reach of networks under any of some scalings.
+
+        Args:
+            limit: The limit, which is no multiple.
+            stage: The scaling stage that messages name, if it is not 0.
+            scalings: The scalings.
+            noun: What messages call a network of scaling stage 0.
+
+        Raises:
+            UsageError: It is not; the message names the range that is.
+        """
         is_cap = limit.tolerance is None
         slack = 0 if is_cap else self.tolerance
         low, high = math.inf, -math.inf
