@@ -3,7 +3,7 @@
 
 import argparse
 
-from mmscale.apis.any_budget import any_budget, read_limits, verify
+from mmscale.apis.any_budget import answer_budgets, read_limits, verify
 from mmscale.apis.plan import make_plan
 from mmscale.apis.search import (
     check_search,
@@ -138,7 +138,7 @@ def answer(args: argparse.Namespace) -> None:
     if args.config is not None:
         config = load_config(args)
         check_search(config)
-    answers = any_budget(
+    answers = answer_budgets(
         args.from_archive,
         args.budget,
         read_limits('cap', ','.join(args.cap)) if args.cap else None,

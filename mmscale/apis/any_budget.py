@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from mmscale.cost import Costs, CostTable, LatencyModel
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.search import Archive, Score, Scorer
 from mmscale.search.best_predicted import BestPredicted, Predicted
+from mmscale.search.distinct import distinct_scalings
 from mmscale.search.limits import Limits, read_latency_model
 from mmscale.search.reporting import SecondsLog
 from mmscale.search.surrogate import FEWEST_SCORES, Surrogate
@@ -201,7 +201,7 @@ def _answer(archived: _Archived, limits: Limits, number: int, seed: int) -> Budg
     )
 
 
-def any_budget(
+def answer_budgets(
     work_dir: str | Path,
     budgets: Budgets | Sequence[Budgets] = (),
     caps: Budgets | None = None,
@@ -233,7 +233,7 @@ def any_budget(
             scores.
 
     Example:
-        >>> answers = any_budget('work_dirs/search-mcea_digits', 'flops=1M')  # doctest: +SKIP
+        >>> answers = answer_budgets('work_dirs/search-mcea_digits', 'flops=1M')  # doctest: +SKIP
         >>> answers.answers[0].networks[0].predicted.mean  # doctest: +SKIP
         0.71
     """
@@ -241,7 +241,7 @@ def any_budget(
         raise UsageError(f'work_dir={work_dir!r:.60} must be the work dir of a search')
     integer('number', number, 1, 1000)
     integer('seed', seed, 0)
-    if isinstance(budgets, (str, Mapping)):
+    if not isinstance(budgets, (list, tuple)):
         budgets = [budgets]
     questions = [read_limits('budget', budget) for budget in budgets]
     own_caps = {} if caps is None else read_limits('cap', caps)
@@ -256,7 +256,7 @@ def any_budget(
         for question in questions or [{}]
     ]
     stages = range(len(table.space.scaling_stages))
-    scalings = list(chain.from_iterable(map(table.space.scalings, stages)))
+    scalings = [scaling for j in stages for scaling in distinct_scalings(table.space, j)]
     for one in limits:
         for limit in one.of(0):
             one.check_reach(limit, 0, scalings, 'network')
