@@ -41,7 +41,7 @@ Budgets = str | Mapping[str, float | str]
 # A surrogate of more scores takes seconds to fit and is hardly better.
 _MOST_SCORES = 1000
 _FOLDS = 4
-# Networks of like cost deviate by so much from the budgets at most.
+# Networks of like cost deviate by so much from the first budget at most.
 _LIKE = 0.4
 _ARCHIVED = 3
 _STARTS = 12
@@ -189,9 +189,8 @@ def _answer(archived: _Archived, limits: Limits, number: int, seed: int) -> Budg
     is_met = bool((excess == 0).any())
     shown_too = order[: min(_ARCHIVED, (excess == 0).sum() if is_met else _ARCHIVED)]
     like = np.ones(len(excess), dtype=bool)
-    for limit in limits.of(0):
-        if limit.tolerance is not None:
-            like &= np.abs(limit.deviations(archived.costs)) <= _LIKE
+    if limits.budgets:
+        like = np.abs(limits.of(0)[0].deviations(archived.costs)) <= _LIKE
     return BudgetAnswer(
         dict(limits.budgets),
         tuple(network(one.arch, one) for one in found),

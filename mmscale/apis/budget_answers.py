@@ -55,6 +55,8 @@ class Ranking:
         return cls(number, tau, float(np.abs(predicted - measured).mean()))
 
     def __str__(self) -> str:
+        if not self.networks:
+            return 'there are none'
         tau = 'no tau of so few' if self.tau is None else f'tau {self.tau:.2f}'
         error = '' if self.error is None else f', mean error {100 * self.error:.1f} points'
         return f'{tau} over {self.networks} networks{error}'
