@@ -62,13 +62,14 @@ def parse_args() -> argparse.Namespace:
         '--json', action='store_true', help='print profile, plan or answers as JSON'
     )
     args = parser.parse_args()
-    looks_only = args.profile or args.plan or args.from_archive is not None
-    if args.json and not looks_only:
-        parser.error('--json needs --profile, --plan or --from-archive')
-    if args.config is None and args.from_archive is None:
+    is_answer = args.from_archive is not None
+    looks_only = args.profile or args.plan
+    if args.json and not (looks_only or is_answer):
+        parser.error('--json needs --profile or --plan, or --from-archive')
+    if args.config is None and not is_answer:
         parser.error('the following arguments are required: config')
     _check_budgets(parser, args)
-    if args.launcher != 'none' and (looks_only or args.dry_run):
+    if args.launcher != 'none' and (looks_only or is_answer or args.dry_run):
         parser.error(
             '--profile, --plan, --dry-run and --from-archive run in one process: leave out '
             '--launcher'
@@ -76,7 +77,7 @@ def parse_args() -> argparse.Namespace:
     if args.retry_failed and not args.resume:
         parser.error('--retry-failed needs --resume')
     if args.resume and looks_only:
-        parser.error('--profile, --plan and --from-archive do not search: leave out --resume')
+        parser.error('--profile and --plan touch nothing: leave out --resume')
     return args
 
 
@@ -125,6 +126,8 @@ def _check_budgets(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
         given = [f'--{key.replace("_", "-")}' for key in keys if getattr(args, key)]
         if given:
             parser.error(f'{given[0]} needs --from-archive')
+    elif args.resume:
+        parser.error('--from-archive does not search: leave out --resume')
     elif args.verify is not None and args.config is None:
         parser.error(
             '--verify runs the config of the search: name it, as in tools/search.py CONFIG '

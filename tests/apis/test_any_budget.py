@@ -201,7 +201,7 @@ def test_the_tool_answers_from_an_archive(work_dir, tmp_path, monkeypatch, capsy
         (['--budget', 'flops=1'], 'the following arguments are required: config'),
         (['config.py', '--budget', 'flops=1'], '--budget needs --from-archive'),
         (['--from-archive', 'x', '--verify', '1'], '--verify runs the config of the search'),
-        (['--from-archive', 'x', '--resume'], 'do not search: leave out --resume'),
+        (['--from-archive', 'x', '--resume'], 'does not search: leave out --resume'),
         (['--from-archive', 'no/such', '--budget', 'flops=1'], 'no/such is not a folder'),
     ],
 )
