@@ -166,10 +166,7 @@ class ScalingSearch:
         row = np.array([self.base.genes], dtype=np.int64)
         feasibility = family.feasibility
         if not feasibility.base_feasible(row)[0]:
-            raise UsageError(
-                f'base has {feasibility.cost(row)[0]:,} {feasibility.metric}, not '
-                f'{feasibility.budget:,} within a tolerance of {feasibility.tolerance:.3g}'
-            )
+            raise UsageError(feasibility.explain_base(row))
 
     @property
     def most_evaluations(self) -> int:
