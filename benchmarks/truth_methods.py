@@ -38,7 +38,7 @@ _FRUITLESS = 50
 # What a network that has no row misses its budget by.
 _MISSING = 1.0
 # Aging evolution: survivors, and how many of them compete for being a parent.
-AGING = (50, 10)
+AGING = (20, 5)
 GA_POPULATION = 20
 
 
@@ -307,10 +307,10 @@ def pymoo_ga(run: Run) -> None:
     from pymoo.algorithms.soo.nonconvex.ga import GA
     from pymoo.core.problem import Problem as Box
     from pymoo.core.repair import Repair
+    from pymoo.core.termination import NoTermination
     from pymoo.operators.crossover.sbx import SBX
     from pymoo.operators.mutation.pm import PM
     from pymoo.operators.sampling.rnd import IntegerRandomSampling
-    from pymoo.termination import NoTermination
 
     space = run.problem.truth.space
     chosen = np.flatnonzero(space.num_choices > 1)
@@ -321,7 +321,7 @@ def pymoo_ga(run: Run) -> None:
         return space.canonicalise(genes)
 
     class Canonical(Repair):
-        def _do(self, problem: Box, X: np.ndarray, **kwargs) -> np.ndarray:  # noqa: N803
+        def _do(self, problem: Box, X: np.ndarray, **kwargs) -> np.ndarray:
             return whole(X)[:, chosen]
 
     operators = dict(prob=1.0, eta=3.0, vtype=float, repair=Canonical())

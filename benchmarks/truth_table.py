@@ -18,6 +18,7 @@ from mmengine.config import Config
 
 from mmscale.arch import SearchSpace
 from mmscale.arch.genes import Gene, Genes
+from mmscale.arch.spoken import shown_number
 from mmscale.cost import CostTable
 from mmscale.errors import UsageError
 
@@ -56,6 +57,8 @@ _NAMES = {
     'se': ('se', 'ses', 'squeeze'),
     'act': ('act', 'activation', 'nonlinearity'),
 }
+# Relative difference of costs that were written in other units.
+_EQUAL = 1e-9
 _SKIPS = ('0', 'skip', 'none', 'identity', 'id', 'x', 's')
 
 
@@ -175,12 +178,11 @@ def read_truth(table: Path, config: Path, accuracy: str | None = None) -> Truth:
             f'{len(rows):,} rows mean {len(genes):,} networks: each counts once, with the mean of '
             f'its rows (they differ from it by at most {spread:.3g} points)'
         )
-    costs, counted = _costs(space, genes, columns, rows, first, notes)
-    truth = Truth(space, genes, means, costs, counted, notes)
+    truth = Truth(space, genes, means, *_costs(space, genes, columns, rows, first, notes), notes)
     if not truth.is_complete:
         notes.append(
-            f'{len(genes):,} of the {space.size:.6g} networks of the space have a row: all methods '
-            f'are told that the others are infeasible, and none is charged for them'
+            f'{len(genes):,} of the {shown_number(space.size)} networks of the space have a row: '
+            f'to all methods the others are infeasible, and none is charged for them'
         )
     return truth
 
@@ -242,11 +244,7 @@ def _costs(
     for metric, others in _METRICS.items():
         own = getattr(table, metric).astype(np.float64)
         column = next((c for c in costs if _plain(c) in others), None)
-        if column is None:
-            costs[metric] = own
-            counted.add(metric)
-            continue
-        given = costs.pop(column)
+        given = own if column is None else costs.pop(column)
         ratio = float(np.median(given / own))
         if not ratio > 0:
             costs[metric] = given
@@ -255,12 +253,13 @@ def _costs(
         unit = 1000.0 ** min(max(round(np.log(ratio) / np.log(1000)), -3), 0)
         costs[metric] = given = given / unit
         off = float(np.abs(given / own - 1).max())
-        if off == 0:
+        if off < _EQUAL:
+            costs[metric] = own
             counted.add(metric)
         else:
             notes.append(
-                f'{column} of the table and {metric} of mmscale differ by up to {100 * off:.3g} %: '
-                f'caps are on those of the table'
+                f'{column} of the table and {metric} as mmscale counts them differ by up to '
+                f'{100 * off:.3g} %: caps are on those of the table'
             )
     return costs, counted
 
@@ -280,9 +279,7 @@ def _split(text: str) -> list[str]:
     return parts if len(parts) > 1 else list(text)
 
 
-def _genes_of_strings(
-    space: SearchSpace, column: str, texts: Sequence[str]
-) -> tuple[Genes, str]:
+def _genes_of_strings(space: SearchSpace, column: str, texts: Sequence[str]) -> tuple[Genes, str]:
     entries = [_split(text) for text in texts]
     lengths = {len(own) for own in entries}
     places = sum(stage.depths[-1] for stage in space.stages)
@@ -311,8 +308,7 @@ def _genes_of_strings(
 
 
 def _words(space: SearchSpace, genes: Sequence[int]) -> Iterator[str]:
-    for gene in genes:
-        yield gene_name(space.genes[gene])
+    return (gene_name(space.genes[gene]) for gene in genes)
 
 
 def gene_name(gene: Gene) -> str:
@@ -342,8 +338,7 @@ def _placewise(
 ) -> tuple[Genes, str]:
     """A symbol per place, as NAS-Bench-Macro has it: the first one (0) skips a place.
 
-    At the first place of a network stage the symbols are its blocks in their order; where these
-    are as many as those of other places, it cannot be skipped.
+    At a first place that cannot be skipped 0 is its first block, if it has one more than others.
     """
     genes = np.zeros((len(texts), space.num_genes), dtype=np.int64)
     by_slot = {(g.stage, g.slot): i for i, g in enumerate(space.genes) if g.slot >= 0}
@@ -428,7 +423,7 @@ def _genes_of_columns(
             return _genewise(space, values, names), (
                 f'genes by the order of the columns {left[0]} to {left[-1]}'
             )
-    missing = [gene_name(space.genes[i]) for i in chosen if i not in values]
+    missing = _words(space, [i for i in chosen if i not in values])
     raise UsageError(
         f'no column arch, and no columns for the genes {", ".join(missing)}; the columns that may '
         f'be genes are {", ".join(left) or "none"}: either name them so, or give one per choice '
@@ -438,8 +433,10 @@ def _genes_of_columns(
 
 def _word(column: str) -> str:
     """The name of a gene without the places that it is of: stage2_block1_kernel is a kernel."""
-    name = re.sub(r'(^|_)(stages?|s|b|blocks?|slots?|layers?)_?(?=\d)', '_', _plain(column))
-    return re.sub(r'_+', '_', re.sub(r'\d+', '_', name)).strip('_')
+    plain = _plain(column)
+    name = re.sub(r'(^|_)(stages?|s|b|blocks?|slots?|layers?)_?(?=\d)', '_', plain)
+    words = (re.sub(r'[_\d]+', '_', each).strip('_') for each in (name, plain))
+    return next(filter(None, words), '')
 
 
 def _listed(text: str, columns: int) -> list[str]:
@@ -468,7 +465,7 @@ def _genewise(
             wrong = next(symbol for symbol in distinct if found[symbol] is None)
             numbers = {symbol: _integer(symbol.strip()) for symbol in distinct}
             if not all(0 <= number < len(own) for number in numbers.values()):
-                shown = ', '.join(str(_simple(value)) for value in own)
+                shown = ', '.join(map(str, own))
                 raise UsageError(
                     f'column {names[gene]}: {wrong!r:.40} is no {gene_name(space.genes[gene])}: '
                     f'allowed are its values {shown}, or their numbers 0 to {len(own) - 1} in all '
@@ -477,10 +474,6 @@ def _genewise(
             found = numbers
         genes[:, gene] = [found[symbol] for symbol in symbols]
     return genes
-
-
-def _simple(value: Any) -> Any:
-    return dict(value) if isinstance(value, tuple) else value
 
 
 def _place(symbol: str, values: Sequence[Any]) -> int | None:
