@@ -227,7 +227,7 @@ def regularised_evolution(run: Run) -> None:
     choices = np.flatnonzero(space.num_choices > 1)
     alive: deque[tuple[float, Genes]] = deque(maxlen=size)
     while not run.is_over:
-        child = run.random()
+        child: Genes | None = None
         if len(alive) == size:
             picked = rng.choice(size, sample, replace=False)
             _, parent = max((alive[i] for i in picked), key=lambda each: each[0])
@@ -241,15 +241,20 @@ def regularised_evolution(run: Run) -> None:
                 if run.is_new(genes):
                     child = genes
                     break
+        child = run.random() if child is None else child
         alive.append((run.ask(child)[0], child))
 
 
-def _optuna(run: Run, name: str) -> None:
+def _optuna(run: Run, name: str, is_conditional: bool) -> None:
     """A sampler of Optuna under ask and tell, with the genes as parameters.
 
-    Genes of numbers are integers, others categories; those that a network does not have are not
-    suggested. A proposal outside the caps is told as a trial whose constraint is violated by its
-    excess, which the samplers rank by that alone.
+    Genes of numbers are integers, others categories. A proposal outside the caps is told as a trial
+    whose constraint is violated by its excess; the samplers rank such trials by that alone.
+
+    Args:
+        run: Counts the evaluations.
+        name: Class of the sampler.
+        is_conditional: Whether blocks that a network does not have are no parameters of it.
     """
     import optuna
 
@@ -258,30 +263,26 @@ def _optuna(run: Run, name: str) -> None:
     study = optuna.create_study(direction='maximize', sampler=sampler)
     space = run.problem.truth.space
     depth_of = [stage.depth for stage in space.stage_genes]
-    chosen = np.flatnonzero(space.num_choices > 1)
-    distributions = {}
-    for i in chosen:
-        gene, most = space.genes[i], int(space.num_choices[i])
-        is_number = all(isinstance(value, (int, float)) for value in gene.values)
-        distributions[i] = (
-            optuna.distributions.IntDistribution(0, most - 1)
-            if is_number
-            else optuna.distributions.CategoricalDistribution(range(most))
-        )
+    chosen = np.flatnonzero(space.num_choices > 1).tolist()
 
     def suggested(trial: optuna.Trial) -> Genes:
         genes = np.zeros(space.num_genes, dtype=np.int64)
-        for i, gene in enumerate(space.genes):
-            if i in distributions and (
-                gene.slot < space.stages[gene.stage].depths[genes[depth_of[gene.stage]]]
-            ):
-                genes[i] = trial._suggest(f'{i}', distributions[i])
+        for i in chosen:
+            gene = space.genes[i]
+            depth = space.stages[gene.stage].depths[genes[depth_of[gene.stage]]]
+            if is_conditional and gene.slot >= depth:
+                continue
+            most = len(gene.values)
+            if all(isinstance(value, (int, float)) for value in gene.values):
+                genes[i] = trial.suggest_int(f'gene {i}', 0, most - 1)
+            else:
+                genes[i] = trial.suggest_categorical(f'gene {i}', range(most))
         return space.canonicalise(genes[None])[0]
 
     while not run.is_over:
         if run.is_stuck:
             genes = run.random()
-            study.enqueue_trial({f'{i}': int(genes[i]) for i in chosen})
+            study.enqueue_trial({f'gene {i}': int(genes[i]) for i in chosen})
         trial = study.ask()
         accuracy, excess = run.ask(suggested(trial))
         if run.problem.caps or not run.problem.truth.is_complete:
@@ -291,12 +292,12 @@ def _optuna(run: Run, name: str) -> None:
 
 def tpe(run: Run) -> None:
     """Optuna's tree-structured Parzen estimator."""
-    _optuna(run, 'TPESampler')
+    _optuna(run, 'TPESampler', is_conditional=True)
 
 
 def nsga2(run: Run) -> None:
-    """Optuna's NSGA-II, of one objective."""
-    _optuna(run, 'NSGAIISampler')
+    """Optuna's NSGA-II, of one objective; parameters that not all trials have it only draws."""
+    _optuna(run, 'NSGAIISampler', is_conditional=False)
 
 
 def pymoo_ga(run: Run) -> None:
