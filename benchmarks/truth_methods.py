@@ -34,11 +34,13 @@ from mmscale.search.operators import randomise_dead
 
 TOTAL = 1_000_000
 # Proposals in a row without a new network, after which a method is given a random one.
-_FRUITLESS = 50
+_FRUITLESS = 20
 # What a network that has no row misses its budget by.
 _MISSING = 1.0
 # Aging evolution: survivors, and how many of them compete for being a parent.
 AGING = (20, 5)
+# Mutations of a parent that may be known or miss the budget.
+_MUTATIONS = 50
 GA_POPULATION = 20
 
 
@@ -231,7 +233,7 @@ def regularised_evolution(run: Run) -> None:
         if len(alive) == size:
             picked = rng.choice(size, sample, replace=False)
             _, parent = max((alive[i] for i in picked), key=lambda each: each[0])
-            for _ in range(_FRUITLESS):
+            for _ in range(_MUTATIONS):
                 genes = randomise_dead(space, parent[None], rng)[0]
                 gene = rng.choice(choices)
                 genes[gene] = (
@@ -248,8 +250,8 @@ def regularised_evolution(run: Run) -> None:
 def _optuna(run: Run, name: str, is_conditional: bool) -> None:
     """A sampler of Optuna under ask and tell, with the genes as parameters.
 
-    Genes of numbers are integers, others categories. A proposal outside the caps is told as a trial
-    whose constraint is violated by its excess; the samplers rank such trials by that alone.
+    Genes of numbers are integers, others categories. A proposal outside the caps is told as a
+    trial whose constraint is violated by its excess; the samplers rank such trials by that alone.
 
     Args:
         run: Counts the evaluations.
