@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from mmscale.search.varied import expansion, group_width
 
 if TYPE_CHECKING:
     from sklearn.tree import ExtraTreeRegressor
+    from threadpoolctl import ThreadpoolController
 
 Floats = NDArray[np.float64]
 
@@ -35,11 +36,17 @@ _TREES = 32
 _SHARPNESS = 2.0
 
 
+@cache
+def _threads() -> ThreadpoolController:
+    """The libraries of the process that have threads of their own: to look for them takes time."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 def _one_thread() -> AbstractContextManager[object]:
     """Sums in one order, however many threads there are: ranks must predict alike."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1)
+    return _threads().limit(limits=1)
 
 
 @lru_cache(maxsize=2**14)
