@@ -324,8 +324,9 @@ def _dry_run(
 
     def on_step(step: ChainStep | Generation) -> None:
         history.write(step)
-        if isinstance(step, ChainStep):
-            logger.info(describe(step, table.space.resolution))
+        line = describe(step, table.space.resolution)
+        if line is not None:
+            logger.info(line)
 
     logger.info(f'dry run of {type(search).__name__}: analytic score, its optimum is 1')
     logger.info(f'{table.space}')

@@ -10,7 +10,7 @@ from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.cost import Cost
 from mmscale.search.entry import Score
 from mmscale.search.noise import WIDTH, neighbours_alike, score_text
-from mmscale.search.result import SCHEMA
+from mmscale.search.result import SCHEMA, predicted_lines
 
 
 @dataclass(frozen=True)
@@ -128,4 +128,4 @@ class ParetoResult:
             line = f'  ± is {WIDTH} standard errors'
             pairs = ', '.join(f'{i} and {i + 1}' for i in self.alike)
             lines.append(line + (f', which do not tell apart {pairs}' if pairs else ''))
-        return '\n'.join(lines)
+        return '\n'.join([*lines, *predicted_lines(self.details)])

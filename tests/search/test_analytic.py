@@ -113,6 +113,22 @@ def test_what_the_search_is_given_is_part_of_the_optimum():
     assert len(alone.archs) == 1
 
 
+def test_with_drift_every_scaling_stage_has_a_base_model_of_its_own():
+    feasibility = small_feasibility()
+    space = feasibility.space
+    evaluator = AnalyticEvaluator(feasibility, seed=1, drift=2)
+    assert evaluator.archs[0] == space.decode(evaluator.base)
+    for j, (arch, scaling) in enumerate(zip(evaluator.archs, evaluator.strategy, strict=True)):
+        assert evaluator.evaluate(arch) == Score(TOTAL, TOTAL)
+        if j:
+            assert arch != space.decode(evaluator.base, scaling)
+            some = all_genotypes(space)
+            some = some[feasibility.base_feasible(some)]
+            some = some[feasibility.scaled_feasible(some, j, scaling)]
+            assert arch in [space.decode(genes, scaling) for genes in some]
+    assert AnalyticEvaluator(feasibility, seed=1).archs[1:] != evaluator.archs[1:]
+
+
 def test_the_fingerprint_names_the_family():
     def evaluator(seed):
         return AnalyticEvaluator(small_feasibility(), seed)
