@@ -377,9 +377,9 @@ def test_the_published_family_can_be_found_by_the_imagenet_search():
     genes = np.array([feasibility.space.encode(get_arch('scalenet-s0-search')).genes])
     strategy = (
         Scaling(),
-        Scaling(1.04, 1.04, 1.14),
-        Scaling(1.36, 1.20, 1.355),
-        Scaling(1.40, 1.40, 1.58),
+        Scaling(1.04, 1.04, 256 / 224),
+        Scaling(1.36, 1.20, 304 / 224),
+        Scaling(1.40, 1.40, 354 / 224),
     )
     assert feasibility.feasible(genes, strategy).all()
     for j in (1, 2, 3):

@@ -177,7 +177,8 @@ class Surrogate:
         # Of features that say the same, as where there is a block and where it is of the only
         # kind, one is kept.
         _, first = np.unique(np.round(scaled[:, varying], 6), axis=1, return_index=True)
-        self._kept = np.flatnonzero(varying)[np.sort(first)]
+        # Where all Archs are alike one feature stands for their constant score.
+        self._kept = np.flatnonzero(varying)[np.sort(first)] if varying.any() else np.array([0])
         inputs = scaled[:, self._kept]
         values = np.array([float(score.value) for score in scores])
         with _one_thread():
