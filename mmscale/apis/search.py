@@ -39,7 +39,7 @@ from mmscale.search import (
 )
 from mmscale.search.analytic import AnalyticEvaluator
 from mmscale.search.forecast import analytic_evaluator
-from mmscale.search.noise import with_error
+from mmscale.search.noise import WIDTH, with_error
 from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe
 from mmscale.search.result_files import read_result
@@ -460,18 +460,16 @@ class SavedResult(Printed):
         rows = []
         for (name, arch), member in zip(self.archs.items(), self._members, strict=True):
             cost, score = member['cost'], member['score']
-            right = score and self._percent(Score(**score))
+            error = 100 * Score(**score).error if score and 'error' in member else None
+            right = score and with_error(100 * score['correct'] / score['total'], error, 1)
             numbers = (f'{cost[key]:,}' for key in ('flops', 'params', 'acts'))
             rows.append((name, arch.resolution, len(arch.blocks), *numbers, right))
-        what = 'percent ± 1.96 standard errors' if self.data.get('counted', True) else 'percent'
-        columns = ('network', 'px', 'blocks', 'flops', 'params', 'acts', f'score, {what}')
+        columns = ('network', 'px', 'blocks', 'flops', 'params', 'acts', 'score, percent')
         title = f'{self.path.parent.name}: {self.data.get("evaluations", 0):,} evaluations'
         told = [f'{what} {value}' for what, value in fitness_facts(self.data)]
+        if any('error' in member for member in self._members):
+            told.append(f'± is {WIDTH} standard errors')
         return [make_table(title, columns, rows), *told]
-
-    def _percent(self, score: Score) -> str:
-        error = 100 * score.error if self.data.get('counted', True) else None
-        return with_error(100 * score.value, error, 1)
 
 
 def load_result(folder: str | Path) -> SavedResult:

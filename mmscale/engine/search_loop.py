@@ -44,6 +44,7 @@ from mmscale.search import (
     Feasibility,
     Generation,
     GivenFamily,
+    ParetoResult,
     ParetoSearch,
     RandomSearch,
     Result,
@@ -344,8 +345,9 @@ class SearchLoop(BaseLoop):
             expected = self._expected_evaluations() if ranks.rank == 0 else 0
             scorer = Scorer(archive, self.evaluator, ranks, progress, on_evaluated, expected)
             result = self.search.run(scorer, self.on_step)
-            if isinstance(result, SearchResult):
+            if isinstance(result, (SearchResult, ParetoResult)):
                 result = replace(result, counted=self.evaluator.counts_answers)
+            if isinstance(result, SearchResult):
                 result = self._finish(result, scorer)
             if ranks.rank == 0:
                 self._write(result, fingerprint, scorer.fresh, time.monotonic() - start)
@@ -447,7 +449,6 @@ class SearchLoop(BaseLoop):
             work_dir / 'result.json',
             {
                 **result.to_json(),
-                **({} if self.evaluator.counts_answers else {'counted': False}),
                 'convention': self.table.convention,
                 'config_hash': self._config_hash(fingerprint),
                 'origin': origin.to_json(),

@@ -9,7 +9,9 @@ apart here is told apart, and of what is not some still differs.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from mmscale.search.entry import Score
 
@@ -53,6 +55,22 @@ def told_apart(one: Score, other: Score) -> bool:
         (False, True)
     """
     return abs(one.value - other.value) > WIDTH * math.hypot(one.error, other.error)
+
+
+def neighbours_alike(scores: Sequence[Score | None]) -> list[int]:
+    """Places of the scores that are not told apart from the next one; None is no score."""
+    return [
+        i
+        for i, (one, other) in enumerate(pairwise(scores))
+        if one is not None and other is not None and not told_apart(one, other)
+    ]
+
+
+def score_text(score: Score | None, counted: bool) -> str:
+    """A score for a table, with 1.96 standard errors if it counts right answers."""
+    if score is None or not counted:
+        return 'none' if score is None else str(score)
+    return f'{score} ± {WIDTH * score.error:.4f}'
 
 
 def with_error(share: Fraction | float, error: float | None, digits: int = 4) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.cost import Cost
 from mmscale.search.entry import Score
+from mmscale.search.noise import WIDTH, neighbours_alike, score_text
 from mmscale.search.result import SCHEMA, predicted_lines
 
 
@@ -60,6 +61,7 @@ class ParetoResult:
         seed: Seed of the search.
         settings: Cost range and schedule, plain JSON data.
         details: What else the search has to tell, plain JSON data.
+        counted: Whether scores count right answers, so that they have a binomial error.
     """
 
     metric: str
@@ -70,6 +72,13 @@ class ParetoResult:
     seed: int
     settings: dict[str, Any]
     details: dict[str, Any] = field(default_factory=dict)
+    counted: bool = True
+
+    @property
+    def alike(self) -> list[int]:
+        """Places in the front whose scores are within the error of the next one's."""
+        scores = [member.score for member in self.front]
+        return neighbours_alike(scores) if self.counted else []
 
     @property
     def fitness(self) -> Fraction:
@@ -87,7 +96,8 @@ class ParetoResult:
             'schema': SCHEMA,
             'kind': 'pareto',
             'metric': self.metric,
-            'front': [member.to_json() for member in self.front],
+            'front': [self._member(member) for member in self.front],
+            **({'within_error': {'front': self.alike}} if self.counted else {'counted': False}),
             'evaluations': self.evaluations,
             'failed': self.failed,
             'hypervolume': list(self.hypervolume),
@@ -95,6 +105,9 @@ class ParetoResult:
             'settings': self.settings,
             'details': self.details,
         }
+
+    def _member(self, member: ParetoMember) -> dict[str, Any]:
+        return {**member.to_json(), **({'error': member.score.error} if self.counted else {})}
 
     def __str__(self) -> str:
         lines = [
@@ -108,6 +121,11 @@ class ParetoResult:
             latency = '' if member.latency is None else f'{member.latency:.3g} ms, '
             lines.append(
                 f'  {i}: {stage}{member.arch.resolution} px, {latency}'
-                f'{member.cost.flops:,} flops, {member.cost.params:,} params, score {member.score}'
+                f'{member.cost.flops:,} flops, {member.cost.params:,} params, '
+                f'score {score_text(member.score, self.counted)}'
             )
+        if self.counted:
+            line = f'  ± is {WIDTH} standard errors'
+            pairs = ', '.join(f'{i} and {i + 1}' for i in self.alike)
+            lines.append(line + (f', which do not tell apart {pairs}' if pairs else ''))
         return '\n'.join([*lines, *predicted_lines(self.details)])

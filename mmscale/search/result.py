@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any, Protocol
 
 from mmscale.arch import Arch, Genotype, Scaling
@@ -14,7 +13,14 @@ from mmscale.cost import Cost
 from mmscale.search.entry import Score
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
-from mmscale.search.noise import WIDTH, shares_told_apart, standard_error, told_apart, with_error
+from mmscale.search.noise import (
+    WIDTH,
+    neighbours_alike,
+    score_text,
+    shares_told_apart,
+    standard_error,
+    with_error,
+)
 from mmscale.search.record import Record
 from mmscale.search.scoring import Scorer
 from mmscale.search.searcher import Steps
@@ -249,11 +255,9 @@ class SearchResult:
         """Scaling stages and the next ones, where the scores are within each other's error."""
         if self.images is None:
             return ()
-        return tuple(
-            (one.scaling_stage, other.scaling_stage)
-            for one, other in pairwise(self.family)
-            if one.score and other.score and not told_apart(one.score, other.score)
-        )
+        stages = [member.scaling_stage for member in self.family]
+        alike = neighbours_alike([member.score for member in self.family])
+        return tuple((stages[i], stages[i + 1]) for i in alike)
 
     @property
     def networks(self) -> dict[str, Arch]:
@@ -332,18 +336,13 @@ class SearchResult:
                     *(str(member.scaling_stage), f'{scaling.depth:g}', f'{scaling.width:g}'),
                     *(str(member.arch.resolution), str(len(member.arch.blocks))),
                     *(f'{cost.flops:,}', f'{ratio:.2f}', f'{cost.params:,}', f'{cost.acts:,}'),
-                    self._shown(member.score),
+                    score_text(member.score, self.images is not None),
                 )
             )
         if not is_scaled:
             unscaled = (3, 4, 5, 7, 8, 9)
             rows = [tuple(row[i] for i in unscaled) for row in rows]
         return '\n'.join([*lines, aligned(rows), *self._told(), *predicted_lines(self.details)])
-
-    def _shown(self, score: Score | None) -> str:
-        if score is None or self.images is None:
-            return 'none' if score is None else str(score)
-        return f'{score} ± {WIDTH * score.error:.4f}'
 
     def _told(self) -> list[str]:
         """Lines of what is within the error, and of the final round."""

@@ -26,6 +26,7 @@ from mmscale.search import (
     pareto_front,
 )
 from mmscale.search.entry import key_of, make_line
+from mmscale.search.noise import with_error
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,7 +170,8 @@ def test_all_choices_of_the_space_are_counted(tmp_path):
     assert 'Expansions of all blocks' in panels and 'Activations of all blocks' not in panels
     # One scaling stage: a network, no family, and no multipliers below the chain.
     assert len(report.pictures['chain'].axes) == 1
-    assert ('fitness', f'{float(result.fitness):.4f}') in report.facts
+    shown = with_error(result.fitness, result.fitness_error)
+    assert ('fitness', shown) in report.facts and '±' in dict(report.facts)['best score']
     labels = report.pictures['front'].axes[0].get_legend_handles_labels()[1]
     assert 'the network found' in labels
     assert not any('famil' in f'{line}' or 'scaling' in f'{line}' for line in report.facts)

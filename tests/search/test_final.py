@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from analytic_problem import all_genotypes, small_feasibility, small_space
 
+from mmscale.arch import Scaling
+from mmscale.cost import count
 from mmscale.search import (
     Archive,
     EvaluationError,
     FamilyFitness,
     FamilyMember,
+    ParetoMember,
+    ParetoResult,
     Score,
     Scorer,
     SearchResult,
@@ -201,6 +205,21 @@ def test_a_result_says_what_is_within_the_error(play):
     assert '±' not in str(other) and other.to_json()['counted'] is False
     assert not {'fitness_error', 'within_error'} & other.to_json().keys()
     assert leaders(other, FamilyFitness(small_feasibility(), [0, 1, 1]), 5)[1:] == []
+
+
+def test_a_front_says_which_neighbours_are_within_the_error():
+    space = small_space()
+    arch = space.smallest()
+    base = space.encode(arch)
+    member = ParetoMember(base, 0, Scaling(), arch, count(arch), Score(500, IMAGES))
+    front = tuple(replace(member, score=Score(n, IMAGES)) for n in (500, 530, 600))
+    result = ParetoResult('flops', front, 9, 0, (0.5,), 3, {})
+    assert result.to_json()['within_error'] == {'front': [0]}
+    assert [one['error'] for one in result.to_json()['front']] == [m.score.error for m in front]
+    text = str(result)
+    assert '600/1000 = 0.6000 ± 0.0304' in text and text.endswith('do not tell apart 0 and 1')
+    other = replace(result, counted=False)
+    assert '±' not in str(other) and 'within_error' not in other.to_json()
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,8 @@ def _search_facts(run: RunFiles) -> list[tuple[str, str]]:
 def _is_counted(run: RunFiles) -> bool:
     """Whether scores count right answers: a detector's do not, nor an analytic score."""
     if run.result is not None:
-        return run.result.get('counted', True)
+        members = run.result['front' if _is_pareto(run) else 'scaling_stages']
+        return any('error' in member for member in members)
     fingerprint = run.records.archive.fingerprint if run.records.archive else {}
     return 'dataloader' in fingerprint and 'score' not in fingerprint
 
