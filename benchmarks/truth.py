@@ -248,12 +248,14 @@ def main() -> int:
         parser.error(str(error))
     for note in truth.notes:
         print(f'note: {note}', file=sys.stderr)
-    rows += measured(problems, methods, args.repeats, args.processes)
+    for row in measured(problems, methods, args.repeats, args.processes):
+        rows.append(row)
+        if args.out is not None:
+            # What is measured is kept, whatever ends the rest.
+            args.out.write_text(json.dumps(rows) + '\n', encoding='utf-8')
     order = list(METHODS)
     known = list(dict.fromkeys([*budgets, *(row['budget'] for row in rows)]))
     rows.sort(key=lambda row: (known.index(row['budget']), order.index(row['method'])))
-    if args.out is not None:
-        args.out.write_text(json.dumps(rows) + '\n', encoding='utf-8')
     if args.plot is not None:
         plot(rows, args.plot)
     if args.json:

@@ -40,6 +40,8 @@ Budgets = str | Mapping[str, float | str]
 
 # A surrogate of more scores takes seconds to fit and is hardly better.
 _MOST_SCORES = 1000
+# So many are left out of fits, a part at a time, to see how well they are predicted.
+_MOST_LEFT_OUT = 500
 _FOLDS = 4
 # Networks of like cost deviate by so much from the first budget at most.
 _LIKE = 0.4
@@ -85,7 +87,7 @@ class _Archived:
         archs: Scored networks.
         scores: Their scores.
         costs: Their costs, each of shape (n,).
-        left_out: Their scores as predicted without them, shape (n,).
+        left_out: Their scores as predicted without them, or NaN, shape (n,).
         number: Scores in the archive.
         surrogate: Fitted to all of them.
     """
@@ -151,8 +153,8 @@ def _read(work_dir: Path, config: Config | None, seed: int) -> _Archived:
 
 
 def _left_out(archs: Sequence[Arch], scores: Sequence[Score], seed: int) -> NDArray[np.float64]:
-    """Every score as predicted by a surrogate that was fitted without it, shape (n,)."""
-    order = np.random.default_rng(seed).permutation(len(archs))
+    """Scores as predicted by surrogates fitted without them, NaN for others, shape (n,)."""
+    order = np.random.default_rng(seed).permutation(len(archs))[:_MOST_LEFT_OUT]
     found = np.full(len(archs), np.nan)
     for part in np.array_split(order, _FOLDS):
         others = np.setdiff1d(order, part)

@@ -262,7 +262,7 @@ class BaseEvolution:
         pool += screened
         pool = [one for one in pool if preselection.is_new(self.family.archs(one))]
         chosen = self._promising(pool, preselection, _RESCALED * limit if is_scaled else limit)
-        if is_scaled:
+        if is_scaled and chosen:
             chosen = self._promising(self._rescaled(chosen, preselection), preselection, limit)
         return chosen
 

@@ -29,6 +29,9 @@ FEWEST_SCORES = 8
 _KERNELS = (3, 5, 7)
 # A feature that varies less than this, beside its size, is a constant.
 _CONSTANT = 1e-9
+# How far beyond those it was fitted to a feature may be, in standard deviations: what nearly all
+# Archs have alike would else be worth thousands of them in one that has it not.
+_BEYOND = 3.0
 # Places of a network stage that have features of their own: those beyond repeat others.
 _MOST_PLACES = 8
 _TREES = 32
@@ -177,8 +180,10 @@ class Surrogate:
         # Of features that say the same, as where there is a block and where it is of the only
         # kind, one is kept.
         _, first = np.unique(np.round(scaled[:, varying], 6), axis=1, return_index=True)
-        self._kept = np.flatnonzero(varying)[np.sort(first)]
+        # Where all Archs are alike one feature stands for their constant score.
+        self._kept = np.flatnonzero(varying)[np.sort(first)] if varying.any() else np.array([0])
         inputs = scaled[:, self._kept]
+        self._ends = inputs.min(axis=0) - _BEYOND, inputs.max(axis=0) + _BEYOND
         values = np.array([float(score.value) for score in scores])
         with _one_thread():
             self._linear = BayesianRidge().fit(inputs, values)
@@ -213,7 +218,7 @@ class Surrogate:
         if not len(archs):
             return np.empty(0), np.empty(0)
         scaled = (self._features(archs) - self._mean) / self._spread
-        inputs = scaled[:, self._kept]
+        inputs = np.clip(scaled[:, self._kept], *self._ends)
         with _one_thread():
             linear, deviation = self._linear.predict(inputs, return_std=True)
             trees = _predict_trees(self._trees, inputs)

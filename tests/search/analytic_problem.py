@@ -1,7 +1,7 @@
 """A small search problem with an analytic score, and a command that searches it.
 
 The command is what the kill-and-resume tests start, kill and start again:
-``python analytic_problem.py WORK_DIR [--ranks N] [--kill MOMENT:NUMBER]``.
+``python analytic_problem.py WORK_DIR [--ranks N] [--surrogate] [--kill MOMENT:NUMBER]``.
 """
 
 import argparse
@@ -190,7 +190,7 @@ def kill_in_append(number, part):
     os.write = killing_write
 
 
-def search(work_dir, communicator=None, kill=None, seed=0):
+def search(work_dir, communicator=None, kill=None, seed=0, surrogate=False):
     moment, number = kill or (None, 0)
     if moment in ('append', 'appended'):
         kill_in_append(number, 0.5 if moment == 'append' else 1)
@@ -198,7 +198,10 @@ def search(work_dir, communicator=None, kill=None, seed=0):
     log = work_dir / f'evaluated{rank}.txt'
     evaluator = KillingEvaluator(log, number if moment == 'evaluation' else 0)
     scorer = make_scorer(work_dir / 'archive', evaluator, communicator)
-    result = MCEA(make_family(), 8, 5, rounds=2, num_base_models=4, seed=seed).run(scorer)
+    found = MCEA(make_family(), 8, 5, rounds=2, num_base_models=4, seed=seed)
+    if surrogate:
+        found = MCEA(make_family(), evaluations=90, seed=seed)
+    result = found.run(scorer)
     if rank == 0:
         (work_dir / 'result.json').write_text(json.dumps(result.to_json(), indent=1))
 
@@ -207,6 +210,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('work_dir', type=Path)
     parser.add_argument('--ranks', type=int, default=1)
+    parser.add_argument('--surrogate', action='store_true')
     parser.add_argument('--kill', help='evaluation:N, append:N or appended:N')
     args = parser.parse_args()
     kill = None
@@ -214,19 +218,19 @@ def main():
         moment, _, number = args.kill.partition(':')
         kill = moment, int(number)
     if args.ranks == 1:
-        search(args.work_dir, kill=kill)
+        search(args.work_dir, kill=kill, surrogate=args.surrogate)
         return
     mine, theirs = multiprocessing.Pipe()
     pid = os.fork()
     if pid == 0:
         mine.close()
         try:
-            search(args.work_dir, PipeCommunicator(1, theirs), kill)
+            search(args.work_dir, PipeCommunicator(1, theirs), kill, surrogate=args.surrogate)
         finally:
             os._exit(0)
     theirs.close()
     try:
-        search(args.work_dir, PipeCommunicator(0, mine))
+        search(args.work_dir, PipeCommunicator(0, mine), surrogate=args.surrogate)
     finally:
         mine.close()
         os.waitpid(pid, 0)

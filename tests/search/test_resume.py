@@ -105,9 +105,16 @@ def test_kills_from_outside_at_random_moments(tmp_path, undisturbed):
     assert known(tmp_path) == digests
 
 
-def test_two_processes_killed_and_resumed_as_one_and_as_two(tmp_path, undisturbed):
+@pytest.mark.parametrize('options', [[], ['--surrogate']])
+def test_two_processes_killed_and_resumed_as_one_and_as_two(tmp_path, undisturbed, options):
     result, digests = undisturbed
-    log = Log(tmp_path)
+    if options:
+        search(tmp_path / 'undisturbed', surrogate=True)
+        result = (tmp_path / 'undisturbed' / 'result.json').read_bytes()
+        digests = known(tmp_path / 'undisturbed')
+    work_dir = tmp_path / 'killed'
+    work_dir.mkdir()
+    log = Log(work_dir)
     runs = [
         ['--ranks', '2', '--kill', 'append:12'],
         ['--kill', 'append:8'],
@@ -115,11 +122,11 @@ def test_two_processes_killed_and_resumed_as_one_and_as_two(tmp_path, undisturbe
         ['--ranks', '2'],
     ]
     for arguments in runs:
-        before = known(tmp_path)
-        code = start(tmp_path, *arguments).wait(60)
+        before = known(work_dir)
+        code = start(work_dir, *options, *arguments).wait(60)
         assert (code == 0) == ('--kill' not in arguments)
-        check_run(tmp_path, log, before)
-        assert len(known(tmp_path)) > len(before)
-    assert len(list((tmp_path / 'archive').iterdir())) == 2
-    assert (tmp_path / 'result.json').read_bytes() == result
-    assert known(tmp_path) == digests
+        check_run(work_dir, log, before)
+        assert len(known(work_dir)) > len(before)
+    assert len(list((work_dir / 'archive').iterdir())) == 2
+    assert (work_dir / 'result.json').read_bytes() == result
+    assert known(work_dir) == digests
