@@ -1,6 +1,5 @@
 """Zero initialisation: which weights begin with 0, and that whatever is loaded wins."""
 
-
 import pytest
 import torch
 from mmengine.runner.checkpoint import load_state_dict
@@ -55,7 +54,9 @@ def test_the_last_norm_of_every_residual_branch_is_zero_and_all_else_as_without(
     assert all(net.get_submodule(name).norm.weight.grad.any() for name in ZEROED)
 
 
-@pytest.mark.parametrize('norm_cfg', [dict(type='GN', num_groups=2), dict(type='BN', affine=False)])
+@pytest.mark.parametrize(
+    'norm_cfg', [dict(type='GN', num_groups=2), dict(type='BN', affine=False)]
+)
 def test_other_norm_layers_are_zeroed_if_they_have_a_weight(norm_cfg):
     net = initialised(norm_cfg=norm_cfg, zero_init_residual=True)
     weights = [net.get_submodule(name).norm.weight for name in ZEROED]
