@@ -79,6 +79,7 @@ def _hidden_text(block: Block) -> str:
     return f'{block.hidden_channels} in groups of {block.grouped_widths[0] // block.groups}'
 
 
+@lru_cache(maxsize=2**16)
 def _canonical_json(part: Any) -> str:
     """Canonical JSON of a block, stem or head; the networks of a space share most of theirs."""
     return json.dumps(part, sort_keys=True, separators=(',', ':'), default=_without_defaults)

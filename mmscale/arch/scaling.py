@@ -116,6 +116,32 @@ def scale_block(
     )
 
 
+@lru_cache(maxsize=2**15)
+def _scaled_stage(
+    stage: tuple[Block, ...],
+    scaling: Scaling,
+    channels: int,
+    widths: WidthRule,
+    rounding: Rounding,
+) -> tuple[Block, ...]:
+    """The blocks of a network stage under a scaling; the networks of a space share most of them.
+
+    Args:
+        stage: The blocks of the base model.
+        scaling: The multipliers.
+        channels: Input width.
+        widths: The width rule.
+        rounding: How scaled numbers become integers.
+    """
+    count = rounding.depth(len(stage), scaling.depth)
+    extended = stage[:count] + (repeated(stage[-1]),) * (count - len(stage))
+    scaled = []
+    for block in extended:
+        scaled.append(scale_block(block, scaling.width, channels, widths, rounding))
+        channels = scaled[-1].out_channels
+    return tuple(scaled)
+
+
 def apply_scaling(
     base: Arch,
     scaling: Scaling,
@@ -169,13 +195,8 @@ def apply_scaling(
     stem = replace(base.stem, out_channels=channels)
     stages = []
     for stage in base.stages:
-        count = rounding.depth(len(stage), scaling.depth)
-        extended = stage[:count] + (repeated(stage[-1]),) * (count - len(stage))
-        scaled = []
-        for block in extended:
-            scaled.append(scale_block(block, scaling.width, channels, widths, rounding))
-            channels = scaled[-1].out_channels
-        stages.append(tuple(scaled))
+        stages.append(_scaled_stage(stage, scaling, channels, widths, rounding))
+        channels = stages[-1][-1].out_channels
     return Arch(
         resolution=rounding.resolution(base.resolution, scaling.resolution),
         stem=stem,

@@ -18,12 +18,20 @@ METRICS = (*(field.name for field in fields(Cost)), 'latency')
 _BYTES = 4
 
 
-def check_metric(metric: str, latency_model: LatencyModel | None) -> None:
-    """Raises UsageError for an unknown metric, and for latency without a model that is of use."""
+def check_metric(
+    metric: str, latency_model: LatencyModel | None, key: str = 'metric=latency'
+) -> None:
+    """Raises UsageError for an unknown metric, and for latency without a model that is of use.
+
+    Args:
+        metric: The metric.
+        latency_model: Predicts latencies.
+        key: The setting that asks for latencies, for messages.
+    """
     if choice('metric', metric, METRICS) != 'latency':
         return
     if latency_model is None:
-        raise UsageError('metric=latency needs a latency_model')
+        raise UsageError(f'{key} needs a latency_model')
     if latency_model.is_constant:
         raise UsageError(
             f'latency_model predicts {latency_model.a:.4g} ms for every network: the times that '

@@ -340,19 +340,36 @@ class CostTable:
             metric: ``flops``, ``params`` or ``acts``.
             scaling: The multipliers.
         """
-        index = Costs._fields.index(choice('metric', metric, Costs._fields))
+        choice('metric', metric, Costs._fields)
+        low, high = self.range_of([int(name == metric) for name in Costs._fields], scaling)
+        return int(low), int(high)
+
+    def range_of(
+        self,
+        weights: Sequence[float],
+        scaling: Scaling = Scaling(),  # noqa: B008
+    ) -> tuple[float, float]:
+        """Lowest and highest weighted sum of the costs of all base models under a scaling.
+
+        As exact as :meth:`range`, up to the rounding of the sum.
+
+        Args:
+            weights: Of flops, params and acts.
+            scaling: The multipliers.
+        """
         stem, stages, head = (part for part in self._all_costs(scaling))
         found = []
         for sign in (1, -1):
-            best = sign * stem[..., index]  # (resolutions, widths)
+            own = sign * np.array(weights)
+            best = stem @ own  # (resolutions, widths)
             for stage, costs in zip(self.space.stage_genes, stages, strict=True):
-                own = _StageCosts(*(sign * cost[..., index] for cost in costs))
-                best = (best[:, :, None] + self._least(stage, own, scaling)).min(axis=1)
-            best = (best[:, :, None] + sign * head[..., index]).min()
+                summed = _StageCosts(*(cost @ own for cost in costs))
+                best = (best[:, :, None] + self._least(stage, summed, scaling)).min(axis=1)
+            best = (best[:, :, None] + head @ own).min()
             if self._after_stages is not None:
                 extreme = self.space.decode(self.space.extreme(sign < 0), scaling)
-                best += sign * _triple(self._after_cost(extreme))[index]
-            found.append(int(sign * best))
+                best += np.array(_triple(self._after_cost(extreme))) @ own
+            found.append(sign * best.item())
         return found[0], found[1]
 
     def _least(self, stage: StageGenes, costs: _StageCosts, scaling: Scaling) -> Integers:

@@ -21,7 +21,9 @@ class FlatLoop(SearchLoop):
     """
 
     search_type: ClassVar[str]
-    budget_keys: ClassVar[tuple[str, ...]] = ('budget', 'metric', 'tolerance', 'weights')
+    budget_keys: ClassVar[tuple[str, ...]] = (
+        *('budget', 'metric', 'tolerance', 'weights', 'caps', 'latency_model'),
+    )
 
     def __init__(self, runner: Runner, dataloader: dict, evaluator: object, **settings: Any):
         super().__init__(runner, dataloader, evaluator, **self.nested(settings))

@@ -22,7 +22,7 @@ from mmscale.arch.checks import integer
 from mmscale.arch.json_files import read_json
 from mmscale.arch.origin import origin_of
 from mmscale.config_parts import type_name
-from mmscale.cost import CostTable
+from mmscale.cost import CostTable, LatencyModel
 from mmscale.engine.distributed import Ranks
 from mmscale.engine.evaluator import SubnetEvaluator
 from mmscale.engine.images import content_of
@@ -49,7 +49,9 @@ from mmscale.search import (
     Search,
     SeparateSearch,
 )
+from mmscale.search.feasibility import Budget
 from mmscale.search.forecast import Forecast, forecast
+from mmscale.search.limits import PerStage
 from mmscale.search.reporting import History, ProgressLog, SecondsLog, describe
 from mmscale.version import __version__
 
@@ -77,10 +79,12 @@ def build_search(
     table: CostTable,
     seed: int,
     search: dict[str, Any],
-    budget: float | None = None,
+    budget: Budget | None = None,
     metric: str | None = None,
     tolerance: float | None = None,
     weights: Sequence[float] | None = None,
+    caps: Mapping[str, PerStage] | None = None,
+    latency_model: LatencyModel | str | Path | None = None,
     **unknown: object,
 ) -> Search:
     """Builds the search of a config; nothing is evaluated, no model or data is needed.
@@ -89,10 +93,13 @@ def build_search(
         table: Costs of the space.
         seed: Seed of the search.
         search: ``type``, registered in ``SEARCHES``, and the settings of its own.
-        budget: Budget of the base model, in units of `metric`.
-        metric: ``flops`` (the default), ``params`` or ``acts``.
+        budget: Budget of the base model, in units of `metric`; or several by metric, see
+            :class:`mmscale.search.Feasibility`.
+        metric: ``flops`` (the default), ``params``, ``acts`` or ``latency``.
         tolerance: Largest relative deviation from any budget, by default 0.05.
         weights: Weight of every scaling stage in the fitness.
+        caps: By metric, what no network of the family may exceed.
+        latency_model: Predicts latencies, or the JSON file of such a model.
         **unknown: Nothing else is known.
 
     Raises:
@@ -114,6 +121,7 @@ def build_search(
         raise UsageError(f'search.type={name!r:.60} is not one of {known}')
     problem: dict[str, Any] = {'table': table, 'seed': seed}
     budgets = dict(budget=budget, metric=metric, tolerance=tolerance, weights=weights)
+    budgets.update(caps=caps, latency_model=latency_model)
     budgets = {key: value for key, value in budgets.items() if value is not None}
     wanted = inspect.signature(search_class).parameters
     if 'family' in wanted:
@@ -188,8 +196,8 @@ class SearchLoop(BaseLoop):
         retry_failed: Whether to evaluate anew what the archive has as failed.
         subnet_evaluator: Further settings of :class:`SubnetEvaluator`, or with ``type`` of
             another: :class:`DetectionEvaluator` for a detector.
-        **budgets: ``budget``, ``metric``, ``tolerance`` and ``weights``, see
-            :func:`build_search`.
+        **budgets: ``budget``, ``metric``, ``tolerance``, ``weights``, ``caps`` and
+            ``latency_model``, see :func:`build_search`.
 
     Raises:
         TypeError: The model is of another kind, or a setting is unknown.

@@ -12,9 +12,11 @@ from mmscale.search.evolution import BaseEvolution, Evolved
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Feasibility, Strategy
 from mmscale.search.given_family import GivenFamily
-from mmscale.search.mcea import MCEA, EvolutionSearch, ScalingSearch
+from mmscale.search.halves import EvolutionSearch, ScalingSearch
+from mmscale.search.mcea import MCEA
 from mmscale.search.pareto import ParetoMember, ParetoResult, ParetoSearch
 from mmscale.search.random_search import RandomSearch
+from mmscale.search.record import Batch, Record
 from mmscale.search.result import (
     ChainStep,
     FamilyMember,
@@ -33,13 +35,16 @@ from mmscale.search.scoring import (
     Scorer,
     SingleProcess,
 )
+from mmscale.search.searcher import Searcher, Steps
 from mmscale.search.separate import SeparateSearch
-from mmscale.search.strategy import InitialStrategy, StrategySearch
+from mmscale.search.strategy import StrategySearch
+from mmscale.search.surrogate import Surrogate
 
 __all__ = [
     'MCEA',
     'Archive',
     'BaseEvolution',
+    'Batch',
     'Candidate',
     'ChainStep',
     'Communicator',
@@ -54,23 +59,26 @@ __all__ = [
     'Feasibility',
     'Generation',
     'GivenFamily',
-    'InitialStrategy',
     'OnStep',
     'ParetoMember',
     'ParetoResult',
     'ParetoSearch',
     'Progress',
     'RandomSearch',
+    'Record',
     'Result',
     'ScalingSearch',
     'Score',
     'Scorer',
     'Search',
     'SearchResult',
+    'Searcher',
     'SeparateSearch',
     'SingleProcess',
+    'Steps',
     'Strategy',
     'StrategySearch',
+    'Surrogate',
     'crowding_distances',
     'hypervolume',
     'most_evaluations',

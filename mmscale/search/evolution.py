@@ -1,24 +1,34 @@
-"""Evolution of the base model under a fixed scaling strategy."""
+"""Evolution of the base model: under a strategy, or towards one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
+from mmscale.arch import Scaling
 from mmscale.arch.checks import integer, number
-from mmscale.arch.space import Genes
+from mmscale.arch.genes import Genes
 from mmscale.errors import UsageError
-from mmscale.search.family import Candidate, FamilyFitness
+from mmscale.search.family import Candidate, FamilyFitness, Proposal
 from mmscale.search.feasibility import Strategy
 from mmscale.search.operators import crossover, mutate, take_new, tournament
+from mmscale.search.preselection import EXPLORATION, Preselection
+from mmscale.search.record import Record
 from mmscale.search.result import Generation, OnStep
-from mmscale.search.schedule import checked_halving
-from mmscale.search.scoring import Scorer
+from mmscale.search.schedule import flag
+from mmscale.search.searcher import Steps
+from mmscale.search.targets import draw_scalable, nearest, options
 
 _TOURNAMENT = 2
 _ATTEMPTS = 8
+# With preselection: so many are proposed for every one that is scored, so many of them at random,
+# and so many of the best get scalings of their own.
+_PROPOSALS = 16
+_RANDOM_SHARE = 0.25
+_RESCALED = 2
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Evolved:
     Attributes:
         population: Survivors, the best first.
         history: Best fitness after every generation; shorter than the schedule if no new
-            feasible base model could be found.
+            feasible base model could be found, or if the evaluations are used up.
     """
 
     population: tuple[Candidate, ...]
@@ -42,6 +52,10 @@ class BaseEvolution:
     crossover and mutation; what does not meet the budgets is repaired or dropped, never scored;
     what is missing then is drawn at random. If nothing new is found the evolution ends early.
 
+    With preselection many more children are proposed, and random ones beside them. A surrogate
+    that is fitted to all scores so far predicts their fitness; those are scored whose prediction
+    and half its standard deviation add up to the most.
+
     Args:
         family: Scores base models under a strategy.
         population: Number of survivors and of children of a generation, at least 2.
@@ -49,6 +63,8 @@ class BaseEvolution:
         mutations: Expected number of gene changes of a child.
         halving: Whether to stop evaluating a child once it certainly cannot survive; who
             survives is the same.
+        is_target: Whether the strategy is a target, to which each base model takes the nearest
+            scalings that are feasible for it; else it must be feasible as it is.
 
     Raises:
         ValueError: A setting is not allowed.
@@ -61,6 +77,7 @@ class BaseEvolution:
         generations: int = 40,
         mutations: float = 1.0,
         halving: bool = False,
+        is_target: bool = False,
     ) -> None:
         integer('population', population, 2)
         integer('generations', generations, 1)
@@ -69,86 +86,269 @@ class BaseEvolution:
         self.population = population
         self.generations = generations
         self.mutations = mutations
-        self.halving = checked_halving(halving)
+        self.halving = flag('halving', halving)
+        self.is_target = is_target
 
-    def run(
+    # ------------------------------------------------------------------ the evolution
+
+    def steps(
         self,
-        scorer: Scorer,
+        record: Record,
         strategy: Strategy,
         rng: np.random.Generator,
-        elites: Genes | None = None,
+        elites: Sequence[Candidate] = (),
+        preselection: Preselection | None = None,
+        evaluations: int | None = None,
         title: str = 'base evolution',
         round_number: int = 1,
         on_step: OnStep | None = None,
-    ) -> Evolved:
-        """Evolves base models under a strategy.
+        mutations: float | None = None,
+    ) -> Steps[Evolved]:
+        """Evolves base models.
 
         Args:
-            scorer: Scores Archs.
+            record: What is known.
             strategy: One Scaling per scaling stage.
             rng: Source of randomness.
-            elites: Genotypes of the first population, shape (n, genes), the best first; those
-                that do not meet the budgets of this strategy are left out.
+            elites: Survivors of an evolution under another strategy. They keep their scalings, and
+                take part under those of this strategy too.
+            preselection: Predicts children before they are scored; None for no such thing.
+            evaluations: Of the whole search at most; None for as many as the generations take.
             title: What progress reports and generations call this evolution.
             round_number: The round it belongs to.
             on_step: Called with every generation.
+            mutations: In the place of those of the settings.
 
         Raises:
             ValueError: No base model was found that meets the budgets, or none can be scored.
         """
-        feasibility, space = self.family.feasibility, self.family.space
-        seen: set[bytes] = set()
-        genes = np.empty((0, space.num_genes), dtype=np.int64)
-        if elites is not None and len(elites):
-            elites = space.canonicalise(elites)
-            elites = elites[feasibility.feasible(elites, strategy)]
-            genes = take_new(elites, seen, self.population)
-        fresh = feasibility.draw(rng, self.population - len(genes), strategy, seen)
-        genes = np.concatenate([genes, fresh])
-        if not len(genes):
-            raise UsageError(feasibility.explain_empty(strategy, rng))
-        survivors: list[Candidate] = []
+        mutations = self.mutations if mutations is None else mutations
+        survivors = _best(elites, self.population)
+        seen = {np.array(c.genotype.genes, dtype=np.int64).tobytes() for c in survivors}
         history: list[Fraction] = []
         for generation in range(self.generations):
-            if generation:
-                genes = self._children(survivors, strategy, rng, seen)
-            if not len(genes):
+            if generation or survivors:
+                proposals = self._children(survivors, strategy, rng, seen, mutations, preselection)
+            else:
+                proposals = self._drawn(self.population, strategy, rng, seen)
+            if elites and not generation and preselection is None:
+                proposals = [*self._under(strategy, survivors), *proposals][: self.population]
+            if not proposals and not survivors:
+                raise UsageError(self._explain(strategy, rng))
+            proposals = affordable(self.family, record, proposals, evaluations)
+            if not proposals:
                 break
-            scorer.step = f'{title}, generation {generation + 1} of {self.generations}'
+            record.step = f'{title}, generation {generation + 1} of {self.generations}'
             # An equal fitness may still survive by its cost or its genes.
             full = len(survivors) == self.population
             least = survivors[-1].fitness if self.halving and full else None
-            survivors += self.family.candidates(scorer, genes, strategy, least)
-            survivors = sorted(survivors, key=lambda c: c.order)[: self.population]
+            predicted = self._predicted(proposals, preselection)
+            scored = yield from self.family.candidates(record, proposals, least)
+            correlation = None
+            if predicted:
+                pairs = [(predicted[c.proposal], float(c.fitness)) for c in scored]
+                correlation = preselection.compare(*zip(*pairs, strict=True)) if pairs else None
+            survivors = _best([*survivors, *scored], self.population)
             if not survivors:
-                raise UsageError(f'{scorer.step}: {scorer.explain_failures()}')
+                raise UsageError(f'{record.step}: {record.explain_failures()}')
             history.append(survivors[0].fitness)
-            scorer.best = survivors[0].fitness
+            record.best = survivors[0].fitness
             if on_step is not None:
                 population = tuple((c.cost, c.fitness) for c in survivors)
-                number = generation + 1
-                on_step(Generation(title, round_number, number, scorer.evaluations, population))
+                on_step(
+                    Generation(
+                        title,
+                        round_number,
+                        generation + 1,
+                        record.evaluations,
+                        population,
+                        correlation,
+                    )
+                )
         return Evolved(tuple(survivors), tuple(history))
+
+    def _explain(self, strategy: Strategy, rng: np.random.Generator) -> str:
+        feasibility = self.family.feasibility
+        if not self.is_target:
+            return feasibility.explain_empty(strategy, rng)
+        pool = feasibility.draw(rng, _ATTEMPTS * self.population)
+        if not len(pool):
+            return feasibility.explain_empty((Scaling(),), rng)
+        return feasibility.explain_unscalable(pool)
+
+    # ------------------------------------------------------------------ what may be scored
+
+    def _scaled(self, genes: Genes, strategy: Strategy) -> list[Proposal]:
+        """Base models with their scalings; without those that do not meet the budgets."""
+        feasibility = self.family.feasibility
+        if self.is_target:
+            genes = genes[feasibility.base_feasible(genes)]
+            strategies = nearest(feasibility, genes, strategy)
+        else:
+            genes = genes[feasibility.feasible(genes, strategy)]
+            strategies = [strategy] * len(genes)
+        return [
+            Proposal(tuple(row.tolist()), own)
+            for row, own in zip(genes, strategies, strict=True)
+            if own is not None
+        ]
+
+    def _under(self, strategy: Strategy, survivors: Sequence[Candidate]) -> list[Proposal]:
+        """Survivors of another strategy under this one, where that is something new."""
+        genes = np.array([c.genotype.genes for c in survivors], dtype=np.int64)
+        known = {c.proposal for c in survivors}
+        return [proposal for proposal in self._scaled(genes, strategy) if proposal not in known]
+
+    def _drawn(
+        self, limit: int, strategy: Strategy, rng: np.random.Generator, seen: set[bytes]
+    ) -> list[Proposal]:
+        feasibility = self.family.feasibility
+        if self.is_target:
+            genes = draw_scalable(feasibility, rng, limit, seen)
+        else:
+            genes = feasibility.draw(rng, limit, strategy, seen)
+        return self._scaled(genes, strategy)
 
     def _children(
         self,
-        parents: list[Candidate],
+        parents: Sequence[Candidate],
         strategy: Strategy,
         rng: np.random.Generator,
         seen: set[bytes],
-    ) -> Genes:
-        feasibility, space = self.family.feasibility, self.family.space
-        pool = np.array([parent.genotype.genes for parent in parents], dtype=np.int64)
-        children = np.empty((0, space.num_genes), dtype=np.int64)
-        for _ in range(_ATTEMPTS):
+        mutations: float,
+        preselection: Preselection | None,
+    ) -> list[Proposal]:
+        """New proposals; with preselection the most promising of many."""
+        if preselection is None or not preselection.is_ready:
+            children = self._bred(parents, self.population, strategy, rng, seen, mutations)
             missing = self.population - len(children)
+            return children + self._drawn(missing, strategy, rng, seen)
+        tried = set(seen)
+        limit = _PROPOSALS * self.population
+        pool = self._bred(parents, limit, strategy, rng, tried, mutations, repairs=False)
+        pool += self._drawn(int(_RANDOM_SHARE * limit), strategy, rng, tried)
+        if not pool:
+            pool = self._bred(parents, self.population, strategy, rng, tried, mutations)
+        pool = [proposal for proposal in pool if preselection.is_new(self.family.archs(proposal))]
+        chosen = self._promising(pool, preselection, _RESCALED * self.population)
+        if self.is_target and self.family.is_scaled:
+            chosen = self._rescaled(chosen, preselection)
+            chosen = self._promising(chosen, preselection, self.population)
+        chosen = chosen[: self.population]
+        seen.update(np.array(proposal.genes, dtype=np.int64).tobytes() for proposal in chosen)
+        return chosen
+
+    def _bred(
+        self,
+        parents: Sequence[Candidate],
+        limit: int,
+        strategy: Strategy,
+        rng: np.random.Generator,
+        seen: set[bytes],
+        mutations: float,
+        repairs: bool = True,
+    ) -> list[Proposal]:
+        feasibility, space = self.family.feasibility, self.family.space
+        budgets = (Scaling(),) if self.is_target else strategy
+        pool = np.array([parent.genotype.genes for parent in parents], dtype=np.int64)
+        children: list[Proposal] = []
+        for _ in range(_ATTEMPTS):
+            missing = limit - len(children)
             if not missing:
-                return children
+                break
             first = pool[tournament(len(pool), missing, _TOURNAMENT, rng)]
             second = pool[tournament(len(pool), missing, _TOURNAMENT, rng)]
             offspring = crossover(space, first, second, rng)
-            offspring = mutate(space, offspring, rng, self.mutations)
-            offspring = feasibility.repair(offspring, strategy, rng)
-            children = np.concatenate([children, take_new(offspring, seen, missing)])
-        missing = self.population - len(children)
-        return np.concatenate([children, feasibility.draw(rng, missing, strategy, seen)])
+            offspring = mutate(space, offspring, rng, mutations)
+            if repairs:
+                offspring = feasibility.repair(offspring, budgets, rng)
+            else:
+                offspring = offspring[feasibility.feasible(offspring, budgets)]
+            children += self._scaled(take_new(offspring, seen, missing), strategy)
+        return children
+
+    # ------------------------------------------------------------------ preselection
+
+    def _predict(
+        self, proposals: Sequence[Proposal], preselection: Preselection
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted fitness of families, and its standard deviation, each of shape (n,)."""
+        weights = np.array([float(self.family.weights[j]) for j in self.family.scored_stages])
+        archs = [arch for proposal in proposals for arch in self.family.archs(proposal)]
+        mean, deviation = preselection.predict(archs)
+        # What is not known of a family is not known of all its networks.
+        shares = weights / weights.sum()
+        return tuple(each.reshape(-1, len(weights)) @ shares for each in (mean, deviation))
+
+    def _predicted(
+        self, proposals: Sequence[Proposal], preselection: Preselection | None
+    ) -> dict[Proposal, float]:
+        if preselection is None or not preselection.is_ready:
+            return {}
+        mean, _ = self._predict(proposals, preselection)
+        return dict(zip(proposals, mean.tolist(), strict=True))
+
+    def _promising(
+        self, proposals: Sequence[Proposal], preselection: Preselection, limit: int
+    ) -> list[Proposal]:
+        """The most promising ones, the best first."""
+        mean, deviation = self._predict(proposals, preselection)
+        order = np.argsort(-(mean + EXPLORATION * deviation), kind='stable')
+        return [proposals[i] for i in order[:limit]]
+
+    def _rescaled(
+        self, proposals: Sequence[Proposal], preselection: Preselection
+    ) -> list[Proposal]:
+        """The same base models with the most promising scalings that are feasible for them."""
+        family = self.family
+        genes = np.array([proposal.genes for proposal in proposals], dtype=np.int64)
+        strategies = [list(proposal.strategy) for proposal in proposals]
+        for j in family.scored_stages[family.scored_stages[0] == 0 :]:
+            own = options(family.feasibility, genes, j)
+            pairs = [(i, scaling) for i, scalings in enumerate(own) for scaling in scalings]
+            archs = [family.network(proposals[i].genes, scaling) for i, scaling in pairs]
+            mean, deviation = preselection.predict(archs)
+            hoped = mean + EXPLORATION * deviation
+            # The best comes last, the first of equal ones.
+            for place in np.argsort(-hoped, kind='stable')[::-1]:
+                i, scaling = pairs[place]
+                strategies[i][j] = scaling
+        return [
+            Proposal(proposal.genes, tuple(strategy))
+            for proposal, strategy in zip(proposals, strategies, strict=True)
+        ]
+
+
+def _best(candidates: Sequence[Candidate], limit: int) -> list[Candidate]:
+    """The best candidates, of each base model one."""
+    kept: dict[tuple[int, ...], Candidate] = {}
+    for candidate in sorted(candidates, key=lambda c: c.order):
+        kept.setdefault(candidate.genotype.genes, candidate)
+    return list(kept.values())[:limit]
+
+
+def affordable(
+    family: FamilyFitness,
+    record: Record,
+    proposals: Sequence[Proposal],
+    evaluations: int | None,
+) -> list[Proposal]:
+    """The first proposals that a search may still score.
+
+    Args:
+        family: The fitness.
+        record: What the search has asked for.
+        proposals: Families, those that matter most first.
+        evaluations: Distinct Archs that the search may score in all; None for any number.
+    """
+    if evaluations is None:
+        return list(proposals)
+    left = evaluations - record.evaluations
+    asked: set[str] = set()
+    taken = []
+    for proposal in proposals:
+        new = {arch.digest for arch in family.archs(proposal)} - record.requested - asked
+        if len(asked) + len(new) <= left:
+            asked |= new
+            taken.append(proposal)
+    return taken

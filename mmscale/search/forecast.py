@@ -16,7 +16,7 @@ from mmscale.search.analytic import AnalyticEvaluator
 from mmscale.search.archive import Archive
 from mmscale.search.entry import Score
 from mmscale.search.given_family import GivenFamily
-from mmscale.search.mcea import EvolutionSearch, ScalingSearch
+from mmscale.search.halves import EvolutionSearch, ScalingSearch
 from mmscale.search.result import Search
 from mmscale.search.scoring import Evaluator, Scorer, SingleProcess
 

@@ -22,8 +22,11 @@ from mmscale.cost import match_scaling
 from mmscale.errors import UsageError
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
+from mmscale.search.limits import measure, shown
+from mmscale.search.record import Batch, Record
 from mmscale.search.result import FamilyMember, OnStep, SearchResult
 from mmscale.search.scoring import Scorer
+from mmscale.search.searcher import Steps
 from mmscale.search.varied import varied
 
 GivenBase = Genotype | Arch | str | Mapping[str, Any] | Sequence[int]
@@ -107,7 +110,9 @@ class GivenFamily:
         self.archs = [
             apply_scaling(arch, scaling, space.rule, rounding) for scaling in self.strategy
         ]
-        costs = [getattr(family.feasibility.table.cost(arch), metric) for arch in self.archs]
+        limits, table = family.feasibility.limits, family.feasibility.table
+        found = [table.cost(arch) for arch in self.archs]
+        costs = [measure(cost, metric, limits.latency_model) for cost in found]
         self.deviations = [cost / (costs[0] * 2**j) - 1 for j, cost in enumerate(costs)]
 
     @property
@@ -115,11 +120,11 @@ class GivenFamily:
         """Distinct Archs that :meth:`run` evaluates."""
         return len(set(self.archs))
 
-    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
+    def steps(self, record: Record, on_step: OnStep | None = None) -> Steps[SearchResult]:
         """Scores the family.
 
         Args:
-            scorer: Scores Archs.
+            record: What is known.
             on_step: Not called: there are no steps.
 
         Raises:
@@ -133,11 +138,20 @@ class GivenFamily:
                     f'scaling stage {j} of the given family misses its budget by {deviation:+.1%}',
                     stacklevel=2,
                 )
-        scorer.step = 'given family' if family.is_scaled else 'given network'
-        scorer.most_evaluations = self.most_evaluations
-        scores = scorer.score(self.archs)
+            for limit in family.feasibility.limits.of(j)[1:]:
+                own = family.feasibility.table.cost(self.archs[j])
+                if limit.excess(limit.deviations(own)):
+                    warnings.warn(
+                        f'scaling stage {j} of the given family misses {limit.key}: '
+                        f'{shown(measure(own, limit.metric, limit.model), limit.metric)}, not '
+                        f'{limit}',
+                        stacklevel=2,
+                    )
+        record.step = 'given family' if family.is_scaled else 'given network'
+        record.most_evaluations = self.most_evaluations
+        scores = yield Batch(self.archs)
         if any(scores[j] is None for j in family.scored_stages):
-            raise UsageError(scorer.explain_failures())
+            raise UsageError(record.explain_failures())
         table = family.feasibility.table
         return SearchResult(
             base=self.base,
@@ -149,8 +163,8 @@ class GivenFamily:
             ),
             fitness=family.mean([scores[j] for j in family.scored_stages]),
             chain=(),
-            evaluations=scorer.evaluations,
-            failed=len(scorer.failed),
+            evaluations=record.evaluations,
+            failed=len(record.failed),
             seed=None,
             settings={
                 'strategy': [scaling.to_json() for scaling in self.strategy],
@@ -158,3 +172,7 @@ class GivenFamily:
             },
             varied=varied(family.space),
         )
+
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
+        """Searches with a scorer, see :meth:`steps`."""
+        return scorer.drive(self.steps(scorer, on_step))

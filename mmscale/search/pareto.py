@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,20 @@ from mmscale.search.dominance import (
 )
 from mmscale.search.entry import Score
 from mmscale.search.operators import crossover, mutate, tournament
+from mmscale.search.preselection import EXPLORATION, Preselection
+from mmscale.search.record import Batch, Record
 from mmscale.search.result import SCHEMA, Generation, OnStep
+from mmscale.search.schedule import flag
 from mmscale.search.scoring import Scorer
+from mmscale.search.searcher import Steps
 
 _TOURNAMENT = 2
 _ATTEMPTS = 8
 # Draws for every individual that is missing: a narrow cost range admits few of them.
 _DRAWS = 32
 _SCALING_SHARE = 0.5
+# With preselection: so many are proposed for every one that is scored.
+_PROPOSALS = 8
 
 
 # ---------------------------------------------------------------------- result
@@ -88,6 +94,7 @@ class ParetoResult:
         hypervolume: Of all that was scored so far, after every generation.
         seed: Seed of the search.
         settings: Cost range and schedule, plain JSON data.
+        details: What else the search has to tell, plain JSON data.
     """
 
     metric: str
@@ -97,6 +104,7 @@ class ParetoResult:
     hypervolume: tuple[float, ...]
     seed: int
     settings: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def fitness(self) -> Fraction:
@@ -120,6 +128,7 @@ class ParetoResult:
             'hypervolume': list(self.hypervolume),
             'seed': self.seed,
             'settings': self.settings,
+            'details': self.details,
         }
 
     def __str__(self) -> str:
@@ -178,6 +187,8 @@ class ParetoSearch:
         mutations: Expected number of gene changes of a child whose genes mutate.
         latency_model: Predicts latencies, or the JSON file of such a model; never a measured time,
             so that replays are identical.
+        surrogate: Whether to predict children before they are scored: many are proposed, those
+            are scored that are predicted to be nearest to a front with what was scored.
         seed: Seed of all randomness.
 
     Attributes:
@@ -198,6 +209,7 @@ class ParetoSearch:
         generations: int = 40,
         mutations: float = 1.0,
         latency_model: LatencyModel | str | Path | None = None,
+        surrogate: bool = True,
         seed: int = 0,
     ) -> None:
         if latency_model is not None and not isinstance(latency_model, LatencyModel):
@@ -214,6 +226,7 @@ class ParetoSearch:
         self.generations = generations
         self.mutations = mutations
         self.latency_model = latency_model
+        self.surrogate = flag('surrogate', surrogate)
         self.seed = seed
         self._options: list[tuple[int, Scaling]] = []
         self._limits(cost_range)
@@ -304,10 +317,8 @@ class ParetoSearch:
                 taken.append((genes[i], int(options[i]), arch, costs[i].item()))
         return taken
 
-    def _score(
-        self, scorer: Scorer, pairs: list[tuple[Genes, int, Arch, float]]
-    ) -> list[_Individual]:
-        scores = scorer.score([arch for _, _, arch, _ in pairs])
+    def _score(self, pairs: list[tuple[Genes, int, Arch, float]]) -> Steps[list[_Individual]]:
+        scores = yield Batch([arch for _, _, arch, _ in pairs])
         individuals = [
             _Individual(tuple(genes.tolist()), option, arch.digest, cost, score)
             for (genes, option, arch, cost), score in zip(pairs, scores, strict=True)
@@ -343,14 +354,14 @@ class ParetoSearch:
         return drawn
 
     def _children(
-        self, parents: list[_Individual], rng: np.random.Generator
+        self, parents: list[_Individual], rng: np.random.Generator, limit: int
     ) -> list[tuple[Genes, int, Arch, float]]:
         """New networks from parents that are sorted best first."""
         pool = np.array([parent.genes for parent in parents], dtype=np.int64)
         pool_options = np.array([parent.option for parent in parents], dtype=np.int64)
         children: list[tuple[Genes, int, Arch, float]] = []
         for _ in range(_ATTEMPTS):
-            missing = self.population - len(children)
+            missing = limit - len(children)
             if not missing:
                 return children
             first = tournament(len(pool), missing, _TOURNAMENT, rng)
@@ -364,7 +375,27 @@ class ParetoSearch:
             moved = self._random_options(np.clip(moved, 0, len(self._stages) - 1), rng)
             options = np.where(rescaled, moved, options)
             children += self._take_new(genes, options, missing)
-        return children + self._draw(rng, self.population - len(children))
+        return children + self._draw(rng, limit - len(children))
+
+    def _promising(
+        self, pool: list[tuple[Genes, int, Arch, float]], preselection: Preselection
+    ) -> list[tuple[Genes, int, Arch, float]]:
+        """Of a pool those that are predicted to be nearest to a front with what was scored.
+
+        The others may be proposed again.
+        """
+        mean, deviation = preselection.predict([arch for _, _, arch, _ in pool])
+        hoped = mean + EXPLORATION * deviation
+        points = [i.point for i in self._scored]
+        points += [(h, cost) for h, (_, _, _, cost) in zip(hoped.tolist(), pool, strict=True)]
+        order: list[tuple[int, float, int]] = []
+        for rank, front in enumerate(non_dominated_sort(points)):
+            distances = crowding_distances([points[i] for i in front])
+            order += [(rank, -d, i) for i, d in zip(front, distances, strict=True)]
+        known = len(self._scored)
+        ranked = [i - known for _, _, i in sorted(order) if i >= known]
+        self._seen -= {pool[i][2].digest for i in ranked[self.population :]}
+        return [pool[i] for i in ranked[: self.population]]
 
     # ------------------------------------------------------------------ the search
 
@@ -378,44 +409,62 @@ class ParetoSearch:
                 order.append((rank, -distance, member.cost, member.digest, member))
         return [entry[-1] for entry in sorted(order)[: self.population]]
 
-    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> ParetoResult:
-        """Searches from the start; what the archive knows is not evaluated again.
+    def steps(self, record: Record, on_step: OnStep | None = None) -> Steps[ParetoResult]:
+        """Searches from the start; what the archive knows is not asked for again.
 
         Args:
-            scorer: Scores Archs.
+            record: What is known.
             on_step: Called with every generation.
 
         Raises:
             ValueError: No network was found in the cost range, or none can be scored.
         """
         self._seen, self._scored = set(), []
-        scorer.best, scorer.most_evaluations = None, self.most_evaluations
+        record.best, record.most_evaluations = None, self.most_evaluations
+        preselection = Preselection(record, self.seed) if self.surrogate else None
         survivors: list[_Individual] = []
         areas: list[float] = []
         for generation in range(1, self.generations + 1):
             rng = np.random.default_rng([self.seed, generation])
-            pairs = (
-                self._children(survivors, rng) if survivors else self._draw(rng, self.population)
-            )
+            if not survivors:
+                pairs = self._draw(rng, self.population)
+            elif preselection is None or not preselection.is_ready:
+                pairs = self._children(survivors, rng, self.population)
+            else:
+                pool = self._children(survivors, rng, _PROPOSALS * self.population)
+                pairs = self._promising(pool, preselection)
             if not pairs:
                 break
-            scorer.step = f'generation {generation} of {self.generations}'
-            survivors = self._survivors(survivors + self._score(scorer, pairs))
+            record.step = f'generation {generation} of {self.generations}'
+            predicted: list[float] = []
+            if preselection is not None and preselection.is_ready:
+                predicted = preselection.predict([arch for _, _, arch, _ in pairs])[0].tolist()
+            scored = yield from self._score(pairs)
+            correlation = None
+            if predicted:
+                of = {pair[2].digest: value for pair, value in zip(pairs, predicted, strict=True)}
+                values = [(of[i.digest], float(i.score.value)) for i in scored]
+                correlation = preselection.compare(*zip(*values, strict=True)) if values else None
+            survivors = self._survivors(survivors + scored)
             if not survivors:
-                raise UsageError(f'{scorer.step}: {scorer.explain_failures()}')
-            scorer.best = max(individual.score.value for individual in self._scored)
+                raise UsageError(f'{record.step}: {record.explain_failures()}')
+            record.best = max(individual.score.value for individual in self._scored)
             areas.append(hypervolume([i.point for i in self._scored], self.cost_range))
             if on_step is not None:
                 population = tuple((i.cost, i.score.value) for i in survivors)
-                on_step(Generation('pareto', 0, generation, scorer.evaluations, population))
+                on_step(
+                    Generation(
+                        'pareto', 0, generation, record.evaluations, population, correlation
+                    )
+                )
         if not survivors:
             low, high = self.cost_range
             raise UsageError(f'no network of {low:,} to {high:,} {self.metric} was found')
         return ParetoResult(
             metric=self.metric,
             front=tuple(self._front()),
-            evaluations=scorer.evaluations,
-            failed=len(scorer.failed),
+            evaluations=record.evaluations,
+            failed=len(record.failed),
             hypervolume=tuple(areas),
             seed=self.seed,
             settings={
@@ -423,9 +472,15 @@ class ParetoSearch:
                 'population': self.population,
                 'generations': self.generations,
                 'mutations': self.mutations,
+                'surrogate': self.surrogate,
                 **self._latency_settings(),
             },
+            details=preselection.details() if preselection is not None else {},
         )
+
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> ParetoResult:
+        """Searches with a scorer, see :meth:`steps`."""
+        return scorer.drive(self.steps(scorer, on_step))
 
     def _front(self) -> list[ParetoMember]:
         members = []

@@ -14,6 +14,7 @@ from mmscale.arch.spoken import shown_number
 from mmscale.cost import Cost, CostTable
 from mmscale.search.distinct import distinct_scalings
 from mmscale.search.family import FamilyFitness
+from mmscale.search.limits import shown
 from mmscale.search.uniform import sample_base_models
 from mmscale.tables import Printed, make_table
 
@@ -84,10 +85,10 @@ class ScalingStageProfile:
         smallest: Smallest blocks, widths, depths and multipliers.
         middle: Middle choice of every gene and multiplier.
         largest: Largest blocks, widths, depths and multipliers.
-        admitted: Of the pairs of a base model within the base budget and a distinct scaling, how
-            many meet 2^j times the base model's cost; of scaling stage 0, how many base models
-            of the space meet the base budget. None without a budget or such a base model.
-        scalable: Of the base models within the base budget, how many have a scaling that does.
+        admitted: Of the pairs of a base model within its budgets and caps and a distinct scaling,
+            how many meet those of this scaling stage; of scaling stage 0, how many base models
+            of the space meet theirs. None without a budget or such a base model.
+        scalable: Of the base models within theirs, how many have a scaling that does.
     """
 
     scaling_stage: int
@@ -113,6 +114,7 @@ class SearchProfile(Printed):
         budget: Of the base model in units of `metric`, None without one.
         metric: Of the budget, None without one.
         tolerance: Largest relative deviation from any budget, None without one.
+        limits: Further budgets, and caps, a text each.
         stages: Per scaling stage.
         scalable: Of the base models within the base budget, how many have a scaling in every
             scaling stage.
@@ -127,6 +129,7 @@ class SearchProfile(Printed):
     budget: float | None
     metric: str | None
     tolerance: float | None
+    limits: tuple[str, ...]
     stages: tuple[ScalingStageProfile, ...]
     scalable: Share | None
     most_evaluations: int
@@ -180,12 +183,16 @@ class SearchProfile(Printed):
         is_scaled = len(self.stages) > 1
         lines = []
         if self.budget is not None:
-            budget = f'{self.budget:,.0f} {self.metric} within {self.tolerance:.3g}'
+            budget = f'{self.budget:,.0f} {self.metric}'
+            if self.metric == 'latency':
+                budget = shown(self.budget, self.metric)
+            budget += f' within {self.tolerance:.3g}'
             lines.append(
                 f'budget of the base model: {budget}, of scaling stage j: 2^j times the base model'
                 if is_scaled
                 else f'budget: {budget}'
             )
+        lines += self.limits
         if not is_scaled and self.stages[0].admitted is not None:
             lines.append(f'networks within it: {self.stages[0].admitted}')
         if is_scaled and self.scalable is not None:
@@ -253,6 +260,7 @@ def profile_search(
         budget=family and family.feasibility.budget,
         metric=family and family.feasibility.metric,
         tolerance=family and family.feasibility.tolerance,
+        limits=tuple(family.feasibility.limits.lines()) if family else (),
         stages=tuple(
             ScalingStageProfile(
                 scaling_stage=j,

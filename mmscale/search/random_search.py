@@ -9,13 +9,13 @@ import numpy as np
 
 from mmscale.arch import Scaling
 from mmscale.arch.checks import integer
-from mmscale.arch.space import Genes
 from mmscale.errors import UsageError
 from mmscale.search.chain import Chain
-from mmscale.search.family import Candidate, FamilyFitness
-from mmscale.search.feasibility import Strategy
+from mmscale.search.family import Candidate, FamilyFitness, Proposal
+from mmscale.search.record import Record
 from mmscale.search.result import OnStep, SearchResult
 from mmscale.search.scoring import Scorer
+from mmscale.search.searcher import Steps
 
 # Base models drawn at a time.
 _POOL = 512
@@ -55,10 +55,9 @@ class RandomSearch:
     @property
     def most_evaluations(self) -> int:
         """Upper bound of the distinct Archs that :meth:`run` evaluates."""
-        stages = len(self.family.space.scaling_stages)
-        return self.evaluations + stages - len(self.family.scored_stages)
+        return self.evaluations + self.family.num_unscored
 
-    def _families(self, rng: np.random.Generator) -> Iterator[tuple[Genes, Strategy]]:
+    def _families(self, rng: np.random.Generator) -> Iterator[Proposal]:
         """Random base models, none twice, with a random feasible scaling per scaling stage."""
         feasibility = self.family.feasibility
         stages = range(1, len(self.family.space.scaling_stages))
@@ -79,13 +78,13 @@ class RandomSearch:
                         stage[rng.choice(indices)]
                         for stage, indices in zip(scalings, options, strict=True)
                     ]
-                    yield genes, (Scaling(), *chosen)
+                    yield Proposal(tuple(genes.tolist()), (Scaling(), *chosen))
 
-    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
+    def steps(self, record: Record, on_step: OnStep | None = None) -> Steps[SearchResult]:
         """Searches until the evaluations are used up or no new family is found.
 
         Args:
-            scorer: Scores Archs.
+            record: What is known.
             on_step: Called with every family that is better than those before.
 
         Raises:
@@ -93,42 +92,34 @@ class RandomSearch:
                 nearest costs within reach.
         """
         family = self.family
-        chain = Chain(family, scorer, self.seed, on_step, self.most_evaluations)
-        scorer.step = 'random families' if family.is_scaled else 'random networks'
+        chain = Chain(family, record, self.seed, on_step, self.most_evaluations)
+        record.step = 'random families' if family.is_scaled else 'random networks'
         kind = 'random family' if family.is_scaled else 'random network'
         best: Candidate | None = None
         families = self._families(chain.rng(0, 'random families'))
-        stages = family.scored_stages
         number = 0
-        while left := (self.evaluations - scorer.evaluations) // len(stages):
+        while left := (self.evaluations - record.evaluations) // len(family.scored_stages):
             # Several at once, so that more than one process has something to do.
             batch = list(islice(families, min(left, _FAMILIES_AT_ONCE)))
             if not batch:
                 break
-            scores = scorer.score(
-                [
-                    family.space.decode(genes, strategy[j])
-                    for genes, strategy in batch
-                    for j in stages
-                ]
-            )
-            costs = family.feasibility.cost(np.stack([genes for genes, _ in batch]))
-            for i, (genes, strategy) in enumerate(batch):
-                number += 1
-                own = scores[i * len(stages) : (i + 1) * len(stages)]
-                if None in own:
-                    continue
-                base = family.space.genotype(genes)
-                candidate = Candidate(base, family.mean(own), int(costs[i]))
+            numbers = {proposal: number + i for i, proposal in enumerate(batch, start=1)}
+            number += len(batch)
+            for candidate in (yield from family.candidates(record, batch)):
                 if best is None or candidate.order < best.order:
                     best = candidate
-                    chain.record(kind, number, candidate.genotype, strategy)
-        if best is None and scorer.failed:
-            raise UsageError(scorer.explain_failures())
+                    place = numbers[candidate.proposal]
+                    chain.add(kind, place, candidate, candidate.strategy)
+        if best is None and record.failed:
+            raise UsageError(record.explain_failures())
         if best is None:
             rng = chain.rng(0, 'random families')
             pool = family.feasibility.draw(rng, _POOL)
             if not len(pool):
                 raise UsageError(family.feasibility.explain_empty((Scaling(),), rng))
             raise UsageError(family.feasibility.explain_unscalable(pool))
-        return chain.result({'evaluations': self.evaluations})
+        return (yield from chain.result({'evaluations': self.evaluations}))
+
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
+        """Searches with a scorer, see :meth:`steps`."""
+        return scorer.drive(self.steps(scorer, on_step))

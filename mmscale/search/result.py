@@ -13,7 +13,9 @@ from mmscale.cost import Cost
 from mmscale.search.entry import Score
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
+from mmscale.search.record import Record
 from mmscale.search.scoring import Scorer
+from mmscale.search.searcher import Steps
 from mmscale.search.varied import spoken
 
 SCHEMA = 1
@@ -68,6 +70,8 @@ class Generation:
         number: Of the generation, from 1 on.
         evaluations: Distinct Archs of the search so far.
         population: Cost, in units of the budget, and fitness of every survivor, the best first.
+        rank_correlation: Of the fitness that was predicted before the generation was scored with
+            that which was measured; None without preselection.
     """
 
     step: str
@@ -75,9 +79,13 @@ class Generation:
     number: int
     evaluations: int
     population: tuple[tuple[int, Fraction], ...]
+    rank_correlation: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the generation as plain JSON data."""
+        predicted = {}
+        if self.rank_correlation is not None:
+            predicted = {'rank_correlation': round(self.rank_correlation, 4)}
         return {
             'kind': 'generation',
             'step': self.step,
@@ -85,6 +93,7 @@ class Generation:
             'number': self.number,
             'evaluations': self.evaluations,
             'population': [[cost, float(fitness)] for cost, fitness in self.population],
+            **predicted,
         }
 
 
@@ -248,10 +257,16 @@ class Search(Protocol):
     def most_evaluations(self) -> int:
         """Upper bound of the distinct Archs that :meth:`run` evaluates."""
 
-    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> Result:
-        """Searches from the start; what the archive knows is not evaluated again.
+    def steps(self, record: Record, on_step: OnStep | None = None) -> Steps[Result]:
+        """Searches from the start; what the archive knows is not asked for again.
 
         Args:
-            scorer: Scores Archs.
+            record: What is known.
             on_step: Called with every event of the search.
+
+        Returns:
+            Batches of Archs for a :class:`mmscale.search.Searcher`, and at last the result.
         """
+
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> Result:
+        """Searches with a scorer, see :meth:`steps`."""

@@ -100,6 +100,11 @@ def check_settings(owner: str, value: object) -> None:
             number(f'{owner}.{key}', settings[key], 0, LARGEST)
     if 'metric' in settings:
         choice(f'{owner}.metric', settings['metric'], _METRICS)
+    for key in ('budgets', 'caps'):
+        for metric, limit in check_keys(f'{owner}.{key}', settings.get(key, {}), _METRICS).items():
+            for one in limit if isinstance(limit, (list, tuple)) else [limit]:
+                if one is not None:
+                    number(f'{owner}.{key}.{metric}', one, 0, LARGEST)
     if settings.get('cost_range') is not None:
         _numbers(f'{owner}.cost_range', settings['cost_range'], 2)
 

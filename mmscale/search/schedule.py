@@ -1,22 +1,74 @@
-"""Checks of schedule settings, and how many evaluations a schedule needs at most."""
+"""Schedules: which are best, checks of their settings, and what they evaluate at most."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from mmscale.arch.checks import integer
 from mmscale.errors import UsageError
 from mmscale.search.feasibility import Feasibility
 
 
-def checked_halving(value: object) -> bool:
-    """The setting `halving`, whether to stop evaluating candidates that certainly lose.
+@dataclass(frozen=True)
+class Schedule:
+    """How a search spends its evaluations.
+
+    Attributes:
+        population: Base models of a generation.
+        generations: Generations of a base evolution.
+        rounds: Rounds of base evolution and scaling search; None for as many as there are
+            evaluations for.
+        num_base_models: Base models that the first strategy is compared on.
+    """
+
+    population: int
+    generations: int
+    rounds: int | None
+    num_base_models: int
+
+
+RELEASED = Schedule(population=64, generations=40, rounds=8, num_base_models=20)
+"""What the released ScaleNet searches with."""
+
+# Up to so many families that can be scored: population and generations. Best on stored scores and
+# analytic problems (benchmarks/families.py), with and without a surrogate.
+_BEST = {True: ((400, 4, 2), (4000, 8, 4)), False: ((400, 6, 3), (4000, 16, 8))}
+_LARGEST = {True: (32, 4), False: (64, 20)}
+
+
+def best_schedule(evaluations: int, num_scored: int, surrogate: bool) -> Schedule:
+    """What was best for so many evaluations.
+
+    Args:
+        evaluations: Distinct Archs to score.
+        num_scored: Scaling stages that the fitness counts.
+        surrogate: Whether candidates are predicted before they are scored.
+    """
+    families = evaluations // num_scored
+    fitting = (own for most, *own in _BEST[surrogate] if families <= most)
+    population, generations = next(fitting, _LARGEST[surrogate])
+    return Schedule(population, generations, None, 0)
+
+
+def flag(name: str, value: object) -> bool:
+    """A setting that is true or false.
 
     Raises:
-        ValueError: It is neither true nor false.
+        ValueError: It is neither.
     """
     if not isinstance(value, bool):
-        raise UsageError(f'halving={value!r:.60} must be True or False')
+        raise UsageError(f'{name}={value!r:.60} must be True or False')
     return value
+
+
+def checked_evaluations(evaluations: int | None, num_scored: int) -> int | None:
+    """The setting `evaluations`: None, or enough for one family.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    return None if evaluations is None else integer('evaluations', evaluations, num_scored)
 
 
 def most_evaluations(

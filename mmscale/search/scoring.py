@@ -6,7 +6,6 @@ import hashlib
 import heapq
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,9 +16,8 @@ from mmscale.cost import Cost, count
 from mmscale.errors import MMScaleError, UsageError, one_line
 from mmscale.search.archive import Archive, differing
 from mmscale.search.entry import MOST_REASON_CHARACTERS, Entry, Failure, Outcome, Score
-
-# So many may fail before it matters whether most do.
-_FEW_FAILURES = 8
+from mmscale.search.record import Batch, Record
+from mmscale.search.searcher import ResultType, Searcher, Steps
 
 
 class EvaluationError(MMScaleError):
@@ -128,7 +126,7 @@ def split_by_cost(costs: Sequence[int], ranks: int) -> list[list[int]]:
     return shares
 
 
-class Scorer:
+class Scorer(Record):
     """Scores batches of Archs. All ranks must call :meth:`score` with equal batches.
 
     An Arch that cannot be scored is archived as failed, and not tried again; the search goes on
@@ -143,16 +141,6 @@ class Scorer:
             the seconds that it took.
         expected_evaluations: About how many evaluations the search comes to, for `progress`.
 
-    Attributes:
-        step: Name of the present step, for `progress`.
-        title: What the steps are part of, set before their names.
-        requested: Digests of the Archs of the present search that have a score; a search of
-            several parts may start it anew for each.
-        dropped: Digests of the Archs that were not worth a score when they were asked for.
-        failed: Digests of the Archs that could not be scored.
-        best: Best fitness so far, for `progress`.
-        most_evaluations: Upper bound of the search's evaluations, for `progress`.
-
     Raises:
         ValueError: The archive belongs to another rank or to another evaluator.
     """
@@ -166,20 +154,13 @@ class Scorer:
         on_evaluated: Callable[[Arch, Cost, float], None] | None = None,
         expected_evaluations: int = 0,
     ) -> None:
-        self.archive = archive
+        super().__init__(archive)
         self.evaluator = evaluator
         self.communicator = communicator or SingleProcess()
         self.progress = progress
         self.on_evaluated = on_evaluated
-        self.step = ''
-        self.title = ''
-        self.best: Fraction | None = None
-        self.most_evaluations = 0
         self.expected_evaluations = expected_evaluations
         self.fresh = 0
-        self.requested: set[str] = set()
-        self.dropped: set[str] = set()
-        self.failed: set[str] = set()
         if archive.rank != self.communicator.rank:
             raise UsageError(
                 f'archive of rank {archive.rank} in the process of rank {self.communicator.rank}'
@@ -221,11 +202,6 @@ class Scorer:
         for rank, lines in enumerate(gathered):
             self.archive.merge(lines, rank)
 
-    @property
-    def evaluations(self) -> int:
-        """Distinct Archs scored so far: the same in a run that replays an archive."""
-        return len(self.requested)
-
     def score(self, archs: Sequence[Arch]) -> list[Score | None]:
         """Scores Archs, evaluating those that neither the batch nor the archive has already.
 
@@ -238,9 +214,7 @@ class Scorer:
         Raises:
             ValueError: Most Archs of the search have failed.
         """
-        self._evaluate(archs, {})
-        outcomes = [self._known(arch) for arch in archs]
-        return [outcome if isinstance(outcome, Score) else None for outcome in outcomes]
+        return self._answer(Batch(archs))
 
     def score_needed(
         self, archs: Sequence[Arch], needed: Sequence[Fraction]
@@ -261,20 +235,30 @@ class Scorer:
         Raises:
             ValueError: Most Archs of the search have failed.
         """
-        least: dict[Arch, Fraction] = {}
-        for arch, value in zip(archs, needed, strict=True):
-            least[arch] = min(value, least.get(arch, value))
-        self._evaluate(archs, least)
-        scores = [self.archive.score(arch) for arch in archs]
-        return [
-            score if score is not None and score.value >= value else None
-            for score, value in zip(scores, needed, strict=True)
-        ]
+        return self._answer(Batch(archs, needed))
 
-    def _evaluate(self, archs: Sequence[Arch], least: Mapping[Arch, Fraction]) -> None:
-        """Brings all Archs into the archive, but for those that miss the least score needed."""
-        pending = list(dict.fromkeys(arch for arch in archs if arch not in self.archive))
-        self._count([arch for arch in archs if arch in self.archive], least)
+    def _answer(self, batch: Batch) -> list[Score | None]:
+        self._evaluate(self.unknown(batch.archs), batch)
+        return self.answer(batch)
+
+    def drive(self, steps: Steps[ResultType]) -> ResultType:
+        """Runs the steps of a search to their end; all ranks must call it with equal steps.
+
+        Raises:
+            ValueError: Most Archs of the search have failed.
+        """
+        searcher = Searcher(steps, self)
+        while not searcher.finished:
+            self._evaluate(searcher.ask(), searcher.batch)
+            searcher.go_on()
+        self._report()
+        return searcher.result
+
+    def _evaluate(self, pending: Sequence[Arch], batch: Batch) -> None:
+        """Brings Archs into the archive, but for those that miss the least score needed."""
+        least = batch.least
+        # Of a batch that is half known, progress reports count what is known.
+        self.note([arch for arch in batch.archs if arch in self.archive], least)
         costs = [count(arch) for arch in pending]
         shares = split_by_cost([c.flops for c in costs], self.communicator.world_size)
         prepare = getattr(self.evaluator, 'prepare_together', None)
@@ -291,7 +275,7 @@ class Scorer:
                 start = time.perf_counter()
                 if outcome is not None:
                     lines.append(self.archive.append(Entry(arch, costs[index], outcome)))
-                    self._count([arch], least)
+                    self.note([arch], least)
                 if self.on_evaluated is not None:
                     spent = seconds + time.perf_counter() - start
                     self.on_evaluated(arch, costs[index], spent)
@@ -299,9 +283,7 @@ class Scorer:
                 self._report()
         if pending:
             self._merge(self.communicator.gather(lines))
-            self._count(pending, least)
         self._report()
-        self._check_failures()
 
     def _groups(self, archs: Sequence[Arch], share: Sequence[int]) -> list[list[int]]:
         """Splits a rank's share into what is evaluated together: Archs of one resolution each."""
@@ -335,40 +317,6 @@ class Scorer:
             else outcome
             for outcome in outcomes
         ]
-
-    def _count(self, archs: Sequence[Arch], least: Mapping[Arch, Fraction]) -> None:
-        for arch in archs:
-            outcome = self.archive.outcome(arch)
-            if isinstance(outcome, Failure):
-                self.failed.add(arch.digest)
-                continue
-            kept = outcome is not None and (arch not in least or outcome.value >= least[arch])
-            (self.requested if kept else self.dropped).add(arch.digest)
-
-    def _check_failures(self) -> None:
-        """Ends a search that gets hardly any score: then it is not the Archs that are at fault."""
-        scored = len(self.requested | self.dropped)
-        if len(self.failed) > max(_FEW_FAILURES, scored):
-            raise UsageError(self.explain_failures())
-
-    def explain_failures(self) -> str:
-        """How many Archs of the search could not be scored, and why."""
-        scored, failed = len(self.requested | self.dropped), len(self.failed)
-        known = self.archive.failures
-        failures = [known[digest] for digest in sorted(self.failed)]
-        (kind, number), *_ = Counter(failure.kind for failure in failures).most_common(1)
-        example = next(failure for failure in failures if failure.kind == kind)
-        return (
-            f'{failed} of {failed + scored} networks could not be scored, {number} of them for: '
-            f'{kind} (as: {example.reason}); when the cause is gone, continue with --resume '
-            f'--retry-failed'
-        )
-
-    def _known(self, arch: Arch) -> Outcome:
-        outcome = self.archive.outcome(arch)
-        if outcome is None:
-            raise RuntimeError(f'arch {arch.digest[:10]} was not scored by any rank')
-        return outcome
 
     def _report(self) -> None:
         if self.progress is not None:

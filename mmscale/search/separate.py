@@ -8,9 +8,12 @@ import numpy as np
 
 from mmscale.arch.checks import integer
 from mmscale.search.family import FamilyFitness
-from mmscale.search.mcea import MCEA, EvolutionSearch
+from mmscale.search.halves import EvolutionSearch
+from mmscale.search.mcea import MCEA
+from mmscale.search.record import Record
 from mmscale.search.result import ChainStep, Generation, OnStep, SearchResult
 from mmscale.search.scoring import Scorer
+from mmscale.search.searcher import Steps
 
 
 class SeparateSearch:
@@ -29,6 +32,7 @@ class SeparateSearch:
         num_base_models: As for :class:`MCEA`.
         mutations: As for :class:`MCEA`.
         halving: As for :class:`MCEA`.
+        surrogate: As for :class:`MCEA`; each run has its own, of the scores it has asked for.
         seed: As for :class:`MCEA`; every run has randomness of its own, derived from it.
 
     Raises:
@@ -44,6 +48,7 @@ class SeparateSearch:
         num_base_models: int = 20,
         mutations: float = 1.0,
         halving: bool = False,
+        surrogate: bool = True,
         seed: int = 0,
     ) -> None:
         integer('generations', generations, 1)
@@ -58,6 +63,7 @@ class SeparateSearch:
             'num_base_models': num_base_models,
             'mutations': mutations,
             'halving': halving,
+            'surrogate': surrogate,
         }
         stages = len(family.space.scaling_stages)
         seeds = [
@@ -71,6 +77,7 @@ class SeparateSearch:
                 generations * rounds,
                 mutations,
                 halving,
+                surrogate=surrogate,
                 seed=seeds[0],
             )
         ]
@@ -83,11 +90,11 @@ class SeparateSearch:
         """Upper bound of the distinct Archs that :meth:`run` evaluates."""
         return sum(run.most_evaluations for run in self.runs)
 
-    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
-        """Searches scaling stage after scaling stage; what is archived is not evaluated again.
+    def steps(self, record: Record, on_step: OnStep | None = None) -> Steps[SearchResult]:
+        """Searches scaling stage after scaling stage; what is known is not asked for again.
 
         Args:
-            scorer: Scores Archs.
+            record: What is known.
             on_step: Called with every generation; the chains of the runs are in the result.
 
         Raises:
@@ -98,28 +105,27 @@ class SeparateSearch:
 
         def on_generation(step: ChainStep | Generation) -> None:
             if on_step is not None and isinstance(step, Generation):
-                evaluations = len(evaluated | scorer.requested)
-                on_step(replace(step, step=scorer.title + step.step, evaluations=evaluations))
+                evaluations = len(evaluated | record.requested)
+                on_step(replace(step, step=record.title + step.step, evaluations=evaluations))
 
-        scorer.expected_evaluations = 0  # It is of all parts, what is counted is of one.
         results = []
         for j, run in enumerate(self.runs):
             if self.family.is_scaled:
-                scorer.title = f'scaling stage {j} of {len(self.runs) - 1}, '
-            scorer.requested, scorer.dropped, scorer.failed = set(), set(), set()
-            results.append(run.run(scorer, on_generation))
-            evaluated |= scorer.requested
-            failed |= scorer.failed
-        scorer.title = ''
-        scorer.requested, scorer.failed = evaluated, failed
+                record.title = f'scaling stage {j} of {len(self.runs) - 1}, '
+            record.begin_part()
+            results.append((yield from run.steps(record, on_generation)))
+            evaluated |= record.requested
+            failed |= record.failed
+        record.title = ''
+        record.requested, record.failed = evaluated, failed
         members = tuple(result.family[j] for j, result in enumerate(results))
         return SearchResult(
             base=members[0].base,
             family=members,
             fitness=self.family.mean([members[j].score for j in self.family.scored_stages]),
             chain=(),
-            evaluations=scorer.evaluations,
-            failed=len(scorer.failed),
+            evaluations=record.evaluations,
+            failed=len(record.failed),
             seed=self.seed,
             settings={**self.family.settings, **self.settings},
             details={
@@ -136,3 +142,7 @@ class SeparateSearch:
             },
             varied=results[0].varied,
         )
+
+    def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
+        """Searches with a scorer, see :meth:`steps`."""
+        return scorer.drive(self.steps(scorer, on_step))

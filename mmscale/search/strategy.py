@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -11,40 +10,25 @@ from numpy.typing import NDArray
 
 from mmscale.arch import Arch, Scaling
 from mmscale.arch.checks import integer
-from mmscale.arch.space import Genes
+from mmscale.arch.genes import Genes
 from mmscale.errors import UsageError
 from mmscale.search.entry import Score
 from mmscale.search.family import FamilyFitness
 from mmscale.search.feasibility import Strategy
-from mmscale.search.schedule import checked_halving
-from mmscale.search.scoring import Scorer
+from mmscale.search.preselection import EXPLORATION, Preselection
+from mmscale.search.record import Batch, Record
+from mmscale.search.schedule import flag
+from mmscale.search.searcher import Steps
+from mmscale.search.targets import admitted, most_admitted
+
+Options = dict[int, list[tuple[Scaling, Arch]]]
+"""By scaling stage, scalings of one base model and what they make of it."""
 
 _POOL = 4096
 # With halving: few, as each batch raises the bound of the next; several, as ranks share it.
 _OPTIONS_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class InitialStrategy:
-    """The strategy that a search starts from.
-
-    Attributes:
-        strategy: One Scaling per scaling stage.
-        base_models: Base models that meet its budgets, those it was chosen with first, shape
-            (n, genes).
-    """
-
-    strategy: Strategy
-    base_models: Genes
-
-
-@dataclass(frozen=True)
-class _Option:
-    """A scaling of one scaling stage: its weighted effect, and the base models that admit it."""
-
-    effect: Fraction
-    scaling: Scaling
-    admitted: NDArray[np.bool_]
+# With preselection: scalings that are scored, for every scaling stage that counts.
+_PROMISING = 1
 
 
 class StrategySearch:
@@ -53,7 +37,7 @@ class StrategySearch:
     Args:
         family: Scores base models under a strategy.
         num_base_models: Size of the fixed set of base models that :meth:`initial` compares
-            scalings on, at least 1.
+            scalings on; 0 to compare none.
         halving: Whether :meth:`given_base` may stop evaluating a scaling once it certainly
             cannot be the best; the choice is the same.
 
@@ -64,16 +48,14 @@ class StrategySearch:
     def __init__(
         self, family: FamilyFitness, num_base_models: int = 20, halving: bool = False
     ) -> None:
-        integer('num_base_models', num_base_models, 1)
-        self.halving = checked_halving(halving)
+        integer('num_base_models', num_base_models, 0)
+        self.halving = flag('halving', halving)
         self.family = family
         self.num_base_models = num_base_models
 
     # ------------------------------------------------------------------ without a base
 
-    def initial(
-        self, scorer: Scorer, rng: np.random.Generator, population: int
-    ) -> InitialStrategy:
+    def initial(self, record: Record, rng: np.random.Generator) -> Steps[Strategy]:
         """Chooses a strategy before there is a base model.
 
         All scaling stages are compared on one fixed set of base models, drawn from those that
@@ -81,77 +63,70 @@ class StrategySearch:
         effect is the mean over this set of its score minus the mean score of all feasible
         scalings of the same base model, so that easy base models do not favour the scalings they
         admit; a base model that does not admit the scaling counts as no difference, so that luck
-        with few does not win. Taken is the strategy of the largest weighted sum of effects that
-        leaves at least `population` base models of a large sample feasible, or half as many, and
-        so on down to 1.
+        with few does not win. The strategy is a target, so no base model is left out by it. With
+        no base models to compare on it is the one whose scalings most base models admit.
 
         Args:
-            scorer: Scores Archs.
+            record: What is known.
             rng: Source of randomness.
-            population: Number of base models that the strategy should leave.
 
         Raises:
             ValueError: No base model was found that meets the base budget and can be scaled to
                 every scaling stage.
         """
-        family, feasibility = self.family, self.family.feasibility
+        feasibility = self.family.feasibility
         pool = feasibility.draw(rng, _POOL)
         if not len(pool):
             raise UsageError(feasibility.explain_empty((Scaling(),), rng))
-        admitted = [
-            feasibility.admitted(pool, j) for j in range(1, len(family.space.scaling_stages))
-        ]
-        scalable = np.ones(len(pool), dtype=bool)
-        for masks in admitted:
-            scalable &= masks.any(axis=0)
-        if not scalable.any():
+        masks = admitted(feasibility, pool)
+        can = np.all([mask.any(axis=0) for mask in masks], axis=0)
+        if masks and not can.any():
             raise UsageError(feasibility.explain_unscalable(pool))
-        pool = pool[scalable]
-        options = [
-            self._options(scorer, j, pool, masks[:, scalable])
-            for j, masks in enumerate(admitted, start=1)
-        ]
-        chosen = _best_combination(options, len(pool), population)
-        feasible = np.ones(len(pool), dtype=bool)
-        for option in chosen:
-            feasible &= option.admitted
-        strategy = (Scaling(), *(option.scaling for option in chosen))
-        return InitialStrategy(strategy, pool[feasible])
+        pool = pool[can] if masks else pool
+        if not self.num_base_models:
+            return most_admitted(feasibility, pool)
+        chosen = [Scaling()]
+        for j, mask in enumerate(masks, start=1):
+            chosen.append((yield from self._best_option(record, j, pool, mask[:, can])))
+        return tuple(chosen)
 
-    def _options(
-        self, scorer: Scorer, scaling_stage: int, pool: Genes, admitted: NDArray[np.bool_]
-    ) -> list[_Option]:
-        """The scalings that the fixed set admits, by falling effect.
+    def _best_option(
+        self, record: Record, scaling_stage: int, pool: Genes, masks: NDArray[np.bool_]
+    ) -> Steps[Scaling]:
+        """The scaling with the largest effect on the fixed set.
 
         With a base model that cannot be scored under it a scaling is as one that is not admitted,
         and with none that can it is left out.
         """
         scalings = self.family.feasibility.distinct_scalings(scaling_stage)
         bases = pool[: self.num_base_models]
-        pairs = [(s, b) for b in range(len(bases)) for s in np.flatnonzero(admitted[:, b])]
+        pairs = [(s, b) for b in range(len(bases)) for s in np.flatnonzero(masks[:, b])]
         effects = dict.fromkeys((s for s, _ in pairs), Fraction(0))
-        weight = self.family.weights[scaling_stage]
-        if weight:
+        if self.family.weights[scaling_stage]:
             archs = [self.family.space.decode(bases[b], scalings[s]) for s, b in pairs]
-            scores = scorer.score(archs)
+            scores = yield Batch(archs)
             known = zip(pairs, scores, strict=True)
             values = {pair: score.value for pair, score in known if score is not None}
             if not values:
-                raise UsageError(f'scaling stage {scaling_stage}: {scorer.explain_failures()}')
+                raise UsageError(f'scaling stage {scaling_stage}: {record.explain_failures()}')
             effects = dict.fromkeys((s for s, _ in values), Fraction(0))
             for b in {base for _, base in values}:
                 own = {s: value for (s, base), value in values.items() if base == b}
                 mean = sum(own.values(), Fraction(0)) / len(own)
                 for s, value in own.items():
-                    effects[s] += weight * (value - mean) / len(bases)
-        ranked = sorted(effects, key=lambda s: (-effects[s], s))
-        return [_Option(effects[s], scalings[s], admitted[s]) for s in ranked]
+                    effects[s] += (value - mean) / len(bases)
+        return scalings[min(effects, key=lambda s: (-effects[s], s))]
 
     # ------------------------------------------------------------------ given a base
 
     def given_base(
-        self, scorer: Scorer, genes: Genes, present: Strategy | None = None
-    ) -> Strategy:
+        self,
+        record: Record,
+        genes: Genes,
+        present: Strategy | None = None,
+        preselection: Preselection | None = None,
+        evaluations: int | None = None,
+    ) -> Steps[Strategy]:
         """Chooses, per scaling stage, the best feasible scaling of one base model.
 
         The present scaling takes part, so that the fitness cannot fall. Equal scores: the lower
@@ -159,78 +134,89 @@ class StrategySearch:
         0 keeps its present scaling.
 
         Args:
-            scorer: Scores Archs.
+            record: What is known.
             genes: The base model, shape (genes,).
             present: The strategy so far.
+            preselection: Predicts scalings; the most promising ones are scored. None for all.
+            evaluations: Of the whole search at most; None for any number.
 
         Raises:
             ValueError: A scaling stage has no feasible scaling of this base model, or none of
                 them can be scored.
         """
         family, feasibility = self.family, self.family.feasibility
-        chosen = [Scaling()]
+        options = {}
         for j in range(1, len(family.space.scaling_stages)):
             current = present[j] if present is not None else None
-            options = feasibility.scalings_of(genes, j, current)
-            if family.weights[j]:
-                scores = self._scores(scorer, [arch for _, arch in options])
-                row = np.atleast_2d(genes)
-                if not any(scores):
-                    raise UsageError(f'scaling stage {j}: {scorer.explain_failures()}')
-                order = [
-                    (-score.value, int(feasibility.cost(row, scaling)[0]), i)
-                    for i, (score, (scaling, _)) in enumerate(zip(scores, options, strict=True))
-                    if score is not None
-                ]
-                chosen.append(options[min(order)[-1]][0])
-            else:
-                chosen.append(options[0][0])
+            options[j] = feasibility.scalings_of(genes, j, current)
+        if preselection is not None and preselection.is_ready:
+            options = self._promising(record, options, preselection)
+        chosen = [Scaling()]
+        for j, own in options.items():
+            if not family.weights[j]:
+                chosen.append(own[0][0])
+                continue
+            own = _within(record, own, evaluations)
+            scores = yield from self._scores([arch for _, arch in own])
+            row = np.atleast_2d(genes)
+            if not any(scores):
+                raise UsageError(f'scaling stage {j}: {record.explain_failures()}')
+            order = [
+                (-score.value, int(feasibility.cost(row, scaling)[0]), i)
+                for i, (score, (scaling, _)) in enumerate(zip(scores, own, strict=True))
+                if score is not None
+            ]
+            chosen.append(own[min(order)[-1]][0])
         return tuple(chosen)
 
-    def _scores(self, scorer: Scorer, archs: Sequence[Arch]) -> list[Score | None]:
+    def _promising(self, record: Record, options: Options, preselection: Preselection) -> Options:
+        """Of all scaling stages what is known, and the most promising of what is not.
+
+        Their number is that of the scaling stages that are scored, twice: a stage may get more of
+        them than another.
+        """
+        gains = []
+        for j, own in options.items():
+            archs = [arch for _, arch in own]
+            mean, deviation = preselection.predict(archs)
+            known = [place for place, arch in enumerate(archs) if arch in record.scores]
+            best = max((mean[place] for place in known), default=mean.min())
+            weight = float(self.family.weights[j])
+            hoped = weight * (mean + EXPLORATION * deviation - best)
+            gains += [(-hoped[i], j, i) for i in range(len(own)) if i not in known]
+        limit = _PROMISING * len(self.family.scored_stages)
+        taken = {(j, i) for _, j, i in sorted(gains)[:limit]}
+        return {
+            j: [
+                option
+                for i, option in enumerate(own)
+                if not i or (j, i) in taken or option[1] in record.scores
+            ]
+            for j, own in options.items()
+        }
+
+    def _scores(self, archs: Sequence[Arch]) -> Steps[list[Score | None]]:
         """Scores the options of a scaling stage, or drops those that cannot be the best."""
         if not self.halving:
-            return scorer.score(archs)
-        scores = scorer.score(archs[:1])
+            return (yield Batch(archs))
+        scores = yield Batch(archs[:1])
         for start in range(1, len(archs), _OPTIONS_AT_ONCE):
             batch = archs[start : start + _OPTIONS_AT_ONCE]
             best = max((score.value for score in scores if score is not None), default=0)
-            scores += scorer.score_needed(batch, [best] * len(batch))
+            scores += yield Batch(batch, [best] * len(batch))
         return scores
 
 
-def _best_combination(
-    options: Sequence[Sequence[_Option]], pool: int, wanted: int
-) -> list[_Option]:
-    """One option per scaling stage with the largest sum of effects that leaves enough of a pool.
-
-    Args:
-        options: Per scaling stage, by falling effect.
-        pool: Number of base models that the options' masks stand for.
-        wanted: Number of base models to leave; halved until there is a combination.
-    """
-    # Upper bound of what the scaling stages from j on can still add.
-    bounds = [Fraction(0)]
-    for stage in reversed(options):
-        bounds.insert(0, bounds[0] + stage[0].effect)
-    best: tuple[Fraction, list[_Option]] | None = None
-
-    def descend(chosen: list[_Option], effect: Fraction, left: NDArray[np.bool_]) -> None:
-        nonlocal best
-        stage = len(chosen)
-        if stage == len(options):
-            best = effect, chosen
-            return
-        for option in options[stage]:
-            if best is not None and effect + option.effect + bounds[stage + 1] <= best[0]:
-                return
-            admitted = left & option.admitted
-            if np.count_nonzero(admitted) >= wanted:
-                descend([*chosen, option], effect + option.effect, admitted)
-
-    while best is None:
-        if wanted < 1:
-            raise UsageError('no strategy leaves a feasible base model')
-        descend([], Fraction(0), np.ones(pool, dtype=bool))
-        wanted //= 2
-    return best[1]
+def _within(
+    record: Record, options: list[tuple[Scaling, Arch]], evaluations: int | None
+) -> list[tuple[Scaling, Arch]]:
+    """The first options that a search may still score, and those that it has."""
+    if evaluations is None:
+        return options
+    left, kept = evaluations - record.evaluations, []
+    for option in options:
+        is_new = option[1].digest not in record.requested
+        if not is_new or left > 0:
+            kept.append(option)
+            left -= is_new
+    return kept

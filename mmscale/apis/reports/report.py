@@ -310,6 +310,8 @@ def _front(run: RunFiles, report: Report) -> None:
         if metric != known:
             report.missing.append(
                 'front: predicted latencies come with result.json; flops until then'
+                if _is_pareto(run)
+                else 'front: no latency is kept of what was evaluated; it is drawn against flops'
             )
         metric = known
         front = [_drawn(record, metric) for record in _best_records(run)]

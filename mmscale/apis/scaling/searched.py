@@ -31,7 +31,8 @@ class FoundFamily:
         name: Name of the folder that holds the result.
         strategy: One Scaling per scaling stage, from 0 on.
         archs: Their networks, the base model first.
-        metric: Cost that the budgets were about.
+        metric: Cost that the budget was about; flops where that was latency, which a family does
+            not tell without the runtime model.
         convention: How the costs were counted.
         width_rule: Name of the width rule by which the strategy makes the networks.
         rounding: The rounding by which it does.
@@ -104,7 +105,10 @@ def read_family(path: str | Path) -> FoundFamily:
     if data.get('kind') == 'pareto':
         raise UsageError(f'{path}: a Pareto front is no family; search one with mmscale.MCEA')
     convention = data.get('convention', 'mmscale')
-    metric = choice(f'{path}: settings.metric', data['settings'].get('metric', 'flops'), _METRICS)
+    metric = data['settings'].get('metric', 'flops')
+    if metric == 'latency':
+        metric = 'flops'
+    metric = choice(f'{path}: settings.metric', metric, _METRICS)
     stages = data['scaling_stages']
     if len(stages) < 2:
         raise UsageError(f'{path}: scaling_stages must be a list of 2 or more networks')

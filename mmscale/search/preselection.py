@@ -1,0 +1,100 @@
+"""Candidates are predicted before they are scored: many are proposed, few are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmscale.arch import Arch
+from mmscale.search.record import Record
+from mmscale.search.surrogate import FEWEST_SCORES, Surrogate
+
+Floats = NDArray[np.float64]
+
+# So many standard deviations count for a candidate: what is uncertain is worth a look.
+EXPLORATION = 0.5
+
+
+class Preselection:
+    """Predicts Archs from the scores that the search has asked for so far, and no others.
+
+    So what it predicts is the same in a run that replays an archive, and on every rank.
+
+    Args:
+        record: The record of the search.
+        seed: Seed of the surrogates.
+
+    Attributes:
+        correlations: Of every batch the rank correlation of what was predicted before it was
+            scored with what was measured, and the number of candidates.
+    """
+
+    def __init__(self, record: Record, seed: int = 0) -> None:
+        self._record = record
+        self._seed = seed
+        self._fitted: tuple[int, Surrogate] | None = None
+        self.correlations: list[tuple[float, int]] = []
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there are scores enough to predict from."""
+        return len(self._record.scores) >= FEWEST_SCORES
+
+    @property
+    def _surrogate(self) -> Surrogate:
+        scores = self._record.scores
+        if self._fitted is None or self._fitted[0] != len(scores):
+            surrogate = Surrogate(list(scores), list(scores.values()), self._seed)
+            self._fitted = len(scores), surrogate
+        return self._fitted[1]
+
+    def is_new(self, archs: Sequence[Arch]) -> bool:
+        """Whether any of these has no score yet: else nothing would be learnt from them."""
+        return any(arch not in self._record.scores for arch in archs)
+
+    def predict(self, archs: Sequence[Arch]) -> tuple[Floats, Floats]:
+        """Predicted scores and their standard deviations; of what is known, the scores and 0.
+
+        Args:
+            archs: The Archs.
+
+        Returns:
+            Each of shape (n,).
+        """
+        known = self._record.scores
+        distinct = list(dict.fromkeys(arch for arch in archs if arch not in known))
+        mean, deviation = self._surrogate.predict(distinct)
+        found = {arch: (m, d) for arch, m, d in zip(distinct, mean, deviation, strict=True)}
+        rows = [found[a] if a in found else (float(known[a].value), 0.0) for a in archs]
+        both = np.array(rows).reshape(-1, 2)
+        return both[:, 0], both[:, 1]
+
+    def compare(self, predicted: Sequence[float], measured: Sequence[float]) -> float | None:
+        """Notes how well the order of a batch was predicted.
+
+        Returns:
+            Spearman's rank correlation; None of fewer than three candidates, or of equal ones.
+        """
+        from scipy.stats import spearmanr
+
+        if len(set(predicted)) < 3 or len(set(measured)) < 2:
+            return None
+        found = float(spearmanr(predicted, measured).statistic)
+        self.correlations.append((found, len(predicted)))
+        return found
+
+    def details(self) -> dict[str, Any]:
+        """For the result: the mean rank correlation of the batches, and of how many."""
+        if not self.correlations:
+            return {}
+        values, sizes = zip(*self.correlations, strict=True)
+        return {
+            'surrogate': {
+                'rank_correlation': round(float(np.average(values, weights=sizes)), 4),
+                'batches': len(values),
+                'candidates': sum(sizes),
+            }
+        }
