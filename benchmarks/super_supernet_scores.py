@@ -51,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     space = SearchSpace.from_config(Config.fromfile(CONFIG).space)
     archive = Archive.open_existing(args.work_dir / 'archive')
-    scores = {entry.arch: entry.score for entry in archive.entries()}
+    scores = {entry.arch: entry.outcome for entry in archive.entries()}
     with args.out.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(COLUMNS)
