@@ -195,7 +195,7 @@ def jobs_of(args: argparse.Namespace, work_dir: Path) -> dict[str, list[RetrainJ
         numbers = dict.fromkeys(FAMILIES, trainings)
         if start == 'warm':
             numbers |= dict.fromkeys(drawn, 1)
-        # Nothing is scaled in scaling stage 0, and from random weights its trainings are the dearer.
+        # Trainings from random weights are long, and in scaling stage 0 nothing is scaled.
         first = 0 if start == 'warm' or args.full else 1
         for stage in reversed(range(first, last)):
             for family, number in numbers.items():
