@@ -7,17 +7,7 @@ model = dict(
     target=0.5,
     input_shape=(1, 30, 30),
     structure_optimizer=dict(type='SGD', lr=0.05),
-    model=dict(
-        type='ImageClassifier',
-        # No zero initialisation: what comes out of a branch of 0 tells nothing of its channels.
-        backbone=dict(
-            type='mmscale.ArchNet',
-            arch="""{{ fileDirname }}/../scalenet/archs/digits-s2.json""",
-            channels_last=True,
-        ),
-        neck={{_base_.model.neck}},
-        head={{_base_.model.head}},
-    ),
+    model={{_base_.model}},
 )
 custom_hooks = [
     dict(type='mmscale.InputResolutionHook'),
