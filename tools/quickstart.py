@@ -184,7 +184,7 @@ def search(args: argparse.Namespace, config: str, work_dir: Path, options: list[
 
 
 def jobs_of(args: argparse.Namespace, work_dir: Path) -> dict[str, list[RetrainJob]]:
-    """All trainings by ``<family> S<stage> <start>``: the short ones first, large networks first."""
+    """All trainings by ``<family> S<stage> <start>``, those from weights and large ones first."""
     trainings = 2 if args.smoke else TRAININGS
     drawn = [f'{DRAWN}{i + 1}' for i in range(args.drawn)]
     last = SCALING_STAGES if args.full else 2 if args.smoke else 3
