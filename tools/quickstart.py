@@ -185,12 +185,12 @@ def search(args: argparse.Namespace, config: str, work_dir: Path, options: list[
 
 def jobs_of(args: argparse.Namespace, work_dir: Path) -> dict[str, list[RetrainJob]]:
     """All trainings by ``<family> S<stage> <start>``, those from weights and large ones first."""
-    trainings = 2 if args.smoke else TRAININGS
+    trainings = 1 if args.smoke else TRAININGS
     drawn = [f'{DRAWN}{i + 1}' for i in range(args.drawn)]
     last = SCALING_STAGES if args.full else 2 if args.smoke else 3
     jobs: dict[str, list[RetrainJob]] = {}
     for start in reversed(STARTS):
-        iterations = 10 if args.smoke else ITERATIONS[start]
+        iterations = 20 if args.smoke else ITERATIONS[start]
         # One training of a family among several: its mean is over families.
         numbers = dict.fromkeys(FAMILIES, trainings)
         if start == 'warm':
