@@ -210,7 +210,13 @@ class Workplace:
                 self._make(word.rpartition('=')[2])
             elif before == '--out' and Path(word).is_dir():
                 shutil.rmtree(word)  # of another document
-        if tool in ('tools/train.py', 'tools/search.py', 'tools/test.py', 'benchmarks/dry_run.py'):
+        with_config = (
+            'tools/train.py',
+            'tools/search.py',
+            'tools/test.py',
+            'benchmarks/dry_run.py',
+        )
+        if tool in with_config and not words[0].startswith('--'):
             words = self._with_small_settings(tool, words)
         output = io.StringIO()
         argv, sys.argv = sys.argv, [tool, *words]

@@ -15,9 +15,9 @@ from mmscale.apis.networks import find_network
 from mmscale.arch import get_arch
 
 NAMES = {
-    'Arch', 'MMScaleError', 'Scaling', 'SearchSpace', 'build', 'channel_groups', 'export',
-    'from_timm', 'get_arch', 'get_cost', 'list_archs', 'load_result', 'prune', 'report',
-    'run_search', 'scale', 'to_timm',
+    'Arch', 'MMScaleError', 'Scaling', 'SearchSpace', 'answer_budgets', 'build',
+    'channel_groups', 'export', 'from_timm', 'get_arch', 'get_cost', 'list_archs', 'load_result',
+    'prune', 'report', 'run_search', 'scale', 'to_timm',
 }  # fmt: skip
 
 
@@ -139,6 +139,7 @@ def wrong_calls():
         'no weights': (lambda: mmscale.export(arch, 'out'), 'a checkpoint'),
         'a list to export': (lambda: mmscale.export([5], 'out'), 'is no name, file, Arch'),
         'no result': (lambda: mmscale.load_result(5), 'folder=5'),
+        'no archive': (lambda: mmscale.answer_budgets(5, 'flops=1M'), 'work_dir=5'),
         'no config': (lambda: mmscale.run_search(None), 'config=None'),
         'no pattern': (lambda: mmscale.list_archs(5), 'pattern=5'),
     }

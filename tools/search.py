@@ -3,6 +3,7 @@
 
 import argparse
 
+from mmscale.apis.any_budget import answer_budgets, read_limits, verify
 from mmscale.apis.plan import make_plan
 from mmscale.apis.search import (
     check_search,
@@ -19,9 +20,10 @@ def parse_args() -> argparse.Namespace:
     parser = ToolParser(
         description=__doc__,
         epilog='The super-supernet is the checkpoint that load_from in the config names; '
-        '--profile and --dry-run need none, --plan does without as long as there is none.',
+        '--profile and --dry-run need none, --plan does without as long as there is none. '
+        '--from-archive needs no config either, but for --verify and for detectors.',
     )
-    add_common_arguments(parser)
+    add_common_arguments(parser, needs_config=False)
     parser.add_argument(
         '--resume',
         action='store_true',
@@ -49,13 +51,29 @@ def parse_args() -> argparse.Namespace:
         help='search with an analytic score whose optimum is known, and compare with random '
         'search (default work dir: work_dirs/<config name>_dry_run)',
     )
-    parser.add_argument('--json', action='store_true', help='print profile or plan as JSON')
+    instead.add_argument(
+        '--from-archive',
+        metavar='WORK_DIR',
+        help='evaluate nothing: answer other budgets from what a search has archived there, by a '
+        'surrogate, with predicted scores; the search may be running',
+    )
+    _add_budgets(parser)
+    parser.add_argument(
+        '--json', action='store_true', help='print profile, plan or answers as JSON'
+    )
     args = parser.parse_args()
+    is_answer = args.from_archive is not None
     looks_only = args.profile or args.plan
-    if args.json and not looks_only:
-        parser.error('--json needs --profile or --plan')
-    if args.launcher != 'none' and (looks_only or args.dry_run):
-        parser.error('--profile, --plan and --dry-run run in one process: leave out --launcher')
+    if args.json and not (looks_only or is_answer):
+        parser.error('--json needs --profile or --plan, or --from-archive')
+    if args.config is None and not is_answer:
+        parser.error('the following arguments are required: config')
+    _check_budgets(parser, args)
+    if args.launcher != 'none' and (looks_only or is_answer or args.dry_run):
+        parser.error(
+            '--profile, --plan, --dry-run and --from-archive run in one process: leave out '
+            '--launcher'
+        )
     if args.retry_failed and not args.resume:
         parser.error('--retry-failed needs --resume')
     if args.resume and looks_only:
@@ -63,9 +81,88 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def _add_budgets(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('budgets, with --from-archive')
+    group.add_argument(
+        '--budget',
+        action='append',
+        default=[],
+        metavar='METRIC=VALUE[,METRIC=VALUE]',
+        help='budgets that are to be met at once, of flops, params, acts or latency (in ms), as '
+        'flops=0.5M,params=50K; given again, it is another question',
+    )
+    group.add_argument(
+        '--cap',
+        action='append',
+        default=[],
+        metavar='METRIC=VALUE',
+        help='what no network may exceed',
+    )
+    group.add_argument(
+        '--latency-model', metavar='FILE', help='predicts latencies, see mmscale.cost.LatencyModel'
+    )
+    group.add_argument(
+        '--tolerance',
+        type=float,
+        default=0.05,
+        help='largest relative deviation from a budget (default: 0.05)',
+    )
+    group.add_argument('--number', type=int, default=5, help='networks of an answer (default: 5)')
+    group.add_argument(
+        '--verify',
+        type=int,
+        metavar='N',
+        help='score the best N of every answer with the super-supernet of the config, as the '
+        'search does; appends to its archive',
+    )
+    group.add_argument(
+        '--out', metavar='DIR', help='write answers.json and the networks, as Arch files'
+    )
+
+
+def _check_budgets(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.from_archive is None:
+        keys = ('budget', 'cap', 'latency_model', 'verify', 'out')
+        given = [f'--{key.replace("_", "-")}' for key in keys if getattr(args, key)]
+        if given:
+            parser.error(f'{given[0]} needs --from-archive')
+    elif args.resume:
+        parser.error('--from-archive does not search: leave out --resume')
+    elif args.verify is not None and args.config is None:
+        parser.error(
+            '--verify runs the config of the search: name it, as in tools/search.py CONFIG '
+            f'--from-archive {args.from_archive} (the search has dumped it there)'
+        )
+
+
+def answer(args: argparse.Namespace) -> None:
+    """Answers budgets from the archive of a search."""
+    config = None
+    if args.config is not None:
+        config = load_config(args)
+        check_search(config)
+    answers = answer_budgets(
+        args.from_archive,
+        args.budget,
+        read_limits('cap', ','.join(args.cap)) if args.cap else None,
+        args.tolerance,
+        args.latency_model,
+        args.number,
+        config,
+    )
+    if args.verify is not None:
+        answers = verify(answers, config, args.verify)
+    if args.out is not None:
+        answers.save(args.out)
+    show(answers, args.json)
+
+
 def main() -> None:
     """Searches, or says what a search would do."""
     args = parse_args()
+    if args.from_archive is not None:
+        answer(args)
+        return
     config = load_config(args)
     check_search(config)
     if args.dry_run:

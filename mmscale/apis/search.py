@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmscale.apis.reports.errors import fitness_facts
 from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.arch.checks import integer
 from mmscale.arch.origin import Origin, origin_of
@@ -30,12 +31,14 @@ from mmscale.search import (
     OnStep,
     RandomSearch,
     ScalingSearch,
+    Score,
     Scorer,
     Search,
     SearchResult,
 )
 from mmscale.search.analytic import AnalyticEvaluator
 from mmscale.search.forecast import analytic_evaluator
+from mmscale.search.noise import with_error
 from mmscale.search.profile import SearchProfile, profile_search
 from mmscale.search.reporting import History, ProgressLog, describe
 from mmscale.search.result_files import read_result
@@ -261,7 +264,9 @@ def _run(
         if len(archive):
             logger.info(f'replaying {len(archive)} evaluations of {visible(directory)}')
         scorer = Scorer(archive, evaluator, progress=ProgressLog(logger))
-        return search.run(scorer, on_step), time.monotonic() - start
+        # The analytic score counts no images.
+        result = replace(search.run(scorer, on_step), counted=False)
+        return result, time.monotonic() - start
 
 
 def _write(path: Path, result: SearchResult, convention: str, origin: Origin) -> None:
@@ -452,13 +457,18 @@ class SavedResult(Printed):
         rows = []
         for (name, arch), member in zip(self.archs.items(), self._members, strict=True):
             cost, score = member['cost'], member['score']
-            right = score and f'{100 * score["correct"] / score["total"]:.1f}'
+            right = score and self._percent(Score(**score))
             numbers = (f'{cost[key]:,}' for key in ('flops', 'params', 'acts'))
             rows.append((name, arch.resolution, len(arch.blocks), *numbers, right))
-        columns = ('network', 'px', 'blocks', 'flops', 'params', 'acts', 'score, percent')
+        what = 'percent ± 1.96 standard errors' if self.data.get('counted', True) else 'percent'
+        columns = ('network', 'px', 'blocks', 'flops', 'params', 'acts', f'score, {what}')
         title = f'{self.path.parent.name}: {self.data.get("evaluations", 0):,} evaluations'
-        fitness = [] if self.fitness is None else [f'fitness {self.fitness:.4f}']
-        return [make_table(title, columns, rows), *fitness]
+        told = [f'{what} {value}' for what, value in fitness_facts(self.data)]
+        return [make_table(title, columns, rows), *told]
+
+    def _percent(self, score: Score) -> str:
+        error = 100 * score.error if self.data.get('counted', True) else None
+        return with_error(100 * score.value, error, 1)
 
 
 def load_result(folder: str | Path) -> SavedResult:

@@ -16,13 +16,16 @@ Item = TypeVar('Item')
 def even_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
     """Batches of a size at most that differ by one item at most, in the order of the items.
 
-    A last batch of one image would have no statistics in maps of 1 x 1.
+    A batch of one image would have no statistics in maps of 1 x 1: there is none, unless the
+    size is 1 or there is one item. So of an odd number in batches of two, one has three.
 
     Example:
         >>> [len(batch) for batch in even_batches(range(65), 32)]
         [22, 22, 21]
     """
     count = -(-len(items) // size)
+    if size > 1:
+        count = min(count, max(len(items) // 2, 1))
     ends = [-(-len(items) * i // count) for i in range(count + 1)]
     return [list(items[start:end]) for start, end in pairwise(ends)]
 

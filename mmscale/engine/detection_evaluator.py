@@ -15,8 +15,8 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import METRICS
 
+from mmscale.engine.content import Targets
 from mmscale.engine.evaluator import SubnetEvaluator
-from mmscale.engine.images import Targets
 from mmscale.errors import UsageError
 from mmscale.models import SuperNetDetector
 from mmscale.registry import TASK_UTILS
@@ -94,6 +94,8 @@ class DetectionEvaluator(SubnetEvaluator):
         TypeError: The model is no SuperNetDetector.
         ValueError: A setting is not allowed.
     """
+
+    counts_answers = False
 
     def __init__(self, model: SuperNetDetector, *args: Any, **kwargs: Any) -> None:
         if not isinstance(model, SuperNetDetector):

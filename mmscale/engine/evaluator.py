@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.model import BaseModel
@@ -26,8 +28,10 @@ from mmscale.engine.candidates import (
     each,
     out_of_memory_is_of_the_candidate,
 )
-from mmscale.engine.images import Images, Targets, bytes_of, content_of
-from mmscale.errors import UsageError, one_line
+from mmscale.engine.content import Targets, bytes_of
+from mmscale.engine.images import HANDLING, PLACES, Images, content_of
+from mmscale.engine.single_images import archs_of_smallest_maps, refusal_of_one
+from mmscale.errors import UsageError
 from mmscale.models import SuperNetTraining
 from mmscale.registry import TASK_UTILS
 from mmscale.search import EvaluationError, Score
@@ -82,12 +86,15 @@ class SubnetEvaluator:
         candidates_per_pass: So many candidates of one resolution share a pass over the images.
 
     Attributes:
+        counts_answers: Whether scores count right answers, so that they have a binomial error.
         images_seen: Images that were scored so far.
         images_saved: Images that were not, because enough others were wrong.
 
     Raises:
         ValueError: A setting is not allowed.
     """
+
+    counts_answers: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -134,8 +141,10 @@ class SubnetEvaluator:
         # Of the networks scored last, so that what is shipped is not calibrated again.
         self._statistics: dict[Arch, dict[str, torch.Tensor]] = {}
         self._weights: list[tuple[int, int]] = []
+        # What is read is known by its content, see :attr:`fingerprint`.
+        unsaid = HANDLING | PLACES
         self._settings = {
-            'dataloader': content_of(dataloader),
+            'dataloader': content_of(dataloader, unsaid),
             'max_images': max_images,
             'side': side,
             'bn': bn,
@@ -143,23 +152,23 @@ class SubnetEvaluator:
         }
         if bn == 'recalibrated':
             self._settings |= {
-                'calibration_dataloader': content_of(calibration_dataloader),
+                'calibration_dataloader': content_of(calibration_dataloader, unsaid),
                 'calibration_images': calibration_images,
             }
         # Only what is set: archives from before there were such settings go on.
         chosen = {'amp': amp, 'evaluation_channels_last': channels_last}
         self._settings |= {key: value for key, value in chosen.items() if value is not None}
         kept = dict(cache=cache, cache_dir=Path(cache_dir), cache_bytes=cache_bytes)
-        self._images = Images(
+        self._make_images = partial(
+            Images,
             dataloader,
             model.data_preprocessor,
-            max_images,
-            'max_images',
-            'test_dataloader',
-            self.targets_of,
+            name='test_dataloader',
+            targets_of=self.targets_of,
             even=bn == 'batch',
             **kept,
         )
+        self._images = self._make_images(max_images, 'max_images')
         self._calibration = Images(
             calibration_dataloader,
             model.data_preprocessor,
@@ -179,24 +188,38 @@ class SubnetEvaluator:
             if images is not None and images.has_single_images:
                 self._check_single_images(name)
 
+    def on_images(self, count: int, key: str) -> SubnetEvaluator:
+        """The same evaluator with another number of scoring images; they share the others.
+
+        Args:
+            count: Number of scoring images.
+            key: The setting that it comes from, for the error.
+
+        Raises:
+            UsageError: There are not so many.
+        """
+        other = copy.copy(self)
+        other._images = self._make_images(count, key)
+        other._settings = {**self._settings, 'max_images': count}
+        other.images_seen = other.images_saved = 0
+        return other
+
+    @property
+    def num_images(self) -> int:
+        """How many images a network is scored on."""
+        return len(self._images)
+
     def _check_single_images(self, name: str) -> None:
         """Refuses batches of one image where maps of 1 x 1 leave BN layers one value each."""
-        space = self.model.backbone.space
-        stage = min(
-            range(len(space.scaling_stages)),
-            key=lambda j: space.scaling_stages[j].resolution[0],
-        )
-        arch = space.smallest(stage)
-        part = self.normalised_part(self._raw(arch, self.sides[0])).train()
-        images = next(self._calibration.batches(arch.resolution))[0][:1]
-        try:
-            with torch.no_grad():
-                part(images)
-        except ValueError as error:
-            raise UsageError(
-                f'{name}: BN layers cannot take statistics of one image at {arch.resolution} px '
-                f'({one_line(error):.100}): take a batch_size of 2 or more, and as many images'
-            ) from None
+        for arch in archs_of_smallest_maps(self.model.backbone.space):
+            part = self.normalised_part(self._raw(arch, self.sides[0]))
+            error = refusal_of_one(part, arch.stem.in_channels, arch.resolution)
+            if error:
+                raise UsageError(
+                    f'{name}: BN layers cannot take statistics of one image at '
+                    f'{arch.resolution} px ({error}): take a batch_size of 2 or more, and as '
+                    'many images'
+                )
 
     @staticmethod
     def targets_of(data_samples: list) -> Targets:
@@ -210,7 +233,11 @@ class SubnetEvaluator:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What the scores depend on: weights, data, settings, kind of device, torch."""
+        """What the scores depend on: weights, data, settings, kind of device, torch.
+
+        Data are the contents of all images and annotation files, see :meth:`Images.digest`, and
+        the pipelines as the config has them. With ``cache=False`` every image is read for it once.
+        """
         backbone = self.model.backbone
         resolution = backbone.space.resolution
         images = {'images': self._images.digest(resolution)}

@@ -4,8 +4,8 @@ A set of images at one resolution lies in files of ``SHARD`` images each:
 
 * a header of ``HEADER`` bytes: what the file is, the digest of what it was made of, the shape of
   its images, and the SHA-256 of all that follows; zeros up to its end;
-* the labels, int64;
-* the images, uint8, (N, channels, resolution, resolution).
+* the images, uint8, (N, channels, resolution, resolution);
+* the labels, int64.
 
 A file takes its name once it is whole, so that several runs may make the same one. What lies in a
 work dir may come from anybody: a file is used if its size, its header, its checksum and its first
@@ -23,16 +23,17 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from mmengine.logging import print_log
 
+from mmscale.engine.content import SHARD
 from mmscale.errors import one_line
 from mmscale.files import atomic_write, being_written
 from mmscale.search.scoring import Communicator
 from mmscale.untrusted import UntrustedFileError, open_regular
 
-SHARD = 512
 # A multiple of what a page of memory has.
 HEADER = 4096
 # What is left on the disk for archive, logs and weights.
@@ -44,8 +45,16 @@ Pixels = tuple[np.ndarray, np.ndarray]
 Decode = Callable[[int, Sequence[int]], Iterable[Pixels]]
 
 
+class Shard(NamedTuple):
+    """What a file holds, mapped into memory, and the SHA-256 of it."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    checksum: str
+
+
 def _title(key: str, shape: Sequence[int]) -> bytes:
-    return f'mmscale images 1 {key} {"x".join(map(str, shape))} '.encode()
+    return f'mmscale images 2 {key} {"x".join(map(str, shape))} '.encode()
 
 
 def _bytes_of(shape: Sequence[int]) -> int:
@@ -64,17 +73,17 @@ def write_shard(path: Path, key: str, images: np.ndarray, labels: np.ndarray) ->
     Raises:
         OSError: The disk is full, or cannot be written to.
     """
-    digest = hashlib.sha256(labels.data)
-    digest.update(images.data)
+    digest = hashlib.sha256(images.data)
+    digest.update(labels.data)
     header = _title(key, images.shape) + digest.hexdigest().encode()
     # Processes of several machines may write the same file to the same disk.
     with atomic_write(path, shared=True) as file:
         file.write(header.ljust(HEADER, b'\0'))
-        file.write(labels.data)
         file.write(images.data)
+        file.write(labels.data)
 
 
-def open_shard(path: Path, key: str, shape: Sequence[int]) -> Pixels:
+def open_shard(path: Path, key: str, shape: Sequence[int]) -> Shard:
     """Maps a file of images into memory.
 
     Args:
@@ -94,12 +103,12 @@ def open_shard(path: Path, key: str, shape: Sequence[int]) -> Pixels:
     title = _title(key, shape)
     if bytes(content[: len(title)]) != title:
         raise UntrustedFileError('it was made of something else')
-    digest = hashlib.sha256(content[HEADER:]).hexdigest().encode()
-    if bytes(content[len(title) : HEADER]) != digest.ljust(HEADER - len(title), b'\0'):
+    digest = hashlib.sha256(content[HEADER:]).hexdigest()
+    if bytes(content[len(title) : HEADER]) != digest.encode().ljust(HEADER - len(title), b'\0'):
         raise UntrustedFileError('its checksum is wrong')
-    labels = np.frombuffer(content, np.int64, shape[0], HEADER)
-    images = np.frombuffer(content, np.uint8, math.prod(shape), HEADER + labels.nbytes)
-    return images.reshape(shape), labels
+    images = np.frombuffer(content, np.uint8, math.prod(shape), HEADER)
+    labels = np.frombuffer(content, np.int64, shape[0], HEADER + images.nbytes)
+    return Shard(images.reshape(shape), labels, digest)
 
 
 class ImageStore:
@@ -126,7 +135,7 @@ class ImageStore:
             range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)
         ]
         # By resolution; None where there is no room.
-        self._shards: dict[int, list[Pixels] | None] = {}
+        self._shards: dict[int, list[Shard] | None] = {}
         # Files that this process wrote for the last resolution: others may be another run's.
         self._written: list[Path] = []
 
@@ -141,12 +150,16 @@ class ImageStore:
     def read(self, resolution: int, start: int, stop: int) -> Pixels:
         """Copies of the images of a resolution from position `start` to before `stop`."""
         shards = self._shards[resolution]
-        parts = [
-            tuple(array[max(start - i * SHARD, 0) : stop - i * SHARD] for array in shards[i])
-            for i in range(start // SHARD, (stop - 1) // SHARD + 1)
-        ]
-        images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return images, labels
+        images, labels = [], []
+        for i in range(start // SHARD, (stop - 1) // SHARD + 1):
+            part = slice(max(start - i * SHARD, 0), stop - i * SHARD)
+            images.append(shards[i].images[part])
+            labels.append(shards[i].labels[part])
+        return np.concatenate(images), np.concatenate(labels)
+
+    def checksums(self, resolution: int) -> list[str]:
+        """SHA-256 of the images of a resolution and their labels, of each file."""
+        return [shard.checksum for shard in self._shards[resolution]]
 
     def make(self, resolution: int, ranks: Communicator) -> None:
         """Makes the images of a resolution, or maps those that were made; with all ranks at once.
@@ -164,7 +177,7 @@ class ImageStore:
         # The first rank decides for all, as files may come while others count them.
         reason = self._no_room(resolution, shape) if ranks.rank == 0 else ''
         reason = ranks.gather([reason])[0][0]
-        made: dict[int, Pixels] | str = {}
+        made: dict[int, Shard] | str = {}
         if not reason:
             mine = range(ranks.rank, len(self._positions), ranks.world_size)
             made = self._open_or_make(resolution, shape, mine)
@@ -238,7 +251,7 @@ class ImageStore:
 
     def _open_or_make(
         self, resolution: int, shape: Sequence[int], shards: Iterable[int]
-    ) -> dict[int, Pixels] | str:
+    ) -> dict[int, Shard] | str:
         """The files of some numbers; or why one cannot be written."""
         found = {i: self._opened(resolution, shape, i) for i in shards}
         missing = [i for i, shard in found.items() if shard is None]
@@ -256,19 +269,19 @@ class ImageStore:
                 return one_line(error)
         return found
 
-    def _opened(self, resolution: int, shape: Sequence[int], shard: int) -> Pixels | None:
+    def _opened(self, resolution: int, shape: Sequence[int], shard: int) -> Shard | None:
         path, positions = self._path(resolution, shard), self._positions[shard]
         try:
-            images, labels = open_shard(path, self._key, (len(positions), *shape))
+            found = open_shard(path, self._key, (len(positions), *shape))
             first, label = self._decode_one(resolution, positions[0])
-            if label != labels[0] or not np.array_equal(first, images[0]):
+            if label != found.labels[0] or not np.array_equal(first, found.images[0]):
                 raise UntrustedFileError('its first image is not what the pipeline makes now')
         except FileNotFoundError:
             return None
         except (UntrustedFileError, OSError) as error:
             print_log(f'{path} is made anew: {one_line(error)}', 'current', logging.WARNING)
             return None
-        return images, labels
+        return found
 
     def _made(self, resolution: int, shards: Sequence[int]) -> Iterator[Pixels]:
         """The images of some files, decoded in one go."""

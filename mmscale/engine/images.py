@@ -16,13 +16,12 @@ from torch.utils.data import DataLoader
 
 from mmscale.datasets import Draw, accept_draws, build_dataloader, item_of
 from mmscale.engine.calibration import even_batches
+from mmscale.engine.content import ContentDigest, Targets, annotations_digest, bytes_of
 from mmscale.engine.image_store import ImageStore, Pixels
 from mmscale.engine.train_data import check_size, check_sizes
 from mmscale.errors import UsageError
 from mmscale.search.scoring import Communicator, SingleProcess
 
-# Labels (N,) of a classifier's images, or a detector's data samples.
-Targets = torch.Tensor | list
 Batch = tuple[torch.Tensor, Targets]
 
 # Settings of data loaders and data sets that change how images are read, but not the images.
@@ -31,17 +30,16 @@ HANDLING = frozenset(
 )
 
 
-def bytes_of(tensor: torch.Tensor) -> np.ndarray:
-    """The bytes of a tensor, as a flat array."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+# Where images and annotations lie, which says nothing where their content is known.
+PLACES = frozenset({'ann_file', 'data_prefix'})
 
 
-def content_of(config: Any) -> Any:
+def content_of(config: Any, without: Collection[str] = HANDLING) -> Any:
     """A config without what changes how images are read, but not the images; classes by name."""
     if isinstance(config, dict):
-        return {k: content_of(v) for k, v in config.items() if k not in HANDLING}
+        return {k: content_of(v, without) for k, v in config.items() if k not in without}
     if isinstance(config, (list, tuple)):
-        return [content_of(item) for item in config]
+        return [content_of(item, without) for item in config]
     if isinstance(config, (type, FunctionType)):
         return f'{config.__module__}.{config.__qualname__}'
     return config
@@ -76,6 +74,9 @@ class Images:
             for nowhere; or ``disk``, as uint8.
         cache_dir: Folder of the images on the disk.
         cache_bytes: What they may take there.
+
+    Attributes:
+        size: How many images the dataset has.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Images:
         self._loader = build_dataloader(dict(dataloader))
         self._prepare = prepare
         self._name = name
-        size = len(self._loader.dataset)
+        self.size = size = len(self._loader.dataset)
         accept_draws(self._loader.dataset)
         if count is not None and not 1 <= count <= size:
             raise UsageError(f'{key}={count} must lie in 1..{size}, the images there are')
@@ -104,6 +105,8 @@ class Images:
         # Datasets are often sorted by class.
         self._indices = [i * size // count for i in range(count)]
         self._cache: dict[int, list[Batch]] | None = {} if cache is True else None
+        # By resolution: of the images as the pipeline packs them, and of the first batch.
+        self._contents: dict[int, str] = {}
         self.batch_size = self._loader.batch_size or self._loader.batch_sampler.batch_size
         self._draws = _Batches()
         # Workers that start anew for every pass take longer than a small network.
@@ -138,9 +141,9 @@ class Images:
         """Normalised images (N, channels, resolution, resolution), and their targets."""
         if self._cache is not None:
             if resolution not in self._cache:
-                self._cache[resolution] = list(self._load(resolution))
+                self._cache[resolution] = list(self._load_all(resolution))
             yield from self._cache[resolution]
-        elif self._store is not None and self._stored(resolution):
+        elif self._stored(resolution):
             for positions in self._batches():
                 images, labels = self._store.read(resolution, positions[0], positions[-1] + 1)
                 inputs = self._prepare({'inputs': torch.from_numpy(images)})['inputs']
@@ -152,8 +155,9 @@ class Images:
             yield from self._load(resolution)
 
     def _stored(self, resolution: int) -> bool:
+        """Whether the images of a resolution are on the disk; makes them if they may be."""
         self.store(resolution, SingleProcess())
-        return self._store.holds(resolution)
+        return self._store is not None and self._store.holds(resolution)
 
     def store(self, resolution: int, ranks: Communicator) -> None:
         """Makes the images of a resolution on the disk, if they are kept there, with all ranks."""
@@ -183,21 +187,49 @@ class Images:
         )
 
     def digest(self, resolution: int) -> str:
-        """SHA-256 of the first batch: other pixels, targets or normalisation give another."""
-        # Not from the disk: ranks ask for it one by one.
-        batches = self.batches if self._cache is not None else self._load
-        inputs, targets = next(batches(resolution))
-        digest = hashlib.sha256(bytes_of(inputs))
-        if torch.is_tensor(targets):
-            digest.update(bytes_of(targets))
-        else:
-            instances = [sample.metainfo['instances'] for sample in targets]
-            digest.update(json.dumps(instances).encode())
+        """SHA-256 of all images: other pixels, targets or annotations give another.
+
+        It covers the pixels of every image at one resolution as the pipeline packs them, what is
+        to be predicted, the annotation files whole, and the first batch as it is normalised. It
+        is the same wherever images are kept and whatever folder they lie in. Images that are
+        kept are not decoded for it a second time; others are, once.
+
+        Args:
+            resolution: In pixels.
+        """
+        if resolution not in self._contents:
+            if self._stored(resolution):
+                content = ContentDigest()
+                for checksum in self._store.checksums(resolution):
+                    content.add(checksum)
+                first, _ = next(self.batches(resolution))
+                self._contents[resolution] = self._digest_of(content, first)
+            elif self._cache is not None:
+                self.prepare(resolution)
+            else:
+                for _ in self._load_all(resolution):
+                    pass
+        return self._contents[resolution]
+
+    def _digest_of(self, content: ContentDigest, first: torch.Tensor) -> str:
+        digest = hashlib.sha256(bytes_of(first))
+        digest.update(content.hexdigest().encode())
+        digest.update(annotations_digest(self._loader.dataset).encode())
         return digest.hexdigest()
 
-    def _load(self, resolution: int) -> Iterator[Batch]:
-        """Reads all images, and normalises them."""
+    def _load_all(self, resolution: int) -> Iterator[Batch]:
+        """Reads all images, as :meth:`_load`; at their end their digest is known."""
+        content, first = ContentDigest(), None
+        for inputs, targets in self._load(resolution, content):
+            first = inputs if first is None else first
+            yield inputs, targets
+        self._contents[resolution] = self._digest_of(content, first)
+
+    def _load(self, resolution: int, content: ContentDigest | None = None) -> Iterator[Batch]:
+        """Reads all images, and normalises them; a digest sees them before."""
         for batch in self._read(resolution, self._batches()):
+            if content is not None:
+                content.see(batch['inputs'], self._targets_of(batch['data_samples']))
             data = self._prepare(batch, training=False)
             yield data['inputs'], self._targets_of(data['data_samples'])
 
@@ -267,8 +299,13 @@ class Images:
         config = content_of(dataloader.get('dataset'))
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         dataset = self._loader.dataset
+        if not hasattr(dataset, 'get_data_info'):
+            raise UsageError(
+                f"cache='disk' would not notice when the images of {self._name} change, as "
+                f'{type(dataset).__name__} has no get_data_info: take cache=True (memory) or False'
+            )
         for index in self._indices:
-            info = dataset.get_data_info(index) if hasattr(dataset, 'get_data_info') else {}
+            info = dataset.get_data_info(index)
             path, label, pixels = info.get('img_path', ''), info.get('gt_label'), info.get('img')
             version = ''
             if path and os.path.isfile(path):

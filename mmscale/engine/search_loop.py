@@ -8,7 +8,10 @@ import json
 import re
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -47,9 +50,11 @@ from mmscale.search import (
     ScalingSearch,
     Scorer,
     Search,
+    SearchResult,
     SeparateSearch,
 )
 from mmscale.search.feasibility import Budget
+from mmscale.search.final import final_round
 from mmscale.search.forecast import Forecast, forecast
 from mmscale.search.limits import PerStage
 from mmscale.search.reporting import History, ProgressLog, SecondsLog, describe
@@ -66,7 +71,8 @@ _OTHER_KEYS = ('resume', 'retry_failed')
 # Settings of the evaluator that say how its images are kept, and change no score.
 _KEEPING_KEYS = ('cache', 'cache_dir', 'cache_bytes', 'candidates_per_pass')
 # Settings of the loop itself, not of the search or of its budgets.
-LOOP_KEYS = ('calibration_dataloader', 'subnet_evaluator', 'seed', *_OTHER_KEYS)
+_FINAL_KEYS = ('final_images', 'final_candidates')
+LOOP_KEYS = ('calibration_dataloader', 'subnet_evaluator', 'seed', *_FINAL_KEYS, *_OTHER_KEYS)
 
 # Times of thousands of runs.
 _MOST_TIMING_BYTES = 2**20
@@ -196,6 +202,10 @@ class SearchLoop(BaseLoop):
         retry_failed: Whether to evaluate anew what the archive has as failed.
         subnet_evaluator: Further settings of :class:`SubnetEvaluator`, or with ``type`` of
             another: :class:`DetectionEvaluator` for a detector.
+        final_images: Scoring images of the final round, more than `subnet_evaluator` takes: on
+            them the leaders are scored that the search does not tell apart, see
+            :func:`mmscale.search.final.final_round`. None for no such round.
+        final_candidates: Leaders that take part at most.
         **budgets: ``budget``, ``metric``, ``tolerance``, ``weights``, ``caps`` and
             ``latency_model``, see :func:`build_search`.
 
@@ -223,6 +233,8 @@ class SearchLoop(BaseLoop):
         resume: bool = False,
         retry_failed: bool = False,
         subnet_evaluator: dict[str, Any] | None = None,
+        final_images: int | None = None,
+        final_candidates: int = 5,
         **budgets: Any,
     ) -> None:
         self._runner = runner
@@ -246,6 +258,9 @@ class SearchLoop(BaseLoop):
         self.table = CostTable(model.backbone.space, after_stages=model.cost_after_stages)
         # Built and checked before any data is read.
         self.search = build_search(self.table, self.seed, search, **budgets)
+        self.final_candidates = integer('final_candidates', final_candidates, 2)
+        if final_images is not None:
+            self._check_final(integer('final_images', final_images))
         calibration = _merged(runner.cfg.get('calibration_dataloader'), calibration_dataloader)
         if not calibration or 'dataset' not in calibration:
             raise UsageError(
@@ -262,6 +277,30 @@ class SearchLoop(BaseLoop):
                 model=model, dataloader=dataloader, calibration_dataloader=calibration
             ),
         )
+        self.final_evaluator = None
+        if final_images is not None:
+            self.final_evaluator = self._make_final(final_images)
+
+    def _check_final(self, images: int) -> None:
+        """Refuses a final round of a search that has no runners-up."""
+        if not isinstance(self.search, (MCEA, EvolutionSearch)):
+            raise UsageError(
+                f'final_images={images}: {type(self.search).__name__} has no runners-up to score '
+                'on more images; mmscale.MCEA and mmscale.EvolutionSearch have'
+            )
+
+    def _make_final(self, images: int) -> SubnetEvaluator:
+        if not self.evaluator.counts_answers:
+            raise UsageError(
+                f'final_images={images}: {type(self.evaluator).__name__} counts no right answers, '
+                'so that nothing says which scores are told apart'
+            )
+        if images <= self.evaluator.num_images:
+            raise UsageError(
+                f'final_images={images} must be more than the {self.evaluator.num_images} images '
+                'of the search (subnet_evaluator.max_images)'
+            )
+        return self.evaluator.on_images(images, 'final_images')
 
     @classmethod
     def nested(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,8 +331,10 @@ class SearchLoop(BaseLoop):
         start = time.monotonic()
         self._runner.logger.info(f'{self.table.space}')
         ranks = Ranks()
+        # All images at this resolution are part of the fingerprint: no rank makes them alone.
+        self.evaluator.prepare_together(self.table.space.resolution, ranks)
         fingerprint = self.evaluator.fingerprint
-        archive = self._open_archive(fingerprint, ranks.rank)
+        archive = self._open_archive(self.archive_dir, fingerprint, ranks.rank)
         seconds = Path(self._runner.work_dir) / 'seconds' / f'rank{ranks.rank:04d}.jsonl'
         on_evaluated = SecondsLog(seconds)
         try:
@@ -302,6 +343,9 @@ class SearchLoop(BaseLoop):
             expected = self._expected_evaluations() if ranks.rank == 0 else 0
             scorer = Scorer(archive, self.evaluator, ranks, progress, on_evaluated, expected)
             result = self.search.run(scorer, self.on_step)
+            if isinstance(result, SearchResult):
+                result = replace(result, counted=self.evaluator.counts_answers)
+                result = self._finish(result, scorer)
             if ranks.rank == 0:
                 self._write(result, fingerprint, scorer.fresh, time.monotonic() - start)
         finally:
@@ -311,17 +355,47 @@ class SearchLoop(BaseLoop):
         self._runner.logger.info(str(result))
         return {'fitness': float(result.fitness)}
 
-    def _open_archive(self, fingerprint: dict[str, Any], rank: int) -> Archive:
-        """Opens the archive and says what is in it."""
+    def _finish(self, result: SearchResult, scorer: Scorer) -> SearchResult:
+        """Scores the leaders on more images, if that was asked for and they are not told apart."""
+        if self.final_evaluator is None:
+            return result
+        finished = final_round(
+            result,
+            self.search.family,
+            self.final_candidates,
+            scorer,
+            partial(self._open_final, scorer),
+        )
+        if finished.final is None:
+            self._runner.logger.info(
+                f'no final round: the family is told apart from its {len(result.runners_up)} '
+                'runners-up'
+            )
+        return finished
+
+    @contextmanager
+    def _open_final(self, scorer: Scorer) -> Iterator[Scorer]:
+        """Opens what scores on the images of the final round, beside the scorer of the search."""
+        ranks = scorer.communicator
+        self.final_evaluator.prepare_together(self.table.space.resolution, ranks)
+        fingerprint = self.final_evaluator.fingerprint
+        directory = Path(self._runner.work_dir) / 'final'
+        with self._open_archive(directory, fingerprint, ranks.rank) as archive:
+            yield Scorer(
+                archive, self.final_evaluator, ranks, scorer.progress, scorer.on_evaluated
+            )
+
+    def _open_archive(self, directory: Path, fingerprint: dict[str, Any], rank: int) -> Archive:
+        """Opens an archive and says what is in it."""
         logger = self._runner.logger
-        archive = Archive(self.archive_dir, fingerprint, rank)
+        archive = Archive(directory, fingerprint, rank)
         for path in archive.cut_off:
             logger.info(f'{path}: its last line was cut off while it was written, and is dropped')
         failed = len(archive.failures)
         if self.retry_failed:
             archive.forget_failures()
         if len(archive):
-            logger.info(f'replaying {len(archive)} evaluations of {self.archive_dir}')
+            logger.info(f'replaying {len(archive)} evaluations of {directory}')
         if failed:
             what = 'are evaluated anew' if self.retry_failed else 'count as failed'
             logger.info(f'{failed} of them could not be scored before and {what}')
@@ -372,6 +446,7 @@ class SearchLoop(BaseLoop):
             work_dir / 'result.json',
             {
                 **result.to_json(),
+                **({} if self.evaluator.counts_answers else {'counted': False}),
                 'convention': self.table.convention,
                 'config_hash': self._config_hash(fingerprint),
                 'origin': origin.to_json(),
@@ -385,13 +460,14 @@ class SearchLoop(BaseLoop):
         _remove_others(work_dir / 'weights', '.pth', result.networks)
         timing = work_dir / 'timing.json'
         runs = _runs_in(timing) if self.resume else []
+        used = [self.evaluator, *([self.final_evaluator] if self.final_evaluator else [])]
         runs.append(
             {
                 'seconds': round(seconds, 1),
                 'evaluations': result.evaluations,
                 'evaluations_of_rank_0': evaluated,
-                'images_of_rank_0': self.evaluator.images_seen,
-                'images_saved_of_rank_0': self.evaluator.images_saved,
+                'images_of_rank_0': sum(one.images_seen for one in used),
+                'images_saved_of_rank_0': sum(one.images_saved for one in used),
                 'processes': get_dist_info()[1],
                 'host': socket.gethostname(),
             }

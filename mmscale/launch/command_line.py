@@ -68,9 +68,14 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that OpenMMLab users expect of every tool that runs a config."""
-    parser.add_argument('config', help='config file')
+def add_common_arguments(parser: argparse.ArgumentParser, needs_config: bool = True) -> None:
+    """Adds the arguments that OpenMMLab users expect of every tool that runs a config.
+
+    Args:
+        parser: The parser.
+        needs_config: Whether there must be a config.
+    """
+    parser.add_argument('config', nargs=None if needs_config else '?', help='config file')
     parser.add_argument(
         '--work-dir', help='folder of logs and results (default: work_dirs/<config name>)'
     )

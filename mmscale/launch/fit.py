@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,49 @@ def check_classes(runner: Runner) -> None:
         if max(most, default=0) > classes:
             raise UsageError(
                 f'{key}={most}: model.head.num_classes={classes}, so at most {classes} is allowed'
+            )
+
+
+def check_last_batch(runner: Runner) -> None:
+    """Checks that the BN layers of a training take its last batch, if that is of one image.
+
+    Only of the networks of an Arch, whose input is known.
+
+    Raises:
+        UsageError: They do not.
+    """
+    from mmengine.dataset import InfiniteSampler
+    from mmengine.runner import EpochBasedTrainLoop
+    from torch.utils.data import DataLoader
+
+    from mmscale.datasets import ResolutionSampler
+    from mmscale.engine.single_images import archs_of_smallest_maps, refusal_of_one
+    from mmscale.engine.wrappers import unwrapped_model
+    from mmscale.models import ArchNet, SuperNetTraining
+
+    loader, model = runner.train_dataloader, unwrapped_model(runner)
+    if not isinstance(loader, DataLoader) or loader.batch_size is None:
+        return
+    in_epochs = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    endless = InfiniteSampler if in_epochs else (InfiniteSampler, ResolutionSampler)
+    has_rest = not loader.drop_last and not isinstance(loader.sampler, endless)
+    if loader.batch_size > 1 and not (has_rest and len(loader.sampler) % loader.batch_size == 1):
+        return
+    if isinstance(model, SuperNetTraining):
+        archs = archs_of_smallest_maps(model.backbone.space)
+        nets = [(arch, model.extract(arch)) for arch in archs]
+    elif isinstance(getattr(model, 'backbone', None), ArchNet):
+        nets = [(model.backbone.arch, copy.deepcopy(model))]
+    else:
+        return
+    for arch, net in nets:
+        error = refusal_of_one(net, arch.stem.in_channels, arch.resolution)
+        if error:
+            raise UsageError(
+                f'train_dataloader: batch_size={loader.batch_size} makes a batch of one image of '
+                f'{len(loader.sampler)}, of which BN layers cannot take statistics at '
+                f'{arch.resolution} px ({error}): set train_dataloader.drop_last=True, or take '
+                'another batch_size'
             )
 
 

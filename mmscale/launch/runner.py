@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any
 from mmscale.errors import FOREIGN_ERRORS, MMScaleError, UsageError, one_line
 from mmscale.launch.command_line import set_environment
 from mmscale.launch.defaults import complete_dataloaders, log_in_one_process, make_durable
-from mmscale.launch.fit import check_arch, check_classes, check_optimizer, check_pretrained
+from mmscale.launch.fit import (
+    check_arch,
+    check_classes,
+    check_last_batch,
+    check_optimizer,
+    check_pretrained,
+)
 from mmscale.launch.installed import installed_twice
 from mmscale.quiet import quiet_imports
 from mmscale.settings import flat
@@ -227,6 +233,7 @@ def build_runner(config: Config, phase: str) -> Runner:
         with _one_line_of('val_cfg or val_dataloader'):
             _ = runner.val_loop
         check_classes(runner)
+        check_last_batch(runner)
         # In the order of Runner.train, which then finds it done.
         check_optimizer(config)
         with _one_line_of('optim_wrapper'):

@@ -14,7 +14,8 @@ from mmscale.search.feasibility import Feasibility, Strategy
 from mmscale.search.given_family import GivenFamily
 from mmscale.search.halves import EvolutionSearch, ScalingSearch
 from mmscale.search.mcea import MCEA
-from mmscale.search.pareto import ParetoMember, ParetoResult, ParetoSearch
+from mmscale.search.pareto import ParetoSearch
+from mmscale.search.pareto_result import ParetoMember, ParetoResult
 from mmscale.search.random_search import RandomSearch
 from mmscale.search.record import Batch, Record
 from mmscale.search.result import (

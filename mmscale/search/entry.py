@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import re
 import zlib
 from base64 import b64decode, b64encode
@@ -68,6 +69,11 @@ class Score:
     def value(self) -> Fraction:
         """The score between 0 and 1, exact: compare and average this."""
         return Fraction(self.correct, self.total)
+
+    @property
+    def error(self) -> float:
+        """Its binomial standard error, of a score that counts right answers."""
+        return math.sqrt(self.value * (1 - self.value) / self.total)
 
     def __str__(self) -> str:
         return f'{self.correct}/{self.total} = {self.correct / self.total:.4f}'

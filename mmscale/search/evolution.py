@@ -24,8 +24,9 @@ from mmscale.search.targets import draw_scalable, nearest, options
 
 _TOURNAMENT = 2
 _ATTEMPTS = 8
-# With preselection: so many are proposed for every one that is scored, so many of them at random,
-# and so many of the best get scalings of their own.
+# With preselection, for every one that is scored: so many parents, so many proposals, so many of
+# them at random, and so many of the best get scalings of their own.
+_PARENTS = 4
 _PROPOSALS = 16
 _RANDOM_SHARE = 0.25
 _RESCALED = 2
@@ -123,7 +124,8 @@ class BaseEvolution:
             ValueError: No base model was found that meets the budgets, or none can be scored.
         """
         mutations = self.mutations if mutations is None else mutations
-        survivors = _best(elites, self.population)
+        most = self.population * (1 if preselection is None else _PARENTS)
+        survivors = _best(elites, most)
         seen = {np.array(c.genotype.genes, dtype=np.int64).tobytes() for c in survivors}
         history: list[Fraction] = []
         for generation in range(self.generations):
@@ -140,7 +142,7 @@ class BaseEvolution:
                 break
             record.step = f'{title}, generation {generation + 1} of {self.generations}'
             # An equal fitness may still survive by its cost or its genes.
-            full = len(survivors) == self.population
+            full = len(survivors) == most
             least = survivors[-1].fitness if self.halving and full else None
             predicted = self._predicted(proposals, preselection)
             scored = yield from self.family.candidates(record, proposals, least)
@@ -148,7 +150,7 @@ class BaseEvolution:
             if predicted:
                 pairs = [(predicted[c.proposal], float(c.fitness)) for c in scored]
                 correlation = preselection.compare(*zip(*pairs, strict=True)) if pairs else None
-            survivors = _best([*survivors, *scored], self.population)
+            survivors = _best([*survivors, *scored], most)
             if not survivors:
                 raise UsageError(f'{record.step}: {record.explain_failures()}')
             history.append(survivors[0].fitness)

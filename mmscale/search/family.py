@@ -161,8 +161,12 @@ class FamilyFitness:
             be scored.
 
         Raises:
-            ValueError: Most networks cannot be scored.
+            ValueError: A family does not meet the budgets, or most networks cannot be scored.
         """
+        for proposal in proposals:
+            row = np.array([proposal.genes], dtype=np.int64)
+            if not self.feasibility.feasible(row, proposal.strategy)[0]:
+                raise UsageError('a base model that does not meet the budgets must not be scored')
         if least is not None:
             proposals = yield from self._without_losers(proposals, least)
         families = [self.archs(proposal) for proposal in proposals]

@@ -18,7 +18,8 @@ from mmscale.cost.scaled import check_metric
 from mmscale.errors import UsageError
 from mmscale.search.distinct import distinct_scalings
 from mmscale.search.limits import Limits, PerStage, measure, read_latency_model, shown
-from mmscale.search.operators import randomise_dead, take_new
+from mmscale.search.operators import take_new
+from mmscale.search.repair import descend
 
 Strategy = tuple[Scaling, ...]
 """One Scaling per scaling stage, from 0 on; ``(Scaling(),)`` is the base model alone."""
@@ -30,8 +31,6 @@ _SAMPLE = 4096
 _SAMPLES = 8
 _REPAIR = 256
 _REPAIRS = 8
-# Genes of the neighbours of base models that are looked at together.
-_NEIGHBOURS = 2**21
 
 
 def noun(space: SearchSpace) -> str:
@@ -114,7 +113,7 @@ class Feasibility:
     @property
     def base_range(self) -> tuple[float, float]:
         """Lowest and highest cost of any base model."""
-        return self.limits.range(self.metric, [Scaling()])
+        return self.limits.range(self.metric)
 
     @property
     def noun(self) -> str:
@@ -313,10 +312,7 @@ class Feasibility:
         return found
 
     def repair(self, genes: Genes, strategy: Strategy, rng: np.random.Generator) -> Genes:
-        """Moves base models to the budgets of a strategy by changing single genes.
-
-        Each step takes the single change that lessens what deviates too much the most, or a
-        random one of those that meet all budgets.
+        """Moves base models to the limits of a strategy by single changes, see :func:`descend`.
 
         Args:
             genes: Shape (n, genes).
@@ -330,41 +326,7 @@ class Feasibility:
         return genes[self.feasible(genes, strategy)]
 
     def _descend(self, genes: Genes, strategy: Strategy, rng: np.random.Generator) -> Genes:
-        genes = self.space.canonicalise(genes)
-        excess = self._excess(genes, strategy)
-        rows = np.flatnonzero(excess)
-        choices = self.space.num_choices
-        gene = np.repeat(np.arange(len(choices)), choices - 1)
-        shift = np.concatenate([np.arange(1, n) for n in choices])
-        for _ in range(self.space.num_genes):
-            if not len(rows):
-                break
-            filled = randomise_dead(self.space, genes[rows], rng)
-            reached = self._reached(filled, gene, shift, strategy)
-            lots = np.where(reached == 0, -rng.random(reached.shape), reached)
-            best = lots.argmin(axis=1)
-            least = reached[np.arange(len(rows)), best]
-            better = np.flatnonzero(least < excess[rows])
-            moved, column = filled[better], gene[best[better]]
-            place = np.arange(len(better)), column
-            moved[place] = (moved[place] + shift[best[better]]) % choices[column]
-            genes[rows[better]] = self.space.canonicalise(moved)
-            excess[rows[better]] = least[better]
-            rows = rows[better[least[better] > 0]]
-        return genes
-
-    def _reached(self, genes: Genes, gene: Genes, shift: Genes, strategy: Strategy) -> NDArray:
-        """Excess after every change of one gene (none, if it is dead), shape (n, changes)."""
-        changes, choices = np.arange(len(gene)), self.space.num_choices[gene]
-        # So many rows at once that all of their neighbours take some dozen megabytes.
-        step = max(1, _NEIGHBOURS // (len(gene) * genes.shape[1]))
-        found = np.empty((len(genes), len(gene)))
-        for start in range(0, len(genes), step):
-            near = np.repeat(genes[start : start + step, None], len(gene), axis=1)
-            near[:, changes, gene] = (near[:, changes, gene] + shift) % choices
-            excess = self._excess(near.reshape(-1, genes.shape[1]), strategy)
-            found[start : start + step] = excess.reshape(-1, len(gene))
-        return found
+        return descend(self.space, genes, lambda rows: self._excess(rows, strategy), rng)
 
     # ------------------------------------------------------------------ messages
 

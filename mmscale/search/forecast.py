@@ -6,6 +6,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -88,6 +89,15 @@ def analytic_evaluator(search: Search, seed: int) -> AnalyticEvaluator:
     return AnalyticEvaluator(search.family.feasibility, seed, **given)
 
 
+def _unaided(search: Search) -> Search:
+    """The same search without a surrogate, which costs time and changes little of what it is."""
+    if not getattr(search, 'surrogate', False):
+        return search
+    found = copy(search)
+    found.surrogate = False
+    return found
+
+
 def forecast(search: Search, seed: int) -> Forecast:
     """Runs a search with scores by formula, in a temporary folder.
 
@@ -112,7 +122,7 @@ def forecast(search: Search, seed: int) -> Forecast:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter('ignore')  # The search itself will say it.
-        search.run(Scorer(archive, evaluator, _Batches(found), on_evaluated=note))
+        _unaided(search).run(Scorer(archive, evaluator, _Batches(found), on_evaluated=note))
     if not found.batches[-1]:
         found.batches.pop()
     return found

@@ -20,8 +20,8 @@ from mmscale.search.schedule import (
     RELEASED,
     best_schedule,
     checked_evaluations,
-    flag,
     most_evaluations,
+    uses_surrogate,
 )
 from mmscale.search.scoring import Scorer
 from mmscale.search.searcher import Steps
@@ -57,7 +57,7 @@ class EvolutionSearch:
         mutations: float = 1.0,
         halving: bool = False,
         evaluations: int | None = None,
-        surrogate: bool = True,
+        surrogate: bool | None = None,
         seed: int = 0,
     ) -> None:
         integer('seed', seed, 0)
@@ -70,10 +70,10 @@ class EvolutionSearch:
         self.seed = seed
         stages = len(self.family.scored_stages)
         self.evaluations = checked_evaluations(evaluations, stages)
-        self.surrogate = flag('surrogate', surrogate)
+        self.surrogate = uses_surrogate(surrogate, evaluations)
         best = RELEASED
         if evaluations is not None:
-            best = best_schedule(evaluations, stages, surrogate)
+            best = best_schedule(evaluations, stages, self.surrogate)
             # One evolution goes on until the evaluations are used up.
             best = replace(best, generations=evaluations)
         population = best.population if population is None else population
@@ -166,10 +166,7 @@ class ScalingSearch:
         row = np.array([self.base.genes], dtype=np.int64)
         feasibility = family.feasibility
         if not feasibility.base_feasible(row)[0]:
-            raise UsageError(
-                f'base has {feasibility.cost(row)[0]:,} {feasibility.metric}, not '
-                f'{feasibility.budget:,} within a tolerance of {feasibility.tolerance:.3g}'
-            )
+            raise UsageError(feasibility.explain_base(row))
 
     @property
     def most_evaluations(self) -> int:

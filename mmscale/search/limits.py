@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -227,16 +228,13 @@ class Limits:
             left = met
         return None
 
-    def range(self, metric: str, scalings: Iterable[Scaling]) -> tuple[float, float]:
-        """Lowest and highest cost of any base model under any of some scalings; exact."""
-        if metric == 'latency':
-            model = self.latency_model
-            found = [self.table.range_of((model.c, 0.0, model.b), s) for s in scalings]
-            found = [(model.a + low, model.a + high) for low, high in found]
-        else:
-            found = [self.table.range(metric, scaling) for scaling in scalings]
-        lows, highs = zip(*found, strict=True)
-        return min(lows), max(highs)
+    def range(self, metric: str, scaling: Scaling = Scaling()) -> tuple[float, float]:  # noqa: B008
+        """Lowest and highest cost of any base model under a scaling; exact."""
+        if metric != 'latency':
+            return self.table.range(metric, scaling)
+        model = self.latency_model
+        low, high = self.table.range_of((model.c, 0.0, model.b), scaling)
+        return model.a + low, model.a + high
 
     def check(
         self, scalings: Callable[[int], Sequence[Scaling]], stages: Iterable[int], noun: str
@@ -253,10 +251,8 @@ class Limits:
         """
         for stage in stages:
             limits = [limit for limit in self.of(stage) if not limit.is_multiple]
-            metrics = dict.fromkeys(limit.metric for limit in limits)
-            ranges = {metric: self.range(metric, scalings(stage)) for metric in metrics}
             for limit in limits:
-                self._check_reach(limit, stage, *ranges[limit.metric], noun)
+                self.check_reach(limit, stage, scalings(stage), noun)
             least = {limit.metric: self._least(limit) for limit in self.of(stage)[::-1]}
             for limit in limits:
                 if limit.tolerance is None and limit.value < least[limit.metric]:
@@ -271,11 +267,29 @@ class Limits:
         """The lowest cost that a limit allows, whatever the base model."""
         return limit.least * (self.of(0)[0].least if limit.is_multiple else 1)
 
-    def _check_reach(self, limit: Limit, stage: int, low: float, high: float, noun: str) -> None:
+    def check_reach(
+        self, limit: Limit, stage: int, scalings: Sequence[Scaling], noun: str
+    ) -> None:
+        """Checks that a limit is within reach of networks under any of some scalings.
+
+        Args:
+            limit: The limit, which is no multiple.
+            stage: The scaling stage that messages name, if it is not 0.
+            scalings: The scalings.
+            noun: What messages call a network of scaling stage 0.
+
+        Raises:
+            UsageError: It is not; the message names the range that is.
+        """
         is_cap = limit.tolerance is None
         slack = 0 if is_cap else self.tolerance
-        if low <= limit.value * (1 + slack) and (is_cap or high >= limit.value * (1 - slack)):
-            return
+        low, high = math.inf, -math.inf
+        for scaling in scalings:
+            own = self.range(limit.metric, scaling)
+            low, high = min(low, own[0]), max(high, own[1])
+            # Most are within reach of the first scaling: the others need not be looked at.
+            if low <= limit.value * (1 + slack) and (is_cap or high >= limit.value * (1 - slack)):
+                return
         low_text = f'{low:.4g}' if limit.metric == 'latency' else f'{low:,}'
         who = f'{noun}s of this space' if stage == 0 else f'networks of scaling stage {stage}'
         tolerance = '' if is_cap else f' (tolerance {self.tolerance:.3g})'

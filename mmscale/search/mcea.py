@@ -17,8 +17,8 @@ from mmscale.search.schedule import (
     RELEASED,
     best_schedule,
     checked_evaluations,
-    flag,
     most_evaluations,
+    uses_surrogate,
 )
 from mmscale.search.scoring import Scorer
 from mmscale.search.searcher import Steps
@@ -61,7 +61,8 @@ class MCEA:
             in the result. It sets what is not set of the schedule to what was best for so many
             (docs/search.md), with rounds until they are used up. None: the schedule says when
             it ends, and what is not set is as in the released ScaleNet, 64, 40, 8 and 20.
-        surrogate: Whether to predict candidates before they are scored.
+        surrogate: Whether to predict candidates before they are scored; by default where
+            `evaluations` is set.
         seed: Seed of all randomness.
 
     Raises:
@@ -78,17 +79,17 @@ class MCEA:
         mutations: float = 1.0,
         halving: bool = False,
         evaluations: int | None = None,
-        surrogate: bool = True,
+        surrogate: bool | None = None,
         seed: int = 0,
     ) -> None:
         integer('seed', seed, 0)
         self.family = family
         self.seed = seed
         self.evaluations = checked_evaluations(evaluations, len(family.scored_stages))
-        self.surrogate = flag('surrogate', surrogate)
+        self.surrogate = uses_surrogate(surrogate, evaluations)
         best = RELEASED
         if evaluations is not None:
-            best = best_schedule(evaluations, len(family.scored_stages), surrogate)
+            best = best_schedule(evaluations, len(family.scored_stages), self.surrogate)
         population = best.population if population is None else population
         generations = best.generations if generations is None else generations
         bases = best.num_base_models if num_base_models is None else num_base_models

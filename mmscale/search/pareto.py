@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from fractions import Fraction
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,17 @@ from mmscale.search.dominance import (
 )
 from mmscale.search.entry import Score
 from mmscale.search.operators import crossover, mutate, tournament
+from mmscale.search.pareto_result import ParetoMember, ParetoResult
 from mmscale.search.preselection import EXPLORATION, Preselection
 from mmscale.search.record import Batch, Record
-from mmscale.search.result import SCHEMA, Generation, OnStep
-from mmscale.search.schedule import flag
+from mmscale.search.result import Generation, OnStep
+from mmscale.search.schedule import checked_evaluations, uses_surrogate
 from mmscale.search.scoring import Scorer
 from mmscale.search.searcher import Steps
 
+# As in the released ScaleNet; and of a search of some hundred evaluations.
+_POPULATION, _GENERATIONS = 64, 40
+_SMALL_POPULATION = 16
 _TOURNAMENT = 2
 _ATTEMPTS = 8
 # Draws for every individual that is missing: a narrow cost range admits few of them.
@@ -42,113 +45,6 @@ _DRAWS = 32
 _SCALING_SHARE = 0.5
 # With preselection: so many are proposed for every one that is scored.
 _PROPOSALS = 8
-
-
-# ---------------------------------------------------------------------- result
-
-
-@dataclass(frozen=True)
-class ParetoMember:
-    """A network of the front.
-
-    Attributes:
-        base: The base model.
-        scaling_stage: Scaling stage of the scaling.
-        scaling: What scales it.
-        arch: The scaled network.
-        cost: Its cost.
-        score: Its score.
-        latency: Its predicted latency in milliseconds, None without a latency model.
-    """
-
-    base: Genotype
-    scaling_stage: int
-    scaling: Scaling
-    arch: Arch
-    cost: Cost
-    score: Score
-    latency: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the network as plain JSON data."""
-        latency = {} if self.latency is None else {'latency': self.latency}
-        return {
-            'genes': list(self.base.genes),
-            'scaling_stage': self.scaling_stage,
-            'scaling': self.scaling.to_json(),
-            'cost': {**asdict(self.cost), **latency},
-            'score': asdict(self.score),
-            'arch': self.arch.to_json(),
-        }
-
-
-@dataclass(frozen=True)
-class ParetoResult:
-    """Outcome of a multi-objective search: equal for equal settings, seed and scores.
-
-    Attributes:
-        metric: The cost that the score was weighed against.
-        front: What no network of the search dominates, by rising cost.
-        evaluations: Distinct Archs that were scored.
-        failed: Distinct Archs that could not be scored.
-        hypervolume: Of all that was scored so far, after every generation.
-        seed: Seed of the search.
-        settings: Cost range and schedule, plain JSON data.
-        details: What else the search has to tell, plain JSON data.
-    """
-
-    metric: str
-    front: tuple[ParetoMember, ...]
-    evaluations: int
-    failed: int
-    hypervolume: tuple[float, ...]
-    seed: int
-    settings: dict[str, Any]
-    details: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def fitness(self) -> Fraction:
-        """The best score."""
-        return self.front[-1].score.value
-
-    @property
-    def networks(self) -> dict[str, Arch]:
-        """The networks of the front, by rising cost."""
-        return {f'front_{i}': member.arch for i, member in enumerate(self.front)}
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the result as plain JSON data, without times, hosts and paths."""
-        return {
-            'schema': SCHEMA,
-            'kind': 'pareto',
-            'metric': self.metric,
-            'front': [member.to_json() for member in self.front],
-            'evaluations': self.evaluations,
-            'failed': self.failed,
-            'hypervolume': list(self.hypervolume),
-            'seed': self.seed,
-            'settings': self.settings,
-            'details': self.details,
-        }
-
-    def __str__(self) -> str:
-        lines = [
-            f'Pareto front of score against {self.metric}: {len(self.front)} networks after '
-            f'{self.evaluations} evaluations in {len(self.hypervolume)} generations, hypervolume '
-            f'{self.hypervolume[-1]:.4f}, seed {self.seed}'
-        ]
-        is_scaled = any(member.scaling_stage for member in self.front)
-        for i, member in enumerate(self.front):
-            stage = f'scaling stage {member.scaling_stage}, ' if is_scaled else ''
-            latency = '' if member.latency is None else f'{member.latency:.3g} ms, '
-            lines.append(
-                f'  {i}: {stage}{member.arch.resolution} px, {latency}'
-                f'{member.cost.flops:,} flops, {member.cost.params:,} params, score {member.score}'
-            )
-        return '\n'.join(lines)
-
-
-# ---------------------------------------------------------------------- search
 
 
 @dataclass(frozen=True)
@@ -182,13 +78,17 @@ class ParetoSearch:
         metric: The cost: ``flops``, ``params``, ``acts`` or ``latency``.
         cost_range: Smallest and largest cost that is of interest, latencies in milliseconds; by
             default all of the space.
-        population: Networks of a generation, at least 2.
-        generations: Number of generations, the random first one included.
+        population: Networks of a generation, at least 2; by default 64, and 16 where
+            `evaluations` is set.
+        generations: Number of generations, the random first one included; by default 40, and as
+            many as there are evaluations for where these are set.
         mutations: Expected number of gene changes of a child whose genes mutate.
         latency_model: Predicts latencies, or the JSON file of such a model; never a measured time,
             so that replays are identical.
+        evaluations: Distinct Archs to score at most.
         surrogate: Whether to predict children before they are scored: many are proposed, those
-            are scored that are predicted to be nearest to a front with what was scored.
+            are scored that are predicted to be nearest to a front with what was scored. By
+            default where `evaluations` is set.
         seed: Seed of all randomness.
 
     Attributes:
@@ -205,16 +105,22 @@ class ParetoSearch:
         table: CostTable,
         metric: str = 'flops',
         cost_range: Sequence[float] | None = None,
-        population: int = 64,
-        generations: int = 40,
+        population: int | None = None,
+        generations: int | None = None,
         mutations: float = 1.0,
         latency_model: LatencyModel | str | Path | None = None,
-        surrogate: bool = True,
+        evaluations: int | None = None,
+        surrogate: bool | None = None,
         seed: int = 0,
     ) -> None:
         if latency_model is not None and not isinstance(latency_model, LatencyModel):
             latency_model = _load(latency_model)
         check_metric(metric, latency_model)
+        self.evaluations = checked_evaluations(evaluations, 1)
+        if population is None:
+            population = _POPULATION if evaluations is None else _SMALL_POPULATION
+        if generations is None:
+            generations = _GENERATIONS if evaluations is None else evaluations
         integer('population', population, 2)
         integer('generations', generations, 1)
         integer('seed', seed, 0)
@@ -226,7 +132,7 @@ class ParetoSearch:
         self.generations = generations
         self.mutations = mutations
         self.latency_model = latency_model
-        self.surrogate = flag('surrogate', surrogate)
+        self.surrogate = uses_surrogate(surrogate, evaluations)
         self.seed = seed
         self._options: list[tuple[int, Scaling]] = []
         self._limits(cost_range)
@@ -236,7 +142,8 @@ class ParetoSearch:
     @property
     def most_evaluations(self) -> int:
         """Upper bound of the distinct Archs that :meth:`run` evaluates."""
-        return self.population * self.generations
+        most = self.population * self.generations
+        return most if self.evaluations is None else min(most, self.evaluations)
 
     def _limits(self, cost_range: Sequence[float] | None) -> None:
         """Finds the cost range, and the scalings that can meet it."""
@@ -433,6 +340,8 @@ class ParetoSearch:
             else:
                 pool = self._children(survivors, rng, _PROPOSALS * self.population)
                 pairs = self._promising(pool, preselection)
+            if self.evaluations is not None:
+                pairs = pairs[: self.evaluations - record.evaluations]
             if not pairs:
                 break
             record.step = f'generation {generation} of {self.generations}'
@@ -472,6 +381,7 @@ class ParetoSearch:
                 'population': self.population,
                 'generations': self.generations,
                 'mutations': self.mutations,
+                'evaluations': self.evaluations,
                 'surrogate': self.surrogate,
                 **self._latency_settings(),
             },

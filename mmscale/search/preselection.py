@@ -28,15 +28,14 @@ class Preselection:
         seed: Seed of the surrogates.
 
     Attributes:
-        correlations: Of every batch the rank correlation of what was predicted before it was
-            scored with what was measured, and the number of candidates.
+        compared: Of every candidate what was predicted before it was scored, and what was found.
     """
 
     def __init__(self, record: Record, seed: int = 0) -> None:
         self._record = record
         self._seed = seed
         self._fitted: tuple[int, Surrogate] | None = None
-        self.correlations: list[tuple[float, int]] = []
+        self.compared: list[tuple[float, float]] = []
 
     @property
     def is_ready(self) -> bool:
@@ -73,28 +72,34 @@ class Preselection:
         return both[:, 0], both[:, 1]
 
     def compare(self, predicted: Sequence[float], measured: Sequence[float]) -> float | None:
-        """Notes how well the order of a batch was predicted.
+        """Notes how well a batch was predicted.
 
         Returns:
-            Spearman's rank correlation; None of fewer than three candidates, or of equal ones.
+            Rank correlation of the batch, see :func:`rank_correlation`.
         """
-        from scipy.stats import spearmanr
-
-        if len(set(predicted)) < 3 or len(set(measured)) < 2:
-            return None
-        found = float(spearmanr(predicted, measured).statistic)
-        self.correlations.append((found, len(predicted)))
-        return found
+        self.compared += zip(predicted, measured, strict=True)
+        return rank_correlation(predicted, measured)
 
     def details(self) -> dict[str, Any]:
-        """For the result: the mean rank correlation of the batches, and of how many."""
-        if not self.correlations:
+        """For the result: how well all candidates were predicted before they were scored."""
+        if not self.compared:
             return {}
-        values, sizes = zip(*self.correlations, strict=True)
+        predicted, measured = zip(*self.compared, strict=True)
+        found = rank_correlation(predicted, measured)
+        errors = np.abs(np.subtract(predicted, measured))
         return {
             'surrogate': {
-                'rank_correlation': round(float(np.average(values, weights=sizes)), 4),
-                'batches': len(values),
-                'candidates': sum(sizes),
+                'rank_correlation': None if found is None else round(found, 4),
+                'mean_error': round(float(errors.mean()), 6),
+                'candidates': len(self.compared),
             }
         }
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation; None of fewer than three pairs, or where all are equal."""
+    from scipy.stats import spearmanr
+
+    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return float(spearmanr(first, second).statistic)

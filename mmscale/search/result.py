@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, Protocol
 
 from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.arch.arch import aligned
 from mmscale.cost import Cost
 from mmscale.search.entry import Score
-from mmscale.search.family import FamilyFitness
+from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Strategy
+from mmscale.search.noise import WIDTH, shares_told_apart, standard_error, told_apart, with_error
 from mmscale.search.record import Record
 from mmscale.search.scoring import Scorer
 from mmscale.search.searcher import Steps
@@ -106,6 +108,15 @@ class FamilyMember:
     """The network of one scaling stage, and the base model it is scaled from.
 
     It has no score if it is of a scaling stage of weight 0 and could not be scored.
+
+    Attributes:
+        scaling_stage: Of the network.
+        base: The base model.
+        scaling: What scales it.
+        arch: The network.
+        cost: Its cost.
+        score: Its score in the search.
+        final_score: On the images of the final round, if there was one and its score counts.
     """
 
     scaling_stage: int
@@ -114,16 +125,64 @@ class FamilyMember:
     arch: Arch
     cost: Cost
     score: Score | None
+    final_score: Score | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the network as plain JSON data."""
+        final = {} if self.final_score is None else {'final_score': asdict(self.final_score)}
         return {
             'scaling_stage': self.scaling_stage,
             'genes': list(self.base.genes),
             'scaling': self.scaling.to_json(),
             'cost': asdict(self.cost),
             'score': None if self.score is None else asdict(self.score),
+            **final,
             'arch': self.arch.to_json(),
+        }
+
+
+def _plain(candidate: Candidate) -> dict[str, Any]:
+    """A candidate as plain JSON data."""
+    return {
+        'genes': list(candidate.genotype.genes),
+        'strategy': [scaling.to_json() for scaling in candidate.strategy],
+        'fitness': float(candidate.fitness),
+    }
+
+
+@dataclass(frozen=True)
+class FinalRound:
+    """The leaders of a search, which its images did not tell apart, scored on more.
+
+    Attributes:
+        images: So many.
+        leaders: As the search scored them, the best of the final round first.
+        fitness: Of each its fitness on these images.
+    """
+
+    images: int
+    leaders: tuple[Candidate, ...]
+    fitness: tuple[Fraction, ...]
+
+    @property
+    def alike(self) -> int:
+        """How many of the other leaders are not told apart from the first."""
+        first, *others = self.fitness
+        return sum(not shares_told_apart(first, other, self.images) for other in others)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the round as plain JSON data."""
+        return {
+            'images': self.images,
+            'leaders': [
+                {
+                    **_plain(leader),
+                    'final_fitness': float(fitness),
+                    'final_error': standard_error(fitness, self.images),
+                }
+                for leader, fitness in zip(self.leaders, self.fitness, strict=True)
+            ],
+            'within_error': self.alike,
         }
 
 
@@ -144,6 +203,9 @@ class SearchResult:
         details: What else this kind of search has to tell, plain JSON data.
         varied: What the space chooses beside depths and kernels, see
             :func:`mmscale.search.varied.varied`; it is printed.
+        runners_up: The next best families that the search has scored, the best first.
+        counted: Whether scores count right answers, so that they have a binomial error.
+        final: The round on more images that chose among the leaders, if there was one.
     """
 
     base: Genotype
@@ -156,6 +218,42 @@ class SearchResult:
     settings: dict[str, Any]
     details: dict[str, Any] = field(default_factory=dict)
     varied: tuple[str, ...] = ()
+    runners_up: tuple[Candidate, ...] = ()
+    counted: bool = True
+    final: FinalRound | None = None
+
+    @property
+    def images(self) -> int | None:
+        """How many images the scores are of; None where they count none."""
+        totals = [member.score.total for member in self.family if member.score is not None]
+        return min(totals) if totals and self.counted else None
+
+    @property
+    def fitness_error(self) -> float | None:
+        """Standard error of the fitness, the largest that a mean of such shares can have."""
+        return None if self.images is None else standard_error(self.fitness, self.images)
+
+    @property
+    def alike(self) -> tuple[Candidate, ...]:
+        """The runners-up whose fitness is within the error of that of the family."""
+        if self.images is None:
+            return ()
+        return tuple(
+            one
+            for one in self.runners_up
+            if not shares_told_apart(one.fitness, self.fitness, self.images)
+        )
+
+    @property
+    def stages_alike(self) -> tuple[tuple[int, int], ...]:
+        """Scaling stages and the next ones, where the scores are within each other's error."""
+        if self.images is None:
+            return ()
+        return tuple(
+            (one.scaling_stage, other.scaling_stage)
+            for one, other in pairwise(self.family)
+            if one.score and other.score and not told_apart(one.score, other.score)
+        )
 
     @property
     def networks(self) -> dict[str, Arch]:
@@ -172,8 +270,9 @@ class SearchResult:
         return {
             'schema': SCHEMA,
             'base': {'genes': list(self.base.genes), 'arch': self.family[0].arch.to_json()},
-            'scaling_stages': [member.to_json() for member in self.family],
+            'scaling_stages': [self._member(member) for member in self.family],
             'fitness': float(self.fitness),
+            **self._noise(),
             'evaluations': self.evaluations,
             'failed': self.failed,
             'chain': [step.to_json() for step in self.chain],
@@ -182,11 +281,32 @@ class SearchResult:
             'details': self.details,
         }
 
+    def _member(self, member: FamilyMember) -> dict[str, Any]:
+        counted = member.score is not None and self.counted
+        return {**member.to_json(), **({'error': member.score.error} if counted else {})}
+
+    def _noise(self) -> dict[str, Any]:
+        """What scores, fitness and runners-up tell of their differences, plain JSON data."""
+        found: dict[str, Any] = {'runners_up': [_plain(one) for one in self.runners_up]}
+        if self.final is not None:
+            found['final'] = self.final.to_json()
+        if self.images is None:
+            return found if self.counted else {**found, 'counted': False}
+        return {
+            'fitness_error': self.fitness_error,
+            'within_error': {
+                'scaling_stages': [list(pair) for pair in self.stages_alike],
+                'runners_up': len(self.alike),
+            },
+            **found,
+        }
+
     def __str__(self) -> str:
         seed = '' if self.seed is None else f', seed {self.seed}'
         failed = f' and {self.failed:,} networks that could not be scored' if self.failed else ''
         lines = [
-            f'Search result: fitness {float(self.fitness):.4f} after {self.evaluations:,} '
+            f'Search result: fitness {with_error(self.fitness, self.fitness_error)} after '
+            f'{self.evaluations:,} '
             f'evaluations{failed}{seed}'
         ]
         is_scaled = len(self.family) > 1
@@ -212,13 +332,41 @@ class SearchResult:
                     *(str(member.scaling_stage), f'{scaling.depth:g}', f'{scaling.width:g}'),
                     *(str(member.arch.resolution), str(len(member.arch.blocks))),
                     *(f'{cost.flops:,}', f'{ratio:.2f}', f'{cost.params:,}', f'{cost.acts:,}'),
-                    'none' if member.score is None else str(member.score),
+                    self._shown(member.score),
                 )
             )
         if not is_scaled:
             unscaled = (3, 4, 5, 7, 8, 9)
             rows = [tuple(row[i] for i in unscaled) for row in rows]
-        return '\n'.join([*lines, aligned(rows)])
+        return '\n'.join([*lines, aligned(rows), *self._told()])
+
+    def _shown(self, score: Score | None) -> str:
+        if score is None or self.images is None:
+            return 'none' if score is None else str(score)
+        return f'{score} ± {WIDTH * score.error:.4f}'
+
+    def _told(self) -> list[str]:
+        """Lines of what is within the error, and of the final round."""
+        lines = []
+        if self.images is not None:
+            alike = [f'scaling stages {one} and {other}' for one, other in self.stages_alike]
+            if self.alike:
+                alike.append(
+                    f'this family and {len(self.alike)} of {len(self.runners_up)} runners-up'
+                )
+            line = f'  ± is {WIDTH} standard errors of {self.images:,} images'
+            if alike:
+                line += f', which do not tell apart {"; ".join(alike)}'
+            lines.append(line)
+        if self.final is not None:
+            final = self.final
+            error = standard_error(final.fitness[0], final.images)
+            lines.append(
+                f'  final round of {len(final.leaders)} leaders on {final.images:,} images: '
+                f'fitness {with_error(final.fitness[0], error)}; of the others '
+                f'{final.alike} are within the error'
+            )
+        return lines
 
 
 class Result(Protocol):

@@ -80,12 +80,34 @@ def _member(owner: str, value: object, needed: Collection[str]) -> None:
         _scaling(f'{owner}: scaling', member['scaling'])
     if 'cost' in member:
         _cost(f'{owner}: cost', member['cost'])
-    if member.get('score') is not None:
-        _score(owner, member['score'])
+    for key in ('score', 'final_score'):
+        if member.get(key) is not None:
+            _score(f'{owner}: {key}', member[key])
     try:
         Arch.from_json(member['arch'])
     except ValueError as error:
         raise UsageError(f'{owner}: {error}') from None
+
+
+def _noise(owner: str, data: dict[str, Any]) -> None:
+    """What a result says of its errors; nothing in those of earlier releases."""
+    if data.get('counted', True) not in (True, False):
+        raise UsageError(f'{owner}: counted={data["counted"]!r:.40} must be true or false')
+    if data.get('fitness_error') is not None:
+        number(f'{owner}: fitness_error', data['fitness_error'], 0, 1)
+    _list(f'{owner}: runners_up', data.get('runners_up', []))
+    within = check_keys(f'{owner}: within_error', data.get('within_error', {}), None)
+    integer(f'{owner}: within_error.runners_up', within.get('runners_up', 0), 0, LARGEST)
+    if data.get('final') is None:
+        return
+    name = f'{owner}: final'
+    final = check_keys(name, data['final'], None, ('images', 'leaders', 'within_error'))
+    integer(f'{name}.images', final['images'], 1, LARGEST)
+    integer(f'{name}.within_error', final['within_error'], 0, LARGEST)
+    for i, leader in enumerate(_list(f'{name}.leaders', final['leaders'], 1)):
+        known = check_keys(f'{name}.leaders[{i}]', leader, None, ('final_fitness', 'final_error'))
+        for key in ('final_fitness', 'final_error'):
+            number(f'{name}.leaders[{i}].{key}', known[key], 0, 1)
 
 
 def check_settings(owner: str, value: object) -> None:
@@ -200,6 +222,7 @@ def read_result(path: str | Path, needed: Collection[str] = ()) -> dict[str, Any
         Origin.from_json(owner, data[KEY])
     if 'fitness' in data:
         number(f'{owner}: fitness', data['fitness'], 0, LARGEST)
+    _noise(owner, data)
     _numbers(f'{owner}: hypervolume', data.get('hypervolume', []))
     for i, step in enumerate(_list(f'{owner}: chain', data.get('chain', []))):
         check_event(f'{owner}: chain[{i}]', step)

@@ -71,6 +71,17 @@ def checked_evaluations(evaluations: int | None, num_scored: int) -> int | None:
     return None if evaluations is None else integer('evaluations', evaluations, num_scored)
 
 
+def uses_surrogate(surrogate: bool | None, evaluations: int | None) -> bool:
+    """The setting `surrogate`; by default candidates are predicted where evaluations are given.
+
+    A schedule of generations alone keeps the meaning that it had before there were surrogates.
+
+    Raises:
+        ValueError: It is of another kind.
+    """
+    return evaluations is not None if surrogate is None else flag('surrogate', surrogate)
+
+
 def most_evaluations(
     feasibility: Feasibility,
     scored_stages: Sequence[int],

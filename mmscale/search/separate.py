@@ -12,6 +12,7 @@ from mmscale.search.halves import EvolutionSearch
 from mmscale.search.mcea import MCEA
 from mmscale.search.record import Record
 from mmscale.search.result import ChainStep, Generation, OnStep, SearchResult
+from mmscale.search.schedule import uses_surrogate
 from mmscale.search.scoring import Scorer
 from mmscale.search.searcher import Steps
 
@@ -48,7 +49,7 @@ class SeparateSearch:
         num_base_models: int = 20,
         mutations: float = 1.0,
         halving: bool = False,
-        surrogate: bool = True,
+        surrogate: bool | None = None,
         seed: int = 0,
     ) -> None:
         integer('generations', generations, 1)
@@ -63,7 +64,7 @@ class SeparateSearch:
             'num_base_models': num_base_models,
             'mutations': mutations,
             'halving': halving,
-            'surrogate': surrogate,
+            'surrogate': uses_surrogate(surrogate, None),
         }
         stages = len(family.space.scaling_stages)
         seeds = [
@@ -77,7 +78,7 @@ class SeparateSearch:
                 generations * rounds,
                 mutations,
                 halving,
-                surrogate=surrogate,
+                surrogate=self.settings['surrogate'],
                 seed=seeds[0],
             )
         ]

@@ -162,7 +162,7 @@ class StrategySearch:
             if not any(scores):
                 raise UsageError(f'scaling stage {j}: {record.explain_failures()}')
             order = [
-                (-score.value, int(feasibility.cost(row, scaling)[0]), i)
+                (-score.value, feasibility.cost(row, scaling)[0].item(), i)
                 for i, (score, (scaling, _)) in enumerate(zip(scores, own, strict=True))
                 if score is not None
             ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ from mmscale.cost import count
 from mmscale.errors import UsageError
 from mmscale.search.entry import Score
 from mmscale.search.varied import expansion, group_width
+
+if TYPE_CHECKING:
+    from sklearn.tree import ExtraTreeRegressor
+    from threadpoolctl import ThreadpoolController
 
 Floats = NDArray[np.float64]
 
@@ -31,11 +36,17 @@ _TREES = 32
 _SHARPNESS = 2.0
 
 
+@cache
+def _threads() -> ThreadpoolController:
+    """The libraries of the process that have threads of their own: to look for them takes time."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 def _one_thread() -> AbstractContextManager[object]:
     """Sums in one order, however many threads there are: ranks must predict alike."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1)
+    return _threads().limit(limits=1)
 
 
 @lru_cache(maxsize=2**14)
@@ -85,6 +96,43 @@ def features(arch: Arch, places: Sequence[int]) -> Floats:
     return np.concatenate([*stages, logs, logs[:4] ** 2])
 
 
+def _grow(inputs: Floats, values: Floats, seed: int) -> tuple[list[ExtraTreeRegressor], Floats]:
+    """Extremely randomised trees, each of a bootstrap sample.
+
+    scikit-learn's forest of them takes ten times as long where there are few values.
+
+    Args:
+        inputs: Shape (n, features).
+        values: Shape (n,).
+        seed: Seed of samples and trees.
+
+    Returns:
+        The trees, and of every value what those predict that have not seen it, shape (n,).
+    """
+    from sklearn import config_context
+    from sklearn.tree import ExtraTreeRegressor
+
+    rng = np.random.default_rng(seed)
+    trees, totals, numbers = [], np.zeros(len(values)), np.zeros(len(values))
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        for number in range(_TREES):
+            rows = rng.integers(0, len(values), len(values))
+            tree = ExtraTreeRegressor(min_samples_leaf=2, max_features=0.5, random_state=number)
+            trees.append(tree.fit(inputs[rows], values[rows]))
+            unseen = np.setdiff1d(np.arange(len(values)), rows)
+            totals[unseen] += _predict_trees([tree], inputs[unseen])[0]
+            numbers[unseen] += 1
+    # A value that all trees have seen, by chance, is predicted as the mean.
+    return trees, np.where(numbers > 0, totals / np.maximum(numbers, 1), values.mean())
+
+
+def _predict_trees(trees: Sequence[ExtraTreeRegressor], inputs: Floats) -> Floats:
+    """Predictions, shape (trees, n)."""
+    # As trees take them; each would check and convert them by itself.
+    single = np.ascontiguousarray(inputs, dtype=np.float32)
+    return np.stack([tree.predict(single, check_input=False) for tree in trees])
+
+
 class Surrogate:
     """Predicts scores of Archs of one space: an ensemble of a linear model and trees.
 
@@ -117,7 +165,6 @@ class Surrogate:
     def __init__(self, archs: Sequence[Arch], scores: Sequence[Score], seed: int = 0) -> None:
         if len(archs) < FEWEST_SCORES:
             raise UsageError(f'{len(archs)} scores: a surrogate needs {FEWEST_SCORES} or more')
-        from sklearn.ensemble import ExtraTreesRegressor
         from sklearn.linear_model import BayesianRidge
 
         stages = zip(*(map(len, arch.stages) for arch in archs), strict=True)
@@ -135,10 +182,8 @@ class Surrogate:
         values = np.array([float(score.value) for score in scores])
         with _one_thread():
             self._linear = BayesianRidge().fit(inputs, values)
-            self._trees = ExtraTreesRegressor(
-                _TREES, min_samples_leaf=2, bootstrap=True, oob_score=True, random_state=seed
-            ).fit(inputs, values)
-        left_out = np.stack([self._left_out(inputs, values), self._trees.oob_prediction_])
+            self._trees, grown = _grow(inputs, values, seed)
+        left_out = np.stack([self._left_out(inputs, values), grown])
         errors = np.mean((left_out - values) ** 2, axis=1) + _CONSTANT
         weights = errors**-_SHARPNESS
         self.weights = weights / weights.sum()
@@ -169,13 +214,9 @@ class Surrogate:
             return np.empty(0), np.empty(0)
         scaled = (self._features(archs) - self._mean) / self._spread
         inputs = scaled[:, self._kept]
-        # As the trees take them; each would check and convert them by itself.
-        single = np.ascontiguousarray(inputs, dtype=np.float32)
         with _one_thread():
             linear, deviation = self._linear.predict(inputs, return_std=True)
-            trees = np.stack(
-                [tree.predict(single, check_input=False) for tree in self._trees.estimators_]
-            )
+            trees = _predict_trees(self._trees, inputs)
         means = np.stack([linear, trees.mean(axis=0)])
         variances = np.stack([deviation**2 - 1 / self._linear.alpha_, trees.var(axis=0)])
         mean = self.weights @ means

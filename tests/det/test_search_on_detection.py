@@ -297,6 +297,22 @@ def test_a_score_is_the_metric_of_the_shipped_detector(model, tmp_path):
     assert evaluator.evaluate(arch) == Score(1000, 1000)
 
 
+def test_one_late_box_makes_another_fingerprint(model, tmp_path):
+    def fingerprint(name):
+        return make_search(model, tmp_path, name).test_loop.evaluator.fingerprint
+
+    before = fingerprint('before')
+    assert fingerprint('same') == before and str(tmp_path) not in str(before)
+    (path,) = (tmp_path / 'data').glob('search-*/annotations.json')
+    coco = json.loads(path.read_text())
+    # Its own check looks at the first, the middle and the last image.
+    box = next(one for one in coco['annotations'] if one['image_id'] == len(coco['images']) - 1)
+    box['bbox'][2] -= 1
+    path.write_text(json.dumps(coco))
+    after = fingerprint('after')
+    assert {key for key in before if before[key] != after[key]} == {'images'}
+
+
 def test_what_cannot_be_searched_is_refused(model, tmp_path):
     config = load('retinanet_supernet_fpn_digits.py', tmp_path)
     detector = config.model.detector

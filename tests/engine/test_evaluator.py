@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from itertools import chain
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from mmscale.arch import SearchSpace
 from mmscale.engine import SubnetEvaluator
+from mmscale.engine.calibration import even_batches
 from mmscale.engine.candidates import Candidate
 from mmscale.errors import UsageError
 from mmscale.search import EvaluationError, Score
@@ -76,7 +78,7 @@ def test_every_calibration_image_counts_alike(make_evaluator):
 
 
 @pytest.mark.parametrize('bn', ['recalibrated', 'batch'])
-def test_maps_of_one_pixel_need_two_images(bn, make_evaluator):
+def test_maps_of_one_pixel_need_two_images(bn, make_evaluator, search_config, tmp_path):
     make, model = make_evaluator
     space = model.backbone.space
 
@@ -100,6 +102,48 @@ def test_maps_of_one_pixel_need_two_images(bn, make_evaluator):
         assert make(calibration_images=images, max_images=images).evaluate(space.smallest())
     with pytest.raises(UsageError, match=r'calibration_dataloader: BN layers cannot take'):
         make(calibration_images=1)
+    for size, is_refused in ((2, False), (1, True)):
+        search_config['calibration_dataloader']['batch_size'] = size
+        search_config['test_dataloader']['batch_size'] = size
+        if is_refused:
+            with pytest.raises(UsageError, match=r'_dataloader: .* take a batch_size of 2'):
+                make(calibration_images=5, max_images=5)
+        else:
+            for kept in (dict(), dict(cache='disk', cache_dir=tmp_path)):
+                assert make(calibration_images=5, max_images=5, **kept).evaluate(space.smallest())
+
+
+def test_a_layer_that_only_large_networks_have_needs_two_images_too(make_evaluator):
+    make, _ = make_evaluator
+
+    class Part(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.norm = net, nn.BatchNorm2d(net.arch.feature_channels)
+
+        def forward(self, x):
+            x = self.net(x)[-1]
+            is_large = len(self.net.arch.blocks) > 4
+            return self.norm(x.mean((2, 3), keepdim=True) if is_large else x)
+
+    class Evaluator(SubnetEvaluator):
+        @staticmethod
+        def normalised_part(net):
+            return Part(net.backbone)
+
+    make(evaluator=Evaluator)
+    with pytest.raises(UsageError, match=r'calibration_dataloader: BN layers cannot take'):
+        make(evaluator=Evaluator, calibration_images=1)
+
+
+@pytest.mark.parametrize('size', range(1, 9))
+def test_no_batch_is_of_one_image(size):
+    for count in range(1, 60):
+        batches = even_batches(range(count), size)
+        assert list(chain(*batches)) == list(range(count))
+        sizes = [len(batch) for batch in batches]
+        assert max(sizes) - min(sizes) <= 1 and max(sizes) <= max(size, 3 if size == 2 else 0)
+        assert min(sizes) > 1 or size == 1 or count == 1
 
 
 def test_fingerprint_tells_weights_and_settings_apart(make_evaluator):

@@ -131,12 +131,12 @@ def flip(offset):
 
 
 def replace_by_another_set(path):
-    images, labels = open_shard(path, 'k' * 64, (4, 2, 6, 6))
+    images, labels, _ = open_shard(path, 'k' * 64, (4, 2, 6, 6))
     write_shard(path, 'j' * 64, images.copy(), labels.copy())
 
 
 def replace_by_other_pixels(path):
-    images, labels = open_shard(path, 'k' * 64, (4, 2, 6, 6))
+    images, labels, _ = open_shard(path, 'k' * 64, (4, 2, 6, 6))
     write_shard(path, 'k' * 64, images[::-1].copy(), labels.copy())
 
 

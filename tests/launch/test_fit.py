@@ -1,5 +1,6 @@
 """Checkpoints, heads, metrics and classes that do not fit each other are refused before a run."""
 
+import copy
 import signal
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from command_lines import arguments
 
+from mmscale.arch import Arch
 from mmscale.errors import MMScaleError, UsageError
 from mmscale.launch.command_line import load_config
 from mmscale.launch.log import run
@@ -111,6 +113,27 @@ def test_pretrained_weights_of_a_part_by_other_names_are_refused(build, weights)
 def test_classes_and_metrics_must_fit(build, options, message):
     with pytest.raises(UsageError, match=message):
         build('train', *options)
+
+
+def test_a_last_batch_of_one_image_is_refused_where_bn_takes_none(build):
+    """Maps of the smallest digit network at 8 px are 1 x 1, at its own size they are not."""
+    epochs = {
+        'train_cfg': dict(_delete_=True, by_epoch=True, max_epochs=1),
+        'train_dataloader.batch_size': 31,
+    }
+    data = Arch.from_json('smallest.json').to_json()
+    Arch.from_json({**data, 'resolution': 8}).save('tiny.json')
+    tiny = {'model.backbone.arch': 'tiny.json'}
+    message = r'^train_dataloader: batch_size=31 makes a batch of one image of 32, .* at 8 px'
+    with pytest.raises(UsageError, match=message):
+        build('train', **copy.deepcopy(epochs), **tiny)
+    for settings in (
+        {'train_dataloader.drop_last': True},
+        {'train_dataloader.batch_size': 30},
+        {'model.backbone.arch': 'smallest.json'},
+        {'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=2)},  # without end
+    ):
+        build('train', **copy.deepcopy({**epochs, **tiny, **settings}))
 
 
 def test_data_of_more_classes_than_the_head_is_a_warning(build, capfd):

@@ -24,6 +24,8 @@ from mmscale.search import (
     ScalingSearch,
     StrategySearch,
 )
+from mmscale.search.family import Proposal
+from mmscale.search.targets import nearest
 
 # 193 base models meet the budgets under it.
 STRATEGY = (Scaling(), Scaling(1.2, 1.2, 1.0), Scaling(1.4, 1.1, 1.5))
@@ -45,13 +47,21 @@ class CheckingEvaluator(AnalyticEvaluator):
         return super().evaluate(arch)
 
 
+def under(genes, strategy=STRATEGY):
+    return [Proposal(tuple(row.tolist()), strategy) for row in genes]
+
+
+def evolve(scorer, evolution, strategy=STRATEGY, seed=0, **settings):
+    return scorer.drive(evolution.steps(scorer, strategy, rng(seed), **settings))
+
+
 def rng(seed=0):
     return np.random.default_rng(seed)
 
 
 def test_candidates_sort_by_fitness_then_cost_then_genes():
     def candidate(fitness, cost, *genes):
-        return Candidate(Genotype(genes), Fraction(fitness), cost)
+        return Candidate(Genotype(genes), STRATEGY, Fraction(fitness), cost)
 
     ordered = [
         candidate(3, 9, 0, 1),
@@ -67,7 +77,7 @@ def test_fitness_is_the_exact_weighted_mean(tmp_path):
     genes = evaluator.feasible[:3]
     for weights in ([0.1, 1, 2], [0, 1, 0.2]):
         scorer = make_scorer(tmp_path / str(weights), evaluator)
-        candidates = make_family(weights).candidates(scorer, genes, STRATEGY)
+        candidates = scorer.drive(make_family(weights).candidates(scorer, under(genes)))
         exact = [Fraction(str(w)) for w in weights]
         for row, candidate in zip(genes, candidates, strict=True):
             archs = [small_space().decode(row, s) for s in STRATEGY]
@@ -79,15 +89,16 @@ def test_fitness_is_the_exact_weighted_mean(tmp_path):
 def test_a_scaling_stage_of_weight_0_is_not_evaluated(tmp_path):
     evaluator = CheckingEvaluator()
     scorer = make_scorer(tmp_path, evaluator)
-    make_family([0, 1, 0]).candidates(scorer, evaluator.feasible[:4], STRATEGY)
+    scorer.drive(make_family([0, 1, 0]).candidates(scorer, under(evaluator.feasible[:4])))
     expected = [small_space().decode(row, STRATEGY[1]).digest for row in evaluator.feasible[:4]]
     assert sorted(evaluator.digests) == sorted(expected)
 
 
 def test_infeasible_base_models_cannot_be_scored(tmp_path):
     genes = all_genotypes(small_space())[:4]
+    scorer = make_scorer(tmp_path)
     with pytest.raises(ValueError, match='must not be scored'):
-        make_family().candidates(make_scorer(tmp_path), genes, STRATEGY)
+        scorer.drive(make_family().candidates(scorer, under(genes)))
 
 
 @pytest.mark.parametrize('weights', [[1, 1], [1, 1, -1], [0, 0, 0], [1, 1, float('inf')], 'abc'])
@@ -99,7 +110,7 @@ def test_weights_are_checked(weights):
 def test_no_infeasible_or_repeated_candidate_is_scored_and_elites_survive(tmp_path):
     evaluator = CheckingEvaluator()
     evolution = BaseEvolution(make_family(), population=8, generations=6)
-    evolved = evolution.run(make_scorer(tmp_path, evaluator), STRATEGY, rng())
+    evolved = evolve(make_scorer(tmp_path, evaluator), evolution)
     assert len({c.genotype for c in evolved.population}) == 8
     assert list(evolved.population) == sorted(evolved.population, key=lambda c: c.order)
     assert list(evolved.history) == sorted(evolved.history) and len(evolved.history) == 6
@@ -111,33 +122,37 @@ def test_it_beats_random_draws_of_the_same_number(tmp_path):
     for seed in range(8):
         family, scorer = make_family(), make_scorer(tmp_path / str(seed))
         evolution = BaseEvolution(family, population=8, generations=5)
-        evolved = evolution.run(scorer, STRATEGY, rng(seed))
+        evolved = evolve(scorer, evolution, seed=seed)
         drawn = small_feasibility().draw(rng(100 + seed), 40, STRATEGY)
-        random_best = min(family.candidates(scorer, drawn, STRATEGY), key=lambda c: c.order)
+        candidates = scorer.drive(family.candidates(scorer, under(drawn)))
+        random_best = min(candidates, key=lambda c: c.order)
         wins += evolved.population[0].fitness >= random_best.fitness
     assert wins >= 6
 
 
-def test_elites_are_in_the_first_population(tmp_path):
+def test_elites_keep_their_scalings_and_take_part_under_the_new_ones(tmp_path):
     evaluator = CheckingEvaluator()
     family, scorer = make_family(), make_scorer(tmp_path, evaluator)
-    candidates = family.candidates(scorer, evaluator.feasible, STRATEGY)
-    best = np.array(max(candidates, key=lambda c: c.fitness).genotype.genes)
-    infeasible = all_genotypes(small_space())[0]
-    before = len(evaluator.digests)
-    evolution = BaseEvolution(family, population=4, generations=1)
-    evolved = evolution.run(scorer, STRATEGY, rng(), elites=np.stack([infeasible, best, best]))
-    assert evolved.population[0].genotype.genes == tuple(best)
+    candidates = scorer.drive(family.candidates(scorer, under(evaluator.feasible)))
+    best = max(candidates, key=lambda c: c.fitness)
+    evolution = BaseEvolution(family, population=4, generations=1, is_target=True)
+    target = (Scaling(), Scaling(1.0, 1.3, 1.0), Scaling(2.0, 1.1, 1.25))
+    scorer = make_scorer(tmp_path / 'other')
+    evolved = evolve(scorer, evolution, target, elites=[best])
     assert len(evolved.population) == 4
-    assert tuple(infeasible) not in {c.genotype.genes for c in evolved.population}
-    assert len(evaluator.digests) == before  # All known: nothing is evaluated again.
+    assert evolved.population[0].fitness >= best.fitness
+    (own,) = nearest(family.feasibility, np.array([best.genotype.genes]), target)
+    assert own != STRATEGY
+    known = scorer.drive(family.candidates(scorer, [Proposal(best.genotype.genes, own)]))
+    # Under the target it was scored in the first generation.
+    assert set(family.archs(known[0].proposal)) <= set(scorer.scores)
 
 
 def test_an_exhausted_space_ends_the_evolution(tmp_path):
     evaluator = CheckingEvaluator()
     number = len(evaluator.feasible)
     evolution = BaseEvolution(make_family(), population=number + 5, generations=9)
-    evolved = evolution.run(make_scorer(tmp_path, evaluator), STRATEGY, rng())
+    evolved = evolve(make_scorer(tmp_path, evaluator), evolution)
     assert {c.genotype.genes for c in evolved.population} == set(map(tuple, evaluator.feasible))
     assert len(evolved.history) < 9
     assert len(evaluator.digests) == 2 * number
@@ -146,7 +161,7 @@ def test_an_exhausted_space_ends_the_evolution(tmp_path):
 def test_a_strategy_without_base_models_says_so(tmp_path):
     evolution = BaseEvolution(make_family(), population=4, generations=2)
     with pytest.raises(ValueError, match=r'scaling stage 1: .*tolerance of 0\.1'):
-        evolution.run(make_scorer(tmp_path), (Scaling(), Scaling(), Scaling()), rng())
+        evolve(make_scorer(tmp_path), evolution, (Scaling(), Scaling(), Scaling()))
 
 
 def test_settings_are_checked(tmp_path, refuses):
@@ -160,7 +175,9 @@ def test_settings_are_checked(tmp_path, refuses):
 
 def test_evolution_search_keeps_the_strategy(tmp_path):
     family = make_family([1, 1, 1])
-    search = EvolutionSearch(family, STRATEGY, population=8, generations=4, seed=3)
+    search = EvolutionSearch(
+        family, STRATEGY, population=8, generations=4, seed=3, surrogate=False
+    )
     result = search.run(make_scorer(tmp_path))
     assert result.strategy == STRATEGY
     assert [step.kind for step in result.chain] == ['base evolution']
@@ -193,5 +210,5 @@ def test_what_is_given_may_be_spelt_out():
 
 
 def test_strategy_search_settings_are_checked():
-    with pytest.raises(ValueError, match='num_base_models=0'):
-        StrategySearch(make_family(), num_base_models=0)
+    with pytest.raises(ValueError, match='num_base_models=-1'):
+        StrategySearch(make_family(), num_base_models=-1)

@@ -19,9 +19,9 @@ from analytic_problem import (
 
 from mmscale.arch import Arch
 from mmscale.cost import count
-from mmscale.search import MCEA, BaseEvolution, ChainStep, FamilyFitness, Generation
+from mmscale.search import MCEA, BaseEvolution, Batch, ChainStep, FamilyFitness, Generation
 
-SCHEDULE = dict(population=8, generations=5, rounds=2, num_base_models=4)
+SCHEDULE = dict(population=8, generations=5, rounds=2, num_base_models=4, surrogate=False)
 
 
 def run(directory, seed=0, **settings):
@@ -57,9 +57,11 @@ def test_the_chain_alternates_and_never_gets_worse(result):
 
 
 def test_a_step_that_got_worse_would_be_noticed(tmp_path, monkeypatch):
-    def forgetful(self, scorer, genes, present=None):
+    def forgetful(self, record, genes, present=None, *_):
         options = [self.family.feasibility.scalings_of(genes, j) for j in (1, 2)]
-        scores = [scorer.score([arch for _, arch in o]) for o in options]
+        scores = []
+        for own in options:
+            scores.append((yield Batch([arch for _, arch in own])))
         worst = [min(range(len(s)), key=lambda i: s[i].value) for s in scores]
         return (present[0], *(o[i][0] for o, i in zip(options, worst, strict=True)))
 
@@ -133,28 +135,35 @@ def test_ranks_find_the_same_as_one_process(tmp_path, result, size):
 
 def test_elites_are_carried_over(tmp_path, monkeypatch):
     handed = []
-    original = BaseEvolution.run
+    original = BaseEvolution.steps
 
-    def spying(self, scorer, strategy, rng, elites, *args):
-        evolved = original(self, scorer, strategy, rng, elites, *args)
+    def spying(self, record, strategy, rng, elites, *args):
+        evolved = yield from original(self, record, strategy, rng, elites, *args)
         handed.append((elites, evolved))
         return evolved
 
-    monkeypatch.setattr(BaseEvolution, 'run', spying)
+    monkeypatch.setattr(BaseEvolution, 'steps', spying)
     run(tmp_path)
     (first_elites, first), (second_elites, second) = handed
-    assert len(first_elites)
-    assert [tuple(row) for row in second_elites] == [c.genotype.genes for c in first.population]
-    assert second.population[0].fitness >= first.population[0].fitness
+    assert not first_elites
+    # All survive the new strategy, which the best of them is the first to have.
+    bases = [candidate.genotype for candidate in first.population]
+    assert [candidate.genotype for candidate in second_elites] == [bases[0], *bases]
+    assert second_elites[0].fitness >= first.population[0].fitness
+    worst = second.population[-1].fitness
+    assert worst >= sorted(c.fitness for c in second_elites[1:])[0]
+    assert second.population[0].fitness >= second_elites[0].fitness
 
 
 def test_only_feasible_candidates_are_scored(tmp_path, monkeypatch):
     asked = []
     original = FamilyFitness.candidates
 
-    def spying(self, scorer, genes, strategy, least=None):
-        asked.append(small_feasibility().feasible(genes, strategy).all())
-        return original(self, scorer, genes, strategy, least)
+    def spying(self, record, proposals, least=None):
+        for proposal in proposals:
+            row = np.array([proposal.genes])
+            asked.append(small_feasibility().feasible(row, proposal.strategy).all())
+        return original(self, record, proposals, least)
 
     monkeypatch.setattr(FamilyFitness, 'candidates', spying)
     space, feasibility = small_space(), small_feasibility()
@@ -176,7 +185,7 @@ def test_settings_are_checked(tmp_path, refuses):
         partial(MCEA, make_family()),
         rounds=[0],
         population=[1],
-        num_base_models=[0],
+        num_base_models=[-1],
         seed=[-1],
         halving=[1],
     )

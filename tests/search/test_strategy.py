@@ -1,7 +1,5 @@
 """Choice of the scaling strategy, without and with a base model."""
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 from analytic_problem import (
@@ -14,20 +12,18 @@ from analytic_problem import (
     small_feasibility,
     small_space,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mmscale.arch import Scaling
 from mmscale.cost import CostTable
 from mmscale.search import FamilyFitness, Feasibility, ScalingSearch, Score, StrategySearch
-from mmscale.search.strategy import _best_combination, _Option
+from mmscale.search.targets import distance, nearest, options
 
 
 def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def test_initial_strategy_leaves_a_population_and_uses_one_set_of_bases(tmp_path):
+def test_initial_strategy_compares_scalings_on_one_set_of_bases(tmp_path):
     space, feasibility = small_space(), small_feasibility()
 
     class BaseEvaluator(AnalyticEvaluator):
@@ -38,13 +34,12 @@ def test_initial_strategy_leaves_a_population_and_uses_one_set_of_bases(tmp_path
     asked = []
     scorer = make_scorer(tmp_path, BaseEvaluator())
     search = StrategySearch(make_family(), num_base_models=5)
-    initial = search.initial(scorer, rng(), population=20)
-    assert initial.strategy[0] == Scaling()
-    assert len(initial.base_models) >= 20
-    assert feasibility.feasible(initial.base_models, initial.strategy).all()
-    # Whatever was asked for is a scaled form of one of five base models.
+    strategy = scorer.drive(search.initial(scorer, rng()))
+    assert strategy[0] == Scaling()
+    assert all(strategy[j] in feasibility.distinct_scalings(j) for j in (1, 2))
     genotypes = all_genotypes(space)
     genotypes = genotypes[feasibility.base_feasible(genotypes)]
+    # Whatever was asked for is a scaled form of one of five base models.
     owners = {}
     for j in (1, 2):
         for scaling in feasibility.distinct_scalings(j):
@@ -76,49 +71,44 @@ def test_an_effect_is_relative_to_the_other_scalings_of_the_same_base(tmp_path):
         quality |= {space.decode(genes, scalings[s]): value for s, value in values.items()}
     search = StrategySearch(family, num_base_models=2)
     scorer = make_scorer(tmp_path, TableEvaluator())
-    options = search._options(scorer, 1, np.stack([good, poor]), admitted)
-    # Of base means 91 and 10: -1, then +1 and +2, then -2, each divided by two base models.
-    assert [(o.scaling, o.effect) for o in options] == [
-        (scalings[1], Fraction(3, 200)),
-        (scalings[0], Fraction(-1, 200)),
-        (scalings[2], Fraction(-2, 200)),
-    ]
+    pool = np.stack([good, poor])
+    # Of base means 91 and 10: -1, then +1 and +2, then -2. By its mean score the first would win.
+    assert scorer.drive(search._best_option(scorer, 1, pool, admitted)) == scalings[1]
 
 
-def option(effect, admitted):
-    return _Option(Fraction(effect), Scaling(), np.array(admitted, dtype=bool))
+def test_without_base_models_the_target_is_what_most_of_them_admit(tmp_path):
+    evaluator = AnalyticEvaluator()
+    scorer = make_scorer(tmp_path, evaluator)
+    strategy = scorer.drive(StrategySearch(make_family(), 0).initial(scorer, rng()))
+    assert not evaluator.digests
+    genotypes = all_genotypes(small_space())
+    genotypes = genotypes[small_feasibility().base_feasible(genotypes)]
+    for j in (1, 2):
+        numbers = small_feasibility().admitted(genotypes, j).sum(axis=1)
+        chosen = small_feasibility().distinct_scalings(j).index(strategy[j])
+        assert numbers[chosen] > 0.9 * numbers.max()  # of a sample
 
 
-def test_the_best_combination_leaves_enough_base_models():
-    first = [option(5, [1, 0, 0, 0]), option(4, [1, 1, 1, 0])]
-    second = [option(3, [0, 1, 1, 1]), option(1, [1, 1, 1, 0])]
-    assert _best_combination([first, second], 4, 2) == [first[1], second[0]]
-    assert _best_combination([first, second], 4, 3) == [first[1], second[1]]
-    # Eight are not to be had, four neither, two are.
-    assert _best_combination([first, second], 4, 8) == [first[1], second[0]]
-    assert _best_combination([first, second], 4, 1) == [first[1], second[0]]
-
-
-@given(data=st.data())
-def test_the_best_combination_equals_brute_force(data):
-    masks = st.lists(st.booleans(), min_size=5, max_size=5)
-    stages = []
-    for _ in range(3):
-        drawn = data.draw(st.lists(st.tuples(st.integers(-5, 5), masks), min_size=1, max_size=4))
-        drawn = [(effect, [True, *mask]) for effect, mask in drawn]
-        stages.append([option(e, m) for e, m in sorted(drawn, key=lambda d: -d[0])])
-    wanted = data.draw(st.integers(1, 6))
-    chosen = _best_combination(stages, 6, wanted)
-
-    def left(options):
-        return np.logical_and.reduce([o.admitted for o in options]).sum()
-
-    everything = [(a, b, c) for a in stages[0] for b in stages[1] for c in stages[2]]
-    while not any(left(options) >= wanted for options in everything):
-        wanted //= 2
-    best = max(sum(o.effect for o in options) for options in everything if left(options) >= wanted)
-    assert sum(o.effect for o in chosen) == best
-    assert left(chosen) >= wanted
+def test_base_models_take_the_nearest_feasible_scalings():
+    feasibility = small_feasibility()
+    genotypes = all_genotypes(small_space())
+    genotypes = genotypes[feasibility.base_feasible(genotypes)]
+    target = (
+        Scaling(),
+        feasibility.distinct_scalings(1)[3],
+        feasibility.distinct_scalings(2)[5],
+    )
+    found = nearest(feasibility, genotypes, target)
+    assert sum(strategy is None for strategy in found) < len(found)
+    for genes, strategy in zip(genotypes, found, strict=True):
+        own = [options(feasibility, genes[None], j)[0] for j in (1, 2)]
+        if strategy is None:
+            assert not all(own)
+            continue
+        assert feasibility.feasible(genes[None], strategy)[0]
+        for j in (1, 2):
+            least = min(distance(scaling, target[j]) for scaling in own[j - 1])
+            assert distance(strategy[j], target[j]) == least
 
 
 def test_scaling_search_is_exhaustive_per_scaling_stage(tmp_path):
@@ -143,7 +133,8 @@ def test_equal_scores_go_to_the_lower_cost(tmp_path):
     feasibility = small_feasibility()
     base = feasibility.draw(rng(2), 1)
     scorer = make_scorer(tmp_path, FlatEvaluator())
-    strategy = StrategySearch(make_family()).given_base(scorer, base[0])
+    search = StrategySearch(make_family())
+    strategy = scorer.drive(search.given_base(scorer, base[0]))
     for j in (1, 2):
         costs = [feasibility.cost(base, s)[0] for s, _ in feasibility.scalings_of(base[0], j)]
         assert feasibility.cost(base, strategy[j])[0] == min(costs)
@@ -156,7 +147,8 @@ def test_a_scaling_stage_of_weight_0_keeps_its_scaling_unevaluated(tmp_path):
     present = feasibility.scalings_of(base, 1)[-1][0]
     search = StrategySearch(make_family([0, 0, 1]))
     scorer = make_scorer(tmp_path, evaluator)
-    strategy = search.given_base(scorer, base, (Scaling(), present, Scaling()))
+    steps = search.given_base(scorer, base, (Scaling(), present, Scaling()))
+    strategy = scorer.drive(steps)
     assert strategy[1] == present
     assert len(evaluator.digests) == len(feasibility.scalings_of(base, 2))
 
@@ -173,16 +165,9 @@ def narrow_family(tolerance):
 
 def test_a_scaling_stage_out_of_reach_is_named(tmp_path):
     family = narrow_family(2e-3)
+    scorer = make_scorer(tmp_path)
     with pytest.raises(ValueError) as error:
-        StrategySearch(family).initial(make_scorer(tmp_path), rng(), population=8)
+        scorer.drive(StrategySearch(family).initial(scorer, rng()))
     message = str(error.value)
     assert 'scaling stage' in message and 'tolerance of 0.002' in message
     assert not list(tmp_path.iterdir())
-
-
-def test_initial_falls_back_to_few_base_models(tmp_path):
-    family = narrow_family(0.02)
-    search = StrategySearch(family, num_base_models=3)
-    initial = search.initial(make_scorer(tmp_path), rng(), population=64)
-    assert 1 <= len(initial.base_models) < 64
-    assert family.feasibility.feasible(initial.base_models, initial.strategy).all()

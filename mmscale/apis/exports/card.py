@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.exports.source import Source
 from mmscale.cost import Cost
+from mmscale.search import Score
+from mmscale.search.noise import with_error
 from mmscale.shown import visible, without_markup
 from mmscale.version import __version__
 
@@ -199,7 +201,8 @@ def model_card(
     if source.score:
         correct, total = source.score['correct'], source.score['total']
         where = _about(source).get('scored on')
-        share = f'{correct} of {total} images right ({correct / total:.2%})'
+        share = with_error(100 * correct / total, 100 * Score(correct, total).error, 2)
+        share = f'{correct} of {total} images right ({share} %, 1.96 standard errors)'
         parts += [
             '',
             '## Score',

@@ -57,14 +57,10 @@ def _choices(run: RunFiles) -> list[Histogram]:
 
 def _varied(run: RunFiles) -> tuple[str, ...]:
     """What the space of the dumped config chooses; nothing where it has none."""
-    part = run.config.get('model')
-    for key in ('detector', 'backbone', 'space'):
-        if isinstance(part, dict) and (key in part or key != 'detector'):
-            part = part.get(key)
-    if not isinstance(part, dict):
+    if run.space is None:
         return ()
     try:
-        return varied(SearchSpace.from_config(part))
+        return varied(SearchSpace.from_config(run.space))
     except FOREIGN_ERRORS:
         return ()
 

@@ -38,6 +38,7 @@ class Evaluated:
         resolution: Side of its input, in pixels.
         depth: Number of its blocks.
         width: Channels of its last network stage.
+        total: What the score is a share of.
     """
 
     digest: str
@@ -46,6 +47,7 @@ class Evaluated:
     resolution: int
     depth: int
     width: int
+    total: int = 1
 
 
 @dataclass
@@ -93,7 +95,7 @@ def read_archive(directory: Path) -> Records:
     with _telling(records.missing):
         archive = records.archive = Archive.open_existing(directory)
         records.number = len(archive) - len(archive.failures)
-        kept = _kept(archive, records.number)
+        kept = kept_digests(archive, records.number, _MOST_RECORDS)
         _take(records, archive.records(kept))
     if kept is not None:
         records.missing.append(
@@ -153,6 +155,7 @@ def _take(records: Records, found: Iterator[dict[str, Any]]) -> None:
                 arch['resolution'],
                 len(whole),
                 whole[-1]['out_channels'],
+                score['total'],
             )
         )
     for (kind, kernel, *widths, groups, act, se), count in counted.items():
@@ -170,20 +173,30 @@ def _key(block: dict[str, Any]) -> tuple:
     )
 
 
-def _kept(archive: Archive, number: int) -> set[str] | None:
-    """Of very many networks those whose Archs are read: the fronts, and an even sample."""
-    if number <= _MOST_RECORDS:
+def kept_digests(archive: Archive, number: int, most: int) -> set[str] | None:
+    """Of very many networks those whose Archs are read: the fronts, and an even sample.
+
+    Args:
+        archive: The archive.
+        number: Its scored networks.
+        most: So many are read all; of more, about so many in the sample, and as many of each
+            front at most.
+
+    Returns:
+        Their digests; None for all.
+    """
+    if number <= most:
         return None
     digests, points = [], np.empty((number, 1 + len(_METRICS)))
     for record, point in zip(archive.records(archs=False), points, strict=True):
         digests.append(record['digest'])
         score, cost = record['score'], record['cost']
         point[:] = score['correct'] / score['total'], *(cost[metric] for metric in _METRICS)
-    kept = set(digests[:: -(-number // _MOST_RECORDS)])
+    kept = set(digests[:: -(-number // most)])
     scores = points[:, 0]
     for costs in points.T[1:]:
         order = np.lexsort((-scores, costs))
         best_before = np.maximum.accumulate(np.concatenate([[-1.0], scores[order]]))[:-1]
         front = order[scores[order] > best_before]
-        kept |= {digests[i] for i in front[:: -(-len(front) // _MOST_RECORDS) or 1]}
+        kept |= {digests[i] for i in front[:: -(-len(front) // most) or 1]}
     return kept

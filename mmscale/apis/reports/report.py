@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmscale.apis.networks import find_network
+from mmscale.apis.reports.errors import fitness_facts
 from mmscale.apis.reports.evaluated import evaluated_histograms
 from mmscale.apis.reports.records import Evaluated
 from mmscale.apis.reports.run_files import RunFiles, read_run
@@ -19,6 +20,7 @@ from mmscale.config_parts import type_name
 from mmscale.cost import count
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.search import pareto_front
+from mmscale.search.noise import standard_error, with_error
 from mmscale.tables import Printed, make_table
 from mmscale.untrusted import check_no_link
 from mmscale.visualization import (
@@ -220,14 +222,22 @@ def _search_facts(run: RunFiles) -> list[tuple[str, str]]:
     if origin != Origin():
         facts.append(('searched by', f'{origin}'))
     if run.records.evaluated:
-        best = max(record.score for record in run.records.evaluated)
-        facts.append(('best score', f'{float(best):.4f}'))
-    if run.result is not None and 'fitness' in run.result:
-        of = ' of the family' if len(run.result['scaling_stages']) > 1 else ''
-        facts.append((f'fitness{of}', f'{run.result["fitness"]:.4f}'))
+        best = max(run.records.evaluated, key=lambda record: record.score)
+        error = standard_error(best.score, best.total) if _is_counted(run) else None
+        facts.append(('best score', with_error(best.score, error)))
+    if run.result is not None:
+        facts += fitness_facts(run.result)
     if run.result is not None and run.result.get('hypervolume'):
         facts.append(('hypervolume', f'{run.result["hypervolume"][-1]:.4f}'))
     return facts
+
+
+def _is_counted(run: RunFiles) -> bool:
+    """Whether scores count right answers: a detector's do not, nor an analytic score."""
+    if run.result is not None:
+        return run.result.get('counted', True)
+    fingerprint = run.records.archive.fingerprint if run.records.archive else {}
+    return 'dataloader' in fingerprint and 'score' not in fingerprint
 
 
 def _evenly(items: Sequence[Any], most: int) -> list[Any]:

@@ -82,6 +82,15 @@ class RunFiles:
         return self.result is not None or begun
 
     @property
+    def space(self) -> dict[str, Any] | None:
+        """The space of the dumped config, unchecked; None where it has none."""
+        part = self.config.get('model')
+        for key in ('detector', 'backbone', 'space'):
+            if isinstance(part, dict) and (key in part or key != 'detector'):
+                part = part.get(key)
+        return part if isinstance(part, dict) else None
+
+    @property
     def is_supernet(self) -> bool:
         """Whether a super-supernet is or was trained here."""
         model = self.config.get('model')
@@ -169,6 +178,13 @@ def _read_config(run: RunFiles) -> None:
         run.missing.append(f'of {len(paths):,} configs {_MOST_CONFIGS} are read')
 
 
+def read_settings(work_dir: Path) -> RunFiles:
+    """Reads the dumped configs of a work dir that was checked, and nothing else."""
+    run = RunFiles(work_dir)
+    _read_config(run)
+    return run
+
+
 def _in_order(run: RunFiles, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Lines of a structure that follow each other and are of the groups of the last one."""
     fitting: list[dict[str, Any]] = []
@@ -225,8 +241,7 @@ def result_origin(path: Path) -> Origin | None:
     if found is not None:
         return found
     check_work_dir(path.parent)
-    run = RunFiles(path.parent)
-    _read_config(run)
+    run = read_settings(path.parent)
     names = [file.name for file in sorted(path.parent.glob('*.py'))]
     return origin_of(run.config, names[0]) if names else None
 
