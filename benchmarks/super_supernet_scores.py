@@ -46,12 +46,12 @@ def rows(space: SearchSpace, scores: dict[Arch, Score]) -> Iterator[tuple[object
 def main() -> None:
     """Reads the archive and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('work_dir', type=Path, help='of a search that ran')
+    parser.add_argument('work_dirs', type=Path, nargs='+', help='of searches in one super-supernet')
     parser.add_argument('out', type=Path, help='CSV file to write')
     args = parser.parse_args()
     space = SearchSpace.from_config(Config.fromfile(CONFIG).space)
-    archive = Archive.open_existing(args.work_dir / 'archive')
-    scores = {entry.arch: entry.outcome for entry in archive.entries()}
+    archives = [Archive.open_existing(folder / 'archive') for folder in args.work_dirs]
+    scores = {entry.arch: entry.outcome for archive in archives for entry in archive.entries()}
     with args.out.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(COLUMNS)
