@@ -46,7 +46,7 @@ def rows(space: SearchSpace, scores: dict[Arch, Score]) -> Iterator[tuple[object
 def main() -> None:
     """Reads the archive and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('work_dirs', type=Path, nargs='+', help='of searches in one super-supernet')
+    parser.add_argument('work_dirs', type=Path, nargs='+', help='searches of one super-supernet')
     parser.add_argument('out', type=Path, help='CSV file to write')
     args = parser.parse_args()
     space = SearchSpace.from_config(Config.fromfile(CONFIG).space)
