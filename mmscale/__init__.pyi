@@ -1,5 +1,6 @@
 # The front door: a name is imported when it is first used.
 from .apis.any_budget import answer_budgets as answer_budgets
+from .apis.ask_and_tell import searcher as searcher
 from .apis.cost import get_cost as get_cost
 from .apis.exports.export import export as export
 from .apis.networks import build as build

@@ -23,7 +23,7 @@ import mmscale.engine
 import mmscale.evaluation
 import mmscale.models  # noqa: F401
 from mmscale import registry
-from mmscale.arch import SearchSpace, get_arch
+from mmscale.arch import Scaling, SearchSpace, get_arch
 from mmscale.cost import CostTable, count
 from mmscale.models import ArchNet, SuperNet
 from mmscale.models.backbones.arch_net import scaled_arch
@@ -360,7 +360,7 @@ def test_the_digit_search_has_families_to_choose_from():
     config = load('scalenet/search-mcea_digits.py')
     family = FamilyFitness(feasibility_of(config), list(config.test_cfg.weights))
     drawn = RandomSearch(family, 10_000)._families(np.random.default_rng(0))
-    families = {(genes.tobytes(), strategy) for genes, strategy in drawn}
+    families = {(proposal.genes, proposal.strategy) for proposal in drawn}
     assert len(families) >= 50
     assert len({strategy for _, strategy in families}) >= 20
 
@@ -369,6 +369,21 @@ def test_the_published_s0_meets_the_budget_of_the_imagenet_search():
     feasibility = feasibility_of(load('scalenet/search-mcea_in1k.py'))
     genes = np.array([feasibility.space.encode(get_arch('scalenet-s0-search')).genes])
     assert feasibility.base_feasible(genes).all()
+
+
+def test_the_published_family_can_be_found_by_the_imagenet_search():
+    """All of it is in the space, and within the tolerance of its budgets."""
+    feasibility = feasibility_of(load('scalenet/search-mcea_in1k.py'))
+    genes = np.array([feasibility.space.encode(get_arch('scalenet-s0-search')).genes])
+    strategy = (
+        Scaling(),
+        Scaling(1.04, 1.04, 1.14),
+        Scaling(1.36, 1.20, 1.355),
+        Scaling(1.40, 1.40, 1.58),
+    )
+    assert feasibility.feasible(genes, strategy).all()
+    for j in (1, 2, 3):
+        assert strategy[j] in feasibility.space.scalings(j)
 
 
 BIG = ('efficientnet-b7', 'llama-7b', 'deit-base')

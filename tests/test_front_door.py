@@ -17,7 +17,7 @@ from mmscale.arch import get_arch
 NAMES = {
     'Arch', 'MMScaleError', 'Scaling', 'SearchSpace', 'answer_budgets', 'build',
     'channel_groups', 'export', 'from_timm', 'get_arch', 'get_cost', 'list_archs', 'load_result',
-    'prune', 'report', 'run_search', 'scale', 'to_timm',
+    'prune', 'report', 'run_search', 'scale', 'searcher', 'to_timm',
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ custom_hooks = [dict(type='mmscale.StrictLoadHook')]
 
 test_cfg = dict(
     type='mmscale.SearchLoop',
-    search=dict(type='mmscale.MCEA', population=6, generations=3, rounds=2, num_base_models=2),
+    search=dict(type='mmscale.MCEA', evaluations=200),
     budget=0.7e6,
     tolerance=0.05,
     weights=[1, 1, 1, 1, 1],

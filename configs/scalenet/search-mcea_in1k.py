@@ -1,5 +1,6 @@
-# The released schedule of ScaleNet's search: 64 base models x 40 generations x 8 rounds, the
-# strategies compared on 20 base models first; scored on training images set aside.
+# Joint search of base model and scaling strategy in the published space, scored on training images
+# set aside. The released schedule is
+# search=dict(type='mmscale.MCEA', population=64, generations=40, rounds=8, num_base_models=20).
 _base_ = './supernet_32xb8_in1k.py'
 
 load_from = 'work_dirs/supernet_32xb8_in1k/iter_750000.pth'
@@ -12,10 +13,11 @@ custom_hooks = [dict(type='mmscale.StrictLoadHook')]
 
 test_cfg = dict(
     type='mmscale.SearchLoop',
-    search=dict(type='mmscale.MCEA', population=64, generations=40, rounds=8, num_base_models=20),
-    # Admits the published S0 (354,933,888); the released setting, 306e6 with 25e6, does not.
+    search=dict(type='mmscale.MCEA', evaluations=5000),
+    # Admits the published family: its S0 has 354,933,888 flops, and S1 to S3 are +12.7, +14.2 and
+    # +6.9 % off 2, 4 and 8 times as many.
     budget=340e6,
-    tolerance=0.05,
+    tolerance=0.15,
     weights=[0, 1, 1, 1],
     # Images of nine resolutions, decoded once: 32 GB in the work dir.
     subnet_evaluator=dict(calibration_images=4096, cache='disk'),

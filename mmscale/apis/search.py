@@ -30,6 +30,7 @@ from mmscale.search import (
     GivenFamily,
     OnStep,
     RandomSearch,
+    Result,
     ScalingSearch,
     Score,
     Scorer,
@@ -269,7 +270,8 @@ def _run(
         return result, time.monotonic() - start
 
 
-def _write(path: Path, result: SearchResult, convention: str, origin: Origin) -> None:
+def write_result(path: Path, result: Result, convention: str, origin: Origin) -> None:
+    """Writes ``result.json``, with where it is from."""
     about = {'origin': origin.to_json(), 'versions': {'mmscale': __version__}}
     write_json(path, {**result.to_json(), 'convention': convention, **about})
 
@@ -324,8 +326,9 @@ def _dry_run(
 
     def on_step(step: ChainStep | Generation) -> None:
         history.write(step)
-        if isinstance(step, ChainStep):
-            logger.info(describe(step, table.space.resolution))
+        line = describe(step, table.space.resolution)
+        if line is not None:
+            logger.info(line)
 
     logger.info(f'dry run of {type(search).__name__}: analytic score, its optimum is 1')
     logger.info(f'{table.space}')
@@ -335,7 +338,7 @@ def _dry_run(
         history.close()
     for name, arch in result.networks.items():
         arch.save(work_dir / 'archs' / f'{name}.json', origin)
-    _write(work_dir / 'result.json', result, table.convention, origin)
+    write_result(work_dir / 'result.json', result, table.convention, origin)
     logger.info(str(result))
     outcome = DryRun(result, seconds)
     if not isinstance(search, (EvolutionSearch, ScalingSearch, RandomSearch)):
@@ -343,7 +346,7 @@ def _dry_run(
         search = RandomSearch(search.family, result.evaluations, planned.seed)
         directory = work_dir / 'random'
         random, random_seconds = _run(search, evaluator, directory / 'archive', logger)
-        _write(directory / 'result.json', random, table.convention, origin)
+        write_result(directory / 'result.json', random, table.convention, origin)
         outcome = DryRun(result, seconds, random, random_seconds)
     logger.info(f'dry run: {json.dumps(outcome.to_json())}')
     return outcome

@@ -319,8 +319,9 @@ class SearchLoop(BaseLoop):
         """Logs a step of the chain, and writes every event to the history."""
         if get_dist_info()[0] == 0:
             self.history.write(step)
-        if isinstance(step, ChainStep):
-            self._runner.logger.info(describe(step, self.table.space.resolution))
+        line = describe(step, self.table.space.resolution)
+        if line is not None:
+            self._runner.logger.info(line)
 
     def run(self) -> dict[str, float]:
         """Searches and writes the result.

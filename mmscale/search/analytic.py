@@ -11,9 +11,11 @@ import numpy as np
 
 from mmscale.arch import Arch, Block, Genotype, Scaling
 from mmscale.arch.checks import integer
+from mmscale.arch.genes import Genes
 from mmscale.errors import UsageError
 from mmscale.search.entry import Score
 from mmscale.search.feasibility import Feasibility, Strategy
+from mmscale.search.operators import mutate
 from mmscale.search.varied import expansion, group_width, varied
 
 TOTAL = 1_000_000
@@ -34,7 +36,9 @@ class AnalyticEvaluator:
     """Scores an Arch by its likeness to a hidden family, which is the optimum of the search.
 
     The seed draws the family: a base model and a feasible scaling per scaling stage. It meets all
-    budgets, so a search can find it, and its fitness is exactly 1 whatever the weights.
+    budgets, so a search can find it, and its fitness is exactly 1 whatever the weights. With
+    `drift` it is no family: each hidden network has a base model of its own, so that the best base
+    model changes with the scale, and what is best at scaling stage 0 is not what scales best.
 
     The likeness of an Arch to a hidden Arch is K * W * R, its score that to the hidden Arch which
     it is most like:
@@ -58,6 +62,8 @@ class AnalyticEvaluator:
         seed: Draws the hidden family.
         base: The hidden base model, for a search in which it is given; by default drawn.
         strategy: The hidden strategy, for a search in which it is given; by default drawn.
+        drift: Expected number of gene changes from the hidden base model of a scaling stage to
+            that of the next one; 0 for one base model. No family has a fitness of 1 then.
 
     Raises:
         ValueError: No family meets the budgets.
@@ -69,21 +75,27 @@ class AnalyticEvaluator:
         seed: int = 0,
         base: Genotype | None = None,
         strategy: Strategy | None = None,
+        drift: int = 0,
     ) -> None:
         integer('seed', seed, 0)
+        integer('drift', drift, 0)
         rng = np.random.default_rng([_STREAM, seed])
         space = feasibility.space
         if base is None:
             base = _draw_base(feasibility, rng, strategy)
         genes = np.array(base.genes, dtype=np.int64)
+        bases = [genes]
+        for j in range(1, len(space.scaling_stages) if drift else 0):
+            bases.append(_drifted(feasibility, bases[-1], j, drift, rng))
         if strategy is None:
             strategy = (Scaling(),)
             for j in range(1, len(space.scaling_stages)):
-                scalings = feasibility.scalings_of(genes, j)
+                scalings = feasibility.scalings_of(bases[j] if drift else genes, j)
                 strategy += (scalings[rng.integers(len(scalings))][0],)
         self.base = base
         self.strategy = strategy
-        self.archs = tuple(space.decode(base, scaling) for scaling in strategy)
+        bases = bases if drift else bases * len(strategy)
+        self.archs = tuple(map(space.decode, bases, strategy))
         self._varied = varied(space)
 
     @property
@@ -124,6 +136,22 @@ def _draw_base(
         raise UsageError(feasibility.explain_unscalable(pool))
     # The pool is ordered by how it was found: repaired base models come last.
     return space.genotype(rng.choice(pool[scalable]))
+
+
+def _drifted(
+    feasibility: Feasibility,
+    genes: Genes,
+    scaling_stage: int,
+    drift: int,
+    rng: np.random.Generator,
+) -> Genes:
+    """A base model near another that meets its budget and has a scaling of a scaling stage."""
+    near = mutate(feasibility.space, np.repeat(genes[None], _POOL, axis=0), rng, drift)
+    near = near[feasibility.base_feasible(near)]
+    near = near[feasibility.admitted(near, scaling_stage).any(axis=0)]
+    if not len(near):
+        raise UsageError(f'drift={drift}: nothing near scales to scaling stage {scaling_stage}')
+    return near[0]
 
 
 def _likeness(arch: Arch, hidden: Arch, varied: tuple[str, ...]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -14,6 +15,8 @@ from mmscale.search.result import ChainStep, FamilyMember, OnStep, SearchResult
 from mmscale.search.searcher import Steps
 from mmscale.search.varied import varied
 
+# Families beside the best that a result names.
+_RUNNERS_UP = 10
 _PHASES = ('initial strategy', 'base evolution', 'scaling search', 'random families')
 
 
@@ -34,6 +37,7 @@ class Chain:
         self.on_step = on_step
         self.steps: list[ChainStep] = []
         self.fitness: Fraction | None = None
+        self._state: Candidate | None = None
         record.best = None
         record.most_evaluations = most_evaluations
 
@@ -55,6 +59,7 @@ class Chain:
             base, fitness, cost = state.genotype, state.fitness, state.cost
             assert self.fitness is None or fitness >= self.fitness, 'the chain got worse'
             self.fitness = self.record.best = fitness
+            self._state = state
         evaluations = self.record.evaluations
         step = ChainStep(kind, round_number, base, strategy, fitness, cost, evaluations, history)
         self.steps.append(step)
@@ -62,9 +67,18 @@ class Chain:
             self.on_step(step)
 
     def result(
-        self, settings: dict[str, object], preselection: Preselection | None = None
+        self,
+        settings: dict[str, object],
+        preselection: Preselection | None = None,
+        candidates: Sequence[Candidate] = (),
     ) -> Steps[SearchResult]:
         """The last state, with a score for every scaling stage.
+
+        Args:
+            settings: Of the search.
+            preselection: What predicted its candidates, if anything did.
+            candidates: The best that it has scored, the best first; the last state may be among
+                them.
 
         Raises:
             RuntimeError: No base model was chosen yet.
@@ -95,4 +109,5 @@ class Chain:
             settings={**family.settings, **settings},
             details=details,
             varied=varied(family.space),
+            runners_up=tuple(one for one in candidates if one != self._state)[:_RUNNERS_UP],
         )

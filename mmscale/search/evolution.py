@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from mmscale.arch import Scaling
+from mmscale.arch import Arch, Scaling
 from mmscale.arch.checks import integer, number
 from mmscale.arch.genes import Genes
 from mmscale.errors import UsageError
@@ -16,7 +16,7 @@ from mmscale.search.family import Candidate, FamilyFitness, Proposal
 from mmscale.search.feasibility import Strategy
 from mmscale.search.operators import crossover, mutate, take_new, tournament
 from mmscale.search.preselection import EXPLORATION, Preselection
-from mmscale.search.record import Record
+from mmscale.search.record import Batch, Record
 from mmscale.search.result import Generation, OnStep
 from mmscale.search.schedule import flag
 from mmscale.search.searcher import Steps
@@ -30,6 +30,9 @@ _PARENTS = 4
 _PROPOSALS = 16
 _RANDOM_SHARE = 0.25
 _RESCALED = 2
+# With preselection and several scaling stages: so many are screened by their cheapest network for
+# every one of which all networks are scored.
+_SCREENED = 3
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ class BaseEvolution:
     what is missing then is drawn at random. If nothing new is found the evolution ends early.
 
     With preselection many more children are proposed, and random ones beside them. A surrogate
-    that is fitted to all scores so far predicts their fitness; those are scored whose prediction
-    and half its standard deviation add up to the most.
+    that is fitted to all scores so far predicts their fitness; of those whose prediction and half
+    its standard deviation add up to the most the cheapest network is scored, and of the best of
+    these, as they are predicted then, all are.
 
     Args:
         family: Scores base models under a strategy.
@@ -124,23 +128,35 @@ class BaseEvolution:
             ValueError: No base model was found that meets the budgets, or none can be scored.
         """
         mutations = self.mutations if mutations is None else mutations
+        limit = self.population * (1 if preselection is None else _SCREENED)
         most = self.population * (1 if preselection is None else _PARENTS)
         survivors = _best(elites, most)
         seen = {np.array(c.genotype.genes, dtype=np.int64).tobytes() for c in survivors}
         history: list[Fraction] = []
+        # Families of which one network was scored.
+        screened: list[Proposal] = []
         for generation in range(self.generations):
-            if generation or survivors:
-                proposals = self._children(survivors, strategy, rng, seen, mutations, preselection)
+            if survivors and preselection is not None and preselection.is_ready:
+                proposals = self._chosen(
+                    survivors, screened, strategy, rng, seen, mutations, preselection
+                )
+            elif survivors:
+                proposals = self._children(survivors, limit, strategy, rng, seen, mutations)
             else:
-                proposals = self._drawn(self.population, strategy, rng, seen)
+                proposals = self._drawn(limit, strategy, rng, seen)
             if elites and not generation and preselection is None:
                 proposals = [*self._under(strategy, survivors), *proposals][: self.population]
             if not proposals and not survivors:
                 raise UsageError(self._explain(strategy, rng))
+            record.step = f'{title}, generation {generation + 1} of {self.generations}'
+            if preselection is not None and len(self.family.scored_stages) > 1:
+                yield Batch(self._screens(record, proposals, evaluations))
+                screened = proposals
+                proposals = self._promising(proposals, preselection, self.population)
             proposals = affordable(self.family, record, proposals, evaluations)
             if not proposals:
                 break
-            record.step = f'{title}, generation {generation + 1} of {self.generations}'
+            seen.update(np.array(one.genes, dtype=np.int64).tobytes() for one in proposals)
             # An equal fitness may still survive by its cost or its genes.
             full = len(survivors) == most
             least = survivors[-1].fitness if self.halving and full else None
@@ -214,30 +230,40 @@ class BaseEvolution:
     def _children(
         self,
         parents: Sequence[Candidate],
+        limit: int,
         strategy: Strategy,
         rng: np.random.Generator,
         seen: set[bytes],
         mutations: float,
-        preselection: Preselection | None,
     ) -> list[Proposal]:
-        """New proposals; with preselection the most promising of many."""
-        if preselection is None or not preselection.is_ready:
-            children = self._bred(parents, self.population, strategy, rng, seen, mutations)
-            missing = self.population - len(children)
-            return children + self._drawn(missing, strategy, rng, seen)
+        """New proposals, and random ones where too few are bred."""
+        children = self._bred(parents, limit, strategy, rng, seen, mutations)
+        return children + self._drawn(limit - len(children), strategy, rng, seen)
+
+    def _chosen(
+        self,
+        parents: Sequence[Candidate],
+        screened: Sequence[Proposal],
+        strategy: Strategy,
+        rng: np.random.Generator,
+        seen: set[bytes],
+        mutations: float,
+        preselection: Preselection,
+    ) -> list[Proposal]:
+        """The most promising of many new proposals, and of those that were screened before."""
+        is_scaled = self.is_target and self.family.is_scaled
+        limit = self.population * (_SCREENED if len(self.family.scored_stages) > 1 else 1)
         tried = set(seen)
-        limit = _PROPOSALS * self.population
-        pool = self._bred(parents, limit, strategy, rng, tried, mutations, repairs=False)
-        pool += self._drawn(int(_RANDOM_SHARE * limit), strategy, rng, tried)
+        number = _PROPOSALS * self.population
+        pool = self._bred(parents, number, strategy, rng, tried, mutations, repairs=False)
+        pool += self._drawn(int(_RANDOM_SHARE * number), strategy, rng, tried)
         if not pool:
-            pool = self._bred(parents, self.population, strategy, rng, tried, mutations)
-        pool = [proposal for proposal in pool if preselection.is_new(self.family.archs(proposal))]
-        chosen = self._promising(pool, preselection, _RESCALED * self.population)
-        if self.is_target and self.family.is_scaled:
-            chosen = self._rescaled(chosen, preselection)
-            chosen = self._promising(chosen, preselection, self.population)
-        chosen = chosen[: self.population]
-        seen.update(np.array(proposal.genes, dtype=np.int64).tobytes() for proposal in chosen)
+            pool = self._bred(parents, limit, strategy, rng, tried, mutations)
+        pool += screened
+        pool = [one for one in pool if preselection.is_new(self.family.archs(one))]
+        chosen = self._promising(pool, preselection, _RESCALED * limit if is_scaled else limit)
+        if is_scaled:
+            chosen = self._promising(self._rescaled(chosen, preselection), preselection, limit)
         return chosen
 
     def _bred(
@@ -271,6 +297,18 @@ class BaseEvolution:
 
     # ------------------------------------------------------------------ preselection
 
+    def _screens(
+        self, record: Record, proposals: Sequence[Proposal], evaluations: int | None
+    ) -> list[Arch]:
+        """The cheapest networks of families: with them the others are predicted better."""
+        archs = [self.family.archs(proposal)[0] for proposal in proposals]
+        if evaluations is None:
+            return archs
+        # What is left must do for a family whose others are scored too.
+        left = evaluations - record.evaluations - len(self.family.scored_stages) + 1
+        new = [arch for arch in dict.fromkeys(archs) if arch.digest not in record.requested]
+        return new[: max(left, 0)]
+
     def _predict(
         self, proposals: Sequence[Proposal], preselection: Preselection
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -293,7 +331,9 @@ class BaseEvolution:
     def _promising(
         self, proposals: Sequence[Proposal], preselection: Preselection, limit: int
     ) -> list[Proposal]:
-        """The most promising ones, the best first."""
+        """The most promising ones, the best first; as they come where nothing is known."""
+        if not preselection.is_ready:
+            return list(proposals[:limit])
         mean, deviation = self._predict(proposals, preselection)
         order = np.argsort(-(mean + EXPLORATION * deviation), kind='stable')
         return [proposals[i] for i in order[:limit]]

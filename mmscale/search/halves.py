@@ -127,6 +127,7 @@ class EvolutionSearch:
                     'surrogate': self.surrogate,
                 },
                 preselection,
+                evolved.population,
             )
         )
 

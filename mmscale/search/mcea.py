@@ -192,6 +192,7 @@ class MCEA:
                     'surrogate': self.surrogate,
                 },
                 preselection,
+                elites,
             )
         )
 

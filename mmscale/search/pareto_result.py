@@ -9,7 +9,7 @@ from typing import Any
 from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.cost import Cost
 from mmscale.search.entry import Score
-from mmscale.search.result import SCHEMA
+from mmscale.search.result import SCHEMA, predicted_lines
 
 
 @dataclass(frozen=True)
@@ -110,4 +110,4 @@ class ParetoResult:
                 f'  {i}: {stage}{member.arch.resolution} px, {latency}'
                 f'{member.cost.flops:,} flops, {member.cost.params:,} params, score {member.score}'
             )
-        return '\n'.join(lines)
+        return '\n'.join([*lines, *predicted_lines(self.details)])

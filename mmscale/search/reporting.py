@@ -118,13 +118,20 @@ class SecondsLog(_JsonLines):
         self._append({**about, 'seconds': round(seconds, 4)})
 
 
-def describe(step: ChainStep, resolution: int) -> str:
-    """A step of the chain as a log line.
+def describe(step: ChainStep | Generation, resolution: int) -> str | None:
+    """A step of the chain, or a generation that was predicted, as a log line; else None.
 
     Args:
         step: The step.
         resolution: Resolution of the base model, in pixels, or the largest that it may have.
     """
+    if isinstance(step, Generation):
+        if step.rank_correlation is None:
+            return None
+        return (
+            f'surrogate: {step.step}, generation {step.number}: rank correlation '
+            f'{step.rank_correlation:.2f} of what was predicted with what was measured'
+        )
     strategy = ', '.join(
         f'({s.depth:g}, {s.width:g}, {round(s.resolution * resolution)} px)' for s in step.strategy
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -338,7 +338,7 @@ class SearchResult:
         if not is_scaled:
             unscaled = (3, 4, 5, 7, 8, 9)
             rows = [tuple(row[i] for i in unscaled) for row in rows]
-        return '\n'.join([*lines, aligned(rows), *self._told()])
+        return '\n'.join([*lines, aligned(rows), *self._told(), *predicted_lines(self.details)])
 
     def _shown(self, score: Score | None) -> str:
         if score is None or self.images is None:
@@ -367,6 +367,19 @@ class SearchResult:
                 f'{final.alike} are within the error'
             )
         return lines
+
+
+def predicted_lines(details: Mapping[str, Any]) -> list[str]:
+    """How well a search's candidates were predicted before they were scored, for people."""
+    found = details.get('surrogate')
+    if not found:
+        return []
+    correlation = found['rank_correlation']
+    known = 'none' if correlation is None else f'{correlation:.2f}'
+    return [
+        f'  surrogate: {found["candidates"]} candidates were predicted before they were scored, '
+        f'rank correlation {known}, mean error {found["mean_error"]:.4f}'
+    ]
 
 
 class Result(Protocol):

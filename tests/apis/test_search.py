@@ -58,8 +58,8 @@ def test_a_profile_as_json(tool, tmp_path):
     assert code == 0 and list(tmp_path.iterdir()) == []
     assert data['base_models'] == 223_948_800_000
     assert [stage['distinct_scalings'] for stage in data['stages']] == [1, 12, 45, 42]
-    # 64 x 40 x 8 base models in 3 scaling stages, 20 + 8 grids of 99 scalings, the family.
-    assert data['most_evaluations'] == 64 * 40 * 8 * 3 + 28 * 99 + 4
+    # Scaling stage 0 has no weight: its network is scored at the end.
+    assert data['most_evaluations'] == 5000 + 1
 
 
 def test_a_profile_of_a_search_without_a_family(tool):

@@ -113,6 +113,22 @@ def test_what_the_search_is_given_is_part_of_the_optimum():
     assert len(alone.archs) == 1
 
 
+def test_with_drift_every_scaling_stage_has_a_base_model_of_its_own():
+    feasibility = small_feasibility()
+    space = feasibility.space
+    evaluator = AnalyticEvaluator(feasibility, seed=1, drift=2)
+    assert evaluator.archs[0] == space.decode(evaluator.base)
+    for j, (arch, scaling) in enumerate(zip(evaluator.archs, evaluator.strategy, strict=True)):
+        assert evaluator.evaluate(arch) == Score(TOTAL, TOTAL)
+        if j:
+            assert arch != space.decode(evaluator.base, scaling)
+            some = all_genotypes(space)
+            some = some[feasibility.base_feasible(some)]
+            some = some[feasibility.scaled_feasible(some, j, scaling)]
+            assert arch in [space.decode(genes, scaling) for genes in some]
+    assert AnalyticEvaluator(feasibility, seed=1).archs[1:] != evaluator.archs[1:]
+
+
 def test_the_fingerprint_names_the_family():
     def evaluator(seed):
         return AnalyticEvaluator(small_feasibility(), seed)
@@ -140,14 +156,14 @@ def run(directory, seed, make_search):
 
 @pytest.fixture(scope='module')
 def comparison(tmp_path_factory):
-    """MCEA with a tenth of the published population and generations, and random search."""
+    """MCEA with a hundredth of the evaluations of the published schedule, and random search."""
     directory = tmp_path_factory.mktemp('searches')
     pairs = []
-    for seed in range(4):
+    for seed in range(2):
         found = run(
             directory / f'mcea{seed}',
             seed,
-            lambda family, seed: MCEA(family, population=16, generations=10, rounds=2, seed=seed),
+            lambda family, seed: MCEA(family, evaluations=330, seed=seed),
         )
         random = run(
             directory / f'random{seed}',
@@ -163,11 +179,10 @@ def test_mcea_beats_random_search_at_equal_evaluations(comparison):
     for found, random in comparison:
         # Less than one family of three networks is left over.
         assert found.evaluations - 3 < random.evaluations <= found.evaluations + 1
-    assert sum(found.fitness > random.fitness for found, random in comparison) >= 3
+    assert all(found.fitness > random.fitness for found, random in comparison)
 
 
 @pytest.mark.slow
 def test_mcea_reaches_the_neighbourhood_of_the_optimum(comparison):
-    """0.95 or more of the optimum: about one kernel of a network is off by one size."""
-    assert all(found.fitness <= 1 for found, _ in comparison)
-    assert sum(found.fitness >= 0.95 for found, _ in comparison) >= 3
+    """0.8 or more of the optimum: about two kernels of a network are off by one size."""
+    assert all(0.8 <= found.fitness <= 1 for found, _ in comparison)
