@@ -283,8 +283,7 @@ def main() -> None:
     search_options.append(f'load_from={checkpoint}')
 
     heading('2. Search of base model and scaling strategy', start)
-    schedule = [f'test_cfg.search.{key}' for key in ('population=4', 'generations=2', 'rounds=1')]
-    options = search_options + (schedule if args.smoke else [])
+    options = search_options + (['test_cfg.search.evaluations=40'] if args.smoke else [])
     evaluations = search(args, 'search-mcea_digits.py', work_dir / 'searched', options)
 
     heading('3. Baselines: as many random networks, uniform compound scaling, chance', start)
