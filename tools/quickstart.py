@@ -52,7 +52,7 @@ SCALING_STAGES = 5
 # Sized for 20 minutes in all on two slow cores.
 DRAWN_FAMILIES = 3
 TRAININGS = 3
-ITERATIONS = {'scratch': 260, 'warm': 60}
+ITERATIONS = {'scratch': 180, 'warm': 60}
 LEARNING_RATES = {'scratch': 0.2, 'warm': 0.05}
 
 
@@ -192,9 +192,7 @@ def jobs_of(args: argparse.Namespace, work_dir: Path) -> dict[str, list[RetrainJ
     for start in reversed(STARTS):
         iterations = 20 if args.smoke else ITERATIONS[start]
         # One training of a family among several: its mean is over families.
-        numbers = dict.fromkeys(FAMILIES, trainings)
-        if start == 'warm':
-            numbers |= dict.fromkeys(drawn, 1)
+        numbers = dict.fromkeys(FAMILIES, trainings) | dict.fromkeys(drawn, 1)
         # Trainings from random weights are long, and in scaling stage 0 nothing is scaled.
         first = 0 if start == 'warm' or args.full else 1
         for stage in reversed(range(first, last)):

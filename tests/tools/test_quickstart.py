@@ -33,10 +33,15 @@ def test_every_network_is_trained_three_times_and_drawn_ones_once(
     expected = {
         f'{f} S{j} {s}': 3 for f in families for j in range(stages) for s in ('scratch', 'warm')
     }
+    expected |= {
+        k.replace('random', f'drawn{i}'): 1
+        for k in expected
+        for i in (1, 2, 3)
+        if k.startswith('random')
+    }
     if not full:
         # S0 scales nothing, and trainings from random weights are long.
         expected = {k: n for k, n in expected.items() if not k.endswith('S0 scratch')}
-    expected |= {f'drawn{i} S{j} warm': 1 for i in (1, 2, 3) for j in range(stages)}
     assert numbers == expected
     every = [job for own in jobs.values() for job in own]
     assert len({job.name for job in every}) == len({job.work_dir for job in every}) == len(every)
@@ -70,9 +75,9 @@ def test_families_that_share_a_network_share_its_trainings(quickstart, tmp_path,
     monkeypatch.setattr(quickstart, 'run_jobs', run_jobs)
     monkeypatch.setattr(quickstart.RetrainJob, 'result', lambda job: None)
     tested = quickstart.retrain(args, tmp_path)
-    # 3 of S1 from random weights, 3 x 2 but for the shared one warm, 2 x 2 drawn.
-    assert len(seen) == 3 + 5 + 2 * 2
+    # S1 of 3 and 2 families from random weights; warm S0, of which two share one, and S1.
+    assert len(seen) == 5 + 9
     assert tested['compound S0'] == tested['searched S0']
-    assert set(tested['drawn2 S1']['accuracies']) == {'warm'}
+    assert set(tested['drawn2 S1']['accuracies']) == {'scratch', 'warm'}
     assert len(tested['random S1']['accuracies']['scratch']) == 1
     assert all(row['images'] == 9 for row in tested.values()) and len(tested) == 10
