@@ -102,6 +102,7 @@ def plain(
     network = get_arch(str(arch))
     options = {
         'model.backbone.arch': str(arch),
+        'model.backbone.zero_init_residual': False,
         'model.head.in_channels': network.feature_channels,
         'param_scheduler.1.end': iterations,
     }

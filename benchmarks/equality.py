@@ -55,7 +55,7 @@ CONFIGS = {
 }
 # fmt: off
 TRAININGS = {
-    'supernet, sandwich': ('supernet', ['model.warmup_iters=20']),
+    'supernet, sandwich': ('supernet', ['model.mode=sandwich', 'model.warmup_iters=20']),
     'supernet, single': ('supernet', ['model.mode=single', 'model.warmup_iters=0']),
     'supernet, both sides': (
         'supernet',
@@ -63,10 +63,11 @@ TRAININGS = {
     ),
     'supernet, separate kernels': ('supernet', ['model.backbone.kernels=separate']),
     'supernet, sandwich on both sides': (
-        'supernet', ['model.warmup_iters=20', 'custom_hooks.0.sides=[left,right]'],
+        'supernet',
+        ['model.mode=sandwich', 'model.warmup_iters=20', 'custom_hooks.0.sides=[left,right]'],
     ),
     'supernet, sandwich of the space': (
-        'supernet', ['model.warmup_iters=20', 'model.teacher=space'],
+        'supernet', ['model.mode=sandwich', 'model.warmup_iters=20', 'model.teacher=space'],
     ),
     'supernet, AdamW': (
         'supernet',

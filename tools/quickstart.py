@@ -2,9 +2,10 @@
 """Searches, trains and compares families of networks on real handwriting, in minutes of 2 cores.
 
 Trains a super-supernet, searches base model and scaling strategy in it, then trains and tests the
-networks of three families: the searched one, the best of equally many random ones, and uniform
-compound scaling of the searched base model. What is finished is not done again: after an
-interruption, the same command goes on.
+networks of several families: the searched one, the best of equally many random ones, uniform
+compound scaling of the searched base model, and random ones that nothing has chosen. Each of the
+first three is trained three times, from random weights and from those of the search. What is
+finished is not done again: after an interruption, the same command goes on.
 """
 
 import argparse
@@ -25,7 +26,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mmscale.apis.compare.families import FAMILIES, collect, plot, table
+from mmscale.apis.compare.families import (
+    DRAWN,
+    FAMILIES,
+    STARTS,
+    collect,
+    plot,
+    ranking,
+    ranking_table,
+    table,
+)
 from mmscale.apis.compare.retrain import RetrainJob, run_jobs
 from mmscale.arch import Arch
 from mmscale.arch.checks import check_keys, integer
@@ -39,6 +49,11 @@ from mmscale.untrusted import read_text
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'scalenet'
 SCALING_STAGES = 5
+# Sized for 20 minutes in all on two slow cores.
+DRAWN_FAMILIES = 3
+TRAININGS = 3
+ITERATIONS = {'scratch': 180, 'warm': 60}
+LEARNING_RATES = {'scratch': 0.2, 'warm': 0.05}
 
 
 def parse_args() -> argparse.Namespace:
@@ -102,19 +117,32 @@ def run(
     run_logged([*command, *arguments], ROOT, work_dir, args.lock, env=environment)
 
 
-def options_of(args: argparse.Namespace) -> tuple[list[str], dict[str, object], list[str]]:
-    """Config overrides for super-supernet, retraining and search."""
+def options_of(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Config overrides for super-supernet and search."""
     supernet = [f'randomness.seed={args.seed}', f'train_dataloader.sampler.seed={args.seed}']
-    retrain = {'randomness.seed': args.seed, 'train_dataloader.sampler.seed': args.seed}
     search = [f'randomness.seed={args.seed}']
     if args.smoke:
         supernet += ['train_cfg.max_iters=20', 'model.warmup_iters=10']
-        retrain |= {'train_cfg.max_iters': 20, 'train_cfg.val_interval': 20}
         search += [
             'test_cfg.subnet_evaluator.max_images=250',
             'test_cfg.subnet_evaluator.calibration_images=256',
         ]
-    return supernet, retrain, search
+    return supernet, search
+
+
+def training_options(start: str, seed: int, iterations: int) -> dict[str, object]:
+    """Config overrides of one training: a shorter schedule, a tenth of it warm-up."""
+    return {
+        'randomness.seed': seed,
+        'train_dataloader.sampler.seed': seed,
+        'optim_wrapper.optimizer.lr': LEARNING_RATES[start],
+        'param_scheduler.0.end': iterations // 10,
+        'param_scheduler.1.begin': iterations // 10,
+        'param_scheduler.1.end': iterations,
+        'train_cfg.max_iters': iterations,
+        # None on the way: every network is tested at its end.
+        'train_cfg.val_interval': iterations + 1,
+    }
 
 
 def read_config(name: str) -> Any:
@@ -155,31 +183,51 @@ def search(args: argparse.Namespace, config: str, work_dir: Path, options: list[
     return integer(f'{result}: evaluations', found['evaluations'])
 
 
-def retrain(
-    args: argparse.Namespace, work_dir: Path, options: dict[str, object]
-) -> dict[str, dict]:
-    """Trains the networks of all families that have to be trained, the dearest first."""
-    config = CONFIGS / 'arch-net_digits.py'
-    iterations = options.get('train_cfg.max_iters')
-    iterations = iterations or read_config('arch-net_digits.py').train_cfg.max_iters
-    jobs: dict[str, RetrainJob] = {}
-    stages = range(SCALING_STAGES) if args.full else range(3)
-    for stage in reversed(stages):
-        for family in FAMILIES:
-            arch = work_dir / family / 'archs' / f'scaling_stage_{stage}.json'
-            job = RetrainJob(
-                f'{family} S{stage}',
-                str(config),
-                str(arch),
-                str(work_dir / 'retrain' / f'{family}_s{stage}'),
-                options,
-            )
-            jobs[job.name] = job
+def jobs_of(args: argparse.Namespace, work_dir: Path) -> dict[str, list[RetrainJob]]:
+    """All trainings by ``<family> S<stage> <start>``, those from weights and large ones first."""
+    trainings = 1 if args.smoke else TRAININGS
+    drawn = [f'{DRAWN}{i + 1}' for i in range(args.drawn)]
+    last = SCALING_STAGES if args.full else 2 if args.smoke else 3
+    jobs: dict[str, list[RetrainJob]] = {}
+    for start in reversed(STARTS):
+        iterations = 20 if args.smoke else ITERATIONS[start]
+        # One training of a family among several: its mean is over families.
+        numbers = dict.fromkeys(FAMILIES, trainings) | dict.fromkeys(drawn, 1)
+        # Trainings from random weights are long, and in scaling stage 0 nothing is scaled.
+        first = 0 if start == 'warm' or args.full else 1
+        for stage in reversed(range(first, last)):
+            for family, number in numbers.items():
+                folder = work_dir / family
+                weights = folder / 'weights' / f'scaling_stage_{stage}.pth'
+                name = f'{family} S{stage} {start}'
+                jobs[name] = [
+                    RetrainJob(
+                        f'{name} {k}',
+                        str(CONFIGS / 'arch-net_digits.py'),
+                        str(folder / 'archs' / f'scaling_stage_{stage}.json'),
+                        str(work_dir / 'retrain' / f'{family}_s{stage}_{start}{k}'),
+                        training_options(start, trainings * args.seed + k, iterations),
+                        str(weights) if start == 'warm' else None,
+                    )
+                    for k in range(number)
+                ]
+    return jobs
+
+
+def retrain(args: argparse.Namespace, work_dir: Path) -> dict[str, dict]:
+    """Trains and tests the networks of all families that have to be trained."""
+    wanted = jobs_of(args, work_dir)
     # Families share networks, at least S0 of compound scaling: one training serves all.
-    same = {}
-    for job in jobs.values():
-        same.setdefault(Arch.from_json(job.arch), []).append(job.name)
-    jobs = {names[0]: jobs[names[0]] for names in same.values()}
+    kept: dict[tuple[object, ...], list[RetrainJob]] = {}
+    for jobs in wanted.values():
+        for job in jobs:
+            options = tuple(job.options.items())
+            kept.setdefault((Arch.from_json(job.arch), job.weights is None, options), []).append(
+                job
+            )
+    shared = {job.name: same[0] for same in kept.values() for job in same}
+    first = [same[0] for same in kept.values()]
+    lengths = {job.name: job.options['train_cfg.max_iters'] for job in first}
     columns = (
         TextColumn('  {task.description}'),
         BarColumn(),
@@ -188,19 +236,26 @@ def retrain(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        total = progress.add_task('iterations of all networks', total=iterations * len(jobs))
-        done = dict.fromkeys(jobs, 0)
+        text = f'iterations of {len(first)} trainings'
+        total = progress.add_task(text, total=sum(lengths.values()))
+        done = dict.fromkeys(lengths, 0)
 
         def on_progress(job: RetrainJob, count: int) -> None:
             done[job.name] = count
             progress.update(total, completed=sum(done.values()))
 
-        for job in jobs.values():
+        for job in first:
             if job.result() is not None:
-                on_progress(job, iterations)
-        results = run_jobs(list(jobs.values()), args.processes, on_progress)
-        progress.update(total, completed=iterations * len(jobs))
-    return {name: results[names[0]] for names in same.values() for name in names}
+                on_progress(job, lengths[job.name])
+        results = run_jobs(first, args.processes, on_progress)
+        progress.update(total, completed=sum(lengths.values()))
+    tested: dict[str, dict] = {}
+    for name, jobs in wanted.items():
+        network, start = name.rsplit(' ', 1)
+        found = [results[shared[job.name].name] for job in jobs]
+        row = tested.setdefault(network, {'accuracies': {}, 'images': found[0]['images']})
+        row['accuracies'][start] = [result['accuracy'] for result in found]
+    return tested
 
 
 def main() -> None:
@@ -215,7 +270,8 @@ def main() -> None:
     settings = {'seed': args.seed, 'smoke': args.smoke, 'configs': configs_digest()}
     args.lock = take_work_dir(work_dir)
     check_settings(work_dir, settings)
-    supernet_options, retrain_options, search_options = options_of(args)
+    args.drawn = 2 if args.smoke else DRAWN_FAMILIES
+    supernet_options, search_options = options_of(args)
 
     heading('1. Super-supernet: one set of weights for every network of the space', start)
     console.print(
@@ -225,24 +281,31 @@ def main() -> None:
     search_options.append(f'load_from={checkpoint}')
 
     heading('2. Search of base model and scaling strategy', start)
-    schedule = [f'test_cfg.search.{key}' for key in ('population=4', 'generations=2', 'rounds=1')]
-    options = search_options + (schedule if args.smoke else [])
+    options = search_options + (['test_cfg.search.evaluations=40'] if args.smoke else [])
     evaluations = search(args, 'search-mcea_digits.py', work_dir / 'searched', options)
 
-    heading('3. Baselines: as many random networks, and uniform compound scaling', start)
+    heading('3. Baselines: as many random networks, uniform compound scaling, chance', start)
     options = [*search_options, f'test_cfg.search.evaluations={evaluations}']
     search(args, 'search-random_digits.py', work_dir / 'random', options)
     base = work_dir / 'searched' / 'archs' / 'scaling_stage_0.json'
     options = [*search_options, f'test_cfg.search.base={base}']
     search(args, 'search-compound_digits.py', work_dir / 'compound', options)
+    for i in range(args.drawn):
+        # The best of one family is that family.
+        seed = 1000 * (args.seed + 1) + i
+        drawn = [f'test_cfg.search.evaluations={SCALING_STAGES}', f'test_cfg.seed={seed}']
+        folder = work_dir / f'{DRAWN}{i + 1}'
+        search(args, 'search-random_digits.py', folder, [*search_options, *drawn])
 
-    heading('4. Training of the networks from random weights', start)
-    results = retrain(args, work_dir, retrain_options)
+    heading("4. Training of the networks, from random weights and from the search's", start)
+    results = retrain(args, work_dir)
 
-    rows = collect(work_dir, results)
+    rows = collect(work_dir, results, args.drawn)
     console.print()
     console.print(table(rows))
-    write_json(work_dir / 'families.json', rows)
+    console.print()
+    console.print(ranking_table(rows))
+    write_json(work_dir / 'families.json', {'rows': rows, 'ranking': ranking(rows)})
     plot(rows, work_dir / 'families.png')
     heading(f'Done: {work_dir}/families.json, families.png and searched/result.json', start)
 

@@ -10,6 +10,7 @@ model = dict(
         _delete_=True,
         type='mmscale.ArchNet',
         arch='RegNetY-400MF',
+        zero_init_residual=True,
         scaling=dict(
             depth=4**0.1, width=4**0.4, group_width=4**0.4, resolution=4**0.05, rule='pycls'
         ),

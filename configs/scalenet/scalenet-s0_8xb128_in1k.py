@@ -4,7 +4,9 @@ _base_ = ['../_base_/datasets/imagenet_randaugment.py', '../_base_/default_runti
 
 model = dict(
     type='ImageClassifier',
-    backbone=dict(type='mmscale.ArchNet', arch='scalenet-s0', drop_path_rate=0.2),
+    backbone=dict(
+        type='mmscale.ArchNet', arch='scalenet-s0', drop_path_rate=0.2, zero_init_residual=True
+    ),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
         type='mmscale.DropoutClsHead',

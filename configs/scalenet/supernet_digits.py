@@ -1,4 +1,5 @@
-# The super-supernet of the digit space: shared kernels, warm-up, sandwich with distillation.
+# The super-supernet of the digit space: shared kernels, warm-up on a middle subnet, then one drawn
+# subnet an iteration.
 _base_ = [
     '../_base_/search_spaces/digits.py',
     '../_base_/datasets/cluttered_digits_train.py',
@@ -8,12 +9,16 @@ _base_ = [
 
 model = dict(
     type='mmscale.SuperNetClassifier',
-    mode='sandwich',
+    mode='single',
     warmup_iters=150,
     warmup_scaling_stage=2,
-    teacher='scaling_stage',
+    warmup_subnet='middle',
     backbone=dict(
-        type='mmscale.SuperNet', space={{_base_.space}}, kernels='shared', channels_last=True
+        type='mmscale.SuperNet',
+        space={{_base_.space}},
+        kernels='shared',
+        channels_last=True,
+        zero_init_residual=True,
     ),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
@@ -26,7 +31,11 @@ model = dict(
 )
 
 custom_hooks = [
-    dict(type='mmscale.HierarchicalSamplerHook', distribution='inverse_budget', sides=('left',)),
+    dict(
+        type='mmscale.HierarchicalSamplerHook',
+        distribution='inverse_sqrt_budget',
+        sides=('left',),
+    ),
     dict(type='mmscale.IterationSeedHook'),
     dict(type='mmscale.StrictLoadHook'),
 ]

@@ -14,7 +14,7 @@ from mmscale.arch.space import Genotype, SearchSpace
 from mmscale.errors import UsageError
 
 SIDES = ('left', 'right')
-DISTRIBUTIONS = ('choices', 'uniform', 'inverse_budget')
+DISTRIBUTIONS = ('choices', 'uniform', 'inverse_budget', 'inverse_sqrt_budget')
 
 
 def checked_sides(sides: Sequence[str]) -> tuple[str, ...]:
@@ -59,8 +59,9 @@ class HierarchicalSampler:
         seed: Seed of all draws.
         distribution: Probability of scaling stage j: ``choices`` is proportional to its number
             of width multipliers (the released code; every width of the space is then equally
-            likely, which the fairness of the left/right coupling needs), ``uniform``, or
-            ``inverse_budget``, proportional to 2^-j.
+            likely, which the fairness of the left/right coupling needs), ``uniform``,
+            ``inverse_budget``, proportional to 2^-j (every scaling stage costs as much), or
+            ``inverse_sqrt_budget``, to 2^(-j/2), between the two.
         sides: Sides to draw from, uniformly.
         warmup_iters: Number of first iterations that draw from one scaling stage alone.
         warmup_scaling_stage: That scaling stage.
@@ -87,10 +88,12 @@ class HierarchicalSampler:
         self.warmup_scaling_stage = warmup_scaling_stage
         self.distribution = distribution
         self.sides = checked_sides(sides)
+        numbers = range(len(space.scaling_stages))
         weights = {
             'choices': [len(stage.width) for stage in space.scaling_stages],
-            'uniform': [1.0 for _ in space.scaling_stages],
-            'inverse_budget': [2.0**-j for j in range(len(space.scaling_stages))],
+            'uniform': [1.0 for _ in numbers],
+            'inverse_budget': [2.0**-j for j in numbers],
+            'inverse_sqrt_budget': [2.0 ** (-j / 2) for j in numbers],
         }[distribution]
         self.probabilities = np.asarray(weights) / np.sum(weights)
 

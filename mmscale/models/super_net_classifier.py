@@ -42,11 +42,13 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         mode: What one iteration trains. ``single``: the drawn subnet (the paper).
             ``both_sides``: the drawn subnet on both sides, half the loss each (the reference's
             synchronous mode). ``sandwich``: the largest subnet on the labels and the drawn one
-            on the largest one's predictions (in-place distillation), after a warm-up on the
-            largest alone; what small data needs.
-        warmup_iters: Iterations of the sandwich's warm-up.
+            on the largest one's predictions (in-place distillation); what small data needs.
+        warmup_iters: Iterations of the warm-up.
         warmup_scaling_stage: Scaling stage of the warm-up: features form soonest where the
             images are neither tiny nor expensive.
+        warmup_subnet: What the warm-up trains on the labels: the ``largest`` subnet, the
+            ``middle`` one of its scaling stage (the middle of every choice), or what is
+            ``drawn``; by default the largest in a sandwich and else what is drawn.
         teacher: The sandwich's largest subnet: of the drawn ``scaling_stage`` or of the whole
             ``space``; at the drawn resolution either way.
         distill_weight: Weight of the distillation loss.
@@ -68,10 +70,11 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         teacher: str = 'scaling_stage',
         distill_weight: float = 1.0,
         head: dict | nn.Module | None = None,
+        warmup_subnet: str | None = None,
         **kwargs: object,
     ) -> None:
         super().__init__(backbone=backbone, **kwargs)
-        self.set_training(mode, warmup_iters, warmup_scaling_stage, teacher)
+        self.set_training(mode, warmup_iters, warmup_scaling_stage, teacher, warmup_subnet)
         self.distill_weight = distill_weight
         self.head = self._made_head(head)
         mixes = getattr(self.data_preprocessor, 'batch_augments', None) is not None
@@ -149,13 +152,12 @@ class SuperNetClassifier(SuperNetTraining, ImageClassifier):
         features = self.extract_feat(inputs)
         losses = self._call_head('loss', features, data_samples)
         losses = {f'largest.{key}': value for key, value in losses.items()}
-        if not self.warms_up:
-            with torch.no_grad():
-                target = self._call_head('__call__', features).softmax(dim=1)
-            self.backbone.set_arch(draw.arch, draw.side)
-            logits = self._call_head('__call__', self.extract_feat(inputs))
-            divergence = F.kl_div(logits.log_softmax(dim=1), target, reduction='batchmean')
-            losses['subnet.distill_loss'] = self.distill_weight * divergence
+        with torch.no_grad():
+            target = self._call_head('__call__', features).softmax(dim=1)
+        self.backbone.set_arch(draw.arch, draw.side)
+        logits = self._call_head('__call__', self.extract_feat(inputs))
+        divergence = F.kl_div(logits.log_softmax(dim=1), target, reduction='batchmean')
+        losses['subnet.distill_loss'] = self.distill_weight * divergence
         return losses
 
     def extract(self, arch: Arch, side: str = 'left') -> ImageClassifier:

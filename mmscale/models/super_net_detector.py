@@ -28,10 +28,9 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
         data_preprocessor: Config of the data preprocessor where the detector's has none.
         mode: What one iteration trains. ``single``: the drawn subnet. ``both_sides``: the drawn
             subnet on both sides, half the loss each. ``sandwich``: the largest subnet and the
-            drawn one, half the loss each, after a warm-up on the largest alone. All learn from
-            the labels.
-        **settings: ``warmup_iters``, ``warmup_scaling_stage`` and ``teacher``, as for
-            :class:`SuperNetClassifier`.
+            drawn one, half the loss each. All learn from the labels.
+        **settings: ``warmup_iters``, ``warmup_scaling_stage``, ``warmup_subnet`` and ``teacher``,
+            as for :class:`SuperNetClassifier`.
 
     Raises:
         ValueError: A setting is not allowed.
@@ -82,10 +81,8 @@ class SuperNetDetector(SuperNetTraining, BaseModel):
         return self.detector.loss(inputs, data_samples)
 
     def sandwich_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
-        """Losses of the largest subnet; after the warm-up half of them and of the drawn one's."""
+        """Half the losses of the largest subnet and half of the drawn one's."""
         draw, batch = self.draw, (inputs, data_samples)
-        if self.warms_up:
-            return self.losses_of(self.largest(), draw.side, *batch)
         return {
             **halved('largest', self.losses_of(self.largest(), draw.side, *batch)),
             **halved('subnet', self.losses_of(draw.arch, draw.side, *batch)),

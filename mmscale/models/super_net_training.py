@@ -34,6 +34,7 @@ from mmscale.models.slice_step import step_slices
 
 MODES = ('single', 'both_sides', 'sandwich')
 TEACHERS = ('scaling_stage', 'space')
+WARMUP_SUBNETS = ('largest', 'middle', 'drawn')
 
 
 def halved(name: str, losses: dict) -> dict:
@@ -58,15 +59,19 @@ class SuperNetTraining(ABC):
         warmup_iters: int = 0,
         warmup_scaling_stage: int = 0,
         teacher: str = 'scaling_stage',
+        warmup_subnet: str | None = None,
     ) -> None:
         """Sets what an iteration trains; to be called once the model is built.
 
         Args:
             mode: ``single``, ``both_sides`` or ``sandwich``.
-            warmup_iters: Iterations of the sandwich's warm-up.
+            warmup_iters: Iterations of the warm-up.
             warmup_scaling_stage: Scaling stage of the warm-up.
             teacher: The sandwich's largest subnet: of the drawn ``scaling_stage`` or of the
                 whole ``space``.
+            warmup_subnet: What the warm-up trains on the labels: the ``largest`` subnet, the
+                ``middle`` one of its scaling stage (the middle of every choice), or what is
+                ``drawn``; by default the largest in a sandwich and else what is drawn.
 
         Raises:
             ValueError: A setting is not allowed.
@@ -86,6 +91,9 @@ class SuperNetTraining(ABC):
         self.warmup_iters = warmup_iters
         self.warmup_scaling_stage = warmup_scaling_stage
         self.teacher = teacher
+        if warmup_subnet is None:
+            warmup_subnet = 'largest' if mode == 'sandwich' else 'drawn'
+        self.warmup_subnet = choice('warmup_subnet', warmup_subnet, WARMUP_SUBNETS)
         self._draw: SubnetDraw | None = None
         self._iteration = 0
 
@@ -118,6 +126,13 @@ class SuperNetTraining(ABC):
         stage = self.draw.scaling_stage if self.teacher == 'scaling_stage' else -1
         return replace(self.backbone.space.largest(stage), resolution=self.draw.arch.resolution)
 
+    def middle(self) -> Arch:
+        """The middle of every choice in the drawn scaling stage, at the drawn resolution."""
+        space, draw = self.backbone.space, self.draw
+        scalings = space.scalings(draw.scaling_stage)
+        arch = space.decode(space.extreme(True) // 2, scalings[len(scalings) // 2])
+        return replace(arch, resolution=draw.arch.resolution)
+
     def subnet_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
         """Losses of everything the mode trains on one batch (N, channels, H, W).
 
@@ -125,6 +140,10 @@ class SuperNetTraining(ABC):
             RuntimeError: No subnet was drawn; the HierarchicalSamplerHook is missing.
         """
         draw = self.draw
+        if self.warms_up and self.warmup_subnet != 'drawn':
+            whole = self.largest() if self.warmup_subnet == 'largest' else self.middle()
+            losses = self.losses_of(whole, draw.side, inputs, data_samples)
+            return {f'{self.warmup_subnet}.{key}': value for key, value in losses.items()}
         if self.mode == 'single':
             return self.losses_of(draw.arch, draw.side, inputs, data_samples)
         if self.mode == 'sandwich':
@@ -145,7 +164,7 @@ class SuperNetTraining(ABC):
 
     @abstractmethod
     def sandwich_losses(self, inputs: torch.Tensor, data_samples: list) -> dict:
-        """Losses of the largest subnet and, after the warm-up, of the drawn one."""
+        """Losses of the largest subnet and of the drawn one."""
 
     @abstractmethod
     def extract(self, arch: Arch, side: str = 'left') -> BaseModel:

@@ -43,7 +43,12 @@ def test_scaling_stages_by_number_of_choices(draws):
 
 @pytest.mark.parametrize(
     ('distribution', 'weights'),
-    [('choices', [1, 4, 5, 7]), ('uniform', [1, 1, 1, 1]), ('inverse_budget', [8, 4, 2, 1])],
+    [
+        ('choices', [1, 4, 5, 7]),
+        ('uniform', [1, 1, 1, 1]),
+        ('inverse_budget', [8, 4, 2, 1]),
+        ('inverse_sqrt_budget', [8**0.5, 2, 2**0.5, 1]),
+    ],
 )
 def test_distributions_of_scaling_stages(paper_space, distribution, weights):
     sampler = HierarchicalSampler(paper_space, seed=1, distribution=distribution)

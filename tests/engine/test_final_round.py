@@ -1,33 +1,15 @@
 """The final round of a search from a checkpoint: more images for what they do not tell apart."""
 
+import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmscale.errors import UsageError
-from mmscale.search import MCEA, Archive
-from mmscale.search.family import Proposal
-
-
-@pytest.fixture
-def with_runners_up(monkeypatch):
-    """Gives results of MCEA the runners-up that they are to have: drawn base models."""
-    real = MCEA.run
-
-    def run(self, scorer, on_step=None):
-        result = real(self, scorer, on_step)
-        family = self.family
-        genes = family.feasibility.draw(np.random.default_rng(0), 6, result.strategy)
-        found = [Proposal(tuple(row), result.strategy) for row in genes.tolist()]
-        scored = scorer.drive(family.candidates(scorer, found))
-        others = [one for one in scored if one.genotype != result.base]
-        return replace(result, runners_up=tuple(sorted(others, key=lambda one: one.order)))
-
-    monkeypatch.setattr(MCEA, 'run', run)
+from mmscale.search import Archive
 
 
 @pytest.fixture
@@ -45,13 +27,13 @@ def make_runner(search_config, trained, tmp_path):
             experiment_name=f'{tmp_path.name}-{len(made)}',
         )
         made.append(name)
-        return Runner(**config)
+        return Runner.from_cfg(Config(copy.deepcopy(config)))
 
     made = []
     return make
 
 
-def test_a_final_round_is_resumed_to_the_same_bytes(make_runner, with_runners_up, tmp_path):
+def test_a_final_round_is_resumed_to_the_same_bytes(make_runner, tmp_path):
     make_runner(final_images=48, final_candidates=3).test()
     work_dir = tmp_path / 'search'
     text = (work_dir / 'result.json').read_text()

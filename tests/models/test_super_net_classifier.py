@@ -151,6 +151,23 @@ def test_warm_up_trains_the_largest_alone(make_classifier, make_batch, draw, tin
     assert set(losses) == {'largest.loss', 'subnet.distill_loss'}
 
 
+@pytest.mark.parametrize('mode', ['single', 'sandwich'])
+def test_warm_up_trains_the_middle_of_the_scaling_stage(make_classifier, make_batch, draw, mode):
+    model = make_classifier(mode=mode, warmup_iters=5, warmup_subnet='middle')
+    losses, _ = losses_and_gradients(model, draw, make_batch(draw, 0), iteration=4)
+    assert set(losses) == {'middle.loss'}
+    middle = model.middle()
+    # Of depths 1, 2 the lower, of 1, 2, 3 the middle; scaling stage 0 scales nothing.
+    assert draw.scaling_stage == 0 and middle.depths == (1, 2)
+    assert middle.resolution == draw.arch.resolution
+    found = {name: tuple(part.leaf.shape) for name, (part,) in model.backbone.used_slices.items()}
+    alone = model.extract(middle).backbone
+    assert found == {n: tuple(p.shape) for n, p in alone.named_parameters()}
+    model.backbone.forget_slices()
+    losses, _ = losses_and_gradients(model, draw, make_batch(draw, 0), iteration=5)
+    assert not any(key.startswith('middle') for key in losses)
+
+
 @pytest.mark.parametrize('mode', ['single', 'both_sides', 'sandwich'])
 def test_train_step_updates_and_forgets(make_classifier, make_batch, draw, mode):
     model = make_classifier(mode=mode).train()
@@ -172,7 +189,9 @@ def test_training_without_the_hook_is_refused(make_classifier, make_batch, draw)
 
 
 def test_bad_settings_are_refused(make_classifier, refuses):
-    refuses(make_classifier, mode=['all'], teacher=['me'], warmup_iters=[-1])
+    refuses(
+        make_classifier, mode=['all'], teacher=['me'], warmup_iters=[-1], warmup_subnet=['first']
+    )
     with pytest.raises(TypeError, match='backbone must be a SuperNet, got ArchNet'):
         make_classifier(backbone=dict(type='mmscale.ArchNet', arch='scalenet-s0'))
 

@@ -1,7 +1,7 @@
 # A classifier for the digit data around one Arch; children set backbone.arch.
 model = dict(
     type='ImageClassifier',
-    backbone=dict(type='mmscale.ArchNet', arch=None, channels_last=True),
+    backbone=dict(type='mmscale.ArchNet', arch=None, channels_last=True, zero_init_residual=True),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
         type='LinearClsHead',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ class RetrainJob:
         arch: JSON file of the Arch.
         work_dir: Folder of logs and checkpoints; ``test.json`` is written last.
         options: Overrides of the config.
+        weights: File of the weights to start from; by default they are random.
     """
 
     name: str
@@ -41,6 +43,7 @@ class RetrainJob:
     arch: str
     work_dir: str
     options: dict[str, object]
+    weights: str | None = None
 
     @property
     def result_file(self) -> Path:
@@ -58,6 +61,9 @@ class RetrainJob:
             'arch': Arch.from_json(self.arch).to_json(),
             'options': self.options,
         }
+        if self.weights is not None:
+            content = Path(self.weights).read_bytes()
+            settings['weights'] = hashlib.sha256(content).hexdigest()
         return json.loads(json.dumps(settings, default=str))
 
     def result(self) -> dict | None:
@@ -109,6 +115,7 @@ def run_job(job: RetrainJob) -> dict:
         from mmengine.config import Config
 
         from mmscale.launch.log import run
+        from mmscale.launch.resume import find_checkpoints
         from mmscale.launch.runner import build_runner
 
         _forget_other_settings(job)
@@ -116,7 +123,9 @@ def run_job(job: RetrainJob) -> dict:
         config.merge_from_dict({**job.options, 'model.backbone.arch': job.arch})
         config.work_dir = job.work_dir
         config.launcher = 'none'
-        config.resume = True
+        # With both, MMEngine would resume from the weights.
+        config.resume = job.weights is None or bool(find_checkpoints(job.work_dir))
+        config.load_from = None if config.resume else job.weights
         # Runners are known by name, and several jobs share a process.
         config.experiment_name = f'{job.name}-{time.time_ns()}'
         runner = build_runner(config, 'train')

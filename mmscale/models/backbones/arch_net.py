@@ -95,6 +95,9 @@ class ArchNet(BaseBackbone):
         norm_eval: Whether BNs stay in eval mode while training, but for those of the neck.
         norm_cfg: Config of the norm layers; eps is the Arch's.
         drop_path_rate: Stochastic depth of the last block, rising linearly from 0.
+        zero_init_residual: Whether to begin with 0 for the weight of the last norm layer of every
+            residual branch, so that blocks begin as the identity or their shortcut. It comes
+            after what init_cfg says of layers; weights that are loaded win.
         channels_last: Whether to compute with channels as the innermost dimension in memory,
             which is often faster, on CPUs and on GPUs in half precision.
         init_cfg: MMEngine's initialisation config; by default Kaiming for convolutions.
@@ -128,6 +131,7 @@ class ArchNet(BaseBackbone):
         channels_last: bool = False,
         init_cfg: dict | list | None = None,
         with_cp: bool = False,
+        zero_init_residual: bool = False,
         make_block: Callable[[Block, dict, float], nn.Module] = ArchBlock,
     ) -> None:
         if init_cfg is None:
@@ -148,6 +152,7 @@ class ArchNet(BaseBackbone):
         self.norm_eval = norm_eval
         self.channels_last = channels_last
         self.with_cp = with_cp
+        self.zero_init_residual = zero_init_residual
         self.norm_cfg = dict(type='BN') if norm_cfg is None else dict(norm_cfg)
         if out_strides is not None:
             out_indices = self._indices_of_strides(out_indices, out_strides)
@@ -249,6 +254,10 @@ class ArchNet(BaseBackbone):
         is_new = not self.is_init
         super().init_weights()
         if is_new:
+            if self.zero_init_residual:
+                for module in self.stages.modules():
+                    if isinstance(module, ArchBlock):
+                        module.zero_residual()
             for state in self.read_pretrained():
                 self.load_state_dict(state, strict=False)
         self._freeze_stages()

@@ -144,6 +144,12 @@ class ArchBlock(BaseModule):
         if block.kind in ('bottleneck', 'basic'):
             self.last_act = build_activation_layer(activation_cfg(block.act))
 
+    def zero_residual(self) -> None:
+        """Sets the weight of the residual branch's last norm layer to 0; no residual, nothing."""
+        last = self.spatial if self.project is None else self.project
+        if self.block.residual != 'none' and getattr(last.norm, 'weight', None) is not None:
+            nn.init.zeros_(last.norm.weight)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (N, in, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
         out = x if self.expand is None else self.expand(x)

@@ -25,7 +25,7 @@ KERNEL_SHARING = ('shared', 'separate')
 # What of an ArchNet's settings a SuperNet has too.
 _SETTINGS = (
     *('out_indices', 'out_strides', 'neck', 'frozen_stages', 'norm_eval', 'norm_cfg'),
-    *('channels_last', 'init_cfg', 'with_cp'),
+    *('channels_last', 'init_cfg', 'with_cp', 'zero_init_residual'),
 )
 
 Slots = tuple[tuple[dict[str, Slot], ...], ...]
@@ -82,7 +82,7 @@ class SuperNet(SharedWeights, ArchNet):
             uses the part of its weights that fits its widths), ``frozen_stages``, ``norm_eval``,
             ``norm_cfg`` (``dict(type='SyncBN')`` computes the statistics of a step over all
             processes, GPUs only; extracted networks have plain BN), ``channels_last``,
-            ``init_cfg`` and ``with_cp``.
+            ``init_cfg``, ``with_cp`` and ``zero_init_residual``.
 
     By default gradients flow to the whole parameters, as in any module. Inside :meth:`slices`
     every used part of a parameter is a leaf of its own, a view of the parameter's memory: forward

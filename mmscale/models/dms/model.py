@@ -14,6 +14,7 @@ from torch import distributed, nn
 from mmscale.arch.checks import check_keys, choice, number
 from mmscale.cost import Cost, LatencyModel
 from mmscale.errors import UsageError, one_line
+from mmscale.models.backbones import ArchNet
 from mmscale.models.checkpoints import load_checkpoint, weights_of
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.find import channel_groups
@@ -280,6 +281,10 @@ class DMSModel(BaseModel):
         Raises:
             ValueError: The checkpoint does not fit the model.
         """
+        for module in self.model.modules():
+            if isinstance(module, ArchNet):
+                # What a branch of 0 hands on says nothing of the channels inside it.
+                module.zero_init_residual = False
         super().init_weights()
         if self.pretrained is None:
             return

@@ -105,6 +105,17 @@ def test_a_changed_arch_or_config_makes_a_result_invalid(make_job):
     assert job.result() is not None
 
 
+def test_changed_weights_to_start_from_make_a_result_invalid(make_job, tmp_path):
+    weights = tmp_path / 'weights.pth'
+    weights.write_bytes(b'one')
+    job = dataclasses.replace(make_job('a'), weights=str(weights))
+    fake_job(job)
+    assert job.result() is not None
+    assert make_job('a').result() is None
+    weights.write_bytes(b'two')
+    assert job.result() is None
+
+
 def test_checkpoints_of_other_settings_are_not_continued(make_job):
     job = make_job('a', lr=0.2)
     checkpoint = Path(job.work_dir) / 'last_checkpoint'

@@ -428,3 +428,13 @@ def test_pretrained_weights(make_model, classifier, tmp_path):
     torch.save({'weight': torch.zeros(1)}, tmp_path / 'other.pth')
     with pytest.raises(ValueError, match=r'other.pth: .*Missing key'):
         make_model(pipeline='p', pretrained=str(tmp_path / 'other.pth')).init_weights()
+
+
+def test_residual_branches_of_a_search_never_begin_with_0(make_model, classifier):
+    model = make_model()
+    net = model.model.backbone
+    net.zero_init_residual = True
+    model.init_weights()
+    assert any(block.block.residual != 'none' for stage in net.stages for block in stage)
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms and all((norm.weight == 1).all() for norm in norms)
