@@ -61,7 +61,7 @@ from mmscale.search.surrogate import features
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'scalenet'
-STORED = 'super_supernet_scores_seed*.csv'
+STORED = 'super_supernet_scores_*.csv'
 TOTAL = 1_000_000
 # Gene changes of the hidden base model from scaling stage to scaling stage.
 DRIFT = 2
@@ -97,7 +97,7 @@ class StoredScores:
         space: The digit space.
 
     Attributes:
-        r2: Of the model in cross-validation of ten parts.
+        r2: Of the model in cross-validation of five parts.
     """
 
     def __init__(self, path: Path, space: SearchSpace) -> None:
@@ -126,7 +126,7 @@ class StoredScores:
             StandardScaler(), GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
         )
         model = VotingRegressor([('boosting', boosting), ('process', process)])
-        parts = KFold(10, shuffle=True, random_state=0)
+        parts = KFold(5, shuffle=True, random_state=0)
         left_out = cross_val_predict(model, inputs, values, cv=parts)
         self.r2 = float(1 - np.mean((left_out - values) ** 2) / values.var())
         self.networks = len(values)
