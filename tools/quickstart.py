@@ -140,8 +140,8 @@ def training_options(start: str, seed: int, iterations: int) -> dict[str, object
         'param_scheduler.1.begin': iterations // 10,
         'param_scheduler.1.end': iterations,
         'train_cfg.max_iters': iterations,
-        # None on the way: every network is tested at its end.
-        'train_cfg.val_interval': iterations + 1,
+        # Every network is tested at its end.
+        **dict.fromkeys(('val_cfg', 'val_dataloader', 'val_evaluator')),
     }
 
 
