@@ -44,8 +44,16 @@ TOOLS = Path(__file__).parents[1] / 'tools'
 
 
 def pytest_collection_finish():
-    """Spares what is imported every garbage collection; each dataset of MMEngine asks for one."""
+    """Readies the process for all tests, in whatever order they come.
+
+    What is imported is spared every garbage collection: each dataset of MMEngine asks for one.
+    And autograd's engine starts before anything can make believe that there is a GPU, as fake
+    tensors do without one (torch.export): it would start a thread for it, and forks of this
+    process could not train.
+    """
     gc.freeze()
+    if 'torch' in sys.modules:
+        sys.modules['torch'].ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,8 @@ from mmscale.search.surrogate import FEWEST_SCORES, Surrogate
 
 Floats = NDArray[np.float64]
 
+# A surrogate is fitted anew when there are so many times as many scores.
+_GROWTH = 1.03
 # So many standard deviations count for a candidate: what is uncertain is worth a look.
 EXPLORATION = 0.5
 
@@ -45,7 +47,7 @@ class Preselection:
     @property
     def _surrogate(self) -> Surrogate:
         scores = self._record.scores
-        if self._fitted is None or self._fitted[0] != len(scores):
+        if self._fitted is None or len(scores) >= _GROWTH * self._fitted[0]:
             surrogate = Surrogate(list(scores), list(scores.values()), self._seed)
             self._fitted = len(scores), surrogate
         return self._fitted[1]

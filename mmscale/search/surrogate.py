@@ -34,7 +34,7 @@ _CONSTANT = 1e-9
 _BEYOND = 3.0
 # Places of a network stage that have features of their own: those beyond repeat others.
 _MOST_PLACES = 8
-_TREES = 32
+_TREES = 24
 # How much more a model counts that predicts better.
 _SHARPNESS = 2.0
 
@@ -186,9 +186,13 @@ class Surrogate:
         self._ends = inputs.min(axis=0) - _BEYOND, inputs.max(axis=0) + _BEYOND
         values = np.array([float(score.value) for score in scores])
         with _one_thread():
-            self._linear = BayesianRidge().fit(inputs, values)
+            # On their principal axes features are independent: nothing is ill-conditioned there.
+            sizes, axes = np.linalg.eigh(inputs.T @ inputs)
+            self._axes = axes[:, sizes >= _CONSTANT * sizes[-1]]
+            along = inputs @ self._axes
+            self._linear = BayesianRidge().fit(along, values)
             self._trees, grown = _grow(inputs, values, seed)
-        left_out = np.stack([self._left_out(inputs, values), grown])
+            left_out = np.stack([self._left_out(along, values), grown])
         errors = np.mean((left_out - values) ** 2, axis=1) + _CONSTANT
         weights = errors**-_SHARPNESS
         self.weights = weights / weights.sum()
@@ -197,12 +201,11 @@ class Surrogate:
     def _features(self, archs: Iterable[Arch]) -> Floats:
         return np.array([features(arch, self._places) for arch in archs])
 
-    def _left_out(self, inputs: Floats, values: Floats) -> Floats:
+    def _left_out(self, along: Floats, values: Floats) -> Floats:
         """What the linear model predicts of each score without it, by the closed form."""
         ratio = self._linear.lambda_ / self._linear.alpha_
-        left, sizes, _ = np.linalg.svd(inputs, full_matrices=False)
-        leverage = left**2 @ (sizes**2 / (sizes**2 + ratio)) + 1 / len(values)
-        residual = values - self._linear.predict(inputs)
+        leverage = along**2 @ (1 / ((along**2).sum(axis=0) + ratio)) + 1 / len(values)
+        residual = values - self._linear.predict(along)
         return values - residual / np.maximum(1 - leverage, _CONSTANT)
 
     def predict(self, archs: Sequence[Arch]) -> tuple[Floats, Floats]:
@@ -220,7 +223,7 @@ class Surrogate:
         scaled = (self._features(archs) - self._mean) / self._spread
         inputs = np.clip(scaled[:, self._kept], *self._ends)
         with _one_thread():
-            linear, deviation = self._linear.predict(inputs, return_std=True)
+            linear, deviation = self._linear.predict(inputs @ self._axes, return_std=True)
             trees = _predict_trees(self._trees, inputs)
         means = np.stack([linear, trees.mean(axis=0)])
         variances = np.stack([deviation**2 - 1 / self._linear.alpha_, trees.var(axis=0)])

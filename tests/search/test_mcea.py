@@ -85,14 +85,15 @@ def test_the_result_is_consistent(result):
 
 def test_printing_says_what_was_found(result):
     lines = str(result).splitlines()
-    fitness = f'fitness {float(result.fitness):.4f}'
-    assert f'{fitness} after {result.evaluations} evaluations' in lines[0]
+    assert f'fitness {float(result.fitness):.4f} ± ' in lines[0]
+    assert f' after {result.evaluations} evaluations' in lines[0]
     assert f'chain: {len(result.chain)} steps' in lines[2]
-    assert len(lines) == 4 + len(result.family)
-    for member, line in zip(result.family, lines[4:], strict=True):
+    assert len(lines) == 5 + len(result.family)
+    for member, line in zip(result.family, lines[4:-1], strict=True):
         for number in (member.cost.flops, member.cost.params, member.cost.acts):
             assert f' {number:,} ' in line
-        assert f' {member.arch.resolution} ' in line and line.endswith(str(member.score))
+        assert f' {member.arch.resolution} ' in line and f'{member.score} ± ' in line
+    assert lines[-1].startswith('  ± is 1.96 standard errors of 100,000 images')
 
 
 def test_it_reaches_the_optimums_neighbourhood(tmp_path):

@@ -109,6 +109,7 @@ def test_kills_from_outside_at_random_moments(tmp_path, undisturbed):
 def test_two_processes_killed_and_resumed_as_one_and_as_two(tmp_path, undisturbed, options):
     result, digests = undisturbed
     if options:
+        (tmp_path / 'undisturbed').mkdir()
         search(tmp_path / 'undisturbed', surrogate=True)
         result = (tmp_path / 'undisturbed' / 'result.json').read_bytes()
         digests = known(tmp_path / 'undisturbed')

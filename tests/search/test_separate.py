@@ -151,7 +151,8 @@ def test_generations_say_what_they_are_part_of(tmp_path):
 def test_settings_are_checked(tmp_path, refuses):
     refuses(
         lambda **bad: SeparateSearch(make_family(), **{**SCHEDULE, **bad}),
-        **{key: [0] for key in ('population', 'generations', 'rounds', 'num_base_models')},
+        **{key: [0] for key in ('population', 'generations', 'rounds')},
+        num_base_models=[-1],
     )
 
 
