@@ -64,6 +64,7 @@ SMALL = {
     'generations': 1,
     'rounds': 1,
     'num_base_models': 1,
+    'evaluations': 16,
     'calibration_images': 16,
     'max_images': 16,
     'batch_size': 16,
