@@ -18,9 +18,9 @@ from mmscale.search.record import Record
 from mmscale.search.result import OnStep, SearchResult
 from mmscale.search.schedule import (
     RELEASED,
-    best_schedule,
     checked_evaluations,
     most_evaluations,
+    schedule_for,
     uses_surrogate,
 )
 from mmscale.search.scoring import Scorer
@@ -73,7 +73,7 @@ class EvolutionSearch:
         self.surrogate = uses_surrogate(surrogate, evaluations)
         best = RELEASED
         if evaluations is not None:
-            best = best_schedule(evaluations, stages, self.surrogate)
+            best = schedule_for(evaluations, stages, self.surrogate)
             # One evolution goes on until the evaluations are used up.
             best = replace(best, generations=evaluations)
         population = best.population if population is None else population

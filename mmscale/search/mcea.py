@@ -15,9 +15,9 @@ from mmscale.search.record import Record
 from mmscale.search.result import OnStep, SearchResult
 from mmscale.search.schedule import (
     RELEASED,
-    best_schedule,
     checked_evaluations,
     most_evaluations,
+    schedule_for,
     uses_surrogate,
 )
 from mmscale.search.scoring import Scorer
@@ -58,9 +58,10 @@ class MCEA:
         halving: Whether to stop evaluating candidates that certainly lose; the outcome is the
             same, and the result says how many were dropped.
         evaluations: Distinct Archs to score at most, besides those of scaling stages of weight 0
-            in the result. It sets what is not set of the schedule to what was best for so many
-            (docs/search.md), with rounds until they are used up. None: the schedule says when
-            it ends, and what is not set is as in the released ScaleNet, 64, 40, 8 and 20.
+            in the result. What is not set of the schedule is then as
+            :func:`mmscale.search.schedule.schedule_for` says, with rounds until they are used up.
+            None: the schedule says when it ends, and what is not set is as in the released
+            ScaleNet, 64, 40, 8 and 20.
         surrogate: Whether to predict candidates before they are scored; by default where
             `evaluations` is set.
         seed: Seed of all randomness.
@@ -89,7 +90,7 @@ class MCEA:
         self.surrogate = uses_surrogate(surrogate, evaluations)
         best = RELEASED
         if evaluations is not None:
-            best = best_schedule(evaluations, len(family.scored_stages), self.surrogate)
+            best = schedule_for(evaluations, len(family.scored_stages), self.surrogate)
         population = best.population if population is None else population
         generations = best.generations if generations is None else generations
         bases = best.num_base_models if num_base_models is None else num_base_models

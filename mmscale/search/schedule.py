@@ -1,4 +1,4 @@
-"""Schedules: which are best, checks of their settings, and what they evaluate at most."""
+"""Schedules: which there are, checks of their settings, and what they evaluate at most."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Schedule:
 RELEASED = Schedule(population=64, generations=40, rounds=8, num_base_models=20)
 """What the released ScaleNet searches with."""
 
-# Up to so many families that can be scored: population and generations. Best on stored scores and
-# analytic problems (benchmarks/families.py), with and without a surrogate.
-_BEST = {True: ((400, 4, 2), (4000, 8, 4)), False: ((400, 6, 3), (4000, 16, 8))}
+# Up to so many families that can be scored: population and generations. Small with a surrogate, as
+# it learns from one generation to the next; they are not tuned.
+_SCHEDULES = {True: ((400, 4, 2), (4000, 8, 4)), False: ((400, 6, 3), (4000, 16, 8))}
 _LARGEST = {True: (32, 4), False: (64, 20)}
 
 
-def best_schedule(evaluations: int, num_scored: int, surrogate: bool) -> Schedule:
-    """What was best for so many evaluations.
+def schedule_for(evaluations: int, num_scored: int, surrogate: bool) -> Schedule:
+    """How so many evaluations are spent, unless the config says.
 
     Args:
         evaluations: Distinct Archs to score.
@@ -46,7 +46,7 @@ def best_schedule(evaluations: int, num_scored: int, surrogate: bool) -> Schedul
         surrogate: Whether candidates are predicted before they are scored.
     """
     families = evaluations // num_scored
-    fitting = (own for most, *own in _BEST[surrogate] if families <= most)
+    fitting = (own for most, *own in _SCHEDULES[surrogate] if families <= most)
     population, generations = next(fitting, _LARGEST[surrogate])
     return Schedule(population, generations, None, 0)
 
