@@ -11,6 +11,8 @@ printed. The analytic problems hide one base model for all scaling stages, or on
 with the scale (mmscale/search/analytic.py). All have the budget and weights of
 configs/scalenet/search-mcea_digits.py.
 
+Separate searches every scaling stage for itself, each with a base model of its own: an upper
+reference of what a family can be, at an equal number of evaluations (those of its result beside).
 Base first searches the base model by scaling stage 0 alone, then scores its scalings, all or as
 many as half of the evaluations allow. Every search scores at most the given number of networks.
 
@@ -55,6 +57,7 @@ from mmscale.search import (
     Record,
     Score,
     Searcher,
+    SeparateSearch,
 )
 from mmscale.search.analytic import AnalyticEvaluator
 from mmscale.search.surrogate import features
@@ -196,13 +199,14 @@ class Trial:
         family, seed = self.family, self.seed
         if search.startswith('base first'):
             return self._base_first(evaluations, surrogate='surrogate' in search)
-        result = self.run(
-            RandomSearch(family, evaluations, seed)
-            if search == 'random'
-            else MCEA(
-                family, evaluations=evaluations, surrogate='without' not in search, seed=seed
-            )
-        )
+        if search == 'random':
+            searcher: Any = RandomSearch(family, evaluations, seed)
+        elif search == 'separate':
+            searcher = SeparateSearch(family, evaluations=evaluations, seed=seed)
+        else:
+            has_surrogate = 'without' not in search
+            searcher = MCEA(family, evaluations=evaluations, surrogate=has_surrogate, seed=seed)
+        result = self.run(searcher)
         return [member.arch for member in result.family]
 
     def _base_first(self, evaluations: int, surrogate: bool) -> list[Arch]:
@@ -236,6 +240,7 @@ SEARCHES = (
     'base first, surrogate',
     'MCEA without surrogate',
     'MCEA',
+    'separate',
 )
 
 
@@ -279,7 +284,7 @@ def compared(
     for problem in problems:
         for evaluations in args.evaluations:
             paired: np.ndarray | None = None
-            for search in SEARCHES:
+            for search in args.searches:
                 start = time.perf_counter()
                 jobs = [
                     (problem, search, evaluations, seed, args.images) for seed in range(args.seeds)
@@ -361,6 +366,12 @@ def main() -> int:
     parser.add_argument('--seeds', type=int, default=30, help='runs of a search (default: 30)')
     parser.add_argument('--evaluations', type=int, nargs='+', default=list(EVALUATIONS))
     parser.add_argument(
+        '--searches',
+        nargs='+',
+        metavar='NAME',
+        help=f'of {", ".join(SEARCHES[1:])}',
+    )
+    parser.add_argument(
         '--images', type=int, default=0, help='scores are of so many images (0: they are exact)'
     )
     parser.add_argument('--published', action='store_true', help='the published space instead')
@@ -373,6 +384,10 @@ def main() -> int:
     if min(args.evaluations) < 20 or args.images < 0:
         parser.error('--evaluations must be 20 or more, and --images 0 or more')
     problems = args.problems or names
+    args.searches = list(dict.fromkeys([SEARCHES[0], *(args.searches or SEARCHES)]))
+    for search in args.searches:
+        if search not in SEARCHES:
+            parser.error(f'--searches {search!r}: is none of {", ".join(SEARCHES)}')
     for problem in problems:
         if problem not in names:
             parser.error(f'--problems {problem!r}: is none of {", ".join(names)}')

@@ -137,9 +137,12 @@ def build_search(
             raise UsageError(f'budget is not set: {name} searches {what} within it')
         weights = budgets.pop('weights', None)
         problem['family'] = FamilyFitness(Feasibility(table, **budgets), weights)
-    elif budgets:
-        given = ', '.join(f'{key}={value!r:.30}' for key, value in budgets.items())
-        raise UsageError(f'{given}: {name} has no budgets, set them to None')
+    else:
+        own = ('caps', 'latency_model')
+        problem |= {key: budgets.pop(key) for key in own if key in budgets and key in wanted}
+        if budgets:
+            given = ', '.join(f'{key}={value!r:.30}' for key, value in budgets.items())
+            raise UsageError(f'{given}: {name} has no budgets, set them to None')
     return search_class(
         **{key: value for key, value in problem.items() if key in wanted}, **settings
     )

@@ -8,7 +8,7 @@ from mmscale.search.dominance import (
     pareto_front,
 )
 from mmscale.search.entry import Entry, Failure, Score
-from mmscale.search.evolution import BaseEvolution, Evolved
+from mmscale.search.evolution import BaseEvolution, Evolved, Round
 from mmscale.search.family import Candidate, FamilyFitness
 from mmscale.search.feasibility import Feasibility, Strategy
 from mmscale.search.given_family import GivenFamily
@@ -68,6 +68,7 @@ __all__ = [
     'RandomSearch',
     'Record',
     'Result',
+    'Round',
     'ScalingSearch',
     'Score',
     'Scorer',

@@ -30,6 +30,7 @@ class Chain:
         seed: int | None,
         on_step: OnStep | None,
         most_evaluations: int,
+        limit: int | None = None,
     ) -> None:
         self.family = family
         self.record = record
@@ -40,6 +41,7 @@ class Chain:
         self._state: Candidate | None = None
         record.best = None
         record.most_evaluations = most_evaluations
+        record.limit = limit
 
     def rng(self, round_number: int, phase: str) -> np.random.Generator:
         """A generator of its own for every phase of every round."""

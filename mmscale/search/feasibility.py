@@ -31,6 +31,8 @@ _SAMPLE = 4096
 _SAMPLES = 8
 _REPAIR = 256
 _REPAIRS = 8
+# Base models whose feasible scalings are kept, per scaling stage.
+_MOST_ADMITTED = 2**15
 
 
 def noun(space: SearchSpace) -> str:
@@ -102,12 +104,15 @@ class Feasibility:
         stages = range(1, len(self.space.scaling_stages))
         self.scaled_stages = frozenset(stages if scaled_stages is None else scaled_stages)
         self._distinct: dict[int, tuple[Scaling, ...]] = {}
+        # What base models admit, as evolutions look at the same ones again and again.
+        self._admitted: dict[int, dict[bytes, NDArray[np.bool_]]] = {}
         self.limits.check(self.distinct_scalings, [0, *sorted(self.scaled_stages)], self.noun)
 
     def only(self, scaled_stages: Iterable[int]) -> Feasibility:
         """The same, of some of the scaling stages from 1 on."""
         found = copy(self)
         found.scaled_stages = frozenset(scaled_stages)
+        found._admitted = {}
         return found
 
     @property
@@ -207,9 +212,20 @@ class Feasibility:
         Returns:
             Shape (distinct scalings, n), in the order of :meth:`distinct_scalings`.
         """
-        base = self.cost(genes)
+        known = self._admitted.setdefault(scaling_stage, {})
+        rows = [row.tobytes() for row in genes]
+        new = {row: i for i, row in enumerate(rows) if row not in known}
         scalings = self.distinct_scalings(scaling_stage)
-        return np.stack([self.scaled_feasible(genes, scaling_stage, s, base) for s in scalings])
+        if new:
+            if len(known) + len(new) > _MOST_ADMITTED:
+                known.clear()
+                new = {row: i for i, row in enumerate(rows)}
+            own = genes[list(new.values())]
+            base = self.cost(own)
+            masks = [self.scaled_feasible(own, scaling_stage, s, base) for s in scalings]
+            known.update(zip(new, np.stack(masks, axis=1), strict=True))
+        found = np.array([known[row] for row in rows], dtype=bool)
+        return found.reshape(len(rows), len(scalings)).T
 
     def feasible(self, genes: Genes, strategy: Strategy) -> NDArray[np.bool_]:
         """Which base models meet all budgets and caps of a strategy, shape (n,)."""

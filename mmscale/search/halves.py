@@ -10,11 +10,12 @@ from mmscale.arch import Scaling
 from mmscale.arch.checks import integer
 from mmscale.errors import UsageError
 from mmscale.search.chain import Chain
-from mmscale.search.evolution import BaseEvolution
+from mmscale.search.evolution import BaseEvolution, Round
 from mmscale.search.family import FamilyFitness, Proposal
+from mmscale.search.feasibility import Strategy
 from mmscale.search.given_family import GivenBase, GivenStrategy, given_base, given_strategy
 from mmscale.search.preselection import Preselection
-from mmscale.search.record import Record
+from mmscale.search.record import Batch, Record
 from mmscale.search.result import OnStep, SearchResult
 from mmscale.search.schedule import (
     RELEASED,
@@ -104,16 +105,12 @@ class EvolutionSearch:
             ValueError: No base model was found that meets the budgets.
         """
         evolution = self.evolution
-        chain = Chain(self.family, record, self.seed, on_step, self.most_evaluations)
+        most = self.most_evaluations
+        chain = Chain(self.family, record, self.seed, on_step, most, self.evaluations)
         preselection = Preselection(record, self.seed) if self.surrogate else None
-        evolved = yield from evolution.steps(
-            record,
-            self.strategy,
-            chain.rng(1, 'base evolution'),
-            preselection=preselection,
-            evaluations=self.evaluations,
-            on_step=on_step,
-        )
+        promising = evolution.promising(record, preselection) if preselection else None
+        own = Round(chain.rng(1, 'base evolution'), promising=promising, on_step=on_step)
+        evolved = yield from evolution.steps(record, self.strategy, own)
         best = evolved.population[0]
         chain.add('base evolution', 1, best, self.strategy, evolved.history)
         return (
@@ -139,11 +136,17 @@ class EvolutionSearch:
 class ScalingSearch:
     """Search of the strategy for a given base model: all distinct feasible scalings are scored.
 
+    With `evaluations` they are as many as these allow: some of every scaling stage first, then
+    those that a surrogate predicts to be the best, again and again.
+
     Args:
         family: As for :class:`MCEA`.
         base: The base model: a Genotype, its genes, or an Arch as :func:`mmscale.get_arch` finds
             it.
         halving: As for :class:`MCEA`.
+        evaluations: As for :class:`MCEA`.
+        surrogate: As for :class:`MCEA`.
+        seed: Of the surrogate.
 
     Raises:
         ValueError: The base model does not meet the base budget, or the space has one scaling
@@ -155,7 +158,11 @@ class ScalingSearch:
         family: FamilyFitness,
         base: GivenBase,
         halving: bool = False,
+        evaluations: int | None = None,
+        surrogate: bool | None = None,
+        seed: int = 0,
     ) -> None:
+        integer('seed', seed, 0)
         if not family.is_scaled:
             raise UsageError(
                 'search.type: ScalingSearch has nothing to search in a space with one scaling '
@@ -164,6 +171,11 @@ class ScalingSearch:
         self.family = family
         self.base = given_base(family.space, base)
         self.strategy_search = StrategySearch(family, halving=halving)
+        self.evaluations = checked_evaluations(evaluations, len(family.scored_stages))
+        self.surrogate = uses_surrogate(surrogate, evaluations)
+        if self.surrogate and evaluations is None:
+            raise UsageError('surrogate=True: all scalings are scored unless evaluations are set')
+        self.seed = seed
         row = np.array([self.base.genes], dtype=np.int64)
         feasibility = family.feasibility
         if not feasibility.base_feasible(row)[0]:
@@ -172,7 +184,10 @@ class ScalingSearch:
     @property
     def most_evaluations(self) -> int:
         """Upper bound of the distinct Archs that :meth:`run` evaluates."""
-        return most_evaluations(self.family.feasibility, self.family.scored_stages)
+        most = most_evaluations(self.family.feasibility, self.family.scored_stages)
+        if self.evaluations is None:
+            return most
+        return min(most, self.evaluations + self.family.num_unscored)
 
     def steps(self, record: Record, on_step: OnStep | None = None) -> Steps[SearchResult]:
         """Scores the scalings of every scaling stage and takes the best of each.
@@ -184,14 +199,29 @@ class ScalingSearch:
         Raises:
             ValueError: A scaling stage has no feasible scaling of the base model.
         """
-        chain = Chain(self.family, record, None, on_step, self.most_evaluations)
+        most, seed = self.most_evaluations, self.seed if self.surrogate else None
+        chain = Chain(self.family, record, seed, on_step, most, self.evaluations)
+        preselection = Preselection(record, self.seed) if self.surrogate else None
         record.step = 'scaling search'
         genes = np.array(self.base.genes, dtype=np.int64)
-        strategy = yield from self.strategy_search.given_base(record, genes)
+        if 0 in self.family.scored_stages:
+            yield Batch([self.family.network(self.base.genes, Scaling())])
+        strategy: Strategy | None = None
+        before = -1
+        while record.evaluations > before and record.left >= 1:
+            before = record.evaluations
+            strategy = yield from self.strategy_search.given_base(
+                record, genes, strategy, preselection
+            )
+            if preselection is None:
+                break
         proposal = Proposal(self.base.genes, strategy)
         (best,) = yield from self.family.candidates(record, [proposal])
         chain.add('scaling search', 1, best, strategy)
-        return (yield from chain.result({'halving': self.strategy_search.halving}))
+        settings = {'halving': self.strategy_search.halving}
+        if self.evaluations is not None:
+            settings |= {'evaluations': self.evaluations, 'surrogate': self.surrogate}
+        return (yield from chain.result(settings, preselection))
 
     def run(self, scorer: Scorer, on_step: OnStep | None = None) -> SearchResult:
         """Searches with a scorer, see :meth:`steps`."""

@@ -114,6 +114,14 @@ def read_latency_model(value: LatencyModel | str | Path | None) -> LatencyModel 
         raise UsageError(f'latency_model: {error}') from error
 
 
+def model_settings(model: LatencyModel | None) -> dict[str, Any]:
+    """What a result says of the model of latencies, plain JSON data; nothing without one."""
+    if model is None:
+        return {}
+    constants = {key: getattr(model, key) for key in ('a', 'b', 'c')}
+    return {'latency_model': {**constants, 'setting': asdict(model.setting)}}
+
+
 class Limits:
     """Budgets and caps of all scaling stages.
 
@@ -306,10 +314,8 @@ class Limits:
             found['budgets'] = dict(self.budgets)
         if self.caps:
             found['caps'] = dict(self.caps)
-        if self.latency_model is not None and 'latency' in (*self.budgets, *self.caps):
-            model = self.latency_model
-            constants = {key: getattr(model, key) for key in ('a', 'b', 'c')}
-            found['latency_model'] = {**constants, 'setting': asdict(model.setting)}
+        if 'latency' in (*self.budgets, *self.caps):
+            found |= model_settings(self.latency_model)
         return found
 
     def lines(self) -> list[str]:

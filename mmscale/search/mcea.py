@@ -8,7 +8,7 @@ import numpy as np
 
 from mmscale.arch.checks import integer
 from mmscale.search.chain import Chain
-from mmscale.search.evolution import BaseEvolution
+from mmscale.search.evolution import BaseEvolution, Round
 from mmscale.search.family import Candidate, FamilyFitness, Proposal
 from mmscale.search.preselection import Preselection
 from mmscale.search.record import Record
@@ -48,7 +48,7 @@ class MCEA:
 
     Args:
         family: Scores base models under a strategy; holds the budgets and the weights.
-        population: Base models of a generation, at least 2.
+        population: Base models of a generation.
         generations: Generations of each base evolution, the initial population included.
         rounds: Rounds of base evolution and scaling search; None for as many as there are
             evaluations for.
@@ -126,9 +126,11 @@ class MCEA:
                 scaling stage, the tolerance and the nearest costs within reach.
         """
         evolution = self.evolution
-        chain = Chain(self.family, record, self.seed, on_step, self.most_evaluations)
+        most = self.most_evaluations
+        chain = Chain(self.family, record, self.seed, on_step, most, self.evaluations)
         is_scaled = self.family.is_scaled
         preselection = Preselection(record, self.seed) if self.surrogate else None
+        promising = evolution.promising(record, preselection) if preselection else None
         record.step = 'initial strategy' if is_scaled else 'first networks'
         strategy = yield from self.strategy_search.initial(
             record, chain.rng(0, 'initial strategy')
@@ -141,21 +143,19 @@ class MCEA:
             before = record.evaluations
             if self.rounds is not None and number > self.rounds:
                 break
-            if self.evaluations is not None and before >= self.evaluations:
+            if record.left < 1:
                 break
             title = f'round {number}' + (f' of {self.rounds}' if self.rounds else '')
-            evolved = yield from evolution.steps(
-                record,
-                strategy,
+            own = Round(
                 chain.rng(number, 'base evolution'),
                 elites,
-                preselection,
-                self.evaluations,
+                promising,
                 f'{title}, base evolution',
                 number,
-                on_step,
                 evolution.mutations * 2**dry,
+                on_step,
             )
+            evolved = yield from evolution.steps(record, strategy, own)
             elites = evolved.population
             if not elites:
                 break
@@ -168,7 +168,6 @@ class MCEA:
                     np.array(best.genotype.genes, dtype=np.int64),
                     best.strategy,
                     preselection,
-                    self.evaluations,
                 )
                 best = yield from self.family.candidates(
                     record, [Proposal(best.genotype.genes, strategy)]
@@ -176,6 +175,9 @@ class MCEA:
                 elites = (*best, *elites)
                 chain.add('scaling search', number, best[0], strategy)
             dry = dry + 1 if record.evaluations == before else 0
+            # With too few evaluations left for a family they are used up, not the space.
+            if dry and record.left < len(self.family.scored_stages):
+                break
             if dry:
                 chain.add('nothing new', number, elites[0], elites[0].strategy)
             if dry == _MOST_DRY:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from mmscale.arch import Arch, Genotype, Scaling
 from mmscale.arch.checks import integer, is_number, number
 from mmscale.arch.genes import Genes
-from mmscale.cost import Cost, Costs, CostTable, LatencyModel
+from mmscale.cost import CostTable, LatencyModel
 from mmscale.cost.scaled import check_metric
 from mmscale.errors import UsageError
 from mmscale.search.distinct import distinct_scalings
@@ -26,6 +24,8 @@ from mmscale.search.dominance import (
     pareto_front,
 )
 from mmscale.search.entry import Score
+from mmscale.search.feasibility import noun
+from mmscale.search.limits import Limits, PerStage, measure, model_settings, read_latency_model
 from mmscale.search.operators import crossover, mutate, tournament
 from mmscale.search.pareto_result import ParetoMember, ParetoResult
 from mmscale.search.preselection import EXPLORATION, Preselection
@@ -85,6 +85,8 @@ class ParetoSearch:
         mutations: Expected number of gene changes of a child whose genes mutate.
         latency_model: Predicts latencies, or the JSON file of such a model; never a measured time,
             so that replays are identical.
+        caps: By metric, what no network may exceed: a number, or a list with a number or None per
+            scaling stage.
         evaluations: Distinct Archs to score at most.
         surrogate: Whether to predict children before they are scored: many are proposed, those
             are scored that are predicted to be nearest to a front with what was scored. By
@@ -93,6 +95,7 @@ class ParetoSearch:
 
     Attributes:
         family: None: there are no budgets.
+        limits: The caps.
 
     Raises:
         ValueError: A setting is not allowed, or the space has no network in the cost range.
@@ -109,13 +112,13 @@ class ParetoSearch:
         generations: int | None = None,
         mutations: float = 1.0,
         latency_model: LatencyModel | str | Path | None = None,
+        caps: Mapping[str, PerStage] | None = None,
         evaluations: int | None = None,
         surrogate: bool | None = None,
         seed: int = 0,
     ) -> None:
-        if latency_model is not None and not isinstance(latency_model, LatencyModel):
-            latency_model = _load(latency_model)
-        check_metric(metric, latency_model)
+        model = read_latency_model(latency_model)
+        check_metric(metric, model)
         self.evaluations = checked_evaluations(evaluations, 1)
         if population is None:
             population = _POPULATION if evaluations is None else _SMALL_POPULATION
@@ -131,11 +134,12 @@ class ParetoSearch:
         self.population = population
         self.generations = generations
         self.mutations = mutations
-        self.latency_model = latency_model
+        self.latency_model = model
+        self.limits = Limits(table, caps=caps, latency_model=model)
         self.surrogate = uses_surrogate(surrogate, evaluations)
         self.seed = seed
         self._options: list[tuple[int, Scaling]] = []
-        self._limits(cost_range)
+        self._choose_options(cost_range)
         self._seen: set[str] = set()
         self._scored: list[_Individual] = []
 
@@ -145,15 +149,15 @@ class ParetoSearch:
         most = self.population * self.generations
         return most if self.evaluations is None else min(most, self.evaluations)
 
-    def _limits(self, cost_range: Sequence[float] | None) -> None:
-        """Finds the cost range, and the scalings that can meet it."""
+    def _choose_options(self, cost_range: Sequence[float] | None) -> None:
+        """Finds the cost range, and the scalings that can meet it and the caps."""
         space = self.space
         options = [
             (j, scaling)
             for j in range(len(space.scaling_stages))
             for scaling in distinct_scalings(space, j)
         ]
-        costs = np.array([self._range(scaling) for _, scaling in options])
+        costs = np.array([self.limits.range(self.metric, scaling) for _, scaling in options])
         low, high = costs.min().item(), costs.max().item()
         self.cost_range = _checked_range(cost_range) if cost_range is not None else (low, high)
         reaching = (costs[:, 0] <= self.cost_range[1]) & (costs[:, 1] >= self.cost_range[0])
@@ -163,59 +167,45 @@ class ParetoSearch:
                 f'{low:,} to {high:,} {self.metric}'
                 + (', and no scaling leads into the range' if len(options) > 1 else '')
             )
-        self._options = [options[i] for i in np.flatnonzero(reaching)]
+        options = [options[i] for i in np.flatnonzero(reaching)]
+        self._options = [option for option in options if self._may_keep_to_caps(*option)]
+        if not self._options:
+            stage, scaling = options[0]
+            for limit in self.limits.of(stage):
+                self.limits.check_reach(limit, stage, [scaling], noun(space))
+            raise UsageError(
+                f'cost_range={list(self.cost_range)} and caps={self.limits.caps}: no scaling of '
+                f'this space leads into both'
+            )
         stages = np.array([j for j, _ in self._options])
         # By scaling stage, leaving out those that cannot meet the range.
         self._stages = [np.flatnonzero(stages == j) for j in np.unique(stages)]
         self._place = np.searchsorted(np.unique(stages), stages)
 
-    # ------------------------------------------------------------------ costs
-
-    def _range(self, scaling: Scaling) -> tuple[float, float]:
-        """Lowest and highest cost under one scaling; of latencies bounds."""
-        if self.metric != 'latency':
-            return self.table.range(self.metric, scaling)
-        ranges = [self.table.range(column, scaling) for column in Costs._fields]
-        # A latency rises with every cost.
-        low, high = (Cost(*column) for column in zip(*ranges, strict=True))
-        return self._latency(low), self._latency(high)
-
-    def _costs(self, genes: Genes, scaling: Scaling) -> NDArray:
-        """Costs of base models under one scaling, shape (n,)."""
-        costs = self.table.costs(genes, scaling)
-        if self.metric != 'latency':
-            return getattr(costs, self.metric)
-        rows = zip(*(column.tolist() for column in costs), strict=True)
-        return np.array([self._latency(Cost(*row)) for row in rows])
-
-    def _latency(self, cost: Cost) -> float:
-        latency = float(self.latency_model.predict(cost))
-        if not 0 < latency < math.inf:
-            raise UsageError(f'latency_model predicts {latency} ms for {cost}')
-        return latency
-
-    def _latency_settings(self) -> dict[str, Any]:
-        model = self.latency_model
-        if model is None:
-            return {}
-        constants = {key: getattr(model, key) for key in ('a', 'b', 'c')}
-        return {'latency_model': {**constants, 'setting': asdict(model.setting)}}
+    def _may_keep_to_caps(self, scaling_stage: int, scaling: Scaling) -> bool:
+        """Whether the smallest networks of a scaling keep to each cap for itself."""
+        return all(
+            self.limits.range(limit.metric, scaling)[0] <= limit.value
+            for limit in self.limits.of(scaling_stage)
+        )
 
     # ------------------------------------------------------------------ individuals
 
     def _take_new(
         self, genes: Genes, options: NDArray[np.int64], limit: int
     ) -> list[tuple[Genes, int, Arch, float]]:
-        """The first pairs inside the cost range whose Arch was not seen yet, at most `limit`."""
-        costs = np.empty(len(genes))
-        if self.metric != 'latency':
-            costs = np.empty(len(genes), dtype=np.int64)
+        """The first pairs within range and caps whose Arch was not seen yet, at most `limit`."""
+        costs = np.empty(len(genes), dtype=float if self.metric == 'latency' else np.int64)
+        keeps = np.empty(len(genes), dtype=bool)
         for option in np.unique(options):
             rows = options == option
-            costs[rows] = self._costs(genes[rows], self._options[option][1])
+            stage, scaling = self._options[option]
+            own = self.table.costs(genes[rows], scaling)
+            costs[rows] = measure(own, self.metric, self.latency_model)
+            keeps[rows] = self.limits.excess(own, stage) == 0
         low, high = self.cost_range
         taken = []
-        for i in np.flatnonzero((costs >= low) & (costs <= high)):
+        for i in np.flatnonzero(keeps & (costs >= low) & (costs <= high)):
             if len(taken) == limit:
                 break
             arch = self.space.decode(genes[i], self._options[options[i]][1])
@@ -368,7 +358,8 @@ class ParetoSearch:
                 )
         if not survivors:
             low, high = self.cost_range
-            raise UsageError(f'no network of {low:,} to {high:,} {self.metric} was found')
+            caps = f' within caps={self.limits.caps}' if self.limits.caps else ''
+            raise UsageError(f'no network of {low:,} to {high:,} {self.metric} was found{caps}')
         return ParetoResult(
             metric=self.metric,
             front=tuple(self._front()),
@@ -383,7 +374,8 @@ class ParetoSearch:
                 'mutations': self.mutations,
                 'evaluations': self.evaluations,
                 'surrogate': self.surrogate,
-                **self._latency_settings(),
+                **self.limits.settings,
+                **model_settings(self.latency_model),
             },
             details=preselection.details() if preselection is not None else {},
         )
@@ -400,20 +392,12 @@ class ParetoSearch:
             base = Genotype(individual.genes)
             arch = self.space.decode(base, scaling)
             cost = self.table.cost(arch)
-            latency = self._latency(cost) if self.latency_model is not None else None
+            model = self.latency_model
+            latency = None if model is None else float(model.predict(cost))
             members.append(
                 ParetoMember(base, scaling_stage, scaling, arch, cost, individual.score, latency)
             )
         return members
-
-
-def _load(path: object) -> LatencyModel:
-    if not isinstance(path, (str, Path)):
-        raise UsageError(f'latency_model={path!r:.60} must be the path of a JSON file')
-    try:
-        return LatencyModel.load(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f'latency_model: {error}') from error
 
 
 def _checked_range(cost_range: object) -> tuple[float, float]:

@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 _GROWTH = 1.03
 # So many standard deviations count for a candidate: what is uncertain is worth a look.
 EXPLORATION = 0.5
+# A rank correlation is of so many candidates or more, where there are.
+_RECENT = 8
 
 
 class Preselection:
@@ -77,10 +79,12 @@ class Preselection:
         """Notes how well a batch was predicted.
 
         Returns:
-            Rank correlation of the batch, see :func:`rank_correlation`.
+            Rank correlation of the batch, and of what was compared before where the batch is
+            small, see :func:`rank_correlation`.
         """
         self.compared += zip(predicted, measured, strict=True)
-        return rank_correlation(predicted, measured)
+        recent = self.compared[-max(len(predicted), _RECENT) :]
+        return rank_correlation(*zip(*recent, strict=True))
 
     def details(self) -> dict[str, Any]:
         """For the result: how well all candidates were predicted before they were scored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Record:
         failed: Digests of the Archs that could not be scored.
         best: Best fitness so far, for progress reports.
         most_evaluations: Upper bound of the search's evaluations, for progress reports.
+        limit: Distinct Archs that the search may ask for; None for any number. Those of scaling
+            stages of weight 0 in the result come on top.
     """
 
     def __init__(self, archive: Archive) -> None:
@@ -67,6 +70,7 @@ class Record:
         self.title = ''
         self.best: Fraction | None = None
         self.most_evaluations = 0
+        self.limit: int | None = None
         self.requested: set[str] = set()
         self.scores: dict[Arch, Score] = {}
         self.dropped: set[str] = set()
@@ -76,6 +80,15 @@ class Record:
     def evaluations(self) -> int:
         """Distinct Archs scored so far: the same in a run that replays an archive."""
         return len(self.requested)
+
+    @property
+    def left(self) -> float:
+        """How many more distinct Archs the search may ask for; inf for any number."""
+        return math.inf if self.limit is None else self.limit - self.evaluations
+
+    def is_new(self, arch: Arch) -> bool:
+        """Whether the search has no score of an Arch yet, so that it would be an evaluation."""
+        return arch.digest not in self.requested
 
     def begin_part(self) -> None:
         """Counts anew: a part of a search knows nothing of what the last one asked for."""

@@ -79,7 +79,8 @@ class Generation:
         evaluations: Distinct Archs of the search so far.
         population: Cost, in units of the budget, and fitness of every survivor, the best first.
         rank_correlation: Of the fitness that was predicted before the generation was scored with
-            that which was measured; None without preselection.
+            that which was measured, with those of generations before where this one is small;
+            None without preselection, and of fewer than three.
     """
 
     step: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,10 +32,12 @@ class Schedule:
 RELEASED = Schedule(population=64, generations=40, rounds=8, num_base_models=20)
 """What the released ScaleNet searches with."""
 
-# Up to so many families that can be scored: population and generations. Small with a surrogate, as
-# it learns from one generation to the next; they are not tuned.
-_SCHEDULES = {True: ((400, 4, 2), (4000, 8, 4)), False: ((400, 6, 3), (4000, 16, 8))}
-_LARGEST = {True: (32, 4), False: (64, 20)}
+# Up to so many families that can be scored: population and generations.
+_SCHEDULES = ((400, 6, 3), (4000, 16, 8), (math.inf, 64, 20))
+# With a surrogate few at a time, as it learns from each: of families of several networks one,
+# while the scalings of the best take their share.
+_LEARNING = ((400, 1, 1), (4000, 8, 4), (math.inf, 32, 4))
+_LEARNING_ALONE = ((400, 4, 2), *_LEARNING[1:])
 
 
 def schedule_for(evaluations: int, num_scored: int, surrogate: bool) -> Schedule:
@@ -46,8 +49,9 @@ def schedule_for(evaluations: int, num_scored: int, surrogate: bool) -> Schedule
         surrogate: Whether candidates are predicted before they are scored.
     """
     families = evaluations // num_scored
-    fitting = (own for most, *own in _SCHEDULES[surrogate] if families <= most)
-    population, generations = next(fitting, _LARGEST[surrogate])
+    learning = _LEARNING if num_scored > 1 else _LEARNING_ALONE
+    schedules = learning if surrogate else _SCHEDULES
+    population, generations = next(own for most, *own in schedules if families <= most)
     return Schedule(population, generations, None, 0)
 
 

@@ -12,7 +12,7 @@ from mmscale.search.halves import EvolutionSearch
 from mmscale.search.mcea import MCEA
 from mmscale.search.record import Record
 from mmscale.search.result import ChainStep, Generation, OnStep, SearchResult
-from mmscale.search.schedule import uses_surrogate
+from mmscale.search.schedule import RELEASED, checked_evaluations, uses_surrogate
 from mmscale.search.scoring import Scorer
 from mmscale.search.searcher import Steps
 
@@ -33,6 +33,7 @@ class SeparateSearch:
         num_base_models: As for :class:`MCEA`.
         mutations: As for :class:`MCEA`.
         halving: As for :class:`MCEA`.
+        evaluations: Of all runs together, an equal part for each; see :class:`MCEA`.
         surrogate: As for :class:`MCEA`; each run has its own, of the scores it has asked for.
         seed: As for :class:`MCEA`; every run has randomness of its own, derived from it.
 
@@ -43,18 +44,28 @@ class SeparateSearch:
     def __init__(
         self,
         family: FamilyFitness,
-        population: int = 64,
-        generations: int = 40,
-        rounds: int = 8,
-        num_base_models: int = 20,
+        population: int | None = None,
+        generations: int | None = None,
+        rounds: int | None = None,
+        num_base_models: int | None = None,
         mutations: float = 1.0,
         halving: bool = False,
+        evaluations: int | None = None,
         surrogate: bool | None = None,
         seed: int = 0,
     ) -> None:
-        integer('generations', generations, 1)
-        integer('rounds', rounds, 1)
         integer('seed', seed, 0)
+        stages = len(family.space.scaling_stages)
+        checked_evaluations(evaluations, stages)
+        share = None if evaluations is None else evaluations // stages
+        if evaluations is None:
+            population = RELEASED.population if population is None else population
+            generations = RELEASED.generations if generations is None else generations
+            rounds = RELEASED.rounds if rounds is None else rounds
+            bases = RELEASED.num_base_models
+            num_base_models = bases if num_base_models is None else num_base_models
+            integer('generations', generations, 1)
+            integer('rounds', rounds, 1)
         self.family = family
         self.seed = seed
         self.settings = {
@@ -64,9 +75,9 @@ class SeparateSearch:
             'num_base_models': num_base_models,
             'mutations': mutations,
             'halving': halving,
-            'surrogate': uses_surrogate(surrogate, None),
+            'evaluations': share,
+            'surrogate': uses_surrogate(surrogate, evaluations),
         }
-        stages = len(family.space.scaling_stages)
         seeds = [
             int(np.random.SeedSequence([seed, j]).generate_state(1)[0]) for j in range(stages)
         ]
@@ -75,9 +86,10 @@ class SeparateSearch:
                 family,
                 None,
                 population,
-                generations * rounds,
+                generations * rounds if rounds and generations else generations,
                 mutations,
                 halving,
+                share,
                 surrogate=self.settings['surrogate'],
                 seed=seeds[0],
             )
@@ -85,6 +97,7 @@ class SeparateSearch:
         self.runs += [
             MCEA(family.alone(j), seed=seeds[j], **self.settings) for j in range(1, stages)
         ]
+        self.settings['evaluations'] = evaluations
 
     @property
     def most_evaluations(self) -> int:

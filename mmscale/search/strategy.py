@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -28,7 +29,9 @@ _POOL = 4096
 # With halving: few, as each batch raises the bound of the next; several, as ranks share it.
 _OPTIONS_AT_ONCE = 8
 # With preselection: scalings that are scored, for every scaling stage that counts.
-_PROMISING = 1
+_PROMISING = 4
+# The same before there is anything to predict from.
+_UNPREDICTED = 2
 
 
 class StrategySearch:
@@ -125,7 +128,6 @@ class StrategySearch:
         genes: Genes,
         present: Strategy | None = None,
         preselection: Preselection | None = None,
-        evaluations: int | None = None,
     ) -> Steps[Strategy]:
         """Chooses, per scaling stage, the best feasible scaling of one base model.
 
@@ -138,7 +140,6 @@ class StrategySearch:
             genes: The base model, shape (genes,).
             present: The strategy so far.
             preselection: Predicts scalings; the most promising ones are scored. None for all.
-            evaluations: Of the whole search at most; None for any number.
 
         Raises:
             ValueError: A scaling stage has no feasible scaling of this base model, or none of
@@ -149,14 +150,19 @@ class StrategySearch:
         for j in range(1, len(family.space.scaling_stages)):
             current = present[j] if present is not None else None
             options[j] = feasibility.scalings_of(genes, j, current)
-        if preselection is not None and preselection.is_ready:
+        is_predicted = preselection is not None and preselection.is_ready
+        if is_predicted:
             options = self._promising(record, options, preselection)
         chosen = [Scaling()]
         for j, own in options.items():
             if not family.weights[j]:
                 chosen.append(own[0][0])
                 continue
-            own = _within(record, own, evaluations)
+            later = [options[i] for i in options if i > j and family.weights[i]]
+            share = None
+            if not is_predicted:
+                share = math.inf if preselection is None else _UNPREDICTED
+            own = _within(record, own, later, share)
             scores = yield from self._scores([arch for _, arch in own])
             row = np.atleast_2d(genes)
             if not any(scores):
@@ -172,8 +178,8 @@ class StrategySearch:
     def _promising(self, record: Record, options: Options, preselection: Preselection) -> Options:
         """Of all scaling stages what is known, and the most promising of what is not.
 
-        Their number is that of the scaling stages that are scored, twice: a stage may get more of
-        them than another.
+        Their number is four times that of the scaling stages that are scored: a stage may get more
+        of them than another.
         """
         gains = []
         for j, own in options.items():
@@ -208,15 +214,26 @@ class StrategySearch:
 
 
 def _within(
-    record: Record, options: list[tuple[Scaling, Arch]], evaluations: int | None
+    record: Record,
+    options: list[tuple[Scaling, Arch]],
+    later: Sequence[list[tuple[Scaling, Arch]]],
+    share: float | None,
 ) -> list[tuple[Scaling, Arch]]:
-    """The first options that a search may still score, and those that it has."""
-    if evaluations is None:
-        return options
-    left, kept = evaluations - record.evaluations, []
-    for option in options:
-        is_new = option[1].digest not in record.requested
-        if not is_new or left > 0:
-            kept.append(option)
-            left -= is_new
-    return kept
+    """The options of a scaling stage that a search may still score, and those that it has.
+
+    Args:
+        record: What the search has asked for, and what it may.
+        options: Of the scaling stage.
+        later: Of those that come after it; each must be left one.
+        share: With it all stages get an equal share, from all over their options, but at most
+            this; else the first ones are taken.
+    """
+    new = [option for option in options if record.is_new(option[1])]
+    unknown = [own for own in later if all(record.is_new(arch) for _, arch in own)]
+    left = record.left - len(unknown)
+    share = len(new) if share is None else max(min(share, left // (len(later) + 1)), 1)
+    if share < len(new):
+        places = np.linspace(0, len(new) - 1, int(share)).round().astype(int)
+        new = [new[place] for place in dict.fromkeys(places.tolist())]
+    allowed = new if left >= len(new) else new[: max(int(left), 0)]
+    return [option for option in options if option in allowed or not record.is_new(option[1])]

@@ -21,6 +21,7 @@ from mmscale.search import (
     BaseEvolution,
     Candidate,
     EvolutionSearch,
+    Round,
     ScalingSearch,
     StrategySearch,
 )
@@ -52,7 +53,7 @@ def under(genes, strategy=STRATEGY):
 
 
 def evolve(scorer, evolution, strategy=STRATEGY, seed=0, **settings):
-    return scorer.drive(evolution.steps(scorer, strategy, rng(seed), **settings))
+    return scorer.drive(evolution.steps(scorer, strategy, Round(rng(seed), **settings)))
 
 
 def rng(seed=0):
@@ -167,7 +168,7 @@ def test_a_strategy_without_base_models_says_so(tmp_path):
 def test_settings_are_checked(tmp_path, refuses):
     refuses(
         partial(BaseEvolution, make_family()),
-        population=[1],
+        population=[0],
         generations=[0, 2.0],
         mutations=[0, math.inf, '1'],
     )

@@ -138,9 +138,9 @@ def test_elites_are_carried_over(tmp_path, monkeypatch):
     handed = []
     original = BaseEvolution.steps
 
-    def spying(self, record, strategy, rng, elites, *args):
-        evolved = yield from original(self, record, strategy, rng, elites, *args)
-        handed.append((elites, evolved))
+    def spying(self, record, strategy, own):
+        evolved = yield from original(self, record, strategy, own)
+        handed.append((own.elites, evolved))
         return evolved
 
     monkeypatch.setattr(BaseEvolution, 'steps', spying)
@@ -185,7 +185,7 @@ def test_settings_are_checked(tmp_path, refuses):
     refuses(
         partial(MCEA, make_family()),
         rounds=[0],
-        population=[1],
+        population=[0],
         num_base_models=[-1],
         seed=[-1],
         halving=[1],

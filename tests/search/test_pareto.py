@@ -221,3 +221,32 @@ def test_a_range_between_two_scaling_stages_is_out_of_reach():
     low, high = (count(space.largest(j)).flops for j in (0, 1))
     with pytest.raises(ValueError, match='no scaling leads into the range'):
         ParetoSearch(CostTable(space), cost_range=(low + 1, high - 1))
+
+
+def test_no_network_exceeds_a_cap(tmp_path, latency_model):
+    free = pareto(tmp_path / 'free')
+    most = sorted(e.cost.params for e in entries(tmp_path / 'free'))
+    cap = most[len(most) // 2]
+    times = [1e9, None, latency_model.predict(TABLE.cost(small_space().smallest(2))) * 1.5]
+    caps = {'params': cap, 'latency': times}
+    capped = pareto(tmp_path / 'capped', caps=caps, latency_model=latency_model)
+    found = entries(tmp_path / 'capped')
+    assert len(found) == len(entries(tmp_path / 'free'))
+    assert max(e.cost.params for e in found) <= cap < most[-1]
+    assert capped.settings['caps'] == caps
+    assert free.front[-1].cost.params > cap
+    late = [m for m in capped.front if m.scaling_stage == 2]
+    assert all(m.latency <= times[2] for m in late)
+
+
+def test_a_cap_that_nothing_keeps_to_is_refused():
+    with pytest.raises(ValueError, match=r'caps\.params=7 params is out of reach: .* have '):
+        ParetoSearch(TABLE, caps={'params': 7})
+    with pytest.raises(ValueError, match=r'caps=\[\] must be a dict'):
+        ParetoSearch(TABLE, caps=[])
+
+
+def test_a_range_and_a_cap_that_exclude_each_other_say_so(tmp_path):
+    high, low = TABLE.range('flops')[1], TABLE.range('params')[0]
+    with pytest.raises(ValueError, match=r'(was found within caps=|leads into both)'):
+        pareto(tmp_path, cost_range=(0.9 * high, 2 * high), caps={'params': low})

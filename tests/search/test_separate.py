@@ -167,3 +167,15 @@ def test_plain_evolution_knows_one_budget(tmp_path):
     assert result.evaluations == len(evaluator.digests) == 48 <= search.most_evaluations
     assert result.settings['weights'] == [1, 0, 0]
     assert len(json.loads(as_bytes(result))['scaling_stages']) == 1
+
+
+def test_evaluations_are_shared_between_the_scaling_stages(tmp_path):
+    search = SeparateSearch(make_family(), evaluations=62, surrogate=False)
+    result = search.run(make_scorer(tmp_path))
+    own = [one['evaluations'] for one in result.details['runs']]
+    # Each run has a score of what it scales, too.
+    assert all(18 <= number <= 20 + 2 for number in own)
+    assert result.evaluations <= search.most_evaluations
+    assert result.settings['evaluations'] == 62
+    with pytest.raises(ValueError, match='evaluations=2 must be'):
+        SeparateSearch(make_family(), evaluations=2)

@@ -171,3 +171,27 @@ def test_a_scaling_stage_out_of_reach_is_named(tmp_path):
     message = str(error.value)
     assert 'scaling stage' in message and 'tolerance of 0.002' in message
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('surrogate', [True, False])
+@pytest.mark.parametrize('evaluations', [3, 10, 14])
+def test_a_scaling_search_of_few_evaluations_keeps_to_them(tmp_path, evaluations, surrogate):
+    family = make_family([1, 1, 1])
+    base = small_feasibility().draw(rng(), 1)[0].tolist()
+    everything = ScalingSearch(family, base).run(make_scorer(tmp_path / 'all'))
+    search = ScalingSearch(family, base, evaluations=evaluations, surrogate=surrogate)
+    found = search.run(make_scorer(tmp_path / 'few'))
+    assert 3 <= found.evaluations <= evaluations
+    assert found.fitness <= everything.fitness
+    assert found.settings['evaluations'] == evaluations
+    again = search.run(make_scorer(tmp_path / 'few'))
+    assert again.to_json() == found.to_json()
+
+
+def test_a_scaling_search_that_may_score_all_scalings_finds_what_is_best(tmp_path):
+    family = make_family([1, 1, 1])
+    base = small_feasibility().draw(rng(), 1)[0].tolist()
+    everything = ScalingSearch(family, base).run(make_scorer(tmp_path / 'all'))
+    found = ScalingSearch(family, base, evaluations=99).run(make_scorer(tmp_path / 'most'))
+    assert found.fitness == everything.fitness
+    assert found.evaluations == everything.evaluations
