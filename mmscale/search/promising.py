@@ -127,8 +127,7 @@ class Promising:
         if not self._screens:
             return proposals
         yield from self._screen(proposals)
-        known = {survivor.genotype.genes for survivor in survivors}
-        screened = [one for one in self._screened.values() if one.genes not in known]
+        screened = [one for one in self._screened.values() if self._is_new(one)]
         return self._ranked(screened)[: self.population]
 
     def _promising_ones(

@@ -148,17 +148,19 @@ def run_ranks(size, work):
 
 
 class PipeCommunicator:
-    """Two ranks that are processes joined by a pipe."""
+    """Ranks that are processes, each joined by a pipe to rank 0, which has one to every other."""
 
-    world_size = 2
-
-    def __init__(self, rank, pipe):
-        self.rank, self.pipe = rank, pipe
+    def __init__(self, rank, pipes, world_size):
+        self.rank, self.pipes, self.world_size = rank, pipes, world_size
 
     def gather(self, items):
-        self.pipe.send(items)
-        other = self.pipe.recv()
-        return [items, other] if self.rank == 0 else [other, items]
+        if self.rank:
+            self.pipes[0].send(items)
+            return self.pipes[0].recv()
+        everything = [items, *(pipe.recv() for pipe in self.pipes)]
+        for pipe in self.pipes:
+            pipe.send(everything)
+        return everything
 
 
 class KillingEvaluator(AnalyticEvaluator):
@@ -220,20 +222,30 @@ def main():
     if args.ranks == 1:
         search(args.work_dir, kill=kill, surrogate=args.surrogate)
         return
-    mine, theirs = multiprocessing.Pipe()
-    pid = os.fork()
-    if pid == 0:
-        mine.close()
-        try:
-            search(args.work_dir, PipeCommunicator(1, theirs), kill, surrogate=args.surrogate)
-        finally:
-            os._exit(0)
-    theirs.close()
+    pipes, children = [], []
+    for rank in range(1, args.ranks):
+        mine, theirs = multiprocessing.Pipe()
+        pid = os.fork()
+        if pid == 0:
+            for pipe in [mine, *pipes]:
+                pipe.close()
+            communicator = PipeCommunicator(rank, [theirs], args.ranks)
+            own_kill = kill if rank == args.ranks - 1 else None
+            try:
+                search(args.work_dir, communicator, own_kill, surrogate=args.surrogate)
+            finally:
+                os._exit(0)
+        theirs.close()
+        pipes.append(mine)
+        children.append(pid)
     try:
-        search(args.work_dir, PipeCommunicator(0, mine), surrogate=args.surrogate)
+        communicator = PipeCommunicator(0, pipes, args.ranks)
+        search(args.work_dir, communicator, surrogate=args.surrogate)
     finally:
-        mine.close()
-        os.waitpid(pid, 0)
+        for pipe in pipes:
+            pipe.close()
+        for pid in children:
+            os.waitpid(pid, 0)
 
 
 if __name__ == '__main__':

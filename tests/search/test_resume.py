@@ -105,8 +105,11 @@ def test_kills_from_outside_at_random_moments(tmp_path, undisturbed):
     assert known(tmp_path) == digests
 
 
+@pytest.mark.parametrize('ranks', ['2', '4'])
 @pytest.mark.parametrize('options', [[], ['--surrogate']])
-def test_two_processes_killed_and_resumed_as_one_and_as_two(tmp_path, undisturbed, options):
+def test_processes_are_killed_and_resumed_as_one_and_as_many(
+    tmp_path, undisturbed, options, ranks
+):
     result, digests = undisturbed
     if options:
         (tmp_path / 'undisturbed').mkdir()
@@ -117,10 +120,10 @@ def test_two_processes_killed_and_resumed_as_one_and_as_two(tmp_path, undisturbe
     work_dir.mkdir()
     log = Log(work_dir)
     runs = [
-        ['--ranks', '2', '--kill', 'append:12'],
+        ['--ranks', ranks, '--kill', 'append:7'],
         ['--kill', 'append:8'],
-        ['--ranks', '2', '--kill', 'evaluation:9'],
-        ['--ranks', '2'],
+        ['--ranks', ranks, '--kill', 'evaluation:4'],
+        ['--ranks', ranks],
     ]
     for arguments in runs:
         before = known(work_dir)
@@ -128,6 +131,6 @@ def test_two_processes_killed_and_resumed_as_one_and_as_two(tmp_path, undisturbe
         assert (code == 0) == ('--kill' not in arguments)
         check_run(work_dir, log, before)
         assert len(known(work_dir)) > len(before)
-    assert len(list((work_dir / 'archive').iterdir())) == 2
+    assert len(list((work_dir / 'archive').iterdir())) == int(ranks)
     assert (work_dir / 'result.json').read_bytes() == result
     assert known(work_dir) == digests
