@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,8 @@ class SearchPlan(Printed):
         host_bytes: Memory of a process.
         device_bytes: Memory of the device, None on a CPU.
         disk_bytes: What is written at most, and about how much is expected.
+        final: Of a final round the networks that are scored at most, and the images for each; None
+            without one. They are not counted above.
         free_bytes: What is free where the work dir is to be.
     """
 
@@ -106,6 +108,7 @@ class SearchPlan(Printed):
     device_bytes: int | None
     disk_bytes: tuple[int, int]
     free_bytes: int
+    final: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the plan as plain JSON data."""
@@ -158,6 +161,12 @@ class SearchPlan(Printed):
             )
             shares = (f'{stage.admitted}' for stage in found.stages[1:])
             lines.append(f'  of the scalings, by scaling stage: {", ".join(shares)}')
+        if self.final is not None:
+            networks, images = self.final
+            lines.append(
+                f'final round, where leaders are not told apart: at most {networks} networks on '
+                f'{images:,} images each, beside these evaluations and times'
+            )
         lines.append(
             f'predicted times of the timed candidates are off by {self.error:.0%} (median)'
         )
@@ -206,7 +215,8 @@ def make_plan(config: Config, seconds: float = 20.0) -> SearchPlan:
         runner = build_runner(config, 'test')
         runner.load_or_resume()
         loop = runner.test_loop
-        return _plan(found, weights, loop.forecast(), loop.evaluator, work_dir, seconds)
+        plan = _plan(found, weights, loop.forecast(), loop.evaluator, work_dir, seconds)
+        return replace(plan, final=loop.most_final)
 
 
 def _plan(

@@ -407,7 +407,17 @@ class SearchLoop(BaseLoop):
             logger.info(f'{failed} of them could not be scored before and {what}')
         return archive
 
+    @property
+    def most_final(self) -> tuple[int, int] | None:
+        """Networks of the final round at most, and the images for each; None without one."""
+        if self.final_evaluator is None:
+            return None
+        stages = len(self.search.family.scored_stages)
+        return self.final_candidates * stages, self.final_evaluator.num_images
+
     def _expected_evaluations(self) -> int:
+        if getattr(self.search, 'evaluations', None) is not None:
+            return self.search.most_evaluations
         try:
             return len(self.forecast().candidates)
         except ValueError:

@@ -22,6 +22,8 @@ from mmscale.search.result import Search
 from mmscale.search.scoring import Evaluator, Scorer, SingleProcess
 
 _TOTAL = 1_000_000
+# Evaluations of a search whose surrogate takes part in its forecast: some seconds.
+_MOST_PREDICTED = 600
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,13 @@ def analytic_evaluator(search: Search, seed: int) -> AnalyticEvaluator:
 
 
 def _unaided(search: Search) -> Search:
-    """The same search without a surrogate, which costs time and changes little of what it is."""
-    if not getattr(search, 'surrogate', False):
+    """The same search without a surrogate, where that would cost much time.
+
+    Of a long search the surrogate changes little of what its networks cost; of a short one it
+    does, as a part of the evaluations goes to the smallest networks.
+    """
+    evaluations = getattr(search, 'evaluations', None) or math.inf
+    if not getattr(search, 'surrogate', False) or evaluations <= _MOST_PREDICTED:
         return search
     found = copy(search)
     found.surrogate = False

@@ -75,10 +75,13 @@ def test_options_that_do_not_go_together(
 
 def test_a_plan_needs_no_trained_weights_and_says_so(search_config, write_config, tmp_path):
     settings = dict(search_config, load_from=str(tmp_path / 'not yet.pth'))
+    settings['test_cfg'] = dict(settings['test_cfg'], final_images=48)
     plan = make_plan(read_config(write_config(settings)), seconds=0)
     assert len(plan.timed) == 3
     assert plan.weights is plan.to_json()['weights'] is None
     assert 'times with random weights' in str(plan)
+    assert plan.final == (5 * 2, 48)
+    assert 'at most 10 networks on 48 images each' in str(plan)
     assert not Path(search_config['work_dir']).exists()
 
 
