@@ -47,6 +47,7 @@ from rich.table import Table
 from mmscale.arch import Arch, Scaling, SearchSpace
 from mmscale.cost import CostTable
 from mmscale.errors import UsageError
+from mmscale.quiet import quiet_imports
 from mmscale.search import (
     MCEA,
     Archive,
@@ -78,7 +79,8 @@ Evaluate = Callable[[Sequence[Arch]], list[Score]]
 
 def family_of(config: str) -> FamilyFitness:
     """The budgets and weights of a search's config."""
-    settings = Config.fromfile(CONFIGS / config)
+    with quiet_imports():
+        settings = Config.fromfile(CONFIGS / config)
     search = settings.test_cfg
     feasibility = Feasibility(
         CostTable(SearchSpace.from_config(settings.space)),

@@ -192,7 +192,8 @@ def stored(path: Path) -> list[dict]:
     """Rows of an earlier run."""
     try:
         rows = json.loads(path.read_text(encoding='utf-8'))
-        return [row for row in rows if row['method'] in METHODS and len(row['regret'])]
+        most = max(EVALUATIONS)
+        return [r for r in rows if r['method'] in METHODS and len(r['regret']) >= most]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f'--also {path}: {error!r:.200}') from error
 
@@ -204,7 +205,7 @@ def main() -> int:
     parser.add_argument('--repeats', type=int, default=300, help='runs, seeds 0 to N - 1')
     parser.add_argument('--json', action='store_true', help='print a list of objects')
     parser.add_argument(
-        '--methods', nargs='*', metavar='METHOD', help=f'of {", ".join(METHODS)} (default: all)'
+        '--methods', nargs='+', metavar='METHOD', help=f'of {", ".join(METHODS)} (default: all)'
     )
     parser.add_argument('--table', type=Path, help='CSV file; with --space')
     parser.add_argument('--space', type=Path, help='config file with space = dict(...)')
@@ -225,6 +226,10 @@ def main() -> int:
             parser.error(f'--{name} {getattr(args, name)} must be 1 or more')
     if (args.table is None) != (args.space is None):
         parser.error('--table and --space belong together')
+    for name in ('plot', 'out'):
+        path = getattr(args, name)
+        if path is not None and not path.absolute().parent.is_dir():
+            parser.error(f'--{name} {path}: there is no folder {path.parent}')
     methods = list(METHODS) if args.methods is None else args.methods
     for method in methods:
         if method not in METHODS:

@@ -57,6 +57,7 @@ _NAMES = {
     'se': ('se', 'ses', 'squeeze'),
     'act': ('act', 'activation', 'nonlinearity'),
 }
+_UNITS = re.compile(r'_(k|m|g|b|kb|mb|gb|thousands?|millions?|billions?)$')
 # Relative difference of costs that were written in other units.
 _EQUAL = 1e-9
 _SKIPS = ('0', 'skip', 'none', 'identity', 'id', 'x', 's')
@@ -99,7 +100,7 @@ def read_space(path: Path) -> SearchSpace:
         raise UsageError(f'--space {path}: no such file')
     try:
         config = Config.fromfile(path)
-    except (SyntaxError, OSError, KeyError, TypeError, NameError, AttributeError) as error:
+    except Exception as error:  # Whatever the user's own file raises is its mistake.
         raise UsageError(f'--space {path}: {type(error).__name__}: {error}') from error
     if 'space' not in config:
         raise UsageError(f'--space {path}: holds no space = dict(...)')
@@ -116,6 +117,13 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Columns and rows of a CSV file."""
     if not path.is_file():
         raise UsageError(f'--table {path}: no such file')
+    try:
+        return _read_rows(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f'--table {path}: {error}') from error
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     with path.open(encoding='utf-8-sig', newline='') as file:
         sample = file.read(65536)
         file.seek(0)
@@ -191,6 +199,11 @@ def _plain(name: str) -> str:
     return re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')
 
 
+def _metric(column: str) -> str:
+    """The name of a column of costs without its unit: FLOPs (M), params_mb."""
+    return _UNITS.sub('', _plain(re.sub(r'[(\[].*?[)\]]', '', column)))
+
+
 def _accuracy_column(columns: Sequence[str], wanted: str | None) -> str:
     if wanted is not None:
         if wanted not in columns:
@@ -198,7 +211,10 @@ def _accuracy_column(columns: Sequence[str], wanted: str | None) -> str:
         return wanted
     by_name = {_plain(column): column for column in columns}
     usual = [by_name[name] for name in _ACCURACIES if name in by_name]
-    usual += [column for name, column in by_name.items() if 'acc' in name and 'std' not in name]
+    others = [name for name in by_name if 'acc' in name and 'std' not in name]
+    # Of several that of the test images is meant, then that of validation; of training last.
+    others.sort(key=lambda name: ('test' not in name, 'val' not in name, 'train' in name))
+    usual += [by_name[name] for name in others]
     if not usual:
         raise UsageError(
             f'no column of an accuracy among {", ".join(columns)}: name it with --accuracy '
@@ -243,7 +259,7 @@ def _costs(
     table, counted = CostTable(space).costs(genes), set()
     for metric, others in _METRICS.items():
         own = getattr(table, metric).astype(np.float64)
-        column = next((c for c in costs if _plain(c) in others), None)
+        column = next((c for c in costs if _metric(c) in others), None)
         given = own if column is None else costs.pop(column)
         ratio = float(np.median(given / own))
         if not ratio > 0:

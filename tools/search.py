@@ -14,6 +14,8 @@ from mmscale.apis.search import (
 from mmscale.launch.command_line import ToolParser, add_common_arguments, load_config, show
 from mmscale.launch.runner import run_tool
 
+_NETWORKS, _TOLERANCE = 5, 0.05
+
 
 def parse_args() -> argparse.Namespace:
     """Parses the command line."""
@@ -104,10 +106,9 @@ def _add_budgets(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--tolerance',
         type=float,
-        default=0.05,
         help='largest relative deviation from a budget (default: 0.05)',
     )
-    group.add_argument('--number', type=int, default=5, help='networks of an answer (default: 5)')
+    group.add_argument('--number', type=int, help='networks of an answer (default: 5)')
     group.add_argument(
         '--verify',
         type=int,
@@ -122,12 +123,16 @@ def _add_budgets(parser: argparse.ArgumentParser) -> None:
 
 def _check_budgets(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.from_archive is None:
-        keys = ('budget', 'cap', 'latency_model', 'verify', 'out')
-        given = [f'--{key.replace("_", "-")}' for key in keys if getattr(args, key)]
+        keys = ('budget', 'cap', 'latency_model', 'tolerance', 'number', 'verify', 'out')
+        given = [
+            f'--{key.replace("_", "-")}' for key in keys if getattr(args, key) not in (None, [])
+        ]
         if given:
             parser.error(f'{given[0]} needs --from-archive')
     elif args.resume:
         parser.error('--from-archive does not search: leave out --resume')
+    elif args.config is None and (args.work_dir or args.cfg_options):
+        parser.error('--work-dir and --cfg-options change a config: name one')
     elif args.verify is not None and args.config is None:
         parser.error(
             '--verify runs the config of the search: name it, as in tools/search.py CONFIG '
@@ -141,13 +146,15 @@ def answer(args: argparse.Namespace) -> None:
     if args.config is not None:
         config = load_config(args)
         check_search(config)
+    # Only what is in an answer can be scored.
+    number = max(_NETWORKS if args.number is None else args.number, args.verify or 0)
     answers = answer_budgets(
         args.from_archive,
         args.budget,
         read_limits('cap', ','.join(args.cap)) if args.cap else None,
-        args.tolerance,
+        _TOLERANCE if args.tolerance is None else args.tolerance,
         args.latency_model,
-        args.number,
+        number,
         config,
     )
     if args.verify is not None:

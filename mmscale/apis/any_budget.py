@@ -142,7 +142,11 @@ def _read(work_dir: Path, config: Config | None, seed: int) -> _Archived:
     entries = list(archive.records(kept_digests(archive, number, _MOST_SCORES)))
     archs = [Arch.from_json(entry['arch']) for entry in entries]
     scores = [Score(**entry['score']) for entry in entries]
-    if {len(arch.stages) for arch in archs} != {len(table.space.stages)}:
+    space = table.space
+    stages = range(len(space.scaling_stages))
+    scalings = [scaling for j in stages for scaling in distinct_scalings(space, j)]
+    is_alike = {len(arch.stages) for arch in archs} == {len(space.stages)}
+    if not is_alike or all(unscale(space, arch, scalings) is None for arch in archs[:_STARTS]):
         raise UsageError(f'{work_dir}: the archive has networks that are not of the space')
     costs = [table.cost(arch) for arch in archs]
     columns = (np.array([getattr(cost, key) for cost in costs]) for key in Costs._fields)

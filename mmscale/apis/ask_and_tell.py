@@ -34,6 +34,11 @@ class ToldSearch:
 
     def __init__(self, config: Config, scored_by: str, resume: bool) -> None:
         planned = plan_search(config)
+        if config.test_cfg.get('final_images') is not None:
+            raise UsageError(
+                f'test_cfg.final_images={config.test_cfg.final_images}: what is told is of no '
+                f"images; set it to None (options=['test_cfg.final_images=None'])"
+            )
         self.work_dir = Path(config.work_dir)
         check_work_dir(self.work_dir)
         if not resume and any((self.work_dir / 'archive').glob('*.jsonl')):
@@ -137,4 +142,6 @@ def searcher(
 
     if not isinstance(scored_by, str) or not scored_by:
         raise UsageError(f'scored_by={scored_by!r:.60} must say what scores the networks')
+    if isinstance(options, str) or not all(isinstance(option, str) for option in options):
+        raise UsageError(f'options={options!r:.60} must be a list of texts, KEY=VALUE each')
     return ToldSearch(read_config(config, options, work_dir), scored_by, resume)

@@ -93,6 +93,8 @@ class Failure:
     reason: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.reason, str) or not self.reason:
+            raise UsageError(f'failure: reason={self.reason!r:.60} must be a text')
         if len(self.reason) > MOST_REASON_CHARACTERS:
             raise UsageError(
                 f'failure: a reason of {len(self.reason):,} characters, more than '

@@ -11,7 +11,7 @@ import numpy as np
 from mmscale.arch.checks import integer, number
 from mmscale.errors import UsageError
 from mmscale.search.family import Candidate, FamilyFitness, Proposal
-from mmscale.search.feasibility import Strategy
+from mmscale.search.feasibility import Strategy, noun
 from mmscale.search.preselection import Preselection
 from mmscale.search.promising import PARENTS, Promising
 from mmscale.search.proposing import Proposer
@@ -134,33 +134,45 @@ class BaseEvolution:
             yield from promising.explore(strategy, rng, mutations)
         for generation in range(self.generations):
             record.step = f'{own.title}, generation {generation + 1} of {self.generations}'
-            if promising is not None:
-                proposals = yield from promising.choose(survivors, strategy, rng, seen, mutations)
-            else:
-                is_new = bool(own.elites) and not generation
-                proposals = self._children(survivors, is_new, strategy, rng, seen, mutations)
-            if not proposals and not survivors:
-                raise UsageError(
-                    f'{record.step}: {record.explain_failures()}'
-                    if record.failed
-                    else self._proposer.explain_nothing(self.population, strategy, rng)
-                )
-            proposals = affordable(self.family, record, proposals)
-            if not proposals:
-                break
-            seen.update(np.array(one.genes, dtype=np.int64).tobytes() for one in proposals)
-            # An equal fitness may still survive by its cost or its genes.
-            full = len(survivors) == most
-            least = survivors[-1].fitness if self.halving and full else None
-            predicted = {} if promising is None else promising.predicted(proposals)
-            scored = yield from self.family.candidates(record, proposals, least)
+            scored: list[Candidate] = []
             correlation = None
-            if promising is not None and predicted and scored:
-                pairs = [(predicted[c.proposal], float(c.fitness)) for c in scored]
-                correlation = promising.preselection.compare(*zip(*pairs, strict=True))
+            # As long as none of a generation can be scored another one is proposed.
+            while not scored:
+                if promising is not None:
+                    proposals = yield from promising.choose(
+                        survivors, strategy, rng, seen, mutations
+                    )
+                else:
+                    is_new = bool(own.elites) and not generation
+                    proposals = self._children(survivors, is_new, strategy, rng, seen, mutations)
+                if not proposals and not survivors:
+                    raise UsageError(
+                        f'{record.step}: {record.explain_failures()}'
+                        if record.failed
+                        else self._proposer.explain_nothing(self.population, strategy, rng)
+                    )
+                proposals = affordable(self.family, record, proposals)
+                if not proposals:
+                    break
+                seen.update(np.array(one.genes, dtype=np.int64).tobytes() for one in proposals)
+                # An equal fitness may still survive by its cost or its genes.
+                full = len(survivors) == most
+                least = survivors[-1].fitness if self.halving and full else None
+                predicted = {} if promising is None else promising.predicted(proposals)
+                scored = yield from self.family.candidates(record, proposals, least)
+                if promising is not None and predicted and scored:
+                    pairs = [(predicted[c.proposal], float(c.fitness)) for c in scored]
+                    correlation = promising.preselection.compare(*zip(*pairs, strict=True))
+                if survivors:
+                    break
             survivors = _best([*survivors, *scored], most)
             if not survivors:
-                raise UsageError(f'{record.step}: {record.explain_failures()}')
+                raise UsageError(
+                    f'{record.step}: evaluations={record.limit} are used up, and no '
+                    f'{noun(self.family.space)} was scored'
+                )
+            if not proposals:
+                break
             history.append(survivors[0].fitness)
             record.best = survivors[0].fitness
             if own.on_step is not None:

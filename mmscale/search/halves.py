@@ -70,7 +70,7 @@ class EvolutionSearch:
         self.family = family.alone(0) if strategy is None else family
         self.seed = seed
         stages = len(self.family.scored_stages)
-        self.evaluations = checked_evaluations(evaluations, stages)
+        self.evaluations = checked_evaluations(evaluations, stages, halving)
         self.surrogate = uses_surrogate(surrogate, evaluations)
         best = RELEASED
         if evaluations is not None:
@@ -171,7 +171,7 @@ class ScalingSearch:
         self.family = family
         self.base = given_base(family.space, base)
         self.strategy_search = StrategySearch(family, halving=halving)
-        self.evaluations = checked_evaluations(evaluations, len(family.scored_stages))
+        self.evaluations = checked_evaluations(evaluations, len(family.scored_stages), halving)
         self.surrogate = uses_surrogate(surrogate, evaluations)
         if self.surrogate and evaluations is None:
             raise UsageError('surrogate=True: all scalings are scored unless evaluations are set')

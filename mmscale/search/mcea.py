@@ -86,7 +86,7 @@ class MCEA:
         integer('seed', seed, 0)
         self.family = family
         self.seed = seed
-        self.evaluations = checked_evaluations(evaluations, len(family.scored_stages))
+        self.evaluations = checked_evaluations(evaluations, len(family.scored_stages), halving)
         self.surrogate = uses_surrogate(surrogate, evaluations)
         best = RELEASED
         if evaluations is not None:

@@ -22,6 +22,7 @@ PARENTS = 4
 _PROPOSALS = 16
 _RANDOM_SHARE = 0.25
 _RESCALED = 2
+_FEW = 0.25
 # Before anything can be predicted so many are scored in the place of one.
 _UNPREDICTED = 3
 # Of families: so many are screened by their cheapest network for every one of which all networks
@@ -82,7 +83,7 @@ class Promising:
             return
         while record.evaluations < min(_EXPLORED * record.limit, _MOST_EXPLORED):
             seen = {_bytes(genes) for genes in self._screened}
-            if not self.preselection.is_ready:
+            if not self.preselection.is_ready or not seen:
                 proposals = self._proposer.drawn(FEWEST_SCORES, strategy, rng, seen)
             else:
                 ranked = self._ranked(self._screened.values(), 0, stages=1)
@@ -114,9 +115,10 @@ class Promising:
         Returns:
             At most as many as the population, the most promising first.
         """
-        if not survivors and self._screened:
+        screened = [one for one in self._screened.values() if self._is_new(one)]
+        if not survivors and screened:
             # The first families are those of the best base models by what is known of them.
-            return self._ranked(self._screened.values(), 0, stages=1)[: self.population]
+            return self._ranked(screened, 0, stages=1)[: self.population]
         if self.preselection.is_ready and survivors:
             limit = self.population * (_SCREENED if self._screens else 1)
             proposals = self._promising_ones(survivors, limit, strategy, rng, seen, mutations)
@@ -171,8 +173,10 @@ class Promising:
         return pool + self._proposer.drawn(int(_RANDOM_SHARE * number), strategy, rng, tried)
 
     def _is_new(self, proposal: Proposal) -> bool:
-        """Whether a network of it has no score yet: else nothing would be learnt from it."""
-        return any(arch not in self._record.scores for arch in self.family.archs(proposal))
+        """Whether something can be learnt from it: a network has no score, and none has failed."""
+        record, archs = self._record, self.family.archs(proposal)
+        is_known = all(arch in record.scores for arch in archs)
+        return not is_known and not any(arch.digest in record.failed for arch in archs)
 
     def _rescaled(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """The same base models with the most promising scalings that are feasible for them."""

@@ -66,12 +66,20 @@ def flag(name: str, value: object) -> bool:
     return value
 
 
-def checked_evaluations(evaluations: int | None, num_scored: int) -> int | None:
+def checked_evaluations(
+    evaluations: int | None, num_scored: int, halving: bool = False
+) -> int | None:
     """The setting `evaluations`: None, or enough for one family.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is neither, or stands beside `halving`.
     """
+    if halving and evaluations is not None:
+        raise UsageError(
+            f'halving=True beside evaluations={evaluations!r:.60}: what is dropped half-way is '
+            f'no evaluation, so that their number limits nothing; set population, generations '
+            f'and rounds instead'
+        )
     return None if evaluations is None else integer('evaluations', evaluations, num_scored)
 
 

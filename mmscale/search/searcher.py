@@ -116,6 +116,8 @@ class Searcher(Generic[ResultType]):
         Raises:
             UsageError: The search does not wait for this Arch, or the score is of another kind.
         """
+        if not isinstance(arch, Arch):
+            raise UsageError(f'arch={arch!r:.60} must be an Arch, one of those asked for')
         if arch not in self.pending:
             raise UsageError(f'arch {arch.digest[:10]}: the search does not wait for its score')
         if not isinstance(score, (Score, Failure)):

@@ -56,7 +56,7 @@ class SeparateSearch:
     ) -> None:
         integer('seed', seed, 0)
         stages = len(family.space.scaling_stages)
-        checked_evaluations(evaluations, stages)
+        checked_evaluations(evaluations, stages, halving)
         share = None if evaluations is None else evaluations // stages
         if evaluations is None:
             population = RELEASED.population if population is None else population

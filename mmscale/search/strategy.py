@@ -86,15 +86,26 @@ class StrategySearch:
         if masks and not can.any():
             raise UsageError(feasibility.explain_unscalable(pool))
         pool = pool[can] if masks else pool
-        if not self.num_base_models:
+        number = self._compared([mask[:, can] for mask in masks], record.left)
+        if not number:
             return most_admitted(feasibility, pool)
         chosen = [Scaling()]
         for j, mask in enumerate(masks, start=1):
-            chosen.append((yield from self._best_option(record, j, pool, mask[:, can])))
+            best = yield from self._best_option(record, j, pool[:number], mask[:, can])
+            chosen.append(best)
         return tuple(chosen)
 
+    def _compared(self, masks: Sequence[NDArray[np.bool_]], left: float) -> int:
+        """Base models to compare: of limited evaluations they may take half."""
+        weights = self.family.weights[1:]
+        numbers = [mask.sum(axis=0) for mask, weight in zip(masks, weights, strict=True) if weight]
+        if not numbers or left == math.inf:
+            return self.num_base_models
+        total = np.cumsum(np.sum(numbers, axis=0))
+        return min(self.num_base_models, int((total <= left / 2).sum()))
+
     def _best_option(
-        self, record: Record, scaling_stage: int, pool: Genes, masks: NDArray[np.bool_]
+        self, record: Record, scaling_stage: int, bases: Genes, masks: NDArray[np.bool_]
     ) -> Steps[Scaling]:
         """The scaling with the largest effect on the fixed set.
 
@@ -102,7 +113,6 @@ class StrategySearch:
         and with none that can it is left out.
         """
         scalings = self.family.feasibility.distinct_scalings(scaling_stage)
-        bases = pool[: self.num_base_models]
         pairs = [(s, b) for b in range(len(bases)) for s in np.flatnonzero(masks[:, b])]
         effects = dict.fromkeys((s for s, _ in pairs), Fraction(0))
         if self.family.weights[scaling_stage]:

@@ -19,7 +19,17 @@ from analytic_problem import (
 
 from mmscale.arch import Arch
 from mmscale.cost import count
-from mmscale.search import MCEA, BaseEvolution, Batch, ChainStep, FamilyFitness, Generation
+from mmscale.search import (
+    MCEA,
+    BaseEvolution,
+    Batch,
+    ChainStep,
+    EvaluationError,
+    EvolutionSearch,
+    FamilyFitness,
+    Generation,
+    SeparateSearch,
+)
 
 SCHEDULE = dict(population=8, generations=5, rounds=2, num_base_models=4, surrogate=False)
 
@@ -218,3 +228,54 @@ def test_steps_and_progress_are_reported(tmp_path):
     assert reports[-1].best == result.fitness
     best = [report.best for report in reports if report.best is not None]
     assert best == sorted(best)
+
+
+class FailingEvaluator(AnalyticEvaluator):
+    """Cannot score networks of a scaling stage's resolution, as often as it is told."""
+
+    def __init__(self, failures):
+        super().__init__()
+        self.failures = failures
+
+    def evaluate(self, arch):
+        if self.failures and arch.resolution > small_space().resolution:
+            self.failures -= 1
+            raise EvaluationError('too large: no memory')
+        return super().evaluate(arch)
+
+
+def test_networks_that_cannot_be_scored_do_not_end_a_search_by_families(tmp_path):
+    scorer = make_scorer(tmp_path, FailingEvaluator(3))
+    result = MCEA(make_family(), evaluations=40).run(scorer)
+    assert result.failed == 3
+    assert 30 < result.evaluations <= 40 + 1
+    again = MCEA(make_family(), evaluations=40).run(make_scorer(tmp_path, FailingEvaluator(0)))
+    assert as_bytes(again) == as_bytes(result)
+
+
+@pytest.mark.parametrize('surrogate', [True, False])
+@pytest.mark.parametrize(('evaluations', 'bases'), [(6, 1), (12, 2), (30, 2), (60, 20), (90, 1)])
+def test_evaluations_and_a_comparison_of_base_models_go_together(
+    tmp_path, evaluations, bases, surrogate
+):
+    search = MCEA(
+        make_family(), evaluations=evaluations, num_base_models=bases, surrogate=surrogate
+    )
+    result = search.run(make_scorer(tmp_path))
+    assert result.evaluations <= search.most_evaluations == evaluations + 1
+    assert result.chain[0].evaluations <= evaluations // 2
+
+
+def test_a_search_uses_its_evaluations_up(tmp_path):
+    for seed in range(4):
+        result = MCEA(make_family(), evaluations=100, seed=seed).run(
+            make_scorer(tmp_path / str(seed))
+        )
+        assert result.evaluations > 90
+        assert all(step.kind != 'nothing new' for step in result.chain)
+
+
+def test_halving_does_not_go_with_evaluations():
+    for kind in (MCEA, EvolutionSearch, SeparateSearch):
+        with pytest.raises(ValueError, match='halving=True beside evaluations=60'):
+            kind(make_family(), evaluations=60, halving=True)
