@@ -126,3 +126,12 @@ def test_unknown_costs_are_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         truth.main()
     assert 'the costs of this table are' in capsys.readouterr().err
+
+
+def test_costs_with_units_and_the_right_accuracy_are_found(write):
+    head = 'arch,train_acc,x_valid_acc,x_test_acc,FLOPs (M),params_mb'
+    rows = ['0:1:2:0:1,99,60,50,7,2', '1:0:0:1:0,99,70,55,9,3']
+    known = read_truth(*write(head, *rows))
+    assert sorted(known.accuracies) == [50, 55]
+    assert sorted(known.costs['flops']) == [7e6, 9e6]
+    assert not any('(M)' in name for name in known.costs)

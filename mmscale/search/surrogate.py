@@ -145,7 +145,7 @@ class Surrogate:
     that were left out of its fit. The uncertainty is of the prediction's mean: the spread within
     each model, and between the two.
 
-    It is fitted in milliseconds, on one thread; equal data give equal predictions.
+    It is fitted in some tenths of a second, on one thread; equal data give equal predictions.
 
     Args:
         archs: Archs that were scored, :data:`FEWEST_SCORES` or more.

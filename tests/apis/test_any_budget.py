@@ -144,6 +144,12 @@ def test_work_dirs_that_cannot_answer(work_dir, tmp_path):
     file.write_text(''.join(file.read_text().splitlines(keepends=True)[:6]))
     with pytest.raises(ValueError, match='the archive has 5 scores, and a surrogate needs 8'):
         answer_budgets(empty, 'flops=50K')
+    other = dict(SPACE, num_classes=SPACE['num_classes'] + 1)
+    (empty / 'search.py').write_text(CONFIG.format(other))
+    shutil.rmtree(empty / 'archive')
+    shutil.copytree(work_dir / 'archive', empty / 'archive')
+    with pytest.raises(ValueError, match='the archive has networks that are not of the space'):
+        answer_budgets(empty, 'flops=50K')
     (empty / 'search.py').write_text("model = dict(type='SuperNetDetector', detector=dict())\n")
     with pytest.raises(ValueError, match='those of its neck and head too: give the config'):
         answer_budgets(empty, 'flops=50K')
@@ -202,6 +208,9 @@ def test_the_tool_answers_from_an_archive(work_dir, tmp_path, monkeypatch, capsy
     [
         (['--budget', 'flops=1'], 'the following arguments are required: config'),
         (['config.py', '--budget', 'flops=1'], '--budget needs --from-archive'),
+        (['config.py', '--number', '3'], '--number needs --from-archive'),
+        (['config.py', '--verify', '0'], '--verify needs --from-archive'),
+        (['--from-archive', 'x', '--work-dir', 'y'], '--work-dir and --cfg-options change a'),
         (['--from-archive', 'x', '--verify', '1'], '--verify runs the config of the search'),
         (['--from-archive', 'x', '--resume'], 'does not search: leave out --resume'),
         (['--from-archive', 'no/such', '--budget', 'flops=1'], 'no/such is not a folder'),

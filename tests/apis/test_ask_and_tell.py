@@ -6,6 +6,7 @@ import pytest
 
 import mmscale
 from mmscale.errors import UsageError
+from mmscale.search import Failure
 
 CONFIG = 'configs/nas/search-evolution_mobilenet-v2_digits.py'
 OPTIONS = ['test_cfg.search.evaluations=24', 'test_cfg.search.population=4']
@@ -57,3 +58,17 @@ def test_who_scores_must_have_a_name(tmp_path):
     with pytest.raises(UsageError, match="scored_by='' must say"):
         mmscale.searcher(CONFIG, tmp_path / 'a', '', options=OPTIONS)
     assert not (tmp_path / 'a').exists()
+
+
+def test_what_makes_no_sense_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r'options=.*must be a list of texts'):
+        mmscale.searcher(CONFIG, tmp_path / 'a', 'v1', options='test_cfg.seed=1')
+    with pytest.raises(UsageError, match=r'test_cfg\.final_images=9: what is told'):
+        mmscale.searcher(CONFIG, tmp_path / 'b', 'v1', options=['test_cfg.final_images=9'])
+    assert not (tmp_path / 'a').exists() and not (tmp_path / 'b').exists()
+    with mmscale.searcher(CONFIG, tmp_path / 'c', 'v1', options=OPTIONS) as search:
+        for arch in (None, 'x', {}):
+            with pytest.raises(UsageError, match='must be an Arch, one of those asked for'):
+                search.tell(arch, 0.5)
+    with pytest.raises(UsageError, match='reason=3 must be a text'):
+        Failure(3)
