@@ -23,7 +23,8 @@ from mmscale.launch.runner import run_tool
 from mmscale.shown import visible
 from mmscale.untrusted import check_no_link, check_work_dir
 
-console = Console()
+# In a file or a pipe tables are not cut to the width of a terminal that is not there.
+console = Console(width=None if sys.stdout.isatty() else 120)
 # Lines of the tools' logs that are worth showing while they run.
 _SHOWN = ('Iter(train)', 'evaluations', 'error:', 'Error')
 # What shells say of a program that SIGINT ended.
