@@ -167,8 +167,8 @@ def test_a_dry_run_of_a_given_strategy_has_the_optimum_within_reach(tool, tmp_pa
         ('search-mcea_digits.py', ['--profile', '--cfg-options', 'test_cfg.foo=1'], 'foo'),
         (
             'search-mcea_digits.py',
-            ['--dry-run', '--cfg-options', 'test_cfg.search.population=1'],
-            '2 or more',
+            ['--dry-run', '--cfg-options', 'test_cfg.search.population=0'],
+            '1 or more',
         ),
         ('search-mcea_digits.py', ['--profile', '--cfg-options', 'test_cfg.seed=a'], "seed='a'"),
         (

@@ -285,7 +285,7 @@ def test_archive_of_another_checkpoint_is_refused(refused, supernet_config, trai
         ({'test_cfg.tolerance': 2.0}, 'tolerance=2'),
         ({'test_cfg.metric': 'latency'}, "metric='latency'"),
         ({'test_cfg.search.polulation': 4}, "unexpected keyword argument 'polulation'"),
-        ({'test_cfg.search.population': 1}, 'population=1'),
+        ({'test_cfg.search.population': 0}, 'population=0'),
         (
             {'test_cfg.population': 4},
             'population; those of the search itself are in',
