@@ -22,7 +22,8 @@ PARENTS = 4
 _PROPOSALS = 16
 _RANDOM_SHARE = 0.25
 _RESCALED = 2
-_FEW = 0.25
+# Where fewer children than this share are found random ones are proposed, so many times as many.
+_FEW, _MORE = 0.25, 8
 # Before anything can be predicted so many are scored in the place of one.
 _UNPREDICTED = 3
 # Of families: so many are screened by their cheapest network for every one of which all networks
@@ -170,7 +171,9 @@ class Promising:
         """Many new proposals, bred and random ones, for so many that are to be chosen."""
         number *= _PROPOSALS
         pool = self._proposer.bred(parents, number, strategy, rng, tried, mutations, repairs=False)
-        return pool + self._proposer.drawn(int(_RANDOM_SHARE * number), strategy, rng, tried)
+        # Where the budgets leave few children, as in a table of some networks of a large space.
+        share = _MORE if len(pool) < _FEW * number else _RANDOM_SHARE
+        return pool + self._proposer.drawn(int(share * number), strategy, rng, tried)
 
     def _is_new(self, proposal: Proposal) -> bool:
         """Whether something can be learnt from it: a network has no score, and none has failed."""
