@@ -184,7 +184,8 @@ def plot(rows: Sequence[dict], path: Path) -> None:
         axis.set_xlim(0, max(EVALUATIONS))
         axis.grid(alpha=0.3)
     axes[0][0].set(ylabel='regret in points', ylim=(5e-4, 10))
-    axes[0][-1].legend(fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, ncols=len(labels), loc='outside lower center')
     figure.savefig(path, dpi=120)
 
 
@@ -205,7 +206,10 @@ def main() -> int:
     parser.add_argument('--repeats', type=int, default=300, help='runs, seeds 0 to N - 1')
     parser.add_argument('--json', action='store_true', help='print a list of objects')
     parser.add_argument(
-        '--methods', nargs='+', metavar='METHOD', help=f'of {", ".join(METHODS)} (default: all)'
+        '--methods',
+        nargs='*',
+        metavar='METHOD',
+        help=f'of {", ".join(METHODS)} (default: all; none: what --also has)',
     )
     parser.add_argument('--table', type=Path, help='CSV file; with --space')
     parser.add_argument('--space', type=Path, help='config file with space = dict(...)')
@@ -231,6 +235,8 @@ def main() -> int:
         if path is not None and not path.absolute().parent.is_dir():
             parser.error(f'--{name} {path}: there is no folder {path.parent}')
     methods = list(METHODS) if args.methods is None else args.methods
+    if not methods and not args.also:
+        parser.error(f'--methods: name some of {", ".join(METHODS)}, or rows by --also')
     for method in methods:
         if method not in METHODS:
             parser.error(f'--methods {method}: is none of {", ".join(METHODS)}')
