@@ -106,10 +106,8 @@ def read_space(path: Path) -> SearchSpace:
         raise UsageError(f'--space {path}: holds no space = dict(...)')
     space = SearchSpace.from_config(config.space)
     if len(space.scaling_stages) > 1:
-        raise UsageError(
-            f'--space {path}: {len(space.scaling_stages)} scaling stages; a table of networks is '
-            f'of a space with one'
-        )
+        what = f'{len(space.scaling_stages)} scaling stages; a table is of a space with one'
+        raise UsageError(f'--space {path}: {what}')
     return space
 
 
@@ -118,27 +116,19 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     if not path.is_file():
         raise UsageError(f'--table {path}: no such file')
     try:
-        return _read_rows(path)
+        lines = path.read_text(encoding='utf-8-sig').splitlines(keepends=True) or ['']
+        delimiter = max(',;\t', key=lines[0].count)
+        reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
+        rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f'--table {path}: {error}') from error
-
-
-def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    with path.open(encoding='utf-8-sig', newline='') as file:
-        sample = file.read(65536)
-        file.seek(0)
-        delimiter = max(',;\t', key=sample.partition('\n')[0].count)
-        reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
-        rows = list(reader)
     columns = [column for column in reader.fieldnames or () if column is not None]
     if not rows or not columns:
         raise UsageError(f'--table {path}: holds no rows')
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
-            raise UsageError(
-                f'--table {path}, line {number}: other than {len(columns)} values, as the columns '
-                f'{", ".join(columns)} want'
-            )
+            wanted = f'{len(columns)} values, as the columns {", ".join(columns)} want'
+            raise UsageError(f'--table {path}, line {number}: other than {wanted}')
     return columns, rows
 
 
@@ -161,11 +151,9 @@ def read_truth(table: Path, config: Path, accuracy: str | None = None) -> Truth:
     if accuracies.max() <= 1:
         accuracies = 100 * accuracies
         notes.append(f'{name} is a fraction: regret is in points all the same')
-    if accuracies.min() < 0 or accuracies.max() > 100:
-        raise UsageError(
-            f'column {name}: {accuracies.min():g} to {accuracies.max():g} are neither percents '
-            f'nor fractions'
-        )
+    low, high = accuracies.min(), accuracies.max()
+    if low < 0 or high > 100:
+        raise UsageError(f'column {name}: {low:g} to {high:g} are neither percents nor fractions')
     by_name = {_plain(column): column for column in columns}
     named = next((by_name[key] for key in _ARCHS if key in by_name), None)
     if named is not None:
@@ -216,10 +204,9 @@ def _accuracy_column(columns: Sequence[str], wanted: str | None) -> str:
     others.sort(key=lambda name: ('test' not in name, 'val' not in name, 'train' in name))
     usual += [by_name[name] for name in others]
     if not usual:
-        raise UsageError(
-            f'no column of an accuracy among {", ".join(columns)}: name it with --accuracy '
-            f'(usual are {", ".join(_ACCURACIES)})'
-        )
+        usual = f'usual are {", ".join(_ACCURACIES)}'
+        found = f'no column of an accuracy among {", ".join(columns)}'
+        raise UsageError(f'{found}: name it with --accuracy ({usual})')
     return usual[0]
 
 
