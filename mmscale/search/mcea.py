@@ -53,10 +53,11 @@ class MCEA:
         rounds: Rounds of base evolution and scaling search; None for as many as there are
             evaluations for.
         num_base_models: Size of the fixed set of base models for the initial strategy; 0 for the
-            strategy whose scalings most base models admit.
+            strategy whose scalings most base models admit. Of limited `evaluations` they take half
+            at most, so that they may be fewer.
         mutations: Expected number of gene changes of a child.
         halving: Whether to stop evaluating candidates that certainly lose; the outcome is the
-            same, and the result says how many were dropped.
+            same, and the result says how many were dropped. Not beside `evaluations`.
         evaluations: Distinct Archs to score at most, besides those of scaling stages of weight 0
             in the result. What is not set of the schedule is then as
             :func:`mmscale.search.schedule.schedule_for` says, with rounds until they are used up.
