@@ -207,13 +207,12 @@ class ScalingSearch:
         if 0 in self.family.scored_stages:
             yield Batch([self.family.network(self.base.genes, Scaling())])
         strategy: Strategy | None = None
-        before = -1
-        while record.evaluations > before and record.left >= 1:
+        while True:
             before = record.evaluations
             strategy = yield from self.strategy_search.given_base(
                 record, genes, strategy, preselection
             )
-            if preselection is None:
+            if preselection is None or record.evaluations == before or record.left < 1:
                 break
         proposal = Proposal(self.base.genes, strategy)
         (best,) = yield from self.family.candidates(record, [proposal])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,8 @@ class ParetoSearch:
         ]
         costs = np.array([self.limits.range(self.metric, scaling) for _, scaling in options])
         low, high = costs.min().item(), costs.max().item()
+        if not 0 < low <= high < math.inf:
+            raise UsageError(f'latency_model predicts {low:.4g} to {high:.4g} ms in this space')
         self.cost_range = _checked_range(cost_range) if cost_range is not None else (low, high)
         reaching = (costs[:, 0] <= self.cost_range[1]) & (costs[:, 1] >= self.cost_range[0])
         if not reaching.any():

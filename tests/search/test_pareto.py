@@ -250,3 +250,9 @@ def test_a_range_and_a_cap_that_exclude_each_other_say_so(tmp_path):
     high, low = TABLE.range('flops')[1], TABLE.range('params')[0]
     with pytest.raises(ValueError, match=r'(was found within caps=|leads into both)'):
         pareto(tmp_path, cost_range=(0.9 * high, 2 * high), caps={'params': low})
+
+
+def test_latencies_below_zero_are_refused():
+    model = LatencyModel(-1e3, 2e-5, 3e-7, LatencySetting(), (), {}, 0)
+    with pytest.raises(ValueError, match=r'latency_model predicts -.* ms in this space'):
+        ParetoSearch(TABLE, metric='latency', latency_model=model)

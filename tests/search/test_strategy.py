@@ -188,6 +188,13 @@ def test_a_scaling_search_of_few_evaluations_keeps_to_them(tmp_path, evaluations
     assert again.to_json() == found.to_json()
 
 
+@pytest.mark.parametrize('surrogate', [True, False])
+def test_a_scaling_search_that_counts_the_base_alone_ends(tmp_path, surrogate):
+    base = small_feasibility().draw(rng(), 1)[0].tolist()
+    search = ScalingSearch(make_family([1, 0, 0]), base, evaluations=1, surrogate=surrogate)
+    assert len(search.run(make_scorer(tmp_path)).family) == 3
+
+
 def test_a_scaling_search_that_may_score_all_scalings_finds_what_is_best(tmp_path):
     family = make_family([1, 1, 1])
     base = small_feasibility().draw(rng(), 1)[0].tolist()
