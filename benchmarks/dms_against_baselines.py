@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mmscale.apis.pruning import export_search
+from mmscale.apis.pruned_files import export_search
 from mmscale.apis.scaling.archs import scale
 from mmscale.arch import Arch, SearchSpace, get_arch
 from mmscale.cost import Cost, count, count_module

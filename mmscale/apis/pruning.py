@@ -1,58 +1,50 @@
-"""Pruning of models: by a fraction, by groups, or as a search by gradient has found."""
+"""Pruning of models in one call: by a fraction, by groups, or to a share of the cost."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from numbers import Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from mmengine.model import BaseModel
 from torch import nn
 
-from mmscale.apis.networks import build_module
-from mmscale.arch import Arch, get_arch
-from mmscale.arch.checks import number
-from mmscale.arch.origin import origin_of
-from mmscale.config_parts import head_classes, is_pretrained, type_name, with_valid_topk
+from mmscale.arch.checks import choice, integer, number
 from mmscale.cost import ModuleCost, count_module
-from mmscale.errors import UsageError, one_line
-from mmscale.files import atomic_write, write_text
-from mmscale.launch.config_text import BesideConfig, check_config_folder, child_of, settings_text
-from mmscale.models import ArchNet, DMSModel
-from mmscale.models.checkpoints import unwrapped_state
+from mmscale.engine.calibration import recalibrate
+from mmscale.errors import UsageError
 from mmscale.models.dms import (
-    ChannelGroup,
-    DepthGroup,
-    Pruning,
+    ChannelGroups,
     apply_pruning,
     channel_groups,
     check_module,
-    is_described_by_arch,
     plan_pruning,
-    pruned_arch,
-    renumbered,
     static_model,
 )
-from mmscale.models.dms.masking import weight_importance
-from mmscale.tables import Printed, make_table
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
-    from rich.table import Table
+from mmscale.models.dms.importance import IMPORTANCES, SCOPES, Chooser, element_importance
 
 Keep = float | Sequence[int]
+Loss = Callable[[nn.Module, Any], torch.Tensor]
 
-_DESCRIPTIONS = ('arch.json', 'pruned.json')
-_IMPORTS = dict(imports=['mmscale.models'], allow_failed_imports=False)
+_METRICS = ('flops', 'params', 'acts')
 
-__all__ = ['channel_groups', 'export_search', 'prune']
+__all__ = ['channel_groups', 'prune']
 
 
 def prune(
-    model: nn.Module, inputs: Sequence[torch.Tensor], keep: float | Mapping[str, Keep]
+    model: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    keep: float | Mapping[str, Keep],
+    importance: str = 'l1',
+    batches: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    metric: str | None = None,
+    scope: str = 'group',
+    taylor_batches: int = 10,
+    calibration_images: int = 1024,
 ) -> tuple[nn.Module, ModuleCost]:
     """A smaller copy of a model, and its cost for the very inputs, a batch of them as a whole.
 
@@ -61,11 +53,26 @@ def prune(
         inputs: Positional arguments of one forward pass.
         keep: How much stays of every width group (blocks all stay), or by the names of width and
             depth groups: a fraction, rounded to whole elements of which one stays at least, or
-            the indices that stay, a list of integers. A fraction keeps the elements with the
-            largest L1 norm of the weights that make them, and the first blocks.
+            the indices that stay, a list of integers. A fraction keeps the most important
+            elements, and the first blocks. With a `metric`: the share of the model's cost.
+        importance: ``l1``, the L1 norm of the weights that make an element; or ``taylor``, the
+            squared slope of the loss on it, which needs `batches`.
+        batches: Batches of training data, as a list or a data loader. With them statistics of
+            batch norms are measured anew on what is left, which much of its accuracy hangs on. A
+            model of MMEngine takes what its train_dataloader gives, any other model pairs of
+            inputs and labels.
+        loss: Loss of a model on a batch, a scalar, for ``taylor``. By default the sum of its own
+            losses for a model of MMEngine, and the cross entropy for any other.
+        metric: ``flops``, ``params`` or ``acts``, which `keep` is a share of.
+        scope: With a metric: ``group`` keeps the same share of every group; ``model`` has one
+            threshold of importance for all groups.
+        taylor_batches: How many of the batches ``taylor`` takes.
+        calibration_images: How many images of the batches the statistics are measured on; 0
+            leaves them as they are.
 
     Raises:
-        UsageError: A fraction, a name or an index is not allowed, or the model cannot be traced.
+        UsageError: A fraction, a name, an index or a setting is not allowed, the share is out of
+            reach, or the model cannot be traced.
 
     Example:
         >>> import torch, torchvision
@@ -76,266 +83,111 @@ def prune(
         >>> tuple(small(images).shape)
         (1, 1000)
     """
-    if not isinstance(keep, (Real, Mapping)) or isinstance(keep, bool):
-        raise UsageError(f'keep={keep!r:.60} must be a fraction, or a dict by names of groups')
+    _check_settings(keep, importance, batches, metric, scope, taylor_batches, calibration_images)
     check_module(model, inputs)
     try:
         small = static_model(copy.deepcopy(model))
     except RuntimeError as error:
         raise UsageError(f'{type(model).__name__} cannot be copied: {error!s:.300}') from error
     groups = channel_groups(small, inputs)
-    if isinstance(keep, Real):
-        if not groups.widths:
-            raise UsageError(f'keep={keep}: {type(model).__name__} has no width that can go')
-        keep = {group.name: keep for group in groups.widths}
-    unknown = sorted(keep.keys() - groups.by_name.keys())
-    if unknown:
-        raise UsageError(f'keep: there is no group {unknown[0]}; see print(channel_groups(...))')
-    chosen = {name: _chosen(small, groups.by_name[name], value) for name, value in keep.items()}
+    if isinstance(keep, Real) and not groups.widths:
+        raise UsageError(f'keep={keep}: {type(model).__name__} has no width that can go')
+    chosen = chosen_elements(
+        small, groups, inputs, keep, importance, batches, loss, metric, scope, taylor_batches
+    )
     apply_pruning(small, plan_pruning(small, groups, chosen))
+    if batches is not None and calibration_images:
+        recalibrate(small, batches, calibration_images)
     return small, count_module(small, inputs=inputs, memory=False)
 
 
-def _chosen(model: nn.Module, group: ChannelGroup | DepthGroup, keep: Keep) -> Sequence[int]:
-    """Indices that stay of a group."""
-    if not isinstance(keep, Real):
-        return keep
-    keep = number(
-        f'keep: {group.name}', keep if isinstance(keep, bool) else float(keep), above=0, most=1
+def chosen_elements(
+    model: nn.Module,
+    groups: ChannelGroups,
+    inputs: Sequence[torch.Tensor],
+    keep: float | Mapping[str, Keep],
+    importance: str,
+    batches: Iterable[Any] | None,
+    loss: Loss | None,
+    metric: str | None,
+    scope: str,
+    taylor_batches: int,
+) -> dict[str, Sequence[int]]:
+    """Indices of what stays of a model's groups; the arguments are those of :func:`prune`."""
+    names = [group.name for group in groups.widths] if isinstance(keep, Real) else list(keep)
+    unknown = sorted(set(names) - groups.by_name.keys())
+    if unknown:
+        raise UsageError(f'keep: there is no group {unknown[0]}; see print(channel_groups(...))')
+    shares = dict.fromkeys(names, keep) if isinstance(keep, Real) else dict(keep)
+    for name, share in shares.items():
+        if isinstance(share, Real):
+            value = share if isinstance(share, bool) else float(share)
+            owner = 'keep' if isinstance(keep, Real) else f'keep: {name}'
+            number(owner, value, above=0, most=1)
+    found = element_importance(
+        model, groups, importance, islice(batches or (), taylor_batches), loss or _loss_of(model)
     )
-    count = max(1, round(keep * group.size))
-    if isinstance(group, DepthGroup):
-        return range(count)
-    return weight_importance(model, group).topk(count).indices.tolist()
+    if metric is not None:
+        return Chooser(model, groups, inputs, found).for_cost(scope, keep, metric)
+    chosen = {}
+    for name, share in shares.items():
+        group = groups.by_name[name]
+        if not isinstance(share, Real):
+            chosen[name] = share
+            continue
+        count = max(1, round(share * group.size))
+        order = found[name].topk(count).indices.tolist() if name in found else range(count)
+        chosen[name] = order
+    return chosen
 
 
-@dataclass(frozen=True, repr=False)
-class ExportedSearch(Printed):
-    """The network that a search by gradient has found, as files; prints what is left.
-
-    Attributes:
-        before: Flops, params and acts of the whole network.
-        after: Those of the network that was found.
-        budget: The ``metric``, the ``goal``, the network's ``value``, and whether the search has
-            ``ended``, which puts the network onto it.
-        kept: Kept and all elements by group.
-        widths: New settings of what feeds the head after an ArchNet.
-        files: Names of the files.
-    """
-
-    before: dict[str, int]
-    after: dict[str, int]
-    budget: dict[str, Any]
-    kept: dict[str, list[int]]
-    widths: dict[str, int]
-    files: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns it as plain JSON data."""
-        return dict(self.__dict__)
-
-    def renderables(self) -> list[Table | str]:
-        """Costs before and after, the budget, the widths and the files."""
-        rows = [
-            (name, f'{before:,}', f'{self.after[name]:,}', f'{self.after[name] / before:.1%}')
-            for name, before in self.before.items()
-        ]
-        metric, goal, value = (self.budget[key] for key in ('metric', 'goal', 'value'))
-        lines = [f'budget: {metric} {goal:,.6g}, the network has {value / goal - 1:+.2%}']
-        if not self.budget['ended']:
-            lines.append('The search has not ended: its last iteration meets the budget.')
-        lines += [
-            f'{name}: {kept} of {size}' for name, (kept, size) in self.kept.items() if kept < size
-        ]
-        lines += [f'{setting}: {width}' for setting, width in self.widths.items()]
-        lines.append(f'\nWrote {", ".join(self.files)}.')
-        if self.files[-1].endswith('.py'):
-            lines.append(f'To train it: tools/train.py {self.files[-1]}')
-        return [make_table(None, ('', 'before', 'after', 'share'), rows), *lines]
-
-
-def export_search(
-    config: Config,
-    state: Mapping[str, torch.Tensor],
-    out: str | Path,
-    recipe: Config | None = None,
-    overwrite: bool = False,
-) -> ExportedSearch:
-    """Writes the network that a search by gradient has found, and a config to retrain it.
-
-    Args:
-        config: Config of the search; its model is a DMSModel.
-        state: State dict of the search's checkpoint.
-        out: Folder to write to: ``weights.pth``; ``arch.json`` for an ArchNet alone and for a
-            classifier with one, ``pruned.json`` for any other model; and ``retrain.py``, unless
-            the configs are of no file.
-        recipe: Config that ``retrain.py`` inherits from and whose model it prunes; the search's
-            own by default.
-        overwrite: Whether to replace an earlier export.
-
-    Raises:
-        ValueError: The config is of no search, the state is not its own, the recipe is of another
-            kind of model, or the folder must not be replaced.
-    """
-    folder = Path(out)
-    _check_folder(folder, overwrite)
-    recipe = config if recipe is None else recipe
-    if recipe.filename is not None:
-        check_config_folder(folder)
-    settings = dict(config.get('model') or {})
-    if 'data_preprocessor' in config:
-        settings.setdefault('data_preprocessor', config.data_preprocessor)
-    search = build_module(settings, config.get('default_scope') or 'mmpretrain')
-    if not isinstance(search, DMSModel):
-        raise UsageError(f'model.type={settings["type"]} is not a mmscale.DMSModel')
-    try:
-        search.load_state_dict(unwrapped_state(state))
-    except RuntimeError as error:
-        raise UsageError(f'the checkpoint is not of this config: {one_line(error):.300}') from None
-    budget = {
-        'metric': search.metric,
-        'goal': search.goal,
-        'value': search.value(search.current_cost()),
-        'ended': all(bool(gate.hard) for gate in search.gates.values()),
-    }
-    search.masks.remove()
-    model, groups = search.model, search.groups
-    keep = {group.name: search.gates[group.key].keep_indices.tolist() for group in groups.all}
-    pruning = plan_pruning(model, groups, keep)
-    inputs = search.example_inputs
-    whole = _plain_model(recipe)
-    arch_net = _arch_net(model)
-    if arch_net is not None and 'arch' not in whole.get('backbone', whole):
-        raise UsageError(f'recipe={recipe.filename}: its model has no mmscale.ArchNet')
-    before = count_module(model, inputs=inputs, memory=False)
-    after = count_module(apply_pruning(model, pruning), inputs=inputs, memory=False)
-    tensors = model.state_dict()
-    described: Pruning | Arch = pruning
-    path = folder / 'pruned.json'
-    widths: dict[str, int] = {}
-    if arch_net is not None:
-        name, module = arch_net
-        prefix = f'{name}.' if name else ''
-        described = pruned_arch(module.arch, pruning, prefix)
-        tensors = renumbered(tensors, module.arch, pruning, prefix)
-        path = folder / 'arch.json'
-        widths = _new_widths(whole, described, module.out_indices[-1])
-    retraining = None
-    if recipe.filename is not None:
-        retraining = _retraining(recipe, whole, folder, path.name, widths)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _DESCRIPTIONS:
-        (folder / name).unlink(missing_ok=True)
-    if isinstance(described, Arch):
-        described.save(path, origin_of(recipe))
-    else:
-        described.save(path)
-    weights = folder / 'weights.pth'
-    with atomic_write(weights) as file:
-        torch.save({'state_dict': tensors}, file)
-    files = [path, weights]
-    if retraining is not None:
-        files.append(folder / 'retrain.py')
-        write_text(files[-1], retraining)
-    return ExportedSearch(
-        asdict(before.cost),
-        asdict(after.cost),
-        budget,
-        {group.name: [len(keep[group.name]), group.size] for group in groups.all},
-        widths,
-        [str(file) for file in files],
-    )
-
-
-def _check_folder(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f'out={folder} is a file, not a folder')
-    earlier = [name for name in (*_DESCRIPTIONS, 'weights.pth') if (folder / name).exists()]
-    if earlier and not overwrite:
+def _check_settings(
+    keep: object,
+    importance: object,
+    batches: object,
+    metric: object,
+    scope: object,
+    taylor_batches: object,
+    calibration_images: object,
+) -> None:
+    if not isinstance(keep, (Real, Mapping)) or isinstance(keep, bool):
+        raise UsageError(f'keep={keep!r:.60} must be a fraction, or a dict by names of groups')
+    choice('importance', importance, IMPORTANCES)
+    choice('scope', scope, SCOPES)
+    integer('taylor_batches', taylor_batches)
+    integer('calibration_images', calibration_images, 0)
+    if importance == 'taylor' and batches is None:
+        raise UsageError('importance=taylor needs batches of training data: batches=...')
+    if batches is not None and iter(batches) is batches:
         raise UsageError(
-            f'{folder / earlier[0]} exists: name another folder, or give overwrite (--overwrite); '
-            'what was trained from it would no longer fit'
+            f'batches is a {type(batches).__name__}, which can be gone through once: give a list '
+            'or a data loader'
         )
+    if metric is None:
+        if scope == 'model':
+            raise UsageError("scope='model' needs a metric: keep is the share of its cost")
+        return
+    choice('metric', metric, _METRICS)
+    if not isinstance(keep, Real):
+        raise UsageError(f'keep={keep!r:.60} must be a fraction, as metric={metric} is given')
+    number('keep', float(keep), above=0, most=1)
 
 
-def _arch_net(model: nn.Module) -> tuple[str, ArchNet] | None:
-    """The ArchNet whose Arch says all that goes of a model, and its name there."""
-    for name in ('', 'backbone'):
-        module = getattr(model, name, None) if name else model
-        if isinstance(module, ArchNet) and is_described_by_arch(model, module):
-            return name, module
-    return None
+def _loss_of(model: nn.Module) -> Loss:
+    return _own_losses if isinstance(model, BaseModel) else _cross_entropy
 
 
-def _plain_model(config: Config) -> dict[str, Any]:
-    """Config of the model that is trained, without the search around it."""
-    model = config.to_dict().get('model')
-    if not isinstance(model, dict):
-        raise UsageError(f'recipe={config.filename} has no model')
-    if type_name(model) != 'DMSModel':
-        return model
-    plain = model['model']
-    if 'data_preprocessor' in model:
-        plain.setdefault('data_preprocessor', model['data_preprocessor'])
-    return plain
+def _own_losses(model: nn.Module, batch: Any) -> torch.Tensor:
+    """The sum of the losses of a model of MMEngine."""
+    data = model.data_preprocessor(batch, True)
+    return model.parse_losses(model(**data, mode='loss'))[0]
 
 
-def _new_widths(model: Mapping[str, Any], arch: Arch, index: int) -> dict[str, int]:
-    """What a classifier's head is told of the feature map of that index, as settings."""
-    channels = (*arch.widths, arch.feature_channels)
-    if isinstance((model.get('head') or {}).get('in_channels'), int):
-        return {'head.in_channels': channels[index]}
-    return {}
-
-
-def _retraining(
-    recipe: Config,
-    model: dict[str, Any],
-    folder: Path,
-    described: str,
-    widths: Mapping[str, int],
-) -> str:
-    """The config that trains a pruned network: its recipe's, with another model."""
-    # In the place of the config itself, so that the folder can be moved.
-    is_pruned = type_name(model) == 'PrunedModel'
-    inner = model['model'] if is_pruned else model
-    if 'head' in inner:
-        inner['head'] = with_valid_topk(inner['head'], head_classes(inner))
-    network = inner.get('backbone', inner)
-    for part in (inner, network):
-        # These weights do not fit what is left, and load_from has all of it.
-        settings = part.get('init_cfg')
-        if any(map(is_pretrained, settings if isinstance(settings, list) else [settings])):
-            del part['init_cfg']
-    if described == 'arch.json':
-        network['arch'] = BesideConfig(described)
-        network.pop('scaling', None)  # The Arch is scaled already.
-        for setting, value in widths.items():
-            part, _, key = setting.partition('.')
-            model[part][key] = value
-    else:
-        if str(network.get('arch')).endswith('.json'):
-            # The pruning is of this very network, whatever comes of the file.
-            network['arch'] = get_arch(network['arch']).to_json()
-        if is_pruned:
-            model['pruned'] = BesideConfig(described)
-        else:
-            model = dict(type='mmscale.PrunedModel', pruned=BesideConfig(described), model=model)
-    changes: dict[str, Any] = dict(
-        model=dict(_delete_=True, **model),
-        load_from=BesideConfig('weights.pth'),
-        work_dir=BesideConfig('retrain'),
-    )
-    whole = recipe.to_dict()
-    hooks = whole.get('custom_hooks') or []
-    if any(type_name(hook) == 'DMSHook' for hook in hooks):
-        changes['custom_hooks'] = [hook for hook in hooks if type_name(hook) != 'DMSHook']
-    for key in ('val_evaluator', 'test_evaluator'):
-        evaluator = with_valid_topk(whole.get(key), head_classes(model))
-        if evaluator != whole.get(key):
-            changes[key] = evaluator
-    settings = child_of(recipe, folder, changes)
-    if '_base_' not in settings:
-        settings.setdefault('custom_imports', _IMPORTS)
-    comment = 'Written by tools/prune.py. From random weights: --cfg-options load_from=None'
-    return settings_text(settings, comment)
+def _cross_entropy(model: nn.Module, batch: Any) -> torch.Tensor:
+    """The cross entropy of any other model on a pair of inputs and labels."""
+    try:
+        inputs, labels = batch
+    except (TypeError, ValueError) as error:
+        raise UsageError('batches must hold pairs of inputs and labels, or give a loss') from error
+    device = next(model.parameters()).device
+    return nn.functional.cross_entropy(model(inputs.to(device)), labels.to(device))

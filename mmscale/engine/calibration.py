@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from mmengine.model import BaseModel
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 
 Item = TypeVar('Item')
 
@@ -43,7 +46,12 @@ class Recalibration:
     def __init__(self, net: nn.Module) -> None:
         self._net = net
         net.train()  # MMEngine's may return nothing
-        self._layers = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+        # Layers that stay in eval mode (norm_eval) would never be measured.
+        self._layers = [
+            module
+            for module in net.modules()
+            if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+        ]
         self._momenta = [layer.momentum for layer in self._layers]
         self._seen = 0
         for layer in self._layers:
@@ -61,3 +69,54 @@ class Recalibration:
         """Gives the layers back the momenta that they had; the last thing to do."""
         for layer, momentum in zip(self._layers, self._momenta, strict=True):
             layer.momentum = momentum
+
+
+def _in_this_process(batches: Iterable[Mapping]) -> Iterable[Mapping]:
+    """A loader's batches from a second iterator: one with workers of its own would start anew."""
+    if not isinstance(batches, DataLoader):
+        return batches
+    batch_sampler = copy.copy(batches.batch_sampler)
+    batch_sampler.sampler = copy.copy(batches.batch_sampler.sampler)
+    if hasattr(batch_sampler.sampler, 'skip'):
+        # From the beginning, wherever a resumed run has begun.
+        batch_sampler.sampler.skip(0)
+    return DataLoader(batches.dataset, batch_sampler=batch_sampler, collate_fn=batches.collate_fn)
+
+
+def _images_of(model: nn.Module, batch: Mapping | Sequence) -> torch.Tensor:
+    """Images of a batch, normalised where the model knows how."""
+    if isinstance(model, BaseModel):
+        return model.data_preprocessor(batch, False)['inputs']
+    images = batch if isinstance(batch, torch.Tensor) else batch[0]
+    return images.to(next(model.parameters()).device)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Iterable[Any], images: int) -> int:
+    """Measures the statistics of a model's BN layers on training images; leaves its mode alone.
+
+    Args:
+        model: A model of images (N, channels, H, W), which it takes as its only argument.
+        batches: What the ``data_preprocessor`` of a model of MMEngine takes, as a train_dataloader
+            gives it; for any other model images, or sequences that begin with them.
+        images: How many of them at least, if there are as many.
+
+    Returns:
+        How many were seen: 0 where nothing is to be measured.
+    """
+    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return 0
+    was_training = model.training
+    statistics = Recalibration(model)
+    seen = 0
+    for batch in _in_this_process(batches):
+        inputs = _images_of(model, batch)
+        if len(inputs) == 1 and seen:
+            continue  # One image has no statistics in maps of 1 x 1.
+        statistics.see(inputs)
+        seen += len(inputs)
+        if seen >= images:
+            break
+    statistics.finish()
+    model.train(was_training)
+    return seen

@@ -189,7 +189,10 @@ def check_structure(owner: str, value: object) -> dict[str, Any]:
             integer(f'{owner}.structure.{name!s:.60}', one, 0, LARGEST)
     for name, size in sizes.items():
         integer(f'{owner}.sizes.{name!s:.60}', size, 1, LARGEST)
-    return {key: line[key] for key in needed} | {'sizes': sizes}
+    shares = check_keys(f'{owner}.task_shares', line.get('task_shares', {}), None)
+    for name, share in shares.items():
+        number(f'{owner}.task_shares.{name!s:.60}', share, 0, most=1)
+    return {key: line[key] for key in needed} | {'sizes': sizes, 'task_shares': shares}
 
 
 def read_result(path: str | Path, needed: Collection[str] = ()) -> dict[str, Any]:

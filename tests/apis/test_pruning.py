@@ -11,7 +11,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmscale.apis.networks import build_module
-from mmscale.apis.pruning import channel_groups, export_search, prune
+from mmscale.apis.pruned_files import export_search
+from mmscale.apis.pruning import channel_groups, prune
 from mmscale.arch import Arch
 from mmscale.arch.origin import read_origin
 from mmscale.cost import count, count_module

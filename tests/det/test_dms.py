@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from mmscale.apis.networks import build_module
-from mmscale.apis.pruning import export_search, prune
+from mmscale.apis.pruned_files import export_search
+from mmscale.apis.pruning import prune
 from mmscale.cost import count_module
 from mmscale.models import DifferentiableTopK, SuperNet
 from mmscale.models.dms import Masks, channel_groups, static_model

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 
-from mmscale.apis.pruning import export_search
+from mmscale.apis.pruned_files import export_search
 from mmscale.arch import Arch
 from mmscale.cost import Cost, LatencyModel, LatencySetting, count_module
 from mmscale.engine import DMSHook
@@ -136,13 +136,17 @@ def test_averaged_weights_have_the_structure_of_the_moment(dms_config, tmp_path)
     assert not torch.equal(found['state_dict'][name], found['ema_state_dict'][f'module.{name}'])
 
 
-def test_schedule_of_the_budget(dms_config):
+@pytest.mark.parametrize(('warmup', 'begin'), [(None, 2.5), (0.0, 0.0), (0.4, 4.0)])
+def test_schedule_of_the_budget(warmup, begin, dms_config):
     seen = []
+    dms_config['custom_hooks'][-1]['warmup'] = warmup
 
     class Recorder(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             depth = runner.model.groups.depths[0]
             seen.append((runner.model._budget, bool(runner.model.gates[depth.key].hard)))
+            rest = [gate.pruning_ratio.item() == 0 for gate in runner.model.gates.values()]
+            assert all(rest) or runner.iter >= begin
 
     runner = runner_of(dms_config)
     runner.register_hook(Recorder())
@@ -150,7 +154,7 @@ def test_schedule_of_the_budget(dms_config):
     full, goal = runner.model.cost.full.flops, runner.model.goal
     assert goal == pytest.approx(0.6 * full)
     assert [budget / full for budget, _ in seen] == pytest.approx(
-        [0.6 ** min(1, i / 8) for i in range(10)]
+        [0.6 ** min(1, max(0, (i - begin) / (8 - begin))) for i in range(10)]
     )
     assert [hard for _, hard in seen] == [False] * 8 + [True] * 2
 
@@ -162,7 +166,7 @@ def test_loops_by_epoch_fall_over_all_iterations(dms_config):
     )
     dms_config['param_scheduler'] = [dict(type='CosineAnnealingLR', by_epoch=True, end=3)]
     dms_config['default_hooks']['checkpoint'] = dict(type='CheckpointHook', interval=1)
-    dms_config['custom_hooks'] = [dict(type='mmscale.DMSHook', interval=5)]
+    dms_config['custom_hooks'] = [dict(type='mmscale.DMSHook', interval=5, warmup=0.0)]
     runner = runner_of(dms_config)
     runner.train()
     found = lines(dms_config['work_dir'])  # 48 images: four batches of 10 and one of 8

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner
 
-from mmscale.apis.pruning import export_search
+from mmscale.apis.pruned_files import export_search
 
 pytest.importorskip('transformers')
 

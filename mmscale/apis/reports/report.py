@@ -21,6 +21,7 @@ from mmscale.cost import count
 from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.search import pareto_front
 from mmscale.search.noise import standard_error, with_error
+from mmscale.search.task_share import task_share, task_warning
 from mmscale.tables import Printed, make_table
 from mmscale.untrusted import check_no_link
 from mmscale.visualization import (
@@ -411,7 +412,12 @@ def _structure_facts(last: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [('iterations known to be done', f'{last["iteration"]:,}')]
     facts += [(key, f'{last[key]:,}') for key in ('flops', 'params', 'acts')]
     share = last['value'] / last['budget'] - 1
-    return [*facts, (f'{last["metric"]} over the budget', f'{share:+.2%}')]
+    facts.append((f'{last["metric"]} over the budget', f'{share:+.2%}'))
+    shares = last['task_shares'].values()
+    if shares:
+        facts.append(('decided by the task', f'{task_share(shares):.1%}'))
+    warning = task_warning(shares)
+    return facts if warning is None else [*facts, ('warning', warning)]
 
 
 def _structure(run: RunFiles, report: Report) -> None:

@@ -12,6 +12,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 
 from mmscale.arch.checks import integer, number
+from mmscale.engine.calibration import recalibrate
 from mmscale.engine.hooks.finite_loss_hook import check_loss
 from mmscale.engine.wrappers import is_stand_in, unwrapped_model
 from mmscale.errors import UsageError
@@ -19,11 +20,14 @@ from mmscale.files import atomic_write, open_to_append
 from mmscale.models import DMSModel
 from mmscale.registry import HOOKS
 from mmscale.search.result_files import check_structure
+from mmscale.search.task_share import task_warning
 from mmscale.untrusted import open_regular
 
 # A line has what each group of channels keeps; that of a large network has 1 MB.
 _MOST_LINE_BYTES = 2**23
 _MOST_SHOWN = 5
+# Share of a search from random weights in which its weights learn, and its ratios rest.
+_WARMUP = 0.25
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -37,9 +41,15 @@ def _lines(path: Path) -> Iterator[bytes]:
 class DMSHook(Hook):
     """Trains the structure of a :class:`mmscale.models.DMSModel` beside its weights.
 
-    The budget falls geometrically from the whole model's cost to the target over the first part
-    of the training (DMS, Eq. 10). Then the choice of blocks is frozen, and widths alone go on at
-    the target. The last iteration ends with a projection onto the budget, which the log reports.
+    At first the weights may train alone, and importance is learned (`warmup`). Then the budget
+    falls geometrically from the whole model's cost to the target (DMS, Eq. 10). After that the
+    choice of blocks is frozen, and widths alone go on at the target. The last iteration ends with
+    a projection onto the budget, which the log reports, and statistics of BN layers are measured
+    anew under the masks of what is left.
+
+    What is learned should come from the task: the log and ``structure.jsonl`` say how much the
+    task's loss and the resource loss pulled at each ratio. A warning says so where the task
+    decided less than a tenth.
 
     The structure's parameters are taken out of the runner's optimizer, whose schedulers act on
     all of its groups and whose clipping looks at all gradients; the model steps them with an
@@ -47,11 +57,18 @@ class DMSHook(Hook):
 
     ``structure.jsonl`` in the work dir gets a line every `interval` iterations: ``iteration``,
     ``budget``, ``value`` (of the budget's metric), ``flops``, ``params``, ``acts``,
-    ``structure``, what each group keeps, and their ``sizes``. A resumed run goes on with the file.
+    ``structure``, what each group keeps, their ``sizes``, ``ratios`` and ``slopes`` (means since
+    the last line, of the task's loss and the resource loss), and ``task_shares`` (of all steps
+    until then). A resumed run goes on with the file.
 
     Args:
-        falling: Share of the iterations in which the budget falls.
+        falling: Share of the iterations after which the budget has fallen to the target.
         interval: Iterations between two lines of the file; also how often the loss is checked.
+        warmup: Share of the iterations before the budget begins to fall, in which the ratios
+            rest. By default 0.25 of a search that starts from random weights (``np``), as an
+            untrained network says nothing of its channels, and 0 of one from trained weights.
+        calibration_images: Number of training images that the statistics of BN layers are
+            measured on at the end; 0 leaves them as they are.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -61,9 +78,21 @@ class DMSHook(Hook):
     # Before the hooks that write logs and checkpoints.
     priority = 'HIGH'
 
-    def __init__(self, falling: float = 0.8, interval: int = 10) -> None:
+    def __init__(
+        self,
+        falling: float = 0.8,
+        interval: int = 10,
+        warmup: float | None = None,
+        calibration_images: int = 1024,
+    ) -> None:
         self.falling = number('falling', falling, above=0, most=1)
         self.interval = integer('interval', interval)
+        if warmup is not None:
+            number('warmup', warmup, least=0, below=1)
+            if warmup >= self.falling:
+                raise UsageError(f'warmup={warmup} must end before falling={self.falling}')
+        self.warmup = warmup
+        self.calibration_images = integer('calibration_images', calibration_images, 0)
 
     def _find_model(self, runner: Runner) -> DMSModel:
         model = unwrapped_model(runner)
@@ -111,20 +140,41 @@ class DMSHook(Hook):
             group['params'] = [p for p in group['params'] if id(p) not in structure]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Restores the state of the structure's optimizer."""
+        """Restores the state of the structure's optimizer, and what pulled at the ratios."""
         if 'structure_optimizer' in checkpoint:
             self._find_model(runner).structure_optimizer.load_state_dict(
                 checkpoint['structure_optimizer']
             )
 
+        found = checkpoint.get('structure_slopes')
+        if found is not None:
+            slopes = self._find_model(runner).slopes
+            slopes.whole.copy_(found['whole'])
+            slopes.recent.copy_(found['recent'])
+            slopes.steps = found['steps']
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Saves the state of the structure's optimizer."""
+        """Saves the state of the structure's optimizer, and what pulled at the ratios."""
         self._share_structure(runner)
+        slopes = self._model.slopes
+        checkpoint['structure_slopes'] = {
+            'whole': slopes.whole.clone(),
+            'recent': slopes.recent.clone(),
+            'steps': slopes.steps,
+        }
         checkpoint['structure_optimizer'] = self._model.structure_optimizer.state_dict()
 
     def before_train(self, runner: Runner) -> None:
         """Starts the file of structures, or cuts what a resumed run will write again."""
         self._full = self._model.value(self._model.cost.full)
+        self._warmup = self.warmup
+        if self._warmup is None:
+            starts_from_random = self._model.pipeline == 'np'
+            self._warmup = min(_WARMUP, self.falling / 2) if starts_from_random else 0.0
+        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        self._model.set_search_length(
+            max(1, round((1 - self._warmup) * runner.max_iters / accumulated))
+        )
         self._file = Path(runner.work_dir) / 'structure.jsonl'
         if not is_main_process():
             return
@@ -155,7 +205,8 @@ class DMSHook(Hook):
 
     def budget_at(self, progress: float) -> float:
         """The budget when a share `progress` of the iterations is done."""
-        share = min(1.0, progress / self.falling)
+        share = (progress - self._warmup) / (self.falling - self._warmup)
+        share = min(1.0, max(0.0, share))
         return self._full * (self._model.goal / self._full) ** share
 
     def before_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
@@ -163,7 +214,7 @@ class DMSHook(Hook):
         progress = runner.iter / runner.max_iters
         self._model.set_budget(self.budget_at(progress))
         if progress >= self.falling:
-            self._model.harden_depth()
+            self._model.freeze_blocks()
         self._loss_scale = 1.0
         if isinstance(runner.optim_wrapper, AmpOptimWrapper):
             self._loss_scale = runner.optim_wrapper.loss_scaler.get_scale()
@@ -182,11 +233,25 @@ class DMSHook(Hook):
         if is_due:
             check_loss(runner, outputs)
         if runner.optim_wrapper.should_update():
-            self._model.step_structure(self._loss_scale)
+            moves = iteration > self._warmup * runner.max_iters
+            self._model.step_structure(self._loss_scale, moves)
         if is_last:
-            runner.logger.info(f'projection onto the budget: {self._model.project()}')
+            self._finish(runner)
         if is_due:
             self._record(runner, iteration)
+
+    def _finish(self, runner: Runner) -> None:
+        """Puts the network onto the budget, and measures its BN layers' statistics."""
+        projection = self._model.project()
+        runner.logger.info(f'projection onto the budget: {projection}')
+        shares = self._model.task_shares()
+        for warning in (projection.warning, task_warning(shares.values())):
+            if warning is not None:
+                runner.logger.warning(warning)
+        if self.calibration_images:
+            seen = recalibrate(self._model, runner.train_dataloader, self.calibration_images)
+            if seen:
+                runner.logger.info('statistics of BN layers are of %d training images', seen)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Hands the structure on to averaged weights, which are what is evaluated."""
@@ -216,6 +281,7 @@ class DMSHook(Hook):
             'acts': cost.acts,
             'structure': self._model.structure(),
             'sizes': {group.name: group.size for group in self._model.groups.all},
+            **self._model.pulls(),
         }
         with open_to_append(self._file) as file:
             file.write(json.dumps(line) + '\n')

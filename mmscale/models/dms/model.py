@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,15 +19,23 @@ from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.find import channel_groups
 from mmscale.models.dms.groups import GROUP_KINDS, ChannelGroups, DepthGroup
 from mmscale.models.dms.masking import Masks, weight_importance
+from mmscale.models.dms.projection import Projection, Projector
+from mmscale.models.dms.slopes import SlopeSums
 from mmscale.models.dms.topk import DifferentiableTopK
 from mmscale.registry import MODELS
 
+# Of Adam: slopes of the resource loss come and go with the budget; their scale is soon forgotten.
+_BETAS = (0.9, 0.99)
 METRICS = ('flops', 'params', 'acts', 'latency')
 PIPELINES = ('np', 'p', 'p-')
 SEARCHES = ('width', 'depth')
 
 
 _LARGEST_SIDE = 2**16
+# Settings of gates that are not those of heads and blocks.
+_OF_WIDTHS = ('divisor', 'minimum')
+# So few elements take masks as hard as those of heads: their last one would be half off at first.
+_FEW = 16
 
 
 def _is_part(value: object, allowed: Sequence[str]) -> bool:
@@ -41,32 +48,6 @@ def _check_input_shape(shape: object) -> None:
         raise UsageError(
             f'input_shape={shape!r:.60} must be (channels, height, width) of images, or (length,) '
             f'of tokens: integers in 1..{_LARGEST_SIDE}'
-        )
-
-
-@dataclass(frozen=True)
-class Projection:
-    """What the final projection onto the budget changed.
-
-    Attributes:
-        metric: What the budget is of.
-        budget: The budget.
-        before: Value of the metric as the search left it.
-        after: Value after the projection.
-        shift: What was added to the pruning ratio of every width.
-    """
-
-    metric: str
-    budget: float
-    before: float
-    after: float
-    shift: float
-
-    def __str__(self) -> str:
-        return (
-            f'{self.metric} {self.before:.6g} -> {self.after:.6g}, '
-            f'{self.after / self.budget - 1:+.2%} of the budget {self.budget:.6g}, '
-            f'by a shift of {self.shift:+.4f} of all pruning ratios of widths'
         )
 
 
@@ -101,10 +82,16 @@ class DMSModel(BaseModel):
         pretrained: Checkpoint of the model, of the pipelines ``p`` and ``p-``.
         latency_model: File of a :class:`mmscale.cost.LatencyModel`, for ``latency``.
         weight: Weight of the resource loss.
-        structure_optimizer: Config of the structure's optimizer; SGD with the paper's 0.005
-            (Table 15) by default.
+        structure_optimizer: Config of the structure's optimizer, with a learning rate of its own.
+            By default Adam with :attr:`travel` over the number of the search's steps: its steps
+            are the same for every group, however much of the cost the group has.
+        travel: How far a ratio could move over the whole search, were all of its steps in one
+            direction; of the default optimizer.
         gates: Further arguments of every :class:`DifferentiableTopK`, such as ``importance``;
-            ``divisor`` and ``minimum`` are those of widths.
+            ``divisor`` and ``minimum`` are those of widths. ``hardness_per_element`` is lambda as
+            a multiple of the number of elements: 1 by default, and 4 for heads, blocks and
+            whatever has 16 elements or less. ``by_kind`` has settings for one kind alone, such as
+            ``dict(heads=dict(minimum=2), width=dict(divisor=8))``; ``blocks`` is a kind, too.
         data_preprocessor: As of the model, which it is handed to.
 
     Attributes:
@@ -128,10 +115,11 @@ class DMSModel(BaseModel):
         latency_model: str | None = None,
         weight: float = 1.0,
         structure_optimizer: dict | None = None,
+        travel: float = 2.0,
         gates: dict | None = None,
         data_preprocessor: dict | None = None,
     ) -> None:
-        self._check_settings(search, width_kinds, pipeline, pretrained, weight)
+        self._check_settings(search, width_kinds, pipeline, pretrained, weight, travel)
         for key, value in (('structure_optimizer', structure_optimizer), ('gates', gates)):
             if value is not None and not isinstance(value, dict):
                 raise UsageError(f'{key}={value!r:.60} must be a dict')
@@ -175,12 +163,15 @@ class DMSModel(BaseModel):
         try:
             self.structure_optimizer = OPTIMIZERS.build(
                 {
-                    **(structure_optimizer or dict(type='SGD', lr=0.005)),
+                    **(structure_optimizer or dict(type='Adam', lr=travel, betas=_BETAS)),
                     'params': [gate.pruning_ratio for gate in self.gates.values()],
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f'structure_optimizer: {error}') from error
+        self.pipeline = pipeline
+        self.travel = None if structure_optimizer else travel
+        self.slopes = SlopeSums(len(self.gates))
         self._budget: float | None = None
 
     @staticmethod
@@ -190,6 +181,7 @@ class DMSModel(BaseModel):
         pipeline: str,
         pretrained: str | None,
         weight: float,
+        travel: float,
     ) -> None:
         if not search or not _is_part(search, SEARCHES):
             raise UsageError(f'search={search!r:.60} must hold {" or ".join(SEARCHES)}, or both')
@@ -202,6 +194,7 @@ class DMSModel(BaseModel):
                 'random weights, p and p- need a checkpoint'
             )
         number('weight', weight, above=0)
+        number('travel', travel, above=0)
 
     @staticmethod
     def _searched(
@@ -294,15 +287,15 @@ class DMSModel(BaseModel):
         except RuntimeError as error:
             raise UsageError(f'pretrained={self.pretrained}: {one_line(error):.300}') from None
 
+    def set_search_length(self, steps: int) -> None:
+        """Sets the default optimizer's learning rate: the travel over the number of steps."""
+        if self.travel is not None:
+            for group in self.structure_optimizer.param_groups:
+                group['lr'] = self.travel / steps
+
     def set_budget(self, budget: float) -> None:
         """Sets what the cost is to fall to at this moment."""
         self._budget = budget
-
-    def harden_depth(self) -> None:
-        """Freezes which blocks stay, as of now."""
-        for group, gate in zip(self.groups.all, self.gates.values(), strict=True):
-            if isinstance(group, DepthGroup):
-                gate.harden()
 
     def forward(
         self, inputs: torch.Tensor, data_samples: list | None = None, mode: str = 'tensor'
@@ -351,13 +344,14 @@ class DMSModel(BaseModel):
         return segments
 
     @torch.no_grad()
-    def step_structure(self, loss_scale: float = 1.0) -> None:
+    def step_structure(self, loss_scale: float = 1.0, moves: bool = True) -> None:
         """One step of the structure: importance first, then the pruning ratios.
 
         Gradients that are not finite (AMP tries its loss scale out) change nothing.
 
         Args:
             loss_scale: What the loss was multiplied with before the backward pass.
+            moves: Whether the ratios take a step; if not importance is all that is learned.
         """
         found = self.masks.collect()
         gradients = [
@@ -372,7 +366,9 @@ class DMSModel(BaseModel):
             found[key][0] if key in found else gate.importance for key, gate in self.gates.items()
         ]
         taken = [key in found for key in self.gates]
-        self.masks.stack.update_importance(packed, torch.cat(masks), taken)
+        masks = torch.cat(masks)
+        self.masks.stack.update_importance(packed, masks, taken)
+        of_task = self.masks.stack.slopes(packed, masks)
         for group in self.groups.widths:
             gate = self.gates[group.key]
             if gate.kind == 'l1':
@@ -381,71 +377,66 @@ class DMSModel(BaseModel):
         slopes = torch.stack([ratio.grad for ratio in ratios]) / loss_scale
         # Where one is not finite none is taken; a comparison in Python would wait for the GPU.
         slopes = torch.where(torch.isfinite(slopes).all(), slopes, 0)
+        self.slopes.add(of_task, slopes)
+        if not moves:
+            self.structure_optimizer.zero_grad()
+            return
         torch._foreach_copy_([ratio.grad for ratio in ratios], list(slopes.unbind()))
         self.structure_optimizer.step()
         self.structure_optimizer.zero_grad()
         self.masks.stack.clamp()
 
+    @property
+    def _projector(self) -> Projector:
+        """What moves the gates onto the budget."""
+        pairs = list(zip(self.groups.all, self.gates.values(), strict=True))
+        return Projector(
+            [gate for group, gate in pairs if not isinstance(group, DepthGroup)],
+            [gate for group, gate in pairs if isinstance(group, DepthGroup)],
+            lambda: self.value(self.current_cost()),
+            self.goal,
+        )
+
+    @torch.no_grad()
+    def freeze_blocks(self) -> None:
+        """Freezes which blocks stay, as of now, such that the widths can meet the budget."""
+        if not self._is_depth_frozen:
+            self._projector.choose_blocks()
+
+    @property
+    def _is_depth_frozen(self) -> bool:
+        return all(bool(self.gates[group.key].hard) for group in self.groups.depths)
+
     @torch.no_grad()
     def project(self) -> Projection:
-        """Moves the widths onto the budget by one common shift of their ratios; freezes all.
+        """Moves the network onto the budget, see :class:`Projector`, and freezes it.
 
-        The shift is the smallest that meets the budget. As it takes elements of several widths at
-        once, what it leaves of the budget then goes to the widths that are nearest to their next
-        element: one element each, and more only where over 1 % of the budget would be left.
-
-        Raises:
-            ValueError: The widths cannot reach the budget, with the blocks that are left.
+        Blocks only go or come back where the widths cannot meet the budget otherwise.
         """
-        gates = [
-            gate
-            for group, gate in zip(self.groups.all, self.gates.values(), strict=True)
-            if not isinstance(group, DepthGroup)
-        ]
-        start = [float(gate.pruning_ratio) for gate in gates]
         before = self.value(self.current_cost())
-
-        def fits(shift: float) -> bool:
-            for gate, ratio in zip(gates, start, strict=True):
-                gate.pruning_ratio.fill_(ratio + shift)
-                gate.clamp()
-            return self.value(self.current_cost()) <= self.goal
-
-        low, high = -1.0, 1.0
-        if fits(low):
-            high = low
-        elif not fits(high):
-            raise UsageError(
-                f'the widths cannot reach {self.metric}={self.goal:.6g} with the blocks that are '
-                f'left: their smallest is {self.value(self.current_cost()):.6g}'
-            )
-        else:
-            for _ in range(30):
-                middle = (low + high) / 2
-                low, high = (low, middle) if fits(middle) else (middle, high)
-            fits(high)
-        # A pass is enough but for networks so small that one element is much of the budget.
-        while self._fill(gates) and self.value(self.current_cost()) < 0.99 * self.goal:
-            pass
+        projector = self._projector
+        blocks = projector.choose_blocks()
+        shift = projector.fit_widths()
         for gate in self.gates.values():
             gate.harden()
         after = self.value(self.current_cost())
-        return Projection(self.metric, self.goal, before, after, high)
+        return Projection(self.metric, self.goal, before, after, shift, blocks)
 
-    def _fill(self, gates: Sequence[DifferentiableTopK]) -> bool:
-        """Gives widths one element more each where the budget allows; whether it did any."""
-        next_ones = [gate.ratio_of_one_more() for gate in gates]
-        distances = [
-            float(gate.pruning_ratio - ratio) for gate, ratio in zip(gates, next_ones, strict=True)
-        ]
-        before = self.current_cost()
-        for nearest in sorted(range(len(gates)), key=distances.__getitem__):
-            gate = gates[nearest]
-            ratio = gate.pruning_ratio.clone()
-            gate.pruning_ratio.copy_(next_ones[nearest])
-            if self.value(self.current_cost()) > self.goal:
-                gate.pruning_ratio.copy_(ratio)
-        return self.current_cost() != before
+    @torch.no_grad()
+    def pulls(self) -> dict[str, dict[str, object]]:
+        """What a line of a search's record says of the ratios: these, and what pulled at them."""
+        names = [group.name for group in self.groups.all]
+        ratios = torch.stack([gate.pruning_ratio for gate in self.gates.values()]).tolist()
+        return {
+            'ratios': dict(zip(names, ratios, strict=True)),
+            'slopes': dict(zip(names, self.slopes.take_recent(), strict=True)),
+            'task_shares': self.task_shares(),
+        }
+
+    def task_shares(self) -> dict[str, float]:
+        """The task's share of what pulled at each group's ratio, 0 to 1, by name."""
+        shares = zip(self.groups.all, self.gates.values(), self.slopes.shares(), strict=True)
+        return {group.name: share for group, gate, share in shares if gate.minimum < gate.elements}
 
     @torch.no_grad()
     def structure(self) -> dict[str, int | list[int]]:
@@ -460,12 +451,17 @@ class DMSModel(BaseModel):
 
 def _gates(groups: ChannelGroups, options: dict) -> Iterator[tuple[str, DifferentiableTopK]]:
     """One operator for each group, under its key; few elements take harder masks."""
-    common = {key: options[key] for key in options if key not in ('divisor', 'minimum')}
+    by_kind = check_keys('gates.by_kind', options.pop('by_kind', {}), (*GROUP_KINDS, 'blocks'))
     for group in groups.all:
-        if isinstance(group, DepthGroup):
-            settings = {'hardness': 4.0 * group.size, 'midpoint': True, 'minimum': 0, **common}
-        elif group.kind == 'heads':
-            settings = {'hardness': 4.0 * group.size, 'midpoint': True, **common}
-        else:
-            settings = {**options, 'minimum': min(group.size, options.get('minimum', 1))}
+        is_depth = isinstance(group, DepthGroup)
+        kind = 'blocks' if is_depth else group.kind
+        is_few = kind in ('heads', 'blocks')
+        common = {key: options[key] for key in options if not is_few or key not in _OF_WIDTHS}
+        settings = {**common, **by_kind.get(kind, {})}
+        elements = -(-group.size // settings.get('divisor', 1))
+        is_few |= elements <= _FEW
+        multiple = settings.pop('hardness_per_element', 4.0 if is_few else 1.0)
+        settings.setdefault('hardness', number('hardness_per_element', multiple) * elements)
+        settings.setdefault('midpoint', is_few)
+        settings['minimum'] = min(group.size, settings.get('minimum', 0 if is_depth else 1))
         yield group.key, DifferentiableTopK(group.size, **settings)

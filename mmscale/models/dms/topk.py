@@ -40,7 +40,8 @@ class DifferentiableTopK(nn.Module):
     Attributes:
         pruning_ratio: Learned share of elements to drop, a scalar in [0, 1].
         importance: Importance of each of the n, shape (n,).
-        hard: Whether the mask is frozen at 0 and 1, see :meth:`harden`.
+        hard: Whether the mask is frozen at 0 and 1, see :meth:`harden`; from the start where all
+            elements have to stay.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -79,7 +80,8 @@ class DifferentiableTopK(nn.Module):
         self.pruning_ratio = nn.Parameter(torch.zeros(()))
         start = torch.arange(n - 1, -1, -1.0) if importance == 'index' else torch.zeros(n)
         self.register_buffer('importance', start)
-        self.register_buffer('hard', torch.tensor(False))
+        # What nothing of can go is whole from the start, and not half off at a ratio of 0.
+        self.register_buffer('hard', torch.tensor(self.minimum == self.elements))
         self.register_buffer('hard_mask', torch.ones(n))
         self.register_buffer('_element', torch.arange(n) // divisor, persistent=False)
 
@@ -130,6 +132,13 @@ class DifferentiableTopK(nn.Module):
         """The ratio at which one element more stays; 0 where all do."""
         places = self.places()
         return torch.where(places < self.pruning_ratio, places, 0).max()
+
+    @torch.no_grad()
+    def ratio_of_one_less(self) -> torch.Tensor:
+        """The ratio at which one element less stays; 1 where that leaves none."""
+        places = self.places()
+        kept = places[places >= self.pruning_ratio].sort().values
+        return kept[1] if len(kept) > 1 else torch.ones_like(self.pruning_ratio)
 
     @property
     def keep_indices(self) -> torch.Tensor:
@@ -242,6 +251,18 @@ class TopKStack:
         importance = torch.where(usable[owner], average, importance)
         parts = importance.split(self.sizes)
         torch._foreach_copy_([gate.importance for gate in self.gates], list(parts))
+
+    @torch.no_grad()
+    def slopes(self, mask_gradients: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """Slopes of a loss on the pruning ratios, from those on the masks; shape (gates,).
+
+        Args:
+            mask_gradients: One gate's after the other's, shape (sum of ``sizes``,).
+            masks: The same; frozen ones have no slope, as theirs are 0 and 1.
+        """
+        owner, hardness, _ = self._tables_like(masks)
+        each = -hardness * masks * (1 - masks) * mask_gradients
+        return each.new_zeros(len(self.gates)).index_add(0, owner, each)
 
     @torch.no_grad()
     def clamp(self) -> None:

@@ -123,7 +123,69 @@ def test_resource_loss_takes_every_gate_down(make_model):
     model.set_budget(model.goal)
     model(**batch(), mode='loss')['resource_loss'].backward()
     for key, gate in model.gates.items():
-        assert gate.pruning_ratio.grad.item() < 0, key
+        assert gate.pruning_ratio.grad.item() < 0 or gate.minimum == gate.elements, key
+
+
+def ratios_without_a_task(model, steps=60):
+    """Ratios of what can go after a search of the resource loss alone."""
+    model.set_search_length(steps)
+    full = model.value(model.cost.full)
+    for step in range(steps):
+        model.set_budget(full * (model.goal / full) ** min(1, step / (0.8 * steps)))
+        model(**batch(), mode='loss')['resource_loss'].backward()
+        model.step_structure()
+    gates = [gate for gate in model.gates.values() if gate.minimum < gate.elements]
+    return torch.stack([gate.pruning_ratio.detach() for gate in gates])
+
+
+def test_without_a_task_the_default_optimizer_takes_equal_shares(make_model):
+    model = make_model(structure_optimizer=None, search=['width'])
+    ratios = ratios_without_a_task(model)
+    assert ratios.std() < 0.05 * ratios.mean()
+    assert sum(model.task_shares().values()) == 0
+    # Plain gradients take what costs most instead.
+    ratios = ratios_without_a_task(make_model(search=['width']))
+    assert ratios.std() > 0.3 * ratios.mean()
+
+
+def test_slopes_of_task_and_resources_add_up(make_model):
+    model = make_model()
+    model.set_budget(model.goal)
+    # The sum of both losses' slopes, from two backward passes of their own.
+    seen = []
+    for key in ('loss', 'resource_loss'):
+        model(**batch(), mode='loss')[key].backward()
+        ratios = [gate.pruning_ratio for gate in model.gates.values()]
+        seen.append(torch.stack([ratio.grad for ratio in ratios]).double())
+        for ratio in ratios:
+            ratio.grad = None
+        model.masks.collect()
+    losses = model(**batch(), mode='loss')
+    (losses['loss'] + losses['resource_loss']).backward()
+    model.step_structure(moves=False)
+    assert all(gate.pruning_ratio == 0 for gate in model.gates.values())
+    torch.testing.assert_close(model.slopes.whole, torch.stack(seen), rtol=1e-4, atol=1e-7)
+    pulls = model.pulls()
+    expected = torch.stack(seen).T.tolist()
+    for found, one in zip(pulls['slopes'].values(), expected, strict=True):
+        assert found == pytest.approx(one, rel=1e-4, abs=1e-7)
+    for share in model.task_shares().values():
+        assert 0 <= share <= 1
+    assert model.slopes.take_recent() == [[0, 0]] * len(model.gates)
+
+
+def test_settings_by_kind_of_group(make_model):
+    by_kind = dict(blocks=dict(hardness_per_element=8), width=dict(divisor=4, minimum=2))
+    model = make_model(gates=dict(by_kind=by_kind, hardness_per_element=3.0))
+    for group in model.groups.all:
+        gate = model.gates[group.key]
+        if group in model.groups.depths:
+            assert gate.hardness == 8 * group.size and gate.minimum == 0
+        else:
+            assert gate.divisor == 4 and gate.hardness == 3 * -(-group.size // 4)
+    # So few elements would be half off at first, if they were counted as many are.
+    for gate in make_model().gates.values():
+        assert gate().min() > 0.85 or gate.elements > 16
 
 
 def test_importance_is_of_the_task_alone(make_model):
@@ -132,9 +194,11 @@ def test_importance_is_of_the_task_alone(make_model):
         search(model, steps=1)
     for key, (importance, ratio) in state(light).items():
         assert torch.equal(importance, heavy.gates[key].importance)
-        assert importance.max() > 0
         gate = heavy.gates[key]
-        assert gate.pruning_ratio > ratio or gate.elements == gate.minimum
+        if gate.elements == gate.minimum:
+            continue  # frozen
+        assert importance.max() > 0
+        assert gate.pruning_ratio > ratio
 
 
 def test_accumulated_batches_are_one_step(make_model):
@@ -360,6 +424,7 @@ def test_a_layer_that_is_gone_or_has_no_weight_is_named(make_model):
 
 
 def test_wrong_settings(make_model, refuses):
+    refuses(make_model, travel=[0, -1, 'far'])
     refuses(make_model, metric=['energy'], search=[['height']], pipeline=['pp'], weight=[0])
     refuses(make_model, target=['half'])
     for settings, message in (
@@ -438,3 +503,53 @@ def test_residual_branches_of_a_search_never_begin_with_0(make_model, classifier
     assert any(block.block.residual != 'none' for stage in net.stages for block in stage)
     norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert norms and all((norm.weight == 1).all() for norm in norms)
+
+
+# ------------------------------------------------------------------ projection
+
+
+def test_blocks_go_where_the_widths_cannot_meet_the_budget(make_model):
+    model = make_model(search=['depth'], target=0.8)
+    projection = model.project()
+    assert projection.after <= model.goal < projection.before
+    assert 'blocks went' in str(projection)
+    # Nothing that is gone would have had room.
+    for gate in model.gates.values():
+        for index in (~gate.keep_mask()).nonzero().flatten().tolist():
+            gate.hard_mask[index] = 1
+            assert model.value(model.current_cost()) > model.goal
+            gate.hard_mask[index] = 0
+
+
+def test_blocks_are_frozen_once(make_model):
+    model = make_model()
+    model.freeze_blocks()
+    chosen = model.structure()
+    for group in model.groups.depths:
+        model.gates[group.key].pruning_ratio.data.fill_(1.0)
+    model.freeze_blocks()
+    assert model.structure() == chosen
+
+
+def test_blocks_come_back_where_all_widths_leave_too_much(make_model):
+    model = make_model(target=0.9)
+    for group in model.groups.depths:
+        model.gates[group.key].pruning_ratio.data.fill_(1.0)
+    projection = model.project()
+    assert projection.blocks < 0 and 'came back' in str(projection)
+    assert 0.97 * model.goal < projection.after <= model.goal
+
+
+def test_frozen_blocks_that_are_too_many_do_not_end_a_search(make_model):
+    model = make_model(search=['depth'], target=0.8)
+    for gate in model.gates.values():
+        gate.harden()
+    projection = model.project()
+    assert projection.after <= model.goal
+
+
+def test_a_budget_that_is_not_used_up_is_said(make_model):
+    projection = make_model(search=['depth'], target=0.8).project()
+    if projection.unused > 0.01:
+        assert f'{projection.unused:.1%} of the budget flops=' in projection.warning
+    assert make_model(target=0.8).project().warning is None

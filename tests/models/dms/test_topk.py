@@ -50,7 +50,7 @@ def test_gradient(importance, ratio, hardness, divisor):
     assert gate.pruning_ratio.grad.item() == pytest.approx(difference, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize('n', [1, 2, 5, 64])
+@pytest.mark.parametrize('n', [2, 5, 64])
 @pytest.mark.parametrize('ratio', [0.0, 0.5])
 def test_first_step_has_a_gradient(n, ratio):
     gate = gate_of(n, ratio)
@@ -188,6 +188,43 @@ def test_bad_arguments(refuses):
         hardness=[0],
         divisor=[0],
     )
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [dict(n=1), dict(n=6, divisor=8), dict(n=5, minimum=5), dict(n=9, divisor=4, minimum=9)],
+)
+def test_what_nothing_of_can_go_is_whole_from_the_start(settings):
+    gate = DifferentiableTopK(**settings)
+    assert gate().tolist() == [1.0] * gate.n == gate.keep_mask().tolist()
+    gate.pruning_ratio.data.fill_(0.9)
+    gate.clamp()
+    assert gate().tolist() == [1.0] * gate.n == TopKStack([gate])().tolist()
+    # One block alone can go.
+    assert DifferentiableTopK(1, minimum=0)().item() < 1
+
+
+@pytest.mark.parametrize('ratio', [0.0, 0.31, 0.6, 0.9])
+def test_ratios_of_one_more_and_one_less(ratio):
+    gate = gate_of(7, ratio, [3, 1, 4, 1, 5, 9, 2], minimum=0, midpoint=True)
+    before = gate.keep_count
+    for neighbour, step in ((gate.ratio_of_one_more(), 1), (gate.ratio_of_one_less(), -1)):
+        other = copy.deepcopy(gate)
+        other.pruning_ratio.data.copy_(neighbour)
+        assert other.keep_count == min(7, max(0, before + step))
+    for _ in range(7):
+        gate.pruning_ratio.data.copy_(gate.ratio_of_one_less())
+    assert gate.keep_count == 0
+
+
+def test_slopes_of_a_stack_are_those_of_autograd():
+    gates = [gate_of(7, 0.3), gate_of(4, 0.5, hardness=16.0, midpoint=True), gate_of(9, divisor=2)]
+    stack = TopKStack(gates)
+    masks = stack()
+    gradients = torch.linspace(-1, 2, masks.numel()).double()
+    (masks * gradients).sum().backward()
+    expected = torch.stack([gate.pruning_ratio.grad for gate in gates])
+    torch.testing.assert_close(stack.slopes(gradients, masks.detach()), expected)
 
 
 @pytest.mark.parametrize('others', [{}, {'divisor': 4}, {'normalise': 'minmax'}])
