@@ -1,15 +1,19 @@
 #!/usr/bin/env python
-"""Compares differentiable model scaling (DMS) with other ways to the same multiply-adds.
+"""Compares differentiable model scaling (DMS) with other ways to half of a trained network's cost.
 
-``python benchmarks/dms_against_baselines.py work_dirs/supernet_digits/iter_1000.pth --seeds 3
+``python benchmarks/dms_against_baselines.py --seeds 3 
 --out docs/results/dms_against_baselines.json``
 
-Every method makes a network of half the multiply-adds of the largest base model of the digit
-space, at 24 px. Each network is then trained in the same way: from random weights, and, where the
-method has trained weights of the whole network, also from these. A seed is that of
-initialisation, of the order of images, and of the evolution; images and super-supernet are the
-same. Seconds are of the CPU, without the start of Python. What is finished is not done again.
-Another ``--search-iterations`` has results in folders of its own.
+Three networks are trained; a seed is that of initialisation and of the order of images. Each is
+then pruned to half of its multiply-adds: by DMS with the weights at rest (the paper's Table 2
+protocol), by global Taylor importance, and by the same share of every width. All of them go
+through the code of ``tools/prune.py --method``. What is left is tested right after, with the
+statistics of its batch norms measured anew, after a short training, and after a short and a long
+one from random weights. ``DMS np`` is a search from random weights, which hands no weights down.
+
+``evolution`` searches a super-supernet, whose training is counted, for base models of the same
+cost; ``depth`` in its name, as in that of DMS, means that depths are all that is chosen.
+Seconds are of the CPU. What is finished is not done again.
 """
 
 import argparse
@@ -17,52 +21,94 @@ import json
 import shutil
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-import torch_pruning
 from mmengine.config import Config
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from scipy import stats
 
-from mmscale.apis.pruned_files import export_search
-from mmscale.apis.scaling.archs import scale
-from mmscale.arch import Arch, SearchSpace, get_arch
-from mmscale.cost import Cost, count, count_module
+from mmscale.apis.networks import build_module, config_image_shape
+from mmscale.apis.pruned_files import export_search, model_settings
+from mmscale.apis.trained_pruning import prune_trained
+from mmscale.arch import SearchSpace, get_arch
+from mmscale.cost import count, count_module
+from mmscale.engine.calibration import recalibrate
 from mmscale.launch.command_line import read_config, set_environment
 from mmscale.launch.runner import build_runner
-from mmscale.models.dms import Pruning, pruned_arch
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'
 SHARE = 0.5
-TOLERANCE = 0.01
-BATCH = 64
-SEARCH_ITERATIONS = 300
-RETRAINING_ITERATIONS = 600
-TAYLOR_BATCHES = 10
-POPULATION = 8
-RULES = {'uniform width': 'w', 'dWr': 'dWr', 'dwr': 'dwr'}
-GATES = {
-    'DMS': {},
-    'DMS, index importance': {'importance': 'index'},
-    'DMS, no normalisation': {'normalise': 'none'},
-    'DMS, min-max normalisation': {'normalise': 'minmax'},
+SEARCH_ITERATIONS = 200
+NP_ITERATIONS = 400
+CALIBRATION_IMAGES = 1024
+TUNING_ITERATIONS = 150
+TUNING_RATE = 0.25  # of the recipe's learning rate
+TOLERANCE = 0.02
+
+DMS, TAYLOR, L1 = 'DMS', 'Taylor', 'uniform L1'
+INDEX, DEPTH, NP = 'DMS, index importance', 'DMS, depth', 'DMS np'
+EVOLUTION, EVOLUTION_DEPTH = 'evolution', 'evolution, depth'
+METHODS = (DMS, TAYLOR, L1, NP, INDEX, DEPTH, EVOLUTION_DEPTH, EVOLUTION)
+COLUMNS = ('after', 'calibrated', 'tuned', 'short', 'long')
+
+
+@dataclass
+class Whole:
+    """A network that is pruned.
+
+    Attributes:
+        config: Of its training.
+        options: Overrides of that config.
+        iterations: Of its training, and of the long one of what is left.
+        short: Iterations of the short one.
+        methods: What is compared on it.
+    """
+
+    config: str
+    options: dict
+    iterations: int
+    short: int
+    methods: tuple[str, ...] = (DMS, TAYLOR, L1)
+
+
+NETWORKS = {
+    'ArchNet': Whole(
+        'scalenet/arch-net_digits.py',
+        {'model.backbone.zero_init_residual': False, 'train_dataloader.batch_size': 64},
+        1800,
+        600,
+        METHODS,
+    ),
+    'ResNet-18': Whole(
+        'dms/resnet18-w16_digits.py',
+        {
+            'model.backbone.stem_channels': 8,
+            'model.backbone.base_channels': 8,
+            'model.head.in_channels': 64,
+        },
+        1200,
+        600,
+    ),
+    'DeiT': Whole('dms/deit-mini_digits.py', {}, 900, 300),
 }
-TAYLOR, EVOLUTION = 'Taylor pruning', 'evolution'
-# In the order of the work: what comes first is done for all seeds before the rest.
-STAGES = (
-    ('DMS', 'uniform width', TAYLOR, EVOLUTION),
-    ('dwr',),
-    ('DMS, index importance',),
-    ('DMS, no normalisation',),
-    ('DMS, min-max normalisation',),
-    ('dWr',),
-)
+
+
+@dataclass
+class Row:
+    """What became of one network, one method and one seed."""
+
+    network: str
+    method: str
+    seed: int
+    search: dict
+    cost: dict = field(default_factory=dict)
+    accuracy: dict = field(default_factory=dict)
 
 
 def once(folder: Path, work: Callable[[Path], dict]) -> dict:
@@ -75,17 +121,16 @@ def once(folder: Path, work: Callable[[Path], dict]) -> dict:
     return json.loads(done.read_text(encoding='utf-8'))
 
 
-def prepared(name: str, folder: Path, seed: int, iterations: int, options: dict) -> Config:
+def prepared(source: Path, folder: Path, seed: int, iterations: int, options: dict) -> Config:
     """A training config with what all trainings here share."""
-    config = read_config(CONFIGS / name)
+    config = read_config(source)
     config.merge_from_dict(
         {
             'work_dir': str(folder),
-            'experiment_name': '_'.join(folder.parts[-3:]),
+            'experiment_name': '_'.join(folder.parts[-4:]),
             'log_level': 'WARNING',
             'randomness.seed': seed,
             'train_dataloader.sampler.seed': seed,
-            'train_dataloader.batch_size': BATCH,
             'train_cfg.max_iters': iterations,
             **options,
         }
@@ -95,309 +140,293 @@ def prepared(name: str, folder: Path, seed: int, iterations: int, options: dict)
     return config
 
 
-def plain(
-    folder: Path, seed: int, arch: Path, iterations: int, weights: Path | None = None
-) -> Runner:
-    """Trains the network of an Arch; the runner has not tested it yet."""
-    network = get_arch(str(arch))
-    options = {
-        'model.backbone.arch': str(arch),
-        'model.backbone.zero_init_residual': False,
-        'model.head.in_channels': network.feature_channels,
-        'param_scheduler.1.end': iterations,
-    }
-    if weights is not None:
-        options['load_from'] = str(weights)
-    config = prepared('scalenet/arch-net_digits.py', folder, seed, iterations, options)
+def train(config: Config, schedule: bool = True) -> tuple[Runner, float]:
+    """Trains; returns the runner, which has not tested yet, and the CPU seconds."""
+    iterations = config.train_cfg.max_iters
+    if schedule:
+        warmup, cosine = config.param_scheduler
+        warmup.end = cosine.begin = max(1, min(60, iterations // 10))
+        cosine.end = iterations
+    start = time.process_time()
     runner = build_runner(config, 'train')
     runner.train()
-    return runner
+    return runner, round(time.process_time() - start, 1)
 
 
-def retrain(folder: Path, seed: int, arch: Path, weights: Path | None, cost: Cost) -> dict:
-    """Trains a found network, and tests it; its cost is counted once more on the module."""
+def accuracy(runner: Runner) -> float:
+    """Accuracy on the test images, in per cent."""
+    return round(runner.test()['accuracy/top1'], 3)
+
+
+def train_whole(folder: Path, whole: Whole, seed: int) -> dict:
+    """Trains a whole network, and tests it."""
+    config = prepared(CONFIGS / whole.config, folder, seed, whole.iterations, whole.options)
+    runner, seconds = train(config)
+    torch.save({'state_dict': runner.model.state_dict()}, folder / 'weights.pth')
+    return {'accuracy': accuracy(runner), 'cpu_seconds': seconds}
+
+
+def prune(folder: Path, whole: Whole, method: str, seed: int, weights: Path) -> dict:
+    """Prunes a trained network to half of its multiply-adds."""
+    config = prepared(CONFIGS / whole.config, folder / 'pruning', seed, 1, whole.options)
     start = time.process_time()
-    runner = plain(folder, seed, arch, RETRAINING_ITERATIONS, weights)
-    seconds = time.process_time() - start
-    images = torch.zeros(1, 1, *[runner.model.backbone.resolution] * 2)
-    counted = count_module(runner.model, inputs=[images], memory=False)
-    if (counted.flops, counted.params) != (cost.flops, cost.params):
-        raise RuntimeError(f'{arch}: the module has {counted}, the Arch {cost}')
-    return {
-        'accuracy': round(runner.test()['accuracy/top1'], 3),
-        'cpu_seconds': round(seconds, 1),
-    }
-
-
-def search_dms(folder: Path, seed: int, whole: Path, gates: dict, iterations: int) -> dict:
-    """Searches by gradient, and exports what was found."""
-    start = time.process_time()
-    side = get_arch(str(whole)).resolution
-    options = {
-        'model.model.backbone.arch': str(whole),
-        'model.input_shape': (1, side, side),
-        'model.target': SHARE,
-        'model.gates': gates,
-    }
-    config = prepared('dms/dms-digits-s2.py', folder, seed, iterations, options)
-    runner = build_runner(config, 'train')
-    runner.train()
-    export_search(config, runner.model.state_dict(), folder)
+    name = {TAYLOR: 'taylor', L1: 'l1'}.get(method, 'dms')
+    search = {INDEX: {'gates': {'importance': 'index'}}, DEPTH: {'search': ['depth']}}
+    prune_trained(
+        config,
+        weights,
+        folder,
+        name,
+        SHARE,
+        iterations=SEARCH_ITERATIONS,
+        calibration_images=0,
+        overwrite=True,
+        dms_settings=search.get(method),
+    )
     return {'cpu_seconds': round(time.process_time() - start, 1)}
 
 
-def prune_taylor(folder: Path, seed: int, whole: Path, target: int, iterations: int) -> dict:
-    """Trains the whole network, then prunes it globally by Torch-Pruning."""
-    start = time.process_time()
-    runner = plain(folder, seed, whole, iterations)
-    seconds = time.process_time() - start
-    accuracy = round(runner.test()['accuracy/top1'], 3)
-    start = time.process_time()
-    model = runner.model.eval()
-    model.zero_grad()
-    batches = iter(runner.train_dataloader)
-    for _ in range(TAYLOR_BATCHES):
-        data = model.data_preprocessor(next(batches), training=False)
-        sum(model(**data, mode='loss').values()).backward()
-    arch = pruned_globally(model, get_arch(str(whole)), target)
-    arch.save(folder / 'arch.json')
-    torch.save({'state_dict': model.state_dict()}, folder / 'weights.pth')
-    seconds += time.process_time() - start
-    return {'cpu_seconds': round(seconds, 1), 'whole_network_accuracy': accuracy}
-
-
-def pruned_globally(model: nn.Module, arch: Arch, target: int) -> Arch:
-    """Prunes, in place, the channels of the least Taylor importance; returns the Arch of the rest.
-
-    Graph and importance (of the gradients that the model has) are Torch-Pruning's; the threshold
-    is where the multiply-adds are reached. Few channels that many blocks share cost more than
-    the tolerance: one whose end would miss the target is passed over.
-    """
-    images = torch.zeros(1, 1, arch.resolution, arch.resolution)
-    head = [model.head.fc]
-    pruner = torch_pruning.pruner.BasePruner(
-        model,
-        images,
-        importance=torch_pruning.importance.GroupTaylorImportance(),
-        global_pruning=True,
-        ignored_layers=head,
+def search_from_scratch(folder: Path, whole: Whole, seed: int) -> dict:
+    """Searches by gradient while weights are trained from random ones."""
+    config = prepared(CONFIGS / whole.config, folder, seed, NP_ITERATIONS, whole.options)
+    recipe = read_config(CONFIGS / whole.config)
+    recipe.merge_from_dict(whole.options)
+    resolution = get_arch(config.model.backbone.arch).resolution
+    config.model = dict(
+        type='mmscale.DMSModel',
+        model=config.model.to_dict(),
+        target=SHARE,
+        input_shape=(1, resolution, resolution),
     )
-    graph, names = pruner.DG, {module: name for name, module in model.named_modules()}
-    groups, ranked = [], []
-    for group in graph.get_all_groups(head, pruner.root_module_types):
-        ends = [
-            names[dep.target.module]
-            for dep, _ in group
-            if isinstance(dep.target.module, nn.Conv2d)
-            and graph.is_out_channel_pruning_fn(dep.handler)
-        ]
-        scores = pruner.estimate_importance(group).tolist()
-        ranked += [(score, len(groups), i) for i, score in enumerate(scores)]
-        groups.append((group[0].dep.target.module, group[0].dep.handler, ends, []))
-    sizes = Counter(number for _, number, _ in ranked)
+    config.custom_hooks = [*config.custom_hooks, dict(type='mmscale.DMSHook')]
+    config.param_scheduler = config.param_scheduler[:1]
+    runner, seconds = train(config, schedule=False)
+    export_search(config, runner.model.state_dict(), folder, recipe, overwrite=True)
+    return {'cpu_seconds': seconds}
 
-    def smaller() -> Arch:
-        slices = {
-            end: {'out': list(range(sizes[number] - len(gone)))}
-            for number, (_, _, ends, gone) in enumerate(groups)
-            for end in ends
+
+def evolve(folder: Path, seed: int, checkpoint: Path, goal: int, kernels: bool) -> dict:
+    """Evolves base models of that cost in a super-supernet."""
+    start = time.process_time()
+    config = read_config(CONFIGS / 'scalenet' / 'search-evolution_digits.py')
+    config.merge_from_dict(
+        {
+            'work_dir': str(folder / 'search'),
+            'experiment_name': '_'.join(folder.parts[-4:]),
+            'log_level': 'WARNING',
+            'load_from': str(checkpoint),
+            'randomness.seed': seed,
+            'test_cfg.seed': seed,
+            'test_cfg.budget': goal,
+            'test_cfg.tolerance': TOLERANCE,
         }
-        return pruned_arch(arch, Pruning({}, slices), 'backbone.')
-
-    for _, number, channel in sorted(ranked):
-        gone = groups[number][3]
-        if len(gone) + 1 == sizes[number]:
-            continue
-        gone.append(channel)
-        flops = count(smaller()).flops
-        if flops < target * (1 - TOLERANCE):
-            gone.pop()
-        elif flops <= target:
-            break
-    found = smaller()
-    for module, handler, _, gone in groups:
-        if gone:
-            graph.get_pruning_group(module, handler, sorted(gone)).prune()
-    return found
-
-
-def scale_down(folder: Path, whole: Path, rule: str, target: int) -> dict:
-    """Scales down by a closed-form rule, to the multiply-adds that were asked for."""
-    start = time.process_time()
-    (network,) = scale(
-        str(whole),
-        rule,
-        mode='matched',
-        budget=target,
-        tolerance=TOLERANCE,
-        channel_divisor=1,
-        resolution_divisor=2,
-        convention='mmscale',
     )
-    network.arch.save(folder / 'arch.json')
+    if not kernels:
+        for stage in config.model.backbone.space.stages:
+            stage.kernels = stage.kernels[-1:]
+    build_runner(config, 'test').test()
+    found = json.loads((folder / 'search' / 'result.json').read_text(encoding='utf-8'))
+    shutil.copy(folder / 'search' / 'archs' / 'scaling_stage_0.json', folder / 'arch.json')
+    seconds = round(time.process_time() - start, 1)
+    return {'cpu_seconds': seconds, 'evaluations': found['evaluations']}
+
+
+def train_super_net(folder: Path) -> dict:
+    """Trains the super-supernet that is evolved in."""
+    config = read_config(CONFIGS / 'scalenet' / 'supernet_digits.py')
+    config.merge_from_dict({'work_dir': str(folder), 'log_level': 'WARNING'})
+    start = time.process_time()
+    runner = build_runner(config, 'train')
+    runner.train()
+    torch.save({'state_dict': runner.model.state_dict()}, folder / 'weights.pth')
     return {'cpu_seconds': round(time.process_time() - start, 1)}
 
 
-def evolve(folder: Path, seed: int, checkpoint: Path, target: int, seconds: float) -> dict:
-    """Evolves base models in the super-supernet for as many CPU seconds as DMS's search took."""
-    spent = made = 0.0
-    generations = further = 2
-    while further > 0 and spent < seconds:
-        start = time.process_time()
-        config = read_config(CONFIGS / 'scalenet' / 'search-evolution_digits.py')
-        config.merge_from_dict(
-            {
-                'work_dir': str(folder),
-                'experiment_name': f'{"_".join(folder.parts[-3:])}_{generations}',
-                'log_level': 'WARNING',
-                'load_from': str(checkpoint),
-                'randomness.seed': seed,
-                'test_cfg.seed': seed,
-                'test_cfg.budget': target,
-                'test_cfg.tolerance': TOLERANCE,
-                'test_cfg.search.population': POPULATION,
-                'test_cfg.search.generations': generations,
-                'test_cfg.resume': True,
-            }
-        )
-        runner = build_runner(config, 'test')
-        built = time.process_time() - start
-        runner.test()
-        run = time.process_time() - start
-        spent += run
-        made += run - built
-        # What is left is for generations of the mean cost so far, after one more start.
-        further = round((seconds - spent - built) / (made / generations))
-        generations += further
-    found = json.loads((folder / 'result.json').read_text(encoding='utf-8'))
-    shutil.copy(folder / 'archs' / 'scaling_stage_0.json', folder / 'arch.json')
-    return {'cpu_seconds': round(spent, 1), 'evaluations': found['evaluations']}
+def left(folder: Path, whole: Whole, into: Path, seed: int, iterations: int) -> Config:
+    """The training config of what is left."""
+    retrain = folder / 'retrain.py'
+    if retrain.is_file():
+        return prepared(retrain, into, seed, iterations, _data(whole))
+    options = dict(whole.options)
+    arch = get_arch(str(folder / 'arch.json'))
+    options['model.backbone.arch'] = str(folder / 'arch.json')
+    options['model.head.in_channels'] = arch.feature_channels
+    return prepared(CONFIGS / whole.config, into, seed, iterations, options)
 
 
-def compare(
-    name: str, seed: int, folder: Path, whole: Path, checkpoint: Path, iterations: int
-) -> dict:
-    """One method with one seed: its search, and the trainings of what it found."""
-    target = round(SHARE * count(get_arch(str(whole))).flops)
+def _data(whole: Whole) -> dict:
+    return {key: value for key, value in whole.options.items() if key.startswith('train_data')}
+
+
+def test_handed_down(folder: Path, found: Path, whole: Whole, seed: int) -> dict:
+    """Tests what is left with the weights that it was handed down, and trains it shortly."""
+    config = left(found, whole, folder, seed, TUNING_ITERATIONS)
+    config.load_from = str(found / 'weights.pth')
+    config.optim_wrapper.optimizer.lr *= TUNING_RATE
+    tested = build_runner(config.copy(), 'test')
+    result = {'after': accuracy(tested)}
+    tested.call_hook('before_train')
+    recalibrate(tested.model, tested.train_dataloader, CALIBRATION_IMAGES)
+    calibrated = folder / 'calibrated.pth'
+    torch.save({'state_dict': tested.model.state_dict()}, calibrated)
+    config.load_from = str(calibrated)
+    config.experiment_name += '_tuned'
+    again = config.copy()
+    again.experiment_name += '_calibrated'
+    result['calibrated'] = accuracy(build_runner(again, 'test'))
+    runner, _ = train(config)
+    return {**result, 'tuned': accuracy(runner)}
+
+
+def train_from_scratch(folder: Path, found: Path, whole: Whole, seed: int, steps: int) -> dict:
+    """Trains what is left from random weights."""
+    config = left(found, whole, folder, seed, steps)
+    config.load_from = None
+    runner, seconds = train(config)
+    return {'accuracy': accuracy(runner), 'cpu_seconds': seconds}
+
+
+def compare(name: str, method: str, seed: int, folder: Path, super_net: dict | None) -> Row:
+    """One network, one method and one seed: what is left, and all trainings of it."""
+    whole = NETWORKS[name]
+    weights = folder / 'whole' / 'weights.pth'
+    found = folder / method.replace(', ', '-').replace(' ', '_')
 
     def search(into: Path) -> dict:
-        if name in GATES:
-            return search_dms(into, seed, whole, GATES[name], iterations)
-        if name in RULES:
-            return scale_down(into, whole, RULES[name], target)
-        if name == TAYLOR:
-            return prune_taylor(into, seed, whole, target, iterations)
-        dms = json.loads((folder.parent / 'DMS' / 'search' / 'done.json').read_text())
-        return evolve(into, seed, checkpoint, target, dms['cpu_seconds'])
+        if method == NP:
+            return search_from_scratch(into, whole, seed)
+        if method in (EVOLUTION, EVOLUTION_DEPTH):
+            goal = round(SHARE * count(get_arch(whole.options['model.backbone.arch'])).flops)
+            checkpoint = folder.parents[1] / 'super_net' / 'weights.pth'
+            return evolve(into, seed, checkpoint, goal, method == EVOLUTION)
+        return prune(into, whole, method, seed, weights)
 
-    result = {'search': once(folder / 'search', search)}
-    arch, weights = folder / 'search' / 'arch.json', folder / 'search' / 'weights.pth'
-    network = get_arch(str(arch))
-    cost = count(network)
-    result['network'] = {
-        'resolution': network.resolution,
-        'depths': list(network.depths),
-        'widths': list(network.widths),
-        'flops': cost.flops,
-        'params': cost.params,
-    }
-    if abs(cost.flops / target - 1) > TOLERANCE:
-        return result  # a search that failed: its network is none to compare
-    starts = {'random': None, 'handed': weights} if name in ('DMS', TAYLOR) else {'random': None}
-    for start, given in starts.items():
-        into = folder / start
-        result[start] = once(into, lambda f, given=given: retrain(f, seed, arch, given, cost))
-    return result
-
-
-def spread(values: list[float], decimals: int = 1) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f'{statistics.mean(values):.{decimals}f} ± {deviation:.{decimals}f}'
-
-
-def table_of(rows: dict[str, list[dict]]) -> Table:
-    """Accuracies and costs of every method."""
-    table = Table(title='Equal multiply-adds on the digit data: mean ± deviation over seeds')
-    columns = (
-        *('method', 'seeds', 'M multiply-adds', 'params', 'search, CPU s'),
-        *('from random weights', "from the search's weights"),
-    )
-    for column in columns:
-        table.add_column(column, justify='left' if column == 'method' else 'right')
-    for name, seeds in rows.items():
-        costs = [row['network'] for row in seeds]
-        accuracies = [
-            [row[start]['accuracy'] for row in seeds if start in row]
-            for start in ('random', 'handed')
-        ]
-        table.add_row(
-            name,
-            str(len(seeds)),
-            f'{statistics.mean(cost["flops"] for cost in costs) / 1e6:.3f}',
-            f'{statistics.mean(cost["params"] for cost in costs):,.0f}',
-            f'{statistics.mean(row["search"]["cpu_seconds"] for row in seeds):.0f}',
-            *(spread(values) if values else '-' for values in accuracies),
+    row = Row(name, method, seed, once(found / 'found', search))
+    left_over = found / 'found'
+    config = left(left_over, whole, found, seed, 1)
+    module = build_module(model_settings(config), config.default_scope)
+    side = config_image_shape(config, module)
+    counted = count_module(module, side, memory=False).cost
+    row.cost = {'flops': counted.flops, 'params': counted.params}
+    if super_net is not None and method in (EVOLUTION, EVOLUTION_DEPTH):
+        row.search['training_cpu_seconds'] = super_net['cpu_seconds']
+    elif method != NP:
+        done = json.loads((folder / 'whole' / 'done.json').read_text(encoding='utf-8'))
+        row.search['training_cpu_seconds'] = done['cpu_seconds']
+    if method in (DMS, TAYLOR, L1, INDEX):
+        row.accuracy |= once(
+            found / 'handed_down', lambda into: test_handed_down(into, left_over, whole, seed)
         )
-    return table
+    if method != INDEX:
+        for column, steps in (('short', whole.short), ('long', whole.iterations)):
+            trained = once(
+                found / column,
+                lambda into, steps=steps: train_from_scratch(into, left_over, whole, seed, steps),
+            )
+            row.accuracy[column] = trained['accuracy']
+    return row
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half of its 95 % interval (Student's t)."""
+    if len(values) < 2:
+        return statistics.mean(values), float('nan')
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values), float(stats.t.ppf(0.975, len(values) - 1) * error)
+
+
+def tables_of(rows: list[Row], wholes: dict[str, list[float]]) -> list[Table]:
+    """Accuracies by network and method, and paired differences between DMS and the others."""
+    networks = list(dict.fromkeys(row.network for row in rows))
+    accuracies = Table(title='Half of the multiply-adds: accuracy, mean ± deviation over seeds')
+    for column in ('network', 'method', 'seeds', 'params', 'training + search, CPU s', *COLUMNS):
+        accuracies.add_column(column, justify='left' if column in networks else 'right')
+    for network in networks:
+        mean = statistics.mean(wholes[network])
+        accuracies.add_row(network, 'whole', str(len(wholes[network])), '', '', f'{mean:.1f}')
+        for method in dict.fromkeys(row.method for row in rows if row.network == network):
+            these = [row for row in rows if (row.network, row.method) == (network, method)]
+            seconds = [row.search.get('training_cpu_seconds', 0) for row in these]
+            accuracies.add_row(
+                '',
+                method,
+                str(len(these)),
+                f'{statistics.mean(row.cost["params"] for row in these):,.0f}',
+                f'{statistics.mean(seconds):.0f} + '
+                f'{statistics.mean(row.search["cpu_seconds"] for row in these):.0f}',
+                *(_spread([r.accuracy[c] for r in these if c in r.accuracy]) for c in COLUMNS),
+            )
+    pairs = Table(title='DMS less the others, paired by network and seed: mean ± 95 % interval')
+    for column in ('method', 'pairs', *COLUMNS):
+        pairs.add_column(column, justify='right')
+    of_dms = {(row.network, row.seed): row for row in rows if row.method == DMS}
+    for method in dict.fromkeys(row.method for row in rows if row.method != DMS):
+        these = [row for row in rows if row.method == method]
+        these = [(of_dms[row.network, row.seed], row) for row in these]
+        cells = []
+        for column in COLUMNS:
+            differences = [
+                one.accuracy[column] - other.accuracy[column]
+                for one, other in these
+                if column in one.accuracy and column in other.accuracy
+            ]
+            cells.append('{:+.1f} ± {:.1f}'.format(*interval(differences)) if differences else '-')
+        pairs.add_row(method, str(len(these)), *cells)
+    return [accuracies, pairs]
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return '-'
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f'{statistics.mean(values):.1f} ± {deviation:.1f}'
 
 
 def main() -> None:
-    """Runs every method for every seed, prints the table and writes the rows."""
+    """Runs every method on every network for every seed, prints tables and writes the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('checkpoint', type=Path, help='super-supernet of supernet_digits.py')
     parser.add_argument('--seeds', type=int, default=3, help='number of seeds (default: 3)')
-    names = [name for stage in STAGES for name in stage]
-    parser.add_argument('--methods', nargs='+', choices=names, default=names)
-    parser.add_argument(
-        '--search-iterations',
-        type=int,
-        default=SEARCH_ITERATIONS,
-        help='of DMS, and before Taylor pruning (default: %(default)s)',
-    )
+    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument('--methods', nargs='+', choices=METHODS, default=METHODS)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/dms_against_baselines'))
     parser.add_argument('--out', type=Path, help='JSON file of the rows')
     args = parser.parse_args()
-    if not args.checkpoint.is_file():
-        parser.error(f'checkpoint={args.checkpoint} is not a file')
     if args.seeds < 1:
         parser.error(f'--seeds {args.seeds} must be 1 or more')
-    if args.search_iterations < 1:
-        parser.error(f'--search-iterations {args.search_iterations} must be 1 or more')
-    if EVOLUTION in args.methods and 'DMS' not in args.methods:
-        parser.error(f'--methods {EVOLUTION} needs DMS beside it, for its seconds')
-    if args.search_iterations != SEARCH_ITERATIONS:
-        args.work_dir /= f'search_of_{args.search_iterations}'
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    whole, checkpoint = args.work_dir / 'whole.json', args.checkpoint.resolve()
+    if DMS not in args.methods:
+        parser.error(f'--methods needs {DMS}, which the others are compared with')
+    root = args.work_dir.resolve()
+    root.mkdir(parents=True, exist_ok=True)
     space = read_config(CONFIGS / '_base_' / 'search_spaces' / 'digits.py').space
-    SearchSpace(**space).largest(0).save(whole)
-    rows: dict[str, list[dict]] = {}
-    for stage in STAGES:
-        for seed in range(args.seeds):
-            for name in (name for name in stage if name in args.methods):
-                folder = args.work_dir / f'seed{seed}' / name.replace(', ', '-').replace(' ', '_')
-                row = compare(name, seed, folder, whole, checkpoint, args.search_iterations)
-                rows.setdefault(name, []).append(row)
-                accuracy = row.get('random', {}).get('accuracy', 'target missed')
-                print(f'seed {seed}, {name}: {accuracy}', flush=True)
-    Console(width=120).print(table_of(rows))
+    SearchSpace(**space).largest(0).save(root / 'whole.json')
+    NETWORKS['ArchNet'].options['model.backbone.arch'] = str(root / 'whole.json')
+    rows, wholes, super_net = [], {}, None
+    if {EVOLUTION, EVOLUTION_DEPTH} & set(args.methods) and 'ArchNet' in args.networks:
+        super_net = once(root / 'super_net', train_super_net)
+    for seed in range(args.seeds):
+        for name in args.networks:
+            whole, folder = NETWORKS[name], root / name / f'seed{seed}'
+            trained = once(folder / 'whole', lambda into, w=whole, s=seed: train_whole(into, w, s))
+            wholes.setdefault(name, []).append(trained['accuracy'])
+            for method in (method for method in whole.methods if method in args.methods):
+                rows.append(compare(name, method, seed, folder, super_net))
+                print(f'{name}, seed {seed}, {method}: {rows[-1].accuracy}', flush=True)
+    for table in tables_of(rows, wholes):
+        Console(width=140).print(table)
     if args.out is not None:
         settings = {
-            'flops_of_whole_network': count(get_arch(str(whole))).flops,
             'share': SHARE,
-            'batch': BATCH,
-            'search_iterations': args.search_iterations,
-            'retraining_iterations': RETRAINING_ITERATIONS,
-            'taylor_batches': TAYLOR_BATCHES,
-            'population': POPULATION,
+            'search_iterations': SEARCH_ITERATIONS,
+            'np_iterations': NP_ITERATIONS,
+            'calibration_images': CALIBRATION_IMAGES,
+            'tuning_iterations': TUNING_ITERATIONS,
+            'iterations': {name: [w.short, w.iterations] for name, w in NETWORKS.items()},
         }
+        found = {'settings': settings, 'whole': wholes, 'rows': [asdict(row) for row in rows]}
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        found = {'settings': settings, 'methods': rows}
         args.out.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':
-    # Before torch does anything; it reads what it sets when it is first used.
     set_environment()
     main()

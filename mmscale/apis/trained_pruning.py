@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -49,6 +51,7 @@ def prune_trained(
     calibration_images: int = 1024,
     recipe: Config | None = None,
     overwrite: bool = False,
+    dms_settings: Mapping[str, Any] | None = None,
 ) -> PrunedFiles:
     """Prunes the trained network of a training config to a share of its cost, and writes it.
 
@@ -68,6 +71,7 @@ def prune_trained(
         calibration_images: Number of training images for the statistics of batch norms.
         recipe: Config that ``retrain.py`` inherits from; `config` by default.
         overwrite: Whether to replace an earlier export.
+        dms_settings: Further settings of the :class:`mmscale.models.DMSModel` of ``dms``.
 
     Raises:
         UsageError: A setting is not allowed, the config is of a search, the checkpoint does not
@@ -92,12 +96,13 @@ def prune_trained(
     settings.param_scheduler = None
     settings.setdefault('work_dir', str(Path(out) / 'pruning'))
     if method == 'dms':
-        return _searched(settings, out, keep, metric, calibration_images, recipe)
+        search = dict(target=keep, metric=metric, **(dms_settings or {}))
+        return _searched(settings, out, search, calibration_images, recipe)
     return _by_importance(settings, out, method, keep, metric, calibration_images, recipe)
 
 
 def _searched(
-    settings: Config, out: str | Path, keep: float, metric: str, images: int, recipe: Config
+    settings: Config, out: str | Path, search: dict[str, Any], images: int, recipe: Config
 ) -> PrunedFiles:
     """Prunes by a search of the structure alone."""
     plain = build_runner(copy.deepcopy(settings), 'train')
@@ -105,11 +110,10 @@ def _searched(
     settings.model = dict(
         type='mmscale.DMSModel',
         model=model_settings(settings),
-        target=keep,
-        metric=metric,
         input_shape=shape,
         pipeline='p-',
         pretrained=settings.load_from,
+        **search,
     )
     settings.pop('data_preprocessor', None)
     settings.load_from = None
