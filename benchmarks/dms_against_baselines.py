@@ -1,15 +1,15 @@
 #!/usr/bin/env python
 """Compares differentiable model scaling (DMS) with other ways to half of a trained network's cost.
 
-``python benchmarks/dms_against_baselines.py --seeds 3 
+``python benchmarks/dms_against_baselines.py --seeds 3
 --out docs/results/dms_against_baselines.json``
 
 Three networks are trained; a seed is that of initialisation and of the order of images. Each is
 then pruned to half of its multiply-adds: by DMS with the weights at rest (the paper's Table 2
 protocol), by global Taylor importance, and by the same share of every width. All of them go
 through the code of ``tools/prune.py --method``. What is left is tested right after, with the
-statistics of its batch norms measured anew, after a short training, and after a short and a long
-one from random weights. ``DMS np`` is a search from random weights, which hands no weights down.
+statistics of its batch norms measured anew, after a short training, and after a long one from
+random weights. ``DMS np`` is a search from random weights, which hands no weights down.
 
 ``evolution`` searches a super-supernet, whose training is counted, for base models of the same
 cost; ``depth`` in its name, as in that of DMS, means that depths are all that is chosen.
@@ -55,7 +55,7 @@ DMS, TAYLOR, L1 = 'DMS', 'Taylor', 'uniform L1'
 INDEX, DEPTH, NP = 'DMS, index importance', 'DMS, depth', 'DMS np'
 EVOLUTION, EVOLUTION_DEPTH = 'evolution', 'evolution, depth'
 METHODS = (DMS, TAYLOR, L1, NP, INDEX, DEPTH, EVOLUTION_DEPTH, EVOLUTION)
-COLUMNS = ('after', 'calibrated', 'tuned', 'short', 'long')
+COLUMNS = ('after', 'calibrated', 'tuned', 'scratch')
 
 
 @dataclass
@@ -65,15 +65,15 @@ class Whole:
     Attributes:
         config: Of its training.
         options: Overrides of that config.
-        iterations: Of its training, and of the long one of what is left.
-        short: Iterations of the short one.
+        iterations: Of its training.
+        scratch: Of the training of what is left from random weights, beyond its first plateau.
         methods: What is compared on it.
     """
 
     config: str
     options: dict
     iterations: int
-    short: int
+    scratch: int
     methods: tuple[str, ...] = (DMS, TAYLOR, L1)
 
 
@@ -82,7 +82,7 @@ NETWORKS = {
         'scalenet/arch-net_digits.py',
         {'model.backbone.zero_init_residual': False, 'train_dataloader.batch_size': 64},
         1800,
-        600,
+        1500,
         METHODS,
     ),
     'ResNet-18': Whole(
@@ -92,10 +92,10 @@ NETWORKS = {
             'model.backbone.base_channels': 8,
             'model.head.in_channels': 64,
         },
-        1200,
-        600,
+        1000,
+        800,
     ),
-    'DeiT': Whole('dms/deit-mini_digits.py', {}, 900, 300),
+    'DeiT': Whole('dms/deit-mini_digits.py', {}, 700, 600),
 }
 
 
@@ -278,9 +278,9 @@ def test_handed_down(folder: Path, found: Path, whole: Whole, seed: int) -> dict
     return {**result, 'tuned': accuracy(runner)}
 
 
-def train_from_scratch(folder: Path, found: Path, whole: Whole, seed: int, steps: int) -> dict:
+def train_from_scratch(folder: Path, found: Path, whole: Whole, seed: int) -> dict:
     """Trains what is left from random weights."""
-    config = left(found, whole, folder, seed, steps)
+    config = left(found, whole, folder, seed, whole.scratch)
     config.load_from = None
     runner, seconds = train(config)
     return {'accuracy': accuracy(runner), 'cpu_seconds': seconds}
@@ -318,12 +318,10 @@ def compare(name: str, method: str, seed: int, folder: Path, super_net: dict | N
             found / 'handed_down', lambda into: test_handed_down(into, left_over, whole, seed)
         )
     if method != INDEX:
-        for column, steps in (('short', whole.short), ('long', whole.iterations)):
-            trained = once(
-                found / column,
-                lambda into, steps=steps: train_from_scratch(into, left_over, whole, seed, steps),
-            )
-            row.accuracy[column] = trained['accuracy']
+        trained = once(
+            found / 'scratch', lambda into: train_from_scratch(into, left_over, whole, seed)
+        )
+        row.accuracy['scratch'] = trained['accuracy']
     return row
 
 
@@ -420,7 +418,7 @@ def main() -> None:
             'np_iterations': NP_ITERATIONS,
             'calibration_images': CALIBRATION_IMAGES,
             'tuning_iterations': TUNING_ITERATIONS,
-            'iterations': {name: [w.short, w.iterations] for name, w in NETWORKS.items()},
+            'iterations': {name: [w.iterations, w.scratch] for name, w in NETWORKS.items()},
         }
         found = {'settings': settings, 'whole': wholes, 'rows': [asdict(row) for row in rows]}
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ model = dict(
     type='mmscale.DMSModel',
     target=0.5,
     input_shape=(1, 96, 96),
-    structure_optimizer=dict(type='SGD', lr=0.05),
     model={{_base_.model}},
 )
 custom_hooks = [

@@ -8,7 +8,6 @@ model = dict(
     type='mmscale.DMSModel',
     target=0.5,
     input_shape=(3, 800, 1280),
-    structure_optimizer=dict(type='SGD', lr=0.005),
     model={{_base_.model}},
 )
 custom_hooks = [dict(type='mmscale.DMSHook', interval=100)]

@@ -9,7 +9,6 @@ model = dict(
     type='mmscale.DMSModel',
     target=dict(flops=8.03e9),
     input_shape=(3, 640, 640),
-    structure_optimizer=dict(type='SGD', lr=0.005),
     model={{_base_.model}},
 )
 custom_hooks = [

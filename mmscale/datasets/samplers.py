@@ -131,6 +131,10 @@ class ResolutionSampler(Sampler):
             index = int(order[place % self.size])
             yield Draw(index, resolution, seed_of(self.seed, first_position + place))
 
+    def resolution_at(self, iteration: int) -> int | None:
+        """The resolution of an iteration; None where images have that of their pipeline."""
+        return _scheduled(self.resolution_schedule, iteration)
+
     def __len__(self) -> int:
         """Images of this rank in an epoch, rounded up."""
         return -(-self.size // self.world_size)
@@ -231,6 +235,10 @@ class SeededBatches:
             Draw(int(index), resolution, seed_of(self._seed, iteration, self.rank, place))
             for place, index in enumerate(indices)
         ]
+
+    def resolution_at(self, iteration: int) -> int | None:
+        """The resolution of an iteration; None where images have that of their pipeline."""
+        return _scheduled(self.resolution_schedule, iteration)
 
     def __len__(self) -> int:
         """Batches of an epoch."""

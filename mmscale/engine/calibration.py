@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
+from mmengine.dist import get_dist_info
 from mmengine.model import BaseModel
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
+
+from mmscale.datasets import Draw
+from mmscale.datasets.draws import seed_of
+from mmscale.engine.train_data import draws_of
 
 Item = TypeVar('Item')
 
@@ -71,16 +75,26 @@ class Recalibration:
             layer.momentum = momentum
 
 
-def _in_this_process(batches: Iterable[Mapping]) -> Iterable[Mapping]:
-    """A loader's batches from a second iterator: one with workers of its own would start anew."""
-    if not isinstance(batches, DataLoader):
-        return batches
-    batch_sampler = copy.copy(batches.batch_sampler)
-    batch_sampler.sampler = copy.copy(batches.batch_sampler.sampler)
-    if hasattr(batch_sampler.sampler, 'skip'):
-        # From the beginning, wherever a resumed run has begun.
-        batch_sampler.sampler.skip(0)
-    return DataLoader(batches.dataset, batch_sampler=batch_sampler, collate_fn=batches.collate_fn)
+def _chosen_batches(loader: DataLoader, images: int) -> DataLoader:
+    """Batches of images of a loader's dataset, the same ones wherever a resumed run has begun.
+
+    In this process, and by a loader of their own: iterating over one that has workers would end
+    what a train loop is in the midst of.
+    """
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(loader.dataset), generator=generator).tolist()
+    rank, world_size = get_dist_info()
+    chosen: list[Any] = order[rank::world_size][:images]
+    draws = draws_of(loader)
+    if draws is not None:
+        resolution = draws.resolution_at(0)
+        chosen = [
+            Draw(index, resolution, seed_of(0, rank, place)) for place, index in enumerate(chosen)
+        ]
+    size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None) or 32
+    return DataLoader(
+        loader.dataset, batch_sampler=even_batches(chosen, size), collate_fn=loader.collate_fn
+    )
 
 
 def _images_of(model: nn.Module, batch: Mapping | Sequence) -> torch.Tensor:
@@ -109,10 +123,10 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], images: int) -> int:
     was_training = model.training
     statistics = Recalibration(model)
     seen = 0
-    for batch in _in_this_process(batches):
+    if isinstance(batches, DataLoader):
+        batches = _chosen_batches(batches, images)
+    for batch in batches:
         inputs = _images_of(model, batch)
-        if len(inputs) == 1 and seen:
-            continue  # One image has no statistics in maps of 1 x 1.
         statistics.see(inputs)
         seen += len(inputs)
         if seen >= images:

@@ -3,13 +3,17 @@
 import copy
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
+import torchvision
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from mmpretrain.structures import DataSample
 from torch import nn
 
+from mmscale.apis import pruning
 from mmscale.apis.networks import build_module
 from mmscale.apis.pruned_files import export_search
 from mmscale.apis.pruning import channel_groups, prune
@@ -17,6 +21,7 @@ from mmscale.arch import Arch
 from mmscale.arch.origin import read_origin
 from mmscale.cost import count, count_module
 from mmscale.models import ArchNet, SuperNet
+from mmscale.models.dms.importance import element_importance
 
 IMAGE = [torch.zeros(1, 3, 32, 32)]
 RESNET = dict(
@@ -76,6 +81,135 @@ def test_per_group_the_largest_weights_stay(model):
 def test_bad_keep(model, keep, message):
     with pytest.raises(ValueError, match=message):
         prune(model, IMAGE, keep)
+
+
+def labelled(count=3, size=6):
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (
+            torch.randn(size, 3, 32, 32, generator=generator),
+            torch.randint(4, (size,), generator=generator),
+        )
+        for _ in range(count)
+    ]
+
+
+def samples_of(batches):
+    """The same as a train_dataloader of MMEngine gives it."""
+    return [
+        dict(
+            inputs=list(images),
+            data_samples=[DataSample().set_gt_label(label) for label in labels.tolist()],
+        )
+        for images, labels in batches
+    ]
+
+
+def test_taylor_keeps_what_the_loss_depends_on(model):
+    """Against finite differences of the loss on a scale of each channel."""
+    name = 'backbone.layer1.0.conv1'
+    batches = samples_of(labelled())
+    found = element_importance(
+        model, channel_groups(model, IMAGE), 'taylor', batches, pruning._own_losses
+    )[name]
+    layer = model.get_submodule('backbone.layer1.0.conv2')
+    weight = layer.weight.detach().clone()
+    expected = torch.zeros(len(found), dtype=torch.float64)
+    model.double().eval()
+    for batch in batches:
+        for channel in range(len(found)):
+            losses = []
+            for step in (1e-5, -1e-5):
+                with torch.no_grad():
+                    layer.weight.copy_(weight)
+                    layer.weight[:, channel] *= 1 + step
+                    data = model.data_preprocessor(batch, True)
+                    data['inputs'] = data['inputs'].double()
+                    losses.append(float(model(**data, mode='loss')['loss']))
+            expected[channel] += ((losses[0] - losses[1]) / 2e-5) ** 2 / len(batches)
+    torch.testing.assert_close(found.double(), expected, rtol=2e-2, atol=1e-10)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+    small, _ = prune(model.float(), IMAGE, {name: 0.5}, 'taylor', batches, calibration_images=0)
+    kept = found.topk(4).indices.sort().values
+    assert torch.equal(small.get_submodule(name).weight, model.get_submodule(name).weight[kept])
+
+
+@pytest.mark.parametrize(('importance', 'scope'), [('l1', 'group'), ('taylor', 'model')])
+@pytest.mark.parametrize('metric', ['flops', 'params'])
+def test_a_share_of_the_cost(importance, scope, metric, model):
+    whole = getattr(count_module(model, inputs=IMAGE, memory=False), metric)
+    small, cost = prune(
+        model, IMAGE, 0.6, importance, samples_of(labelled()), metric=metric, scope=scope
+    )
+    assert 0.54 * whole < getattr(cost, metric) <= 0.6 * whole
+    widths = [module.out_channels for module in small.modules() if isinstance(module, nn.Conv2d)]
+    shares = {
+        round(width / module.out_channels, 1)
+        for width, module in zip(
+            widths, (m for m in model.modules() if isinstance(m, nn.Conv2d)), strict=True
+        )
+    }
+    assert (len(shares) > 3) == (scope == 'model')
+
+
+@pytest.mark.parametrize('of_mmengine', [True, False])
+def test_batches_give_the_statistics_of_what_is_left(of_mmengine, model):
+    batches = labelled()
+    if not of_mmengine:
+        model = torchvision.models.mobilenet_v2(num_classes=4).eval()
+    given = samples_of(batches) if of_mmengine else batches
+    small, _ = prune(model, IMAGE, 0.5, batches=given)
+    assert not small.training
+    first = next(m for m in small.modules() if isinstance(m, nn.BatchNorm2d))
+    conv = next(m for m in small.modules() if isinstance(m, nn.Conv2d))
+    with torch.no_grad():
+        maps = torch.cat([conv(images) for images, _ in batches])
+    torch.testing.assert_close(first.running_mean, maps.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+    left, _ = prune(model, IMAGE, 0.5, batches=given, calibration_images=0)
+    first = next(m for m in left.modules() if isinstance(m, nn.BatchNorm2d))
+    assert not first.running_mean.any()
+
+
+def test_taylor_of_any_module_with_a_loss_of_its_own():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    inputs = torch.randn(16, 6)
+    with torch.no_grad():
+        network[2].weight[:, [1, 4]] = 0
+    small, _ = prune(
+        network,
+        [inputs[:1]],
+        0.75,
+        'taylor',
+        [inputs],
+        loss=lambda model, batch: model(batch).square().mean(),
+    )
+    assert torch.equal(small[0].weight, network[0].weight[[0, 2, 3, 5, 6, 7]])
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_wrong_settings_of_prune(model, refuses):
+    refuses(
+        partial(prune, model, IMAGE, 0.5),
+        importance=['l2'],
+        scope=['layer'],
+        taylor_batches=[0],
+        calibration_images=[-1],
+        metric=['energy'],
+    )
+    for settings, message in (
+        (dict(importance='taylor'), 'needs batches of training data'),
+        (dict(batches=iter([])), 'gone through once'),
+        (dict(scope='model'), 'needs a metric'),
+        (dict(importance='taylor', batches=[]), 'there are none'),
+        (dict(metric='flops', keep={'backbone.conv1': 0.5}), 'must be a fraction, as metric'),
+        (dict(metric='flops', keep=1e-6), 'the smallest widths leave'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prune(**{'model': model, 'inputs': IMAGE, 'keep': 0.5, **settings})
+    with pytest.raises(ValueError, match='pairs of inputs and labels'):
+        prune(torchvision.models.alexnet(), [torch.zeros(1, 3, 64, 64)], 0.5, 'taylor', [1])
 
 
 def test_super_net_gives_an_arch_net():

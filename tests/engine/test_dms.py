@@ -13,8 +13,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 
 from mmscale.apis.pruned_files import export_search
+from mmscale.apis.reports.report import report as make_report
 from mmscale.arch import Arch
 from mmscale.cost import Cost, LatencyModel, LatencySetting, count_module
+from mmscale.datasets import Draw
+from mmscale.datasets.draws import seed_of
 from mmscale.engine import DMSHook
 from mmscale.errors import UsageError
 from mmscale.registry import MODELS
@@ -400,3 +403,123 @@ def test_amp_has_nothing_to_scale_where_no_weights_are_trained(amp_on_cpu, dms_c
     dms_config['optim_wrapper']['type'] = 'AmpOptimWrapper'
     with pytest.raises(ValueError, match=r'AmpOptimWrapper needs weights .* --bf16'):
         runner_of(dms_config).train()
+
+
+# ------------------------------------------------------------------ what the task decided
+
+
+@pytest.mark.parametrize('images', [0, 30])
+def test_statistics_are_those_of_what_is_left(images, dms_config, pretrained):
+    dms_config['model'].update(pipeline='p-', pretrained=pretrained)
+    dms_config['custom_hooks'][-1]['calibration_images'] = images
+    runner = runner_of(dms_config)
+    runner.train()
+    model = runner.model.eval()
+    stem = model.model.backbone.stem
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(0)).tolist()[:30]
+    draws = [Draw(index, None, seed_of(0, 0, place)) for place, index in enumerate(order)]
+    items = [runner.train_dataloader.dataset[draw] for draw in draws]
+    inputs = [
+        model.data_preprocessor(dict(inputs=[item['inputs']]), False)['inputs'] for item in items
+    ]
+    with torch.no_grad():
+        maps = stem.conv(torch.cat(inputs))
+    is_equal = torch.allclose(stem.bn.running_mean, maps.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+    assert is_equal == bool(images)
+
+
+@pytest.mark.parametrize(('weight', 'warns'), [(1e4, True), (1e-4, False)])
+def test_a_structure_that_the_cost_decided_is_not_believed(weight, warns, dms_config, tmp_path):
+    dms_config['model'].update(weight=weight, search=['width'])
+    runner_of(dms_config).train()
+    log = next(tmp_path.glob('dms/*/*.log')).read_text()
+    assert ('the task decided' in log) == warns
+    last = lines(dms_config['work_dir'])[-1]
+    assert last['ratios'].keys() == last['slopes'].keys() == last['structure'].keys()
+    shares = last['task_shares'].values()
+    assert max(shares) < 0.1 if warns else min(shares) > 0.9
+    report = make_report(dms_config['work_dir'], tmp_path / 'report')
+    facts = dict(report.facts)
+    assert (
+        float(facts['decided by the task'].rstrip('%')) < 10 if warns else 'warning' not in facts
+    )
+
+
+def test_the_default_step_follows_the_length(dms_config):
+    del dms_config['model']['structure_optimizer']
+    dms_config['optim_wrapper']['accumulative_counts'] = 2
+    dms_config['custom_hooks'][-1]['warmup'] = 0.2
+    runner = runner_of(dms_config)
+    runner.train()
+    (group,) = runner.model.structure_optimizer.param_groups
+    assert group['lr'] == pytest.approx(2.0 / 4)
+
+
+# ------------------------------------------------------------------ without a search
+
+
+@pytest.fixture
+def trained(retrain_config, write_config, tmp_path):
+    """Config and checkpoint of a network that was never searched."""
+    torch.manual_seed(1)
+    checkpoint = tmp_path / 'whole.pth'
+    network = MODELS.build(copy.deepcopy(retrain_config['model']))
+    torch.save({'state_dict': network.state_dict()}, checkpoint)
+    retrain_config['train_cfg'] = dict(by_epoch=True, max_epochs=3, val_interval=1)
+    return write_config(retrain_config), checkpoint
+
+
+@pytest.mark.parametrize(
+    ('method', 'options', 'bounds'),
+    [
+        ('dms', ['--iterations', 12], (0.58, 0.6)),
+        ('taylor', ['--metric', 'params'], (0.55, 0.6)),
+        ('l1', ['--keep', 0.4], (0.3, 0.4)),
+    ],
+)
+def test_pruning_of_a_trained_network(method, options, bounds, trained, call_tool, tmp_path):
+    config, checkpoint = trained
+    out = tmp_path / method
+    arguments = ['prune.py', config, checkpoint, '--method', method, '--out', out]
+    code, errors = call_tool(*arguments, '--keep', 0.6, *options)
+    assert code == 0, errors
+    retrain = Config.fromfile(out / 'retrain.py')
+    whole = MODELS.build(Config.fromfile(config).model)
+    metric = 'params' if 'params' in options else 'flops'
+    costs = [
+        getattr(count_module(model, (1, 12, 12), memory=False), metric)
+        for model in (MODELS.build(retrain.model), whole)
+    ]
+    assert bounds[0] <= costs[0] / costs[1] <= bounds[1]
+    weights = CheckpointLoader.load_checkpoint(str(out / 'weights.pth'), 'cpu')['state_dict']
+    before = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')['state_dict']
+    kept = weights['head.fc.weight']
+    assert all(
+        any(torch.equal(row, other) for other in before['head.fc.weight'].T) for row in kept.T
+    )
+    # Statistics are of what is left, and no longer those of a network that saw no image.
+    assert weights['backbone.stem.bn.running_mean'].any()
+    code, errors = call_tool(*arguments)
+    assert code == 2 and 'exists: name another folder' in errors
+    runner = runner_of(retrain.to_dict(), **{'train_cfg.max_epochs': 1})
+    runner.train()
+
+
+def test_wrong_settings_of_pruning(trained, dms_config, write_config, call_tool, tmp_path):
+    config, checkpoint = trained
+    start = ['prune.py', config, checkpoint, '--out', tmp_path / 'out']
+    for options, message in (
+        (['--keep', 0.5], '--keep only with --method'),
+        (['--method', 'l1', '--keep', 1.5], 'keep=1.5 must be a number above 0 and below 1'),
+        (['--method', 'l1', '--keep', 1e-6], 'the smallest widths leave'),
+        (['--method', 'dms', '--keep', 1e-6], 'out of reach'),
+        (['--method', 'dms', '--iterations', 0], 'iterations=0'),
+    ):
+        code, errors = call_tool(*start, *options)
+        assert code == 2 and message in errors and 'Traceback' not in errors
+    search = write_config(dms_config, 'search.py')
+    code, errors = call_tool(
+        'prune.py', search, checkpoint, '--out', tmp_path / 'out', '--method', 'l1'
+    )
+    assert code == 2 and 'is a search' in errors
+    assert not (tmp_path / 'out' / 'weights.pth').exists()
