@@ -208,6 +208,18 @@ def _hidden(model: nn.Module, name: str, makers: tuple[str, ...], consumer: str)
     return ChannelGroup(name, size, (*members, Member(consumer, 'in', runs(size))))
 
 
+def _linear_chain(mlp: nn.Module) -> list[str]:
+    """Names of linear layers each of which fits the one before, none where one does not.
+
+    That they follow each other in truth is only to be known by a trial.
+    """
+    layers = {name: part for name, part in mlp.named_children() if list(part.parameters())}
+    fits = all(isinstance(layer, nn.Linear) for layer in layers.values()) and all(
+        one.out_features == other.in_features for one, other in pairwise(layers.values())
+    )
+    return list(layers) if fits else []
+
+
 def mlp_of(model: nn.Module, name: str, title: str | None = None) -> MLP:
     """What is known of an MLP by the names of its layers, whatever its class.
 
@@ -237,6 +249,8 @@ def mlp_of(model: nn.Module, name: str, title: str | None = None) -> MLP:
         chain = [*(f'layers.{i}.0' for i in range(last)), f'layers.{last}']
     for names in _CHAINS:
         chain = chain or [part for part in names if names[0] in parts and part in parts]
+    if len(chain) < 2:
+        chain = _linear_chain(mlp)
     if len(chain) < 2:
         raise UsageError(f'{name}: the layers of a {type(mlp).__name__} are not known')
     groups = [
