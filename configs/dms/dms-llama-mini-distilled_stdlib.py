@@ -6,8 +6,6 @@ _base_ = './dms-llama-mini_stdlib.py'
 model = dict(
     pipeline='p',
     pretrained='work_dirs/llama-mini_stdlib/iter_500.pth',
-    # The structure's steps reach the target by themselves: about 2 / iterations.
-    structure_optimizer=dict(_delete_=True, type='Adam', lr=2 / 150),
     model=dict(
         type='mmscale.DistilledCausalLM',
         teacher_checkpoint='work_dirs/llama-mini_stdlib/iter_500.pth',

@@ -217,11 +217,12 @@ class MaskedCost(nn.Module):
         inside = defaultdict(list)
         after = None
         for number, group in enumerate(self._groups.widths):
-            members = [m for m in group.members if m.module.startswith(f'{name}.')]
-            if group.kind in ATTENTION_KINDS and members:
+            is_inside = any(layer.startswith(f'{name}.') for layer in group.layers)
+            if group.kind in ATTENTION_KINDS and is_inside:
                 inside[group.kind].append((number, group))
                 # The layer after attention: as many tokens come out of it as out of attention.
-                after = after or next((m.module for m in members if m.role == 'in'), None)
+                inputs = (member.module for member in group.members if member.role == 'in')
+                after = after or next(inputs, None)
 
         def kept(kind: str) -> Polynomial:
             return _sum(Polynomial({(number,): 1 / group.size}) for number, group in inside[kind])

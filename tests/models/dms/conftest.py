@@ -18,7 +18,7 @@ IMAGES = (2, 3, 64, 64)
 WINDOW = 3 if torch.__version__ >= (2, 6) else None
 LANGUAGE_MODELS = (
     *('LLaMA', 'Mistral', 'Qwen2', 'Qwen3', 'GPT-2'),
-    *('GPT-NeoX', 'GPT-NeoX turned', 'OPT', 'OPT with norms after'),
+    *('GPT-NeoX', 'GPT-NeoX turned', 'OPT', 'OPT with norms after', 'BERT', 'RoBERTa'),
 )
 
 
@@ -131,6 +131,20 @@ def opt(**options):
         **options,
     )
     return transformers.OPTForCausalLM(config)
+
+
+def bert(family):
+    transformers = pytest.importorskip('transformers')
+    config = getattr(transformers, f'{family}Config')(
+        vocab_size=50,
+        hidden_size=48,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+    )
+    return getattr(transformers, f'{family}ForSequenceClassification')(config)
 
 
 def beit(**options):
@@ -275,6 +289,9 @@ NETWORKS = {
         partial(opt, do_layer_norm_before=False, word_embed_proj_dim=24),
         (9, 48 + 2 * (4 + 12 + 12 + 40), 0, 0),
     ),
+    # What a pooling layer or a classifier makes of the stream is not known.
+    'BERT': (partial(bert, 'Bert'), (8, 2 * (4 + 12 + 12 + 40), 0, 0)),
+    'RoBERTa': (partial(bert, 'Roberta'), (8, 2 * (4 + 12 + 12 + 40), 0, 0)),
 }
 
 

@@ -13,6 +13,7 @@ from mmscale.models.dms.transformers.language import (
     GPT_NEOX,
     LLAMA,
     decoder_groups,
+    encoder_groups,
     opt_groups,
 )
 from mmscale.models.dms.transformers.parts import Consumers
@@ -39,6 +40,7 @@ GROUPERS = {
     'mmpretrain.models.backbones.tinyvit.TinyViT': tiny_vit_groups,
     'mmpretrain.models.backbones.vision_transformer.VisionTransformer': partial(vit_groups, VIT),
     'mmpretrain.models.backbones.vit_eva02.ViTEVA02': partial(vit_groups, EVA02),
+    'transformers.models.bert.modeling_bert.BertModel': encoder_groups,
     'transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel': partial(decoder_groups, GPT2),
     'transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXForCausalLM': partial(
         decoder_groups, GPT_NEOX
@@ -50,6 +52,7 @@ GROUPERS = {
     'transformers.models.opt.modeling_opt.OPTForCausalLM': opt_groups,
     'transformers.models.qwen2.modeling_qwen2.Qwen2ForCausalLM': partial(decoder_groups, LLAMA),
     'transformers.models.qwen3.modeling_qwen3.Qwen3ForCausalLM': partial(decoder_groups, LLAMA),
+    'transformers.models.roberta.modeling_roberta.RobertaModel': encoder_groups,
 }
 
 # Blocks that return a tuple: how many of their arguments stand for it where a block has gone.

@@ -256,6 +256,28 @@ class PrunedGPTNeoXAttention(nn.Module):
         return self.dense(result), weights
 
 
+class PrunedBertAttention(nn.Module):
+    """BERT's attention with a size of its own for values; in the place of transformers' class."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Maps (N, length, C) to the channels of all values; the rest is as of transformers."""
+        query, key, value = (
+            layer(hidden_states).unflatten(-1, (self.num_attention_heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        drop = self.dropout.p if self.training else 0.0
+        result = scaled_dot_product_attention(
+            query, key, value, attention_mask, drop, scale=self.scaling
+        )
+        return result.transpose(1, 2).flatten(2), None
+
+
 # Classes of mmpretrain, and of transformers by name, and those that take over when pruned.
 _PRUNED = {
     BEiTAttention: LayeredBEiTAttention,
@@ -267,6 +289,12 @@ _PRUNED = {
 _PRUNED_BY_NAME = {
     'transformers.models.gpt2.modeling_gpt2.GPT2Attention': PrunedGPT2Attention,
     'transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXAttention': PrunedGPTNeoXAttention,
+    **{
+        f'transformers.models.{family.lower()}.modeling_{family.lower()}.{family}SelfAttention': (
+            PrunedBertAttention
+        )
+        for family in ('Bert', 'Roberta')
+    },
     **{
         f'transformers.models.{family.lower()}.modeling_{family.lower()}.{family}Attention': (
             PrunedDecoderAttention
@@ -291,6 +319,8 @@ def _take_over(module: nn.Module) -> None:
             )
         elif pruned is PrunedGPT2Attention:
             module.scaling = _gpt2_scale(module)
+        elif pruned is PrunedBertAttention:
+            module.scaling = module.attention_head_size**-0.5
         elif pruned is PrunedGPTNeoXAttention:
             module.num_heads = module.config.num_attention_heads
         module.__class__ = pruned

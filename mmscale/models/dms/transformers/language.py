@@ -1,4 +1,4 @@
-"""Groupers of transformers' causal language models: a line each names their parts."""
+"""Groupers of transformers' language models: a few lines each name their parts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
+from mmscale.errors import UsageError
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member, runs
 from mmscale.models.dms.layers import output_dimension
 from mmscale.models.dms.transformers.parts import (
@@ -14,6 +15,7 @@ from mmscale.models.dms.transformers.parts import (
     Attention,
     Consumers,
     Stream,
+    hidden_width,
     mlp_of,
     places,
 )
@@ -157,7 +159,8 @@ def _attention(decoder: Decoder, model: nn.Module, name: str, config: object) ->
         return Attention.fused(model, name, heads, layer, decoder.output, decoder.by_head)
     keys = model.get_submodule(f'{name}.{decoder.projections[1]}')
     heads = keys.out_features // module.head_dim
-    return Attention.separate(model, name, heads, decoder.projections, decoder.output)
+    output = f'{name}.{decoder.output}'
+    return Attention.separate(model, name, heads, decoder.projections, output)
 
 
 def _mlp(decoder: Decoder, model: nn.Module, name: str) -> MLP:
@@ -192,3 +195,41 @@ def opt_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelGr
         )
     groups = decoder_groups(decoder, model, prefix, consumers)
     return groups if network.config.do_layer_norm_before else ChannelGroups(groups.widths)
+
+
+def encoder_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelGroups:
+    """Groups of transformers' BertModel and RobertaModel; norms after branches keep the blocks.
+
+    Raises:
+        UsageError: Its attention looks at relative positions, or at another sequence.
+    """
+    network = model.get_submodule(prefix.rstrip('.'))
+    config = network.config
+    if config.is_decoder or getattr(config, 'position_embedding_type', 'absolute') != 'absolute':
+        raise UsageError(f'{type(network).__name__}: attention of this kind is not declared')
+    stream = Stream(model, f'{prefix}embedding', config.hidden_size)
+    tables = ('word_embeddings', 'position_embeddings', 'token_type_embeddings')
+    stream.add('out', *(f'{prefix}embeddings.{table}' for table in tables))
+    stream.add('norm', f'{prefix}embeddings.LayerNorm')
+    widths: list[ChannelGroup] = []
+    for i, layer in enumerate(network.encoder.layer):
+        name = f'{prefix}encoder.layer.{i}'
+        attention = Attention.separate(
+            model,
+            f'{name}.attention.self',
+            layer.attention.self.num_attention_heads,
+            ('query', 'key', 'value'),
+            f'{name}.attention.output.dense',
+        )
+        first, last = f'{name}.intermediate.dense', f'{name}.output.dense'
+        stream.add('in', attention.query[0], attention.key[0], attention.value[0], first)
+        stream.add('out', attention.output[0], last)
+        stream.add('norm', f'{name}.attention.output.LayerNorm', f'{name}.output.LayerNorm')
+        widths += [
+            attention.heads(count='num_attention_heads'),
+            attention.query_size(count='attention_head_size'),
+            attention.value_size(count='value_dim'),
+            hidden_width(model, f'{name}.mlp', (first,), last),
+        ]
+    stream.add('in', f'{prefix}pooler.dense')
+    return ChannelGroups((*stream.groups(consumers), *widths))

@@ -139,9 +139,9 @@ class Attention:
             name: Of the attention.
             heads: Number of heads of keys and values.
             layers: Names of these layers, in the attention.
-            output: Name of the layer after attention, in it.
+            output: Whole name of the layer after attention.
         """
-        query, key, value, output = (f'{name}.{layer}' for layer in (*layers, output))
+        query, key, value = (f'{name}.{layer}' for layer in layers)
         sizes = {layer: output_dimension(model.get_submodule(layer))[1] for layer in (key, value)}
         sizes[query] = output_dimension(model.get_submodule(query))[1]
         sizes[output] = input_dimension(model.get_submodule(output))[1]
@@ -202,7 +202,10 @@ class MLP:
     last: str
 
 
-def _hidden(model: nn.Module, name: str, makers: tuple[str, ...], consumer: str) -> ChannelGroup:
+def hidden_width(
+    model: nn.Module, name: str, makers: tuple[str, ...], consumer: str
+) -> ChannelGroup:
+    """The group of a hidden width, between linear layers that make it and the one that uses it."""
     size = input_dimension(model.get_submodule(consumer))[1]
     members = [Member(maker, 'out', runs(size)) for maker in makers]
     return ChannelGroup(name, size, (*members, Member(consumer, 'in', runs(size))))
@@ -242,7 +245,7 @@ def mlp_of(model: nn.Module, name: str, title: str | None = None) -> MLP:
         return MLP([ChannelGroup(title, size, tuple(members))], (f'{name}.w12',), f'{name}.w3')
     if parts.issuperset(_GATED):
         *makers, consumer = (f'{name}.{part}' for part in _GATED)
-        return MLP([_hidden(model, title, tuple(makers), consumer)], tuple(makers), consumer)
+        return MLP([hidden_width(model, title, tuple(makers), consumer)], tuple(makers), consumer)
     chain: list[str] = []
     if 'layers' in parts and hasattr(mlp, 'num_fcs'):  # MMCV's FFN
         last = mlp.num_fcs - 1
@@ -254,7 +257,9 @@ def mlp_of(model: nn.Module, name: str, title: str | None = None) -> MLP:
     if len(chain) < 2:
         raise UsageError(f'{name}: the layers of a {type(mlp).__name__} are not known')
     groups = [
-        _hidden(model, f'{title}.{i}' if i else title, (f'{name}.{maker}',), f'{name}.{consumer}')
+        hidden_width(
+            model, f'{title}.{i}' if i else title, (f'{name}.{maker}',), f'{name}.{consumer}'
+        )
         for i, (maker, consumer) in enumerate(pairwise(chain))
     ]
     return MLP(groups, (f'{name}.{chain[0]}',), f'{name}.{chain[-1]}')
