@@ -3,9 +3,10 @@
 
 ``python benchmarks/dms_language_model.py --seeds 3 --out docs/results/dms_language_model.json``
 
-For each seed the small LLaMA of configs/causal_lm is trained. A search by gradient then leaves
-half of its parameters, and what is left is trained further; both with the text alone and with the
-whole model as the teacher. A seed is that of initialisation and of the order of text. Perplexity
+For each seed the small LLaMA of configs/causal_lm is trained, for longer than its config does: a
+teacher knows more than what learns from it. A search by gradient then leaves half of its
+parameters, and what is left is trained further; both with the text alone and with the whole model
+as the teacher. A seed is that of initialisation and of the order of text. Perplexity
 is per byte of the files for validation; a difference is that of both with one seed. Seconds are of
 the CPU, without the start of Python. What is finished is not done again.
 """
@@ -34,7 +35,6 @@ WHOLE, SEARCH, REST = (
     'dms/dms-llama-mini-distilled_stdlib.py',
     'dms/llama-mini-pruned-distilled_stdlib.py',
 )
-WHOLE_ITERATIONS = 500
 PLAIN, DISTILLED = 'text alone', 'distilled'
 MOMENTS = ('right after', 'trained further')
 
@@ -55,7 +55,7 @@ def prepared(name: str, folder: Path, seed: int, iterations: int, options: dict)
     config.merge_from_dict(
         {
             'work_dir': str(folder),
-            'experiment_name': '_'.join(folder.parts[-3:]),
+            'experiment_name': '_'.join(folder.parts[-4:]),
             'log_level': 'WARNING',
             'randomness.seed': seed,
             'train_dataloader.sampler.seed': seed,
@@ -88,9 +88,10 @@ def run(config: Config) -> tuple[Runner, dict]:
     return runner, {**found, **({'projection': projected} if projected else {})}
 
 
-def train_whole(folder: Path, seed: int) -> dict:
+def train_whole(folder: Path, seed: int, iterations: int) -> dict:
     """Trains the whole model."""
-    return run(prepared(WHOLE, folder, seed, WHOLE_ITERATIONS, {}))[1]
+    options = {'param_scheduler.1.end': iterations}
+    return run(prepared(WHOLE, folder, seed, iterations, options))[1]
 
 
 def learner(is_distilled: bool, checkpoint: Path) -> dict:
@@ -180,18 +181,32 @@ def main() -> None:
         default=150,
         help='of a search, and of the training after it (default: %(default)s)',
     )
+    parser.add_argument(
+        '--whole-iterations',
+        type=int,
+        default=1500,
+        help='of the whole model before that (default: %(default)s)',
+    )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/dms_language_model'))
     parser.add_argument('--out', type=Path, help='JSON file of the rows')
     args = parser.parse_args()
     if args.seeds < 1:
         parser.error(f'--seeds {args.seeds} must be 1 or more')
-    if args.iterations < 3:
-        parser.error(f'--iterations {args.iterations} must be 3 or more')
+    for option, iterations in (
+        ('iterations', args.iterations),
+        ('whole-iterations', args.whole_iterations),
+    ):
+        if iterations < 3:
+            parser.error(f'--{option} {iterations} must be 3 or more')
     rows = []
     for seed in range(args.seeds):
-        folder = args.work_dir.resolve() / f'seed{seed}'
-        row = {'whole': once(folder / 'whole', lambda into, seed=seed: train_whole(into, seed))}
-        checkpoint = folder / 'whole' / f'iter_{WHOLE_ITERATIONS}.pth'
+        folder = args.work_dir.resolve() / f'whole_{args.whole_iterations}' / f'seed{seed}'
+        whole = once(
+            folder / 'whole',
+            lambda into, seed=seed: train_whole(into, seed, args.whole_iterations),
+        )
+        row = {'whole': whole}
+        checkpoint = folder / 'whole' / f'iter_{args.whole_iterations}.pth'
         for name in (PLAIN, DISTILLED):
             into = folder / f'{name.replace(" ", "_")}_{args.iterations}'
             row[name] = compare(name, seed, into, checkpoint, args.iterations)
@@ -200,7 +215,7 @@ def main() -> None:
         rows.append(row)
     Console(width=100).print(table_of(rows))
     if args.out is not None:
-        settings = {'whole_iterations': WHOLE_ITERATIONS, 'iterations': args.iterations}
+        settings = {'whole_iterations': args.whole_iterations, 'iterations': args.iterations}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         found = {'settings': settings, 'seeds': rows}
         args.out.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
