@@ -187,3 +187,21 @@ def test_an_mlp_of_unknown_form_is_traced_with_a_warning():
     with pytest.warns(UserWarning, match='the layers of a Unknown are not known.*so it is traced'):
         groups = channel_groups(model, [torch.zeros(1, 3, 32, 32)])
     assert 8 in [group.size for group in groups.widths]
+
+
+def test_biases_of_positions_that_are_still_zero():
+    """They are kept in eval mode, which a trial that fills them in must not be misled by."""
+    arch = dict(channels=[8, 16, 16, 16], num_heads=[1, 2, 2, 2], depths=[1, 1, 1, 1])
+    config = dict(type='TinyViT', arch=arch, img_size=(64, 64), window_size=[4, 4, 4, 2])
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(config)
+    model.eval()
+    groups = channel_groups(model, [torch.zeros(1, 3, 64, 64)])
+    assert sum(group.kind == 'heads' for group in groups.widths) == 3
+    with torch.no_grad():
+        x = torch.randn(2, 3, 64, 64)
+        before = model(x)[0]
+        for module in model.modules():
+            if hasattr(module, 'attention_biases'):
+                module.attention_biases.add_(torch.randn_like(module.attention_biases))
+        assert not torch.allclose(model(x)[0], before)

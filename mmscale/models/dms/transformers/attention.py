@@ -118,6 +118,22 @@ class LayeredBEiTAttention(BEiTAttention):
         return _output(self, scores, value)
 
 
+class LayeredLeAttention(LeAttention):
+    """TinyViT's attention, which looks its biases up when it runs: none at hand that get old."""
+
+    def train(self, mode: bool = True) -> LayeredLeAttention:
+        """Sets the mode, and no biases."""
+        return nn.Module.train(self, mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps (N, length, C) to the same shape."""
+        parts = self.qkv(self.norm(x)).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        query, key, value = parts.split([self.key_dim, self.key_dim, self.d], dim=-1)
+        scores = query @ key.transpose(-2, -1) * self.scale
+        scores = scores + self.attention_biases[:, self.attention_bias_idxs]
+        return self.proj((scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2))
+
+
 class PrunedAttentionWithRoPE(AttentionWithRoPE):
     """EVA-02's attention with a size of its own for values."""
 
@@ -281,6 +297,7 @@ class PrunedBertAttention(nn.Module):
 # Classes of mmpretrain, and of transformers by name, and those that take over when pruned.
 _PRUNED = {
     BEiTAttention: LayeredBEiTAttention,
+    LeAttention: LayeredLeAttention,
     MultiheadAttention: PrunedMultiheadAttention,
     WindowMSA: PrunedWindowMSA,
     WindowMSAV2: LayeredWindowMSAV2,
@@ -304,6 +321,16 @@ _PRUNED_BY_NAME = {
 }
 
 
+# Those that masks need, too.
+_LAYERED = (LayeredBEiTAttention, LayeredLeAttention, LayeredWindowMSAV2)
+
+
+def layered(module: nn.Module) -> None:
+    """Gives attention whose code hides layers or parameters from masks a class that does not."""
+    if _PRUNED.get(type(module)) in _LAYERED:
+        _take_over(module)
+
+
 def _take_over(module: nn.Module) -> None:
     """Gives attention the class that runs with other sizes; it keeps the scale of its scores."""
     for base in type(module).__mro__:
@@ -323,6 +350,8 @@ def _take_over(module: nn.Module) -> None:
             module.scaling = module.attention_head_size**-0.5
         elif pruned is PrunedGPTNeoXAttention:
             module.num_heads = module.config.num_attention_heads
+        elif pruned is LayeredLeAttention:
+            module.__dict__.pop('ab', None)
         module.__class__ = pruned
         return
 
@@ -360,5 +389,3 @@ def set_counts(module: nn.Module, counts: dict[str, int]) -> None:
         module.out_dims = module.proj.in_features
     elif isinstance(module, LeAttention):
         module.dh = module.proj.in_features
-        # In eval mode it keeps its biases at hand.
-        module.train(module.training)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from mmpretrain.models import SwinTransformerV2
 from mmpretrain.models.backbones.mvit import MultiScaleAttention
-from mmpretrain.models.utils import BEiTAttention, WindowMSAV2
+from mmpretrain.models.utils import WindowMSAV2
 from mmpretrain.models.utils.attention import LeAttention
 from torch import nn
 
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup, Member, runs
-from mmscale.models.dms.transformers.attention import LayeredBEiTAttention, LayeredWindowMSAV2
+from mmscale.models.dms.transformers.attention import layered
 from mmscale.models.dms.transformers.parts import (
     Attention,
     Consumers,
@@ -79,18 +79,13 @@ def _tied_attention(model: nn.Module, name: str) -> tuple[list[ChannelGroup], At
 def attention_groups(model: nn.Module, name: str) -> tuple[list[ChannelGroup], Attention]:
     """Groups of one of mmpretrain's attentions: heads, and sizes as far as they can change.
 
-    Classes that hand the weight of their first layer to a function, where no mask reaches it, get
-    one that calls the layer instead.
+    Classes that hand the weight of their first layer to a function, where no mask reaches it, or
+    that keep what they have computed of parameters, get one that does not.
     """
     module = model.get_submodule(name)
     if isinstance(module, MultiScaleAttention):
         return _tied_attention(model, name)
-    for plain, layered in (
-        (BEiTAttention, LayeredBEiTAttention),
-        (WindowMSAV2, LayeredWindowMSAV2),
-    ):
-        if type(module) is plain:
-            module.__class__ = layered
+    layered(module)
     is_le = isinstance(module, LeAttention)
     heads = module.num_heads
     attention = Attention.fused(model, name, heads, by_head=is_le)
