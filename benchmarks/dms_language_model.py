@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument(
         '--whole-iterations',
         type=int,
-        default=1500,
+        default=1000,
         help='of the whole model before that (default: %(default)s)',
     )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/dms_language_model'))

@@ -237,10 +237,13 @@ class MaskedCost(nn.Module):
                 for (number, _), multiple in zip(inside[kind], multiples, strict=True)
             )
         if after is None:
-            # A rotary embedding: all it gives is of places, of which no layer has the number.
             size = _scaled(places['qk_size'], 1 / max(1, self._places(places['qk_size'])))
-            flops = size if inside['qk_size'] else one
-            return flops, flops
+            if not inside['qk_size'] or not any(modules[name].children()):
+                # A rotary embedding: all it gives is of places.
+                flops = size if inside['qk_size'] else one
+                return flops, flops
+            # Queries and keys alone can go: half of the products are of values, of their size.
+            return _sum((_scaled(size, 0.5), Polynomial({(): 0.5}))), one
         inputs, outputs, _ = _widths(modules[after])
         results = costs[after].acts / outputs * inputs
         scores = costs[name].acts - results

@@ -295,12 +295,25 @@ NETWORKS = {
 }
 
 
+def plain_network(name):
+    """A network as it is built, and inputs."""
+    torch.manual_seed(0)
+    model = NETWORKS[name][0]()
+    inputs = [torch.randint(50, (2, 7)) if name in LANGUAGE_MODELS else torch.randn(IMAGES)]
+    return model, inputs
+
+
+@pytest.fixture
+def build_network():
+    """A function that builds a network by its name."""
+    return plain_network
+
+
 @pytest.fixture(params=NETWORKS)
 def network(request):
     """Name, model in eval mode with random statistics, inputs, and what is expected of groups."""
-    torch.manual_seed(0)
-    build, expected = NETWORKS[request.param]
-    model = build()
+    model, inputs = plain_network(request.param)
+    expected = NETWORKS[request.param][1]
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             for tensor in (module.weight, module.running_var):
@@ -310,9 +323,6 @@ def network(request):
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
-    inputs = [torch.randn(IMAGES)]
-    if request.param in LANGUAGE_MODELS:
-        inputs = [torch.randint(50, (2, 7))]
     return request.param, model.eval(), inputs, expected
 
 

@@ -274,7 +274,8 @@ def mvit_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelG
     """Groups of mmpretrain's MViT; blocks that pool or get wider cannot go."""
     network = model.get_submodule(prefix.rstrip('.'))
     stream = _embedding(model, prefix, 'embedding', network.embed_dims)
-    widths, streams = [], []
+    widths, streams = [], [stream]
+    outputs: dict[int, Consumers] = {}
     removable: dict[str, tuple[str, ...]] = {}
     for i, block in enumerate(network.blocks):
         name, inside, after = f'{prefix}blocks.{i}', stream, stream
@@ -282,7 +283,7 @@ def mvit_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelG
             after = Stream(model, name, block.out_dims)
             stream.add('in', f'{name}.proj')
             after.add('out', f'{name}.proj')
-            streams.append((stream, None))
+            streams.append(after)
             if block.dim_mul_in_attention:
                 inside = after
         groups, ends = add_block(model, stream, name, MVIT, inside, after)
@@ -291,16 +292,10 @@ def mvit_groups(model: nn.Module, prefix: str, consumers: Consumers) -> ChannelG
             removable[name] = ends
         stream = after
         scale = network.stage_indices.get(i)
-        if scale is not None:
-            stream.add('norm', f'{prefix}norm{scale}')
-            if scale in network.out_scales:
-                is_last = i == len(network.blocks) - 1
-                streams.append((stream, consumers if is_last else ()))
-    if all(other is not stream for other, _ in streams):
-        streams.append((stream, None))
-    outputs = {id(stream) for stream, after in streams if after is not None}
-    for stream, after in streams:
-        if after is not None or id(stream) not in outputs:
-            widths += stream.groups(after)
+        stream.add('norm', f'{prefix}norm{scale}')
+        if scale in network.out_scales:
+            outputs[len(streams)] = consumers if i == len(network.blocks) - 1 else ()
+    for position, stream in enumerate(streams, start=1):
+        widths += stream.groups(outputs.get(position))
     depth = DepthGroup(f'{prefix}blocks', tuple(removable), tuple(removable.values()))
     return ChannelGroups(tuple(widths), (depth,) if removable else ())
