@@ -18,6 +18,7 @@ import gpu
 import peers
 import run_all
 from ceilings import SIZES, Ceilings
+from dms_language_model import DISTILLED, MOMENTS, PLAIN, table_of
 from growth import Growth
 from paired import ratio_of
 from super_net_step import MODES, Case, Comparison
@@ -210,3 +211,18 @@ def test_unknown_benchmarks_are_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run_all.main()
     assert 'no_such is none of' in capsys.readouterr().err
+
+
+def test_language_models_are_compared_seed_by_seed():
+    """Seeds that differ more than both ways do hide nothing."""
+    rows = [
+        {
+            'whole': {'perplexity': seed},
+            PLAIN: {moment: {'perplexity': seed + 1.0} for moment in MOMENTS},
+            DISTILLED: {moment: {'perplexity': seed + 0.75} for moment in MOMENTS},
+        }
+        for seed in (2.0, 4.0, 9.0)
+    ]
+    cells = [list(column.cells) for column in table_of(rows).columns]
+    assert cells[0] == ['whole', PLAIN, DISTILLED, 'difference']
+    assert cells[2] == ['', '6.000 ± 3.606', '5.750 ± 3.606', '-0.250 ± 0.000']

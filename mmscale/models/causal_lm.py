@@ -51,14 +51,28 @@ class CausalLM(BaseModel):
         logits = self.language_model(inputs).logits
         if mode == 'tensor':
             return logits
-        predicted = logits[:, :-1].float().transpose(1, 2)
-        entropy = cross_entropy(predicted, inputs[:, 1:], reduction='none')
         if mode == 'loss':
-            return {'language_loss': entropy.mean()}
+            return self.losses(logits, inputs)
+        entropy = _entropy(logits, inputs)
         return [
             {'cross_entropy': total, 'tokens': entropy.shape[1]}
             for total in entropy.double().sum(dim=1).tolist()
         ]
+
+    def losses(self, logits: torch.Tensor, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Losses by name, ``language_loss`` here, as :meth:`forward` says.
+
+        Args:
+            logits: Predictions of shape (N, length, vocabulary).
+            inputs: Tokens of shape (N, length).
+        """
+        return {'language_loss': _entropy(logits, inputs).mean()}
+
+
+def _entropy(logits: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of all tokens but the first ones, shape (N, length - 1)."""
+    predicted = logits[:, :-1].float().transpose(1, 2)
+    return cross_entropy(predicted, inputs[:, 1:], reduction='none')
 
 
 def _language_model(config: dict) -> nn.Module:

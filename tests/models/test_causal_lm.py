@@ -32,6 +32,21 @@ SETTINGS = {
         embd_pdrop=0.0,
         attn_pdrop=0.0,
     ),
+    'opt': dict(
+        hidden_size=24,
+        ffn_dim=20,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=16,
+        dropout=0.0,
+    ),
+    'gpt_neox': dict(
+        hidden_size=24,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        rotary_pct=0.34,
+    ),
 }
 
 

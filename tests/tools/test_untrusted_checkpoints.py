@@ -198,6 +198,10 @@ ENTRIES = {
         'dms/arch-net-distilled_digits.py',
         "dict(teacher_checkpoint='crafted.pth', backbone=dict(arch='ResNet-18'))",
     ),
+    'train teacher_checkpoint of a language model': lambda: inheriting(
+        'dms/dms-llama-mini-distilled_stdlib.py',
+        "dict(model=dict(teacher_checkpoint='crafted.pth'))",
+    ),
     'test': lambda: ['test.py', train()[1], 'crafted.pth'],
     'search': search,
     'search --plan': lambda: search('--plan'),

@@ -1,7 +1,7 @@
 """Differentiable model scaling: the operator, channel groups, masks and pruning."""
 
 from mmscale.models.dms.arch_groups import arch_groups
-from mmscale.models.dms.distill import DISTClassifier
+from mmscale.models.dms.distill import DISTClassifier, DistilledCausalLM
 from mmscale.models.dms.export import pruned_arch, pruned_model, renumbered
 from mmscale.models.dms.find import (
     channel_groups,
@@ -23,6 +23,7 @@ __all__ = [
     'DMSModel',
     'DepthGroup',
     'DifferentiableTopK',
+    'DistilledCausalLM',
     'Masks',
     'Member',
     'Pruning',

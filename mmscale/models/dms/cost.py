@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,10 @@ from torch import nn
 from mmscale.cost import Cost, count_layers
 
 if TYPE_CHECKING:
-    from mmscale.models.dms.groups import ChannelGroups
+    from mmscale.models.dms.groups import ChannelGroup, ChannelGroups
+
+# Kinds of groups that attention's own work depends on.
+ATTENTION_KINDS = ('heads', 'qk_size', 'v_size', 'head_size')
 
 # A polynomial of the gates' counts: coefficient by the (sorted) numbers of the gates multiplied.
 Polynomial = Counter[tuple[int, ...]]
@@ -33,6 +36,14 @@ def _product(*factors: Polynomial) -> Polynomial:
 
 def _scaled(polynomial: Polynomial, factor: float) -> Polynomial:
     return Polynomial({gates: value * factor for gates, value in polynomial.items()})
+
+
+def _sum(polynomials: Iterable[Polynomial]) -> Polynomial:
+    result = Polynomial()
+    for polynomial in polynomials:
+        for gates, value in polynomial.items():
+            result[gates] += value
+    return result
 
 
 def _widths(module: nn.Module) -> tuple[int, int, bool] | None:
@@ -58,10 +69,11 @@ class MaskedCost(nn.Module):
     """Flops, params and acts of a network as a function of what its gates keep.
 
     Every layer costs what :func:`mmscale.cost.count_module` counts of it times the shares of its
-    inputs and outputs that stay (a depthwise layer: of its outputs alone; attention: of its heads
-    and of their size), times the masks of the residual block that it lies in. All of it is one
-    polynomial with few terms, so that a step evaluates it with a handful of operations. At counts
-    of whole elements it is exact: the pruned network's own counts.
+    inputs and outputs that stay (a depthwise layer: of its outputs alone; attention: of its heads,
+    scores also of the size of queries and keys, results of that of values), times the masks of
+    the residual block that it lies in. All of it is one polynomial with few terms, so that a step
+    evaluates it with a handful of operations. At counts of whole elements it is exact: the pruned
+    network's own counts.
 
     Args:
         model: The network, before it is masked.
@@ -116,6 +128,7 @@ class MaskedCost(nn.Module):
         """What each layer adds to flops (0), params (1) and acts (2)."""
         dimensions = self._dimensions()
         blocks = self._blocks()
+        repeated = self._repeated()
         modules = dict(model.named_modules())
 
         def share(owner: str, dimension: str | int, size: int) -> Polynomial:
@@ -130,6 +143,8 @@ class MaskedCost(nn.Module):
                 if not widths[2]:
                     flops = _product(outputs, share(name, 'in', widths[0]))
                 acts = outputs
+                if name in repeated:
+                    flops, acts = (_product(part, repeated[name]) for part in (flops, acts))
             else:
                 flops, acts = self._attention(name, costs, modules)
             yield 0, _product(blocks(name), _scaled(flops, cost.flops))
@@ -159,6 +174,25 @@ class MaskedCost(nn.Module):
                         found[member.module, role].append((number, member.indices))
         return found
 
+    def _repeated(self) -> dict[str, Polynomial]:
+        """Share of the heads, for layers that run on each head by itself."""
+        numbers = {
+            member.module: number
+            for number, group in enumerate(self._groups.widths)
+            if group.kind == 'heads'
+            for member in group.members
+        }
+        found = {}
+        for group in self._groups.widths:
+            heads = [numbers[name] for name in group.layers if name in numbers]
+            if group.kind not in ATTENTION_KINDS[1:] or not heads:
+                continue
+            share = Polynomial({(heads[0],): 1 / self._sizes[heads[0]]})
+            for member in group.members:
+                if member.role == 'through' and member.module not in numbers:
+                    found[member.module] = share
+        return found
+
     def _blocks(self) -> Callable[[str], Polynomial]:
         """A function that gives the mask of the block which a layer lies in."""
         numbers = {}
@@ -175,28 +209,68 @@ class MaskedCost(nn.Module):
     def _attention(
         self, name: str, costs: Mapping[str, Cost], modules: Mapping[str, nn.Module]
     ) -> tuple[Polynomial, Polynomial]:
-        """Shares of the flops and acts of attention that a module computes itself."""
-        heads = size = Polynomial({(): 1.0})
-        result = 0.0
+        """Shares of the flops and acts of attention that a module computes itself.
+
+        Scores are sums over the places of queries and keys, results have the places of values.
+        """
+        one = Polynomial({(): 1.0})
+        inside = defaultdict(list)
+        after = None
         for number, group in enumerate(self._groups.widths):
-            inside = [m for m in group.members if m.module.startswith(f'{name}.')]
-            if group.kind not in ('heads', 'head_size') or not inside:
-                continue
-            share = Polynomial({(number,): 1 / group.size})
-            if group.kind == 'heads':
-                heads = share
-            else:
-                size = share
-            # The layer after attention: as many tokens come out of it as out of attention.
-            after = next((member.module for member in inside if member.role == 'in'), None)
-            if after is None:  # a rotary embedding: all it gives is of that size
-                result = 1.0
-                continue
-            inputs, outputs, _ = _widths(modules[after])
-            result = costs[after].acts / outputs * inputs / costs[name].acts
-        flops = _product(heads, size)
-        # Results are of all heads and their size; scores have heads alone.
-        return flops, _scaled(heads, 1 - result) + _scaled(flops, result)
+            is_inside = any(layer.startswith(f'{name}.') for layer in group.layers)
+            if group.kind in ATTENTION_KINDS and is_inside:
+                inside[group.kind].append((number, group))
+                # The layer after attention: as many tokens come out of it as out of attention.
+                inputs = (member.module for member in group.members if member.role == 'in')
+                after = after or next(inputs, None)
+
+        def kept(kind: str) -> Polynomial:
+            return _sum(Polynomial({(number,): 1 / group.size}) for number, group in inside[kind])
+
+        heads = kept('heads') if inside['heads'] else one
+        tied = kept('head_size') if inside['head_size'] else one
+        places = {}
+        for kind in ('qk_size', 'v_size'):
+            multiples = [_multiple(group, name) for _, group in inside[kind]]
+            places[kind] = _sum(
+                Polynomial({(number,): float(multiple)})
+                for (number, _), multiple in zip(inside[kind], multiples, strict=True)
+            )
+        if after is None:
+            size = _scaled(places['qk_size'], 1 / max(1, self._places(places['qk_size'])))
+            if not inside['qk_size'] or not any(modules[name].children()):
+                # A rotary embedding: all it gives is of places.
+                flops = size if inside['qk_size'] else one
+                return flops, flops
+            # Queries and keys alone can go: half of the products are of values, of their size.
+            return _sum((_scaled(size, 0.5), Polynomial({(): 0.5}))), one
+        inputs, outputs, _ = _widths(modules[after])
+        results = costs[after].acts / outputs * inputs
+        scores = costs[name].acts - results
+        products = costs[name].flops / scores  # places of queries and of values, together
+        of_keys, of_values = (self._places(places[kind]) for kind in ('qk_size', 'v_size'))
+        if not of_values:
+            of_values = products - of_keys if of_keys else products / 2
+            places['v_size'] = Polynomial({(): of_values})
+        if not of_keys:
+            places['qk_size'] = Polynomial({(): products - of_values})
+        flops = _scaled(_sum((places['qk_size'], places['v_size'])), 1 / products)
+        share = results / costs[name].acts
+        kept_results = _product(heads, tied, _scaled(places['v_size'], 1 / of_values))
+        acts = _sum((_scaled(heads, 1 - share), _scaled(kept_results, share)))
+        return _product(heads, tied, flops), acts
+
+    def _places(self, polynomial: Polynomial) -> float:
+        """Value of a polynomial of the whole network."""
+        return sum(
+            value * math.prod(self._sizes[gate] for gate in gates)
+            for gates, value in polynomial.items()
+        )
+
+
+def _multiple(group: ChannelGroup, name: str) -> int:
+    """How many places in a head an element of a group is, in an attention of that name."""
+    return next((multiple for module, _, multiple in group.counts if module == name), 1)
 
 
 def _share(parts: Sequence[tuple[int, np.ndarray]], sizes: Sequence[int], size: int) -> Polynomial:
@@ -207,7 +281,8 @@ def _share(parts: Sequence[tuple[int, np.ndarray]], sizes: Sequence[int], size: 
     owners: list[tuple[int, ...]] = [()] * size
     for number, indices in parts:
         for channel in indices.flat:
-            owners[channel] = (*owners[channel], number)
+            if number not in owners[channel]:
+                owners[channel] = (*owners[channel], number)
     share = Polynomial()
     for gates, channels in Counter(owners).items():
         share[gates] = channels / size / math.prod(sizes[gate] for gate in gates)

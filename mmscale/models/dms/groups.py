@@ -13,7 +13,7 @@ from mmscale.errors import UsageError
 from mmscale.tables import AsText
 
 ROLES = ('out', 'in', 'through', 'norm')
-GROUP_KINDS = ('width', 'heads', 'head_size', 'embedding')
+GROUP_KINDS = ('width', 'heads', 'qk_size', 'v_size', 'head_size', 'embedding')
 
 
 def runs(size: int, repeats: int = 1, start: int = 0) -> np.ndarray:
@@ -38,7 +38,7 @@ class Member:
         indices: Channels of that dimension that each element owns, shape (size, repeats).
         dim: Dimension of a parameter, counted from the end; None for layers.
         masks_output: Whether the mask multiplies the output of this ``out`` member, which it
-            needs to where no layer consumes it: queries of attention.
+            needs to where no layer consumes it: keys of attention.
     """
 
     module: str
@@ -67,7 +67,9 @@ class ChannelGroup:
         name: Its own, by default that of the first layer that makes the channels.
         size: Number of elements.
         members: Where they lie.
-        kind: ``width``, ``heads``, ``head_size`` or ``embedding``.
+        kind: ``width``, of channels and inside MLPs; ``heads`` of attention; ``qk_size``, the
+            places of queries and keys in heads, ``v_size``, those of values, or ``head_size``
+            where these are tied; ``embedding``, a residual stream.
         counts: Attributes that hold a multiple of the number of elements: name of the module,
             attribute, multiple.
     """

@@ -32,19 +32,19 @@ class Skip(nn.Module):
 
     Args:
         block: The block; what it says of itself in plain values stays, as callers may ask for it.
-        as_tuple: Whether in a tuple, as the block did.
+        as_tuple: How many of its arguments in a tuple, as the block did; 0 for none.
     """
 
-    def __init__(self, block: nn.Module, as_tuple: bool = False) -> None:
+    def __init__(self, block: nn.Module, as_tuple: int = 0) -> None:
         super().__init__()
         for name, value in vars(block).items():
             if not name.startswith('_') and isinstance(value, str | int | float | tuple):
                 setattr(self, name, value)
         self.as_tuple = as_tuple
 
-    def forward(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | tuple[torch.Tensor]:
+    def forward(self, x: torch.Tensor, *others: Any, **_: Any) -> torch.Tensor | tuple[Any, ...]:
         """Returns x."""
-        return (x,) if self.as_tuple else x
+        return (x, *others)[: self.as_tuple] if self.as_tuple else x
 
 
 def _check_indices(owner: str, indices: object) -> None:
@@ -214,7 +214,9 @@ def apply_pruning(model: nn.Module, pruning: Pruning) -> nn.Module:
         for name in pruning.removed:
             place = f'removed: {name}'
             block = model.get_submodule(name)
-            replace_submodule(model, name, Skip(block, full_name(type(block)) in TUPLE_BLOCKS))
+            replace_submodule(
+                model, name, Skip(block, TUPLE_BLOCKS.get(full_name(type(block)), 0))
+            )
         for name, counts in pruning.counts.items():
             place = f'counts.{name}'
             set_counts(model.get_submodule(name), counts)

@@ -22,7 +22,7 @@ from mmscale.models.dms.topk import DifferentiableTopK
 
 DECLARE = (
     'declare its groups with mmscale.models.dms.declare_groups(network, grouper), as '
-    'mmscale/models/dms/transformers.py does for transformers'
+    'docs/declare_groups.md does'
 )
 
 

@@ -16,7 +16,10 @@ from mmscale.arch import Arch, Block, Head, Stem
 IMAGES = (2, 3, 64, 64)
 # With an older torch, transformers changes the mask of a batch that shares it.
 WINDOW = 3 if torch.__version__ >= (2, 6) else None
-LANGUAGE_MODELS = ('LLaMA', 'Mistral', 'Qwen2', 'Qwen3', 'GPT-2')
+LANGUAGE_MODELS = (
+    *('LLaMA', 'Mistral', 'Qwen2', 'Qwen3', 'GPT-2'),
+    *('GPT-NeoX', 'GPT-NeoX turned', 'OPT', 'OPT with norms after', 'BERT', 'RoBERTa'),
+)
 
 
 def classifier(head='LinearClsHead', pooling=True, **backbone):
@@ -101,6 +104,83 @@ def gpt2():
     return transformers.GPT2LMHeadModel(config)
 
 
+def gpt_neox(**options):
+    transformers = pytest.importorskip('transformers')
+    config = transformers.GPTNeoXConfig(
+        vocab_size=50,
+        hidden_size=48,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        use_cache=False,
+        **options,
+    )
+    return transformers.GPTNeoXForCausalLM(config)
+
+
+def opt(**options):
+    transformers = pytest.importorskip('transformers')
+    config = transformers.OPTConfig(
+        vocab_size=50,
+        hidden_size=48,
+        ffn_dim=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        use_cache=False,
+        **options,
+    )
+    return transformers.OPTForCausalLM(config)
+
+
+def bert(family):
+    transformers = pytest.importorskip('transformers')
+    config = getattr(transformers, f'{family}Config')(
+        vocab_size=50,
+        hidden_size=48,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+    )
+    return getattr(transformers, f'{family}ForSequenceClassification')(config)
+
+
+def beit(**options):
+    return vision_transformer('BEiTViT', 'LinearClsHead', **options)
+
+
+def swin_v2(**options):
+    arch = dict(embed_dims=24, depths=[2, 2, 2], num_heads=[2, 3, 4], extra_norm_every_n_blocks=0)
+    return classifier(
+        type='SwinTransformerV2',
+        arch={**arch, **options},
+        img_size=64,
+        window_size=4,
+        out_indices=(2,),
+        pretrained_window_sizes=[0, 0, 0],
+        width=96,
+    )
+
+
+def tiny_vit():
+    arch = dict(channels=[16, 24, 32, 40], num_heads=[1, 2, 2, 4], depths=[1, 2, 1, 1])
+    return classifier(
+        type='TinyViT',
+        arch=arch,
+        img_size=(64, 64),
+        window_size=[4, 4, 4, 2],
+        width=40,
+        pooling=False,
+    )
+
+
+def mvit(**options):
+    arch = dict(embed_dims=16, num_layers=5, num_heads=2, downscale_indices=[1, 3])
+    return classifier(type='MViT', arch=arch, img_size=64, width=64, **options)
+
+
 # Number of width groups, elements, network stages with blocks that can go, and such blocks.
 NETWORKS = {
     'ResNet-50': (lambda: torchvision.models.resnet50(num_classes=10), (37, 11456, 4, 12)),
@@ -128,7 +208,7 @@ NETWORKS = {
     # The embedding, and of each layer heads, their size and the hidden width.
     'ViT': (
         partial(vision_transformer, 'VisionTransformer', layer_scale_init_value=1.0),
-        (10, 48 + 3 * (4 + 12 + 64), 1, 3),
+        (13, 48 + 3 * (4 + 12 + 12 + 64), 1, 3),
     ),
     'DeiT': (
         partial(
@@ -137,48 +217,103 @@ NETWORKS = {
             'DeiTClsHead',
             layer_scale_init_value=1.0,
         ),
-        (10, 48 + 3 * (4 + 12 + 64), 1, 3),
+        (13, 48 + 3 * (4 + 12 + 12 + 64), 1, 3),
     ),
-    'DeiT III': (partial(vision_transformer, 'DeiT3'), (10, 48 + 3 * (4 + 12 + 64), 1, 3)),
+    'DeiT III': (partial(vision_transformer, 'DeiT3'), (13, 48 + 3 * (4 + 12 + 12 + 64), 1, 3)),
     # SwiGLU's hidden width is two thirds, rounded up to eights.
     'DINOv2': (
         partial(vision_transformer, 'VisionTransformer', layer_cfgs=dict(ffn_type='swiglu_fused')),
-        (10, 48 + 3 * (4 + 12 + 48), 1, 3),
+        (13, 48 + 3 * (4 + 12 + 12 + 48), 1, 3),
     ),
-    # The rotary embedding keeps the size of heads.
+    # The rotary embedding keeps the size of queries and keys.
     'EVA-02': (
         partial(
             vision_transformer, 'ViTEVA02', 'LinearClsHead', sub_ln=True, out_type='avg_featmap'
         ),
-        (7, 48 + 3 * (4 + 64), 1, 3),
+        (10, 48 + 3 * (4 + 12 + 64), 1, 3),
     ),
     'ViT of three layers': (
         partial(vision_transformer, 'VisionTransformer', layer_cfgs=dict(num_fcs=3)),
-        (13, 48 + 3 * (4 + 12 + 2 * 64), 1, 3),
+        (16, 48 + 3 * (4 + 12 + 12 + 2 * 64), 1, 3),
     ),
-    'Swin': (swin, (21, 168 + 2 * (2 + 12 + 96 + 3 + 16 + 192 + 4 + 24 + 384), 3, 6)),
-    # The embedding and the size of heads, and of each layer heads and the hidden width.
+    'Swin': (swin, (27, 168 + 2 * (2 + 24 + 96 + 3 + 32 + 192 + 4 + 48 + 384), 3, 6)),
     'Swin of three layers': (
         partial(swin, stage_cfgs=dict(block_cfgs=dict(ffn_cfgs=dict(num_fcs=3)))),
-        (27, 168 + 2 * (2 + 12 + 192 + 3 + 16 + 384 + 4 + 24 + 768), 3, 6),
+        (33, 168 + 2 * (2 + 24 + 192 + 3 + 32 + 384 + 4 + 48 + 768), 3, 6),
     ),
-    'LLaMA': (partial(llama, use_cache=False, head_dim=12), (6, 48 + 6 + 2 * (4 + 40), 1, 2)),
+    'BEiT': (beit, (13, 48 + 3 * (4 + 12 + 12 + 64), 1, 3)),
+    # Positions that all layers share keep the heads.
+    'BEiT with one table': (
+        partial(beit, use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_abs_pos_emb=True),
+        (10, 48 + 3 * (12 + 12 + 64), 1, 3),
+    ),
+    # The cosine of queries and keys keeps their size; blocks with a norm after them stay.
+    'Swin V2': (swin_v2, (21, 168 + 2 * (2 + 12 + 96 + 3 + 16 + 192 + 4 + 24 + 384), 3, 6)),
+    'Swin V2 with norms after': (
+        partial(swin_v2, extra_norm_every_n_blocks=2),
+        (21, 168 + 2 * (2 + 12 + 96 + 3 + 16 + 192 + 4 + 24 + 384), 3, 3),
+    ),
+    # The stem, four streams, the hidden widths of a convolution and of three merges, and of each
+    # layer heads, their sizes and the hidden width.
+    'TinyViT': (
+        tiny_vit,
+        (25, 8 + 112 + 64 + 96 + 2 * (2 + 24 + 96) + (2 + 32 + 128) + (4 + 20 + 160), 0, 0),
+    ),
+    # Three streams, and of each layer heads, their size, which is one, and the hidden width.
+    'MViT': (mvit, (18, 112 + 26 + 5 * 8 + 832, 1, 3)),
+    'MViT widened by MLPs': (
+        partial(mvit, dim_mul_in_attention=False),
+        (18, 112 + 26 + 5 * 8 + 832, 1, 1),
+    ),
+    # The embedding and pairs of queries and keys, and of each layer heads, values and the
+    # hidden width.
+    'LLaMA': (partial(llama, use_cache=False, head_dim=12), (8, 48 + 6 + 2 * (4 + 12 + 40), 1, 2)),
     'Mistral': (
         partial(llama, 'Mistral', sliding_window=WINDOW),
-        (6, 48 + 3 + 2 * (4 + 40), 1, 2),
+        (8, 48 + 3 + 2 * (4 + 6 + 40), 1, 2),
     ),
-    'Qwen2': (partial(llama, 'Qwen2'), (6, 48 + 3 + 2 * (4 + 40), 1, 2)),
-    'Qwen3': (partial(llama, 'Qwen3', head_dim=12), (6, 48 + 6 + 2 * (4 + 40), 1, 2)),
-    'GPT-2': (gpt2, (5, 48 + 2 * (4 + 192), 1, 2)),
+    'Qwen2': (partial(llama, 'Qwen2'), (8, 48 + 3 + 2 * (4 + 6 + 40), 1, 2)),
+    'Qwen3': (partial(llama, 'Qwen3', head_dim=12), (8, 48 + 6 + 2 * (4 + 12 + 40), 1, 2)),
+    'GPT-2': (gpt2, (9, 48 + 2 * (4 + 12 + 12 + 192), 1, 2)),
+    # Pairs that are turned are shared, the other places each layer's own.
+    'GPT-NeoX': (
+        partial(gpt_neox, rotary_pct=0.34),
+        (10, 48 + 2 + 2 * (4 + 8 + 12 + 40), 1, 2),
+    ),
+    'GPT-NeoX turned': (
+        partial(gpt_neox, rotary_pct=1.0, use_parallel_residual=False),
+        (8, 48 + 6 + 2 * (4 + 12 + 40), 1, 2),
+    ),
+    'OPT': (opt, (9, 48 + 2 * (4 + 12 + 12 + 40), 1, 2)),
+    'OPT with norms after': (
+        partial(opt, do_layer_norm_before=False, word_embed_proj_dim=24),
+        (9, 48 + 2 * (4 + 12 + 12 + 40), 0, 0),
+    ),
+    # What a pooling layer or a classifier makes of the stream is not known.
+    'BERT': (partial(bert, 'Bert'), (8, 2 * (4 + 12 + 12 + 40), 0, 0)),
+    'RoBERTa': (partial(bert, 'Roberta'), (8, 2 * (4 + 12 + 12 + 40), 0, 0)),
 }
+
+
+def plain_network(name):
+    """A network as it is built, and inputs."""
+    torch.manual_seed(0)
+    model = NETWORKS[name][0]()
+    inputs = [torch.randint(50, (2, 7)) if name in LANGUAGE_MODELS else torch.randn(IMAGES)]
+    return model, inputs
+
+
+@pytest.fixture
+def build_network():
+    """A function that builds a network by its name."""
+    return plain_network
 
 
 @pytest.fixture(params=NETWORKS)
 def network(request):
     """Name, model in eval mode with random statistics, inputs, and what is expected of groups."""
-    torch.manual_seed(0)
-    build, expected = NETWORKS[request.param]
-    model = build()
+    model, inputs = plain_network(request.param)
+    expected = NETWORKS[request.param][1]
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             for tensor in (module.weight, module.running_var):
@@ -188,9 +323,6 @@ def network(request):
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
-    inputs = [torch.randn(IMAGES)]
-    if request.param in LANGUAGE_MODELS:
-        inputs = [torch.randint(50, (2, 7))]
     return request.param, model.eval(), inputs, expected
 
 

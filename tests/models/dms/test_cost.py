@@ -9,7 +9,7 @@ from mmengine.registry import DefaultScope
 
 from mmscale.cost import Cost, count, count_layers, count_module
 from mmscale.models import ArchNet
-from mmscale.models.dms import DepthGroup, arch_groups
+from mmscale.models.dms import ChannelGroups, DepthGroup, arch_groups
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.find import channel_groups
 from mmscale.models.dms.prune import apply_pruning, plan_pruning
@@ -82,6 +82,20 @@ def test_equal_to_the_pruned_network(network):
         counted = count_module(pruned, inputs=inputs, memory=False).cost
         assert cost.count(counts) == counted
         assert counted.flops < cost.full.flops / 2 and counted.params < cost.full.params
+
+
+@pytest.mark.parametrize('kinds', [('heads',), ('qk_size',), ('v_size',), ('heads', 'qk_size')])
+@pytest.mark.parametrize('name', ['ViT', 'Swin', 'LLaMA', 'GPT-NeoX', 'BERT', 'TinyViT'])
+def test_attention_of_which_only_some_kinds_can_go(name, kinds, build_network):
+    model, inputs = build_network(name)
+    groups = channel_groups(model, inputs)
+    groups = ChannelGroups(tuple(group for group in groups if group.kind in kinds))
+    assert groups.widths
+    keep = {group.name: range(max(1, group.size // 3)) for group in groups}
+    pruned = apply_pruning(copy.deepcopy(model), plan_pruning(model, groups, keep))
+    counted = count_module(pruned, inputs=inputs, memory=False).cost
+    cost = MaskedCost(model, groups, inputs)
+    assert cost.count([len(kept) for kept in keep.values()]) == counted != cost.full
 
 
 def test_gradient_is_the_difference_of_one_element():

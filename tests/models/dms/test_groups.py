@@ -28,7 +28,10 @@ from mmscale.models.dms import (
 from mmscale.models.dms.groups import runs
 from mmscale.models.dms.traced import traced_groups
 
-TRANSFORMERS = ('ViT', 'DeiT', 'Swin', 'LLaMA', 'Mistral', 'Qwen2', 'Qwen3')
+TRANSFORMERS = (
+    *('ViT', 'DeiT', 'Swin', 'BEiT', 'TinyViT', 'LLaMA', 'Mistral', 'Qwen2', 'Qwen3'),
+    *('GPT-2', 'GPT-NeoX', 'OPT'),
+)
 IMAGE = [torch.zeros(1, 3, 32, 32)]
 
 
@@ -75,12 +78,14 @@ def test_groups_explain_themselves():
 @pytest.mark.parametrize(
     ('network', 'kinds'),
     [
-        *((name, {'embedding', 'heads', 'head_size', 'width'}) for name in TRANSFORMERS),
-        ('GPT-2', {'embedding', 'heads', 'width'}),
+        *((name, {'embedding', 'heads', 'qk_size', 'v_size', 'width'}) for name in TRANSFORMERS),
+        *((name, {'embedding', 'heads', 'v_size', 'width'}) for name in ('EVA-02', 'Swin V2')),
+        ('BEiT with one table', {'embedding', 'qk_size', 'v_size', 'width'}),
+        ('MViT', {'embedding', 'heads', 'head_size', 'width'}),
     ],
     indirect=['network'],
 )
-def test_transformers_declare_heads_their_size_and_the_embedding(network, kinds):
+def test_transformers_declare_heads_their_sizes_and_the_embedding(network, kinds):
     _, model, inputs, _ = network
     groups = channel_groups(model, inputs)
     assert {group.kind for group in groups} == kinds

@@ -41,7 +41,7 @@ def hard_gates(groups, keep):
 
 def test_pruned_is_hard_masked(network, random_half, tmp_path):
     """Outputs, cost and a rebuilt network, of half of everything at random."""
-    _, model, inputs, (widths, elements, stages, blocks) = network
+    name, model, inputs, (widths, elements, stages, blocks) = network
     before = {key: value.clone() for key, value in model.state_dict().items()}
     groups = channel_groups(model, inputs)
     assert (len(groups), groups.elements) == (widths, elements)
@@ -80,7 +80,8 @@ def test_pruned_is_hard_masked(network, random_half, tmp_path):
 
     pruning.save(tmp_path / 'pruned.json')
     rebuilt = apply_pruning(whole, Pruning.from_json(tmp_path / 'pruned.json'))
-    rebuilt.load_state_dict(small.state_dict())
+    # mmpretrain's Swin V2 drops what it computes anew from any state that it loads.
+    rebuilt.load_state_dict(small.state_dict(), strict='Swin V2' not in name)
     with torch.no_grad():
         assert torch.equal(logits(rebuilt.eval(), inputs), logits(small.eval(), inputs))
 
