@@ -73,7 +73,7 @@ def sound_groups(
     hooks = model._forward_pre_hooks.values()
     if any(isinstance(getattr(hook, '__self__', None), Masks) for hook in hooks):
         return groups  # Tried before it got masks.
-    twin = _with_random_weights(model)
+    twin = with_random_weights(model)
     inputs = [random_like(tensor, torch.Generator().manual_seed(1)) for tensor in inputs]
     try:
         # Rounding is far from an error in double precision, which not every model runs in.
@@ -97,7 +97,7 @@ def sound_groups(
     )
 
 
-def _with_random_weights(model: nn.Module) -> nn.Module:
+def with_random_weights(model: nn.Module) -> nn.Module:
     """A copy in eval mode whose norm layers, biases and scales are no longer zeros and ones."""
     twin = copy_for_inference(model).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
