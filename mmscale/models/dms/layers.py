@@ -19,6 +19,15 @@ def is_transposed_linear(layer: nn.Module) -> bool:
     return type(layer).__name__ == 'Conv1D' and hasattr(layer, 'nf')
 
 
+def is_root_mean_square(layer: nn.Module) -> bool:
+    """Whether it is an RMSNorm, of torch or of one of the libraries that have their own."""
+    return isinstance(layer, nn.RMSNorm) or (
+        type(layer).__name__.endswith('RMSNorm')
+        and isinstance(getattr(layer, 'weight', None), nn.Parameter)
+        and (hasattr(layer, 'variance_epsilon') or hasattr(layer, 'eps'))
+    )
+
+
 def input_dimension(layer: nn.Module) -> tuple[int, int, int]:
     """Dimension of the weight that the inputs lie in, their number, and groups of them.
 
