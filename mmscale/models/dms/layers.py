@@ -88,9 +88,10 @@ def takes_channels_first(layer: nn.Module) -> bool:
         return False
     channels = layer.normalized_shape[0]
     like = layer.weight if layer.weight is not None else torch.empty(0)
+    side = 1 if channels > 1 else 2
     try:
         # Its class's own code, as masks stand in for that of the layer.
-        type(layer).forward(layer, like.new_zeros(1, channels, channels + 1, channels + 1))
+        type(layer).forward(layer, like.new_zeros(1, channels, side, side))
     except FOREIGN_ERRORS:
         return False
     return True
