@@ -294,10 +294,14 @@ class Flow(TorchDispatchMode):
         name = self._names.get(id(tensor))
         dims: Dims = {}
         if name is not None and id(tensor) not in self._own and tensor.is_floating_point():
+            owner, _, last = name.rpartition('.')
             for dim, size in enumerate(tensor.shape):
                 if size > 1:
                     place = Place(name, 'through', dim - tensor.dim())
-                    dims[dim] = self.places[place] = self.labels.fresh(size)
+                    if last in ('weight', 'bias') and tensor.dim() == 1:
+                        place = Place(owner, 'through')  # a layer that scales or shifts
+                    dims[dim] = self.labels.fresh(size)
+                    self._come(place, dims[dim])
             if name in self._shared:
                 self._fix_dims(dims, f'{name} is shared')
             self._of[tensor] = dims
