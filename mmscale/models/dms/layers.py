@@ -177,13 +177,14 @@ def masked_norm(
     """What a layer norm gives, with its statistics weighted by a mask of the channels.
 
     Args:
-        layer: A LayerNorm, RMSNorm or one of their relatives.
+        layer: A LayerNorm, RMSNorm or one of their relatives, or a GroupNorm of one group.
         x: What it maps.
         mask: Mask of its channels, shape (channels,).
         data_format: Where mmpretrain's LayerNorm2d finds the channels of images.
         masks_output: Whether the mask multiplies what the layer gives, too.
         channels_first: What :func:`takes_channels_first` says of the layer.
     """
+    is_group = isinstance(layer, nn.GroupNorm)
     channels_first = channels_first and x.dim() == 4 and data_format == 'channel_first'
     if channels_first:
         x = x.movedim(1, -1)
@@ -192,7 +193,7 @@ def masked_norm(
     has_amp = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False) if has_amp else nullcontext():
         x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
-        centred = isinstance(layer, nn.LayerNorm)
+        centred = is_group or isinstance(layer, nn.LayerNorm)
         if centred:
             eps = layer.eps
         else:  # RMSNorm, of torch and of transformers
@@ -203,5 +204,28 @@ def masked_norm(
         if masks_output:
             weight = mask if weight is None else weight * mask
             bias = None if bias is None else bias * mask
-        x = _MaskedNorm.apply(x, mask, weight, bias, eps, centred).to(dtype)
+        if is_group:
+            x = _masked_group(x, mask, weight, bias, eps).to(dtype)
+        else:
+            x = _MaskedNorm.apply(x, mask, weight, bias, eps, centred).to(dtype)
     return x.movedim(-1, 1) if channels_first else x
+
+
+def _masked_group(
+    x: torch.Tensor,
+    mask: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+) -> torch.Tensor:
+    """A group norm of one group, of (N, C, ...), with channels weighted in its statistics."""
+    share = mask / mask.sum()
+    maps = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
+    centred = maps - (maps.mean(2) @ share).view(-1, 1, 1)
+    variance = (centred.square().mean(2) @ share).view(-1, 1, 1)
+    normed = centred * (variance + eps).rsqrt()
+    if weight is not None:
+        normed = normed * weight.unsqueeze(1)
+    if bias is not None:
+        normed = normed + bias.unsqueeze(1)
+    return normed.view(x.shape)
