@@ -370,6 +370,8 @@ class Flow(TorchDispatchMode):
             return [{dim + (dim >= at): labels for dim, labels in rows.items()}]
         if base in _MOVES or base in _PICKS or base in _SPLITS:
             return self._moved(function, base, named, x, outputs)
+        if name == 'as_strided_' and all(x.shape[d] == len(v) for d, v in dims.items()):
+            return [dims]  # the same form with other strides
         if base == 'constant_pad_nd':
             return [self._padded(dims, named['pad'], x.dim())]
         if base in _REDUCTIONS:
@@ -459,6 +461,10 @@ class Flow(TorchDispatchMode):
                 self._split(labels, found, base)
             for one, (at, along) in zip(result, found, strict=True):
                 if base in _PICKS and not torch.equal(along, labels):
+                    if base == 'slice' and self._is_part(labels, along, named.get('start')):
+                        self._join_rows(labels, len(labels) // len(along), False, base)
+                        one[dim] = along
+                        continue
                     self.labels.fix(labels, f'{base} picks some of them')
                 elif at is not None:
                     if at in one:
@@ -467,6 +473,15 @@ class Flow(TorchDispatchMode):
                     else:
                         one[at] = along
         return result
+
+    def _is_part(self, labels: torch.Tensor, along: torch.Tensor, start: int | None) -> bool:
+        """Whether a slice is one of equal parts, as halves are."""
+        size, first = len(along), start or 0
+        return (
+            len(labels) % size == 0 == first % size
+            and size > 1
+            and torch.equal(labels[first : first + size], along)
+        )
 
     def _split(
         self, labels: torch.Tensor, found: list[tuple[int | None, torch.Tensor]], base: str
