@@ -23,6 +23,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from mmscale.models.dms.labels import FIXED, Labels
 from mmscale.models.dms.layers import (
     input_channels,
+    is_layer_norm,
     is_root_mean_square,
     is_transposed_linear,
     output_dimension,
@@ -109,20 +110,20 @@ def layer_role(layer: nn.Module) -> str | None:
         return 'norm' if layer.num_groups == 1 else 'through'
     if is_root_mean_square(layer) and layer.weight.dim() == 1:
         return 'norm'
-    if isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
+    if is_layer_norm(layer) and len(layer.normalized_shape) == 1:
         return 'norm'
     return None
 
 
 _LAYERS = (
     *(_ConvNd, nn.Linear, nn.Embedding, _BatchNorm, _InstanceNorm, nn.PReLU, nn.GroupNorm),
-    nn.LayerNorm,
 )
 
 
 def is_followed(layer: nn.Module) -> bool:
     """Whether a layer is followed as one, and not by the operations in it."""
-    return isinstance(layer, _LAYERS) or is_transposed_linear(layer) or is_root_mean_square(layer)
+    others = (is_transposed_linear, is_layer_norm, is_root_mean_square)
+    return isinstance(layer, _LAYERS) or any(is_one(layer) for is_one in others)
 
 
 class Flow(TorchDispatchMode):

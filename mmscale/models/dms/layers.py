@@ -28,6 +28,16 @@ def is_root_mean_square(layer: nn.Module) -> bool:
     )
 
 
+def is_layer_norm(layer: nn.Module) -> bool:
+    """Whether it is a LayerNorm, of torch or one written anew, as for channels of images."""
+    return isinstance(layer, nn.LayerNorm) or (
+        type(layer).__name__.endswith('LayerNorm')
+        and isinstance(getattr(layer, 'weight', None), nn.Parameter)
+        and hasattr(layer, 'normalized_shape')
+        and hasattr(layer, 'eps')
+    )
+
+
 def input_dimension(layer: nn.Module) -> tuple[int, int, int]:
     """Dimension of the weight that the inputs lie in, their number, and groups of them.
 
@@ -84,7 +94,7 @@ def takes_channels_first(layer: nn.Module) -> bool:
 
     It is asked itself: mmpretrain's LayerNorm2d has them there, most others last.
     """
-    if type(layer) is nn.LayerNorm or not isinstance(layer, nn.LayerNorm):
+    if type(layer) is nn.LayerNorm or not is_layer_norm(layer):
         return False
     channels = layer.normalized_shape[0]
     like = layer.weight if layer.weight is not None else torch.empty(0)
@@ -193,7 +203,7 @@ def masked_norm(
     has_amp = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False) if has_amp else nullcontext():
         x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
-        centred = is_group or isinstance(layer, nn.LayerNorm)
+        centred = is_group or is_layer_norm(layer)
         if centred:
             eps = layer.eps
         else:  # RMSNorm, of torch and of transformers
