@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -77,6 +78,10 @@ _ATTENTION = {
 }
 
 
+# Names of attributes that count heads of attention.
+_HEADS = ('num_heads', 'num_attention_heads', 'n_heads', 'n_head', 'heads', 'nhead')
+
+
 class Place(NamedTuple):
     """A dimension of a layer or parameter that labels lie in.
 
@@ -137,6 +142,7 @@ class Flow(TorchDispatchMode):
         places: Labels of the channels of each place that they came to, shape (channels,).
         called: Names of the layers that were called.
         used: Names of the parameters that operations used, inside and outside of layers.
+        heads: Labels of heads of attention, and the module and the attribute that count them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -145,9 +151,11 @@ class Flow(TorchDispatchMode):
         self.places: dict[Place, torch.Tensor] = {}
         self.called: set[str] = set()
         self.used: set[str] = set()
+        self.heads: list[tuple[torch.Tensor, str, str]] = []
         self._model = model
         self._of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._inside = 0
+        self._running: list[tuple[str, nn.Module]] = []
         # One layer may have several names; one tensor in several layers is another matter.
         owned = [
             (id(tensor), f'{name}.{last}'.removeprefix('.'))
@@ -169,6 +177,9 @@ class Flow(TorchDispatchMode):
             if is_followed(layer):
                 layer.register_forward_pre_hook(self._enter, with_kwargs=True)
                 layer.register_forward_hook(self._hook(name), with_kwargs=True, always_call=True)
+            else:
+                layer.register_forward_pre_hook(partial(self._start, name))
+                layer.register_forward_hook(self._end, always_call=True)
 
     @torch.no_grad()
     def run(self, inputs: Sequence[torch.Tensor]) -> None:
@@ -181,6 +192,12 @@ class Flow(TorchDispatchMode):
                     self.labels.leave(labels)
 
     # Layers
+
+    def _start(self, name: str, module: nn.Module, args: tuple) -> None:
+        self._running.append((name, module))
+
+    def _end(self, *_: Any) -> None:
+        self._running.pop()
 
     def _enter(self, *_: Any) -> None:
         self._inside += 1
@@ -392,15 +409,21 @@ class Flow(TorchDispatchMode):
             return [self._meet(tensors, outputs[0].shape, base)]
         return None
 
-    def _meet(self, tensors: Sequence[torch.Tensor], shape: Sequence[int], reason: str) -> Dims:
-        """Labels of what an operation gives that broadcasts what it maps."""
+    def _meet(
+        self,
+        tensors: Sequence[torch.Tensor],
+        shape: Sequence[int],
+        reason: str,
+        ends: int = 0,
+    ) -> Dims:
+        """Labels of what an operation gives that broadcasts what it maps, but for last dimensions."""
         result: Dims = {}
         for dim, size in enumerate(shape):
             if size == 1:
                 continue
             met = []
             for tensor in tensors:
-                own = dim - len(shape) + tensor.dim()
+                own = dim - len(shape) + tensor.dim() - ends
                 if own >= 0 and tensor.shape[own] == size:
                     met.append(self._entering(self._dims(tensor), own, size))
             labelled = [labels for labels in met if labels.any()]
@@ -498,10 +521,11 @@ class Flow(TorchDispatchMode):
             self.labels.join(parts[0], part, f'{base} takes what has to stay with them')
 
     def _along(self, moved: torch.Tensor, base: str) -> tuple[int | None, torch.Tensor]:
-        """The dimension that labels vary along, and the labels; where these are several, the last.
+        """The dimension that labels vary along, and the labels.
 
-        So a view has split their dimension: what it makes of it has to stay of its form, that is
-        slots in each of the parts go together.
+        Where these are several, a view has split their dimension, and of what it makes of it one
+        number alone can change: that of heads, where the running module counts such, or else the
+        last, that is slots in each of the parts go together.
         """
         varying = []
         for dim, (size, stride) in enumerate(zip(moved.shape, moved.stride(), strict=True)):
@@ -512,12 +536,27 @@ class Flow(TorchDispatchMode):
                 moved = first
         if not varying:
             return None, moved.flatten()[:1]
-        rows = moved.movedim(varying[-1], -1).flatten(0, -2) if moved.dim() > 1 else moved[None]
+        heads = self._counted(moved, varying)
+        at = heads[0] if heads else varying[-1]
+        rows = moved.movedim(at, -1).flatten(0, -2) if moved.dim() > 1 else moved[None]
         if len(rows) > 1:
             self.labels.join(
                 rows[:1].expand_as(rows).flatten(), rows.flatten(), f'{base} makes parts of them'
             )
-        return varying[-1], rows[0]
+        if heads:
+            self.heads.append((rows[0], *heads[1:]))
+        return at, rows[0]
+
+    def _counted(self, moved: torch.Tensor, varying: Sequence[int]) -> tuple[int, str, str] | None:
+        """Which of several dimensions is of heads, and the module and attribute that count them."""
+        if len(varying) > 1 and self._running:
+            name, module = self._running[-1]
+            # Before the last, which is their size; after others, the three of queries to values.
+            for dim in (*reversed(varying[:-1]), varying[-1]):
+                for attribute in _HEADS:
+                    if vars(module).get(attribute) == moved.shape[dim]:
+                        return dim, name, attribute
+        return None
 
     def _padded(self, dims: Dims, pad: Sequence[int], count: int) -> Dims:
         result = {}
@@ -576,13 +615,7 @@ class Flow(TorchDispatchMode):
         rows = self._without(self._dims(query), (last,), base)
         self._without(self._dims(key), (last - 1, last), base)
         values = self._without(self._dims(value), (last - 1,), base)
-        for dim in range(last - 1):
-            parts = [
-                self._entering(self._dims(one), dim, one.shape[dim]) for one in (query, key, value)
-            ]
-            for part in parts:
-                self._fix_dims({dim: part} if part.any() else {}, f'{base} mixes them')
-            rows.pop(dim, None)
-            values.pop(dim, None)
-        return rows | values
-
+        # Heads, and whatever else goes beside each other.
+        beside = self._meet((query, key, value), query.shape[: last - 1], base, ends=2)
+        ends = {last - 1: rows.get(last - 1), last: values.get(last)}
+        return beside | {dim: labels for dim, labels in ends.items() if labels is not None}

@@ -20,6 +20,10 @@ from mmscale.models.dms.residual import depth_groups
 from mmscale.models.dms.trial import DECLARE, tried_groups
 
 
+# Names of attributes that hold the width of all heads of attention together.
+_HEADS_TOGETHER = ('all_head_size', 'attn_dim', 'inner_dim', 'embed_dim', 'embed_dims')
+
+
 def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGroups:
     """What a model can lose, found by following one forward pass.
 
@@ -142,7 +146,26 @@ class _Found:
             return None
         if len(elements) == 1 < self._flow.places[Place(name, 'out')].numel():
             return None
-        return ChannelGroup(name, len(elements), tuple(members), counts=tuple(counts))
+        heads = self._head_counts(number, members)
+        kind = 'heads' if heads else 'width'
+        return ChannelGroup(name, len(elements), tuple(members), kind, (*counts, *heads))
+
+    def _head_counts(
+        self, number: np.ndarray, members: Sequence[Member]
+    ) -> list[tuple[str, str, int]]:
+        """Attributes that count the elements of a group, if these are heads of attention."""
+        found: dict[tuple[str, str], int] = {}
+        size = number.max() + 1
+        for labels, module, attribute in self._flow.heads:
+            elements = np.sort(number[self._classes[labels.numpy()]])
+            if not np.array_equal(elements, np.arange(size)):
+                continue
+            found[module, attribute] = 1
+            widths = {member.indices.size for member in members if member.role == 'in'}
+            for name, value in vars(self._layers[module]).items():
+                if name in _HEADS_TOGETHER and value in widths:
+                    found[module, name] = value // size
+        return [(module, attribute, multiple) for (module, attribute), multiple in found.items()]
 
     def _not_grouped(self) -> dict[str, str]:
         grouped = {
