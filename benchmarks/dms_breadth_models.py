@@ -131,7 +131,10 @@ def _from_zoo(name: str, side: int) -> Made:
 def _backbone(backbone: dict[str, Any], width: int, side: int) -> Made:
     head = dict(type='LinearClsHead', num_classes=1000, in_channels=width)
     model = dict(
-        type='ImageClassifier', backbone=backbone, neck=dict(type='GlobalAveragePooling'), head=head
+        type='ImageClassifier',
+        backbone=backbone,
+        neck=dict(type='GlobalAveragePooling'),
+        head=head,
     )
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return MODELS.build(model if width else backbone), _images(side)

@@ -247,9 +247,7 @@ def _remembered(
     return found
 
 
-def _changes(
-    layer: nn.Module, places: Mapping[str, list[int]]
-) -> Iterator[tuple[str, int, int]]:
+def _changes(layer: nn.Module, places: Mapping[str, list[int]]) -> Iterator[tuple[str, int, int]]:
     """Side, width and new width of a layer; ``groups`` is a side of depthwise convolutions."""
     if isinstance(layer, _ConvNd) and layer.groups == layer.in_channels == layer.out_channels:
         new = len(places.get('out', range(layer.groups)))

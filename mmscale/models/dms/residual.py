@@ -93,7 +93,9 @@ def _run(
     return {name: call for name, call in calls.items() if name not in several}, order
 
 
-def _by_stage(found: dict[str, tuple[str, ...]], calls: dict[str, _Call]) -> tuple[DepthGroup, ...]:
+def _by_stage(
+    found: dict[str, tuple[str, ...]], calls: dict[str, _Call]
+) -> tuple[DepthGroup, ...]:
     """Blocks as groups: those of one parent that map tensors of one form."""
 
     def parent(name: str, steps: int) -> str:
@@ -137,11 +139,7 @@ def _branch_ends(
     probe = random_like(call.x, generator)
     if call.x.min() >= 0:
         probe = probe.abs()
-    kept = {
-        id(tensor): (tensor, tensor.clone())
-        for layer in layers
-        for tensor in _weights(layer)
-    }
+    kept = {id(tensor): (tensor, tensor.clone()) for layer in layers for tensor in _weights(layer)}
 
     def is_identity() -> bool:
         # Not what it was called with: blocks may change that in place.

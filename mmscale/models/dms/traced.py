@@ -19,7 +19,6 @@ from mmscale.models.dms.layers import copy_for_inference
 from mmscale.models.dms.residual import depth_groups
 from mmscale.models.dms.trial import DECLARE, tried_groups
 
-
 # Names of attributes that hold the width of all heads of attention together.
 _HEADS_TOGETHER = ('all_head_size', 'attn_dim', 'inner_dim', 'embed_dim', 'embed_dims')
 

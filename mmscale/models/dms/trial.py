@@ -161,9 +161,7 @@ class _Trial:
 
     def __init__(self, model: nn.Module, inputs: Sequence[torch.Tensor]) -> None:
         self._model = with_random_weights(model)
-        self._inputs = [
-            random_like(tensor, torch.Generator().manual_seed(1)) for tensor in inputs
-        ]
+        self._inputs = [random_like(tensor, torch.Generator().manual_seed(1)) for tensor in inputs]
         self._tolerance = 1e-3
         try:
             # Rounding is far from an error in double precision, which not every model runs in.
