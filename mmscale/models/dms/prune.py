@@ -29,11 +29,12 @@ _MOST = 2**20
 
 # Names of attributes that remember widths, and the sides of layers that these are of.
 _WIDTHS = {
-    **dict.fromkeys(('in_channels', 'in_features', 'inplanes', 'in_planes'), ('in',)),
-    **dict.fromkeys(('out_channels', 'out_features', 'planes', 'out_planes'), ('out',)),
+    **dict.fromkeys(('in_channels', 'in_features', 'in_dims', 'inplanes', 'in_planes'), ('in',)),
     **dict.fromkeys(
-        ('channels', 'mid_channels', 'embed_dims', 'num_features', 'width', 'dim'), ('in', 'out')
+        ('out_channels', 'out_features', 'out_dims', 'planes', 'out_planes'), ('out',)
     ),
+    **dict.fromkeys(('channels', 'mid_channels', 'feedforward_channels', 'width'), ('in', 'out')),
+    **dict.fromkeys(('embed_dims', 'num_features', 'dim'), ('in', 'out')),
     'groups': ('groups',),
 }
 
