@@ -19,6 +19,25 @@ def is_transposed_linear(layer: nn.Module) -> bool:
     return type(layer).__name__ == 'Conv1D' and hasattr(layer, 'nf')
 
 
+def is_root_mean_square(layer: nn.Module) -> bool:
+    """Whether it is an RMSNorm, of torch or of one of the libraries that have their own."""
+    return isinstance(layer, nn.RMSNorm) or (
+        type(layer).__name__.endswith('RMSNorm')
+        and isinstance(getattr(layer, 'weight', None), nn.Parameter)
+        and (hasattr(layer, 'variance_epsilon') or hasattr(layer, 'eps'))
+    )
+
+
+def is_layer_norm(layer: nn.Module) -> bool:
+    """Whether it is a LayerNorm, of torch or one written anew, as for channels of images."""
+    return isinstance(layer, nn.LayerNorm) or (
+        type(layer).__name__.endswith('LayerNorm')
+        and isinstance(getattr(layer, 'weight', None), nn.Parameter)
+        and hasattr(layer, 'normalized_shape')
+        and hasattr(layer, 'eps')
+    )
+
+
 def input_dimension(layer: nn.Module) -> tuple[int, int, int]:
     """Dimension of the weight that the inputs lie in, their number, and groups of them.
 
@@ -75,13 +94,14 @@ def takes_channels_first(layer: nn.Module) -> bool:
 
     It is asked itself: mmpretrain's LayerNorm2d has them there, most others last.
     """
-    if type(layer) is nn.LayerNorm or not isinstance(layer, nn.LayerNorm):
+    if type(layer) is nn.LayerNorm or not is_layer_norm(layer):
         return False
     channels = layer.normalized_shape[0]
     like = layer.weight if layer.weight is not None else torch.empty(0)
+    side = 1 if channels > 1 else 2
     try:
         # Its class's own code, as masks stand in for that of the layer.
-        type(layer).forward(layer, like.new_zeros(1, channels, channels + 1, channels + 1))
+        type(layer).forward(layer, like.new_zeros(1, channels, side, side))
     except FOREIGN_ERRORS:
         return False
     return True
@@ -167,13 +187,14 @@ def masked_norm(
     """What a layer norm gives, with its statistics weighted by a mask of the channels.
 
     Args:
-        layer: A LayerNorm, RMSNorm or one of their relatives.
+        layer: A LayerNorm, RMSNorm or one of their relatives, or a GroupNorm of one group.
         x: What it maps.
         mask: Mask of its channels, shape (channels,).
         data_format: Where mmpretrain's LayerNorm2d finds the channels of images.
         masks_output: Whether the mask multiplies what the layer gives, too.
         channels_first: What :func:`takes_channels_first` says of the layer.
     """
+    is_group = isinstance(layer, nn.GroupNorm)
     channels_first = channels_first and x.dim() == 4 and data_format == 'channel_first'
     if channels_first:
         x = x.movedim(1, -1)
@@ -182,7 +203,7 @@ def masked_norm(
     has_amp = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False) if has_amp else nullcontext():
         x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
-        centred = isinstance(layer, nn.LayerNorm)
+        centred = is_group or is_layer_norm(layer)
         if centred:
             eps = layer.eps
         else:  # RMSNorm, of torch and of transformers
@@ -193,5 +214,28 @@ def masked_norm(
         if masks_output:
             weight = mask if weight is None else weight * mask
             bias = None if bias is None else bias * mask
-        x = _MaskedNorm.apply(x, mask, weight, bias, eps, centred).to(dtype)
+        if is_group:
+            x = _masked_group(x, mask, weight, bias, eps).to(dtype)
+        else:
+            x = _MaskedNorm.apply(x, mask, weight, bias, eps, centred).to(dtype)
     return x.movedim(-1, 1) if channels_first else x
+
+
+def _masked_group(
+    x: torch.Tensor,
+    mask: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+) -> torch.Tensor:
+    """A group norm of one group, of (N, C, ...), with channels weighted in its statistics."""
+    share = mask / mask.sum()
+    maps = x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)
+    centred = maps - (maps.mean(2) @ share).view(-1, 1, 1)
+    variance = (centred.square().mean(2) @ share).view(-1, 1, 1)
+    normed = centred * (variance + eps).rsqrt()
+    if weight is not None:
+        normed = normed * weight.unsqueeze(1)
+    if bias is not None:
+        normed = normed + bias.unsqueeze(1)
+    return normed.view(x.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -25,6 +25,18 @@ from mmscale.models.dms.transformers import TUPLE_BLOCKS, full_name, set_counts
 SCHEMA = 1
 # Elements of a dimension.
 _MOST = 2**20
+
+
+# Names of attributes that remember widths, and the sides of layers that these are of.
+_WIDTHS = {
+    **dict.fromkeys(('in_channels', 'in_features', 'in_dims', 'inplanes', 'in_planes'), ('in',)),
+    **dict.fromkeys(
+        ('out_channels', 'out_features', 'out_dims', 'planes', 'out_planes'), ('out',)
+    ),
+    **dict.fromkeys(('channels', 'mid_channels', 'feedforward_channels', 'width'), ('in', 'out')),
+    **dict.fromkeys(('embed_dims', 'num_features', 'dim'), ('in', 'out')),
+    'groups': ('groups',),
+}
 
 
 class Skip(nn.Module):
@@ -189,7 +201,66 @@ def plan_pruning(
             if group.name in kept and not f'{module}.'.startswith(gone):
                 new = multiple * len(kept[group.name])
                 counts.setdefault(module, {})[attribute] = new
+    for module, widths in _remembered(layers, slices, gone).items():
+        counts[module] = widths | counts.get(module, {})
     return Pruning(kept, slices, removed, counts)
+
+
+def _remembered(
+    layers: Mapping[str, nn.Module],
+    slices: Mapping[str, Mapping[str, list[int]]],
+    gone: tuple[str, ...],
+) -> dict[str, dict[str, int]]:
+    """Attributes in which modules remember widths of the layers inside them, and the new values.
+
+    What forward passes and ``switch_to_deploy()`` of some networks rely on. A number is taken for
+    a width where all layers inside that have had it get the same one, of their inputs where the
+    name says so, and likewise of their outputs.
+    """
+    owners = {
+        name.rsplit('.', steps)[0] if name.count('.') >= steps else ''
+        for name in slices
+        for steps in range(1, name.count('.') + 2)
+    }
+    found: dict[str, dict[str, int]] = {}
+    for owner in sorted(owners - slices.keys()):
+        if owner not in layers or f'{owner}.'.startswith(gone):
+            continue
+        numbers = {
+            name: value
+            for name, value in vars(layers[owner]).items()
+            if name in _WIDTHS and type(value) is int and value > 1
+        }
+        if not numbers:
+            continue
+        prefix = f'{owner}.' if owner else ''
+        changes = [
+            change
+            for name, layer in layers.items()
+            if name.startswith(prefix) and not name.startswith(gone)
+            for change in _changes(layer, slices.get(name, {}))
+        ]
+        for attribute, value in numbers.items():
+            sides = _WIDTHS[attribute]
+            new = {after for side, before, after in changes if side in sides and before == value}
+            if len(new) == 1 and new != {value}:
+                found.setdefault(owner, {})[attribute] = new.pop()
+    return found
+
+
+def _changes(layer: nn.Module, places: Mapping[str, list[int]]) -> Iterator[tuple[str, int, int]]:
+    """Side, width and new width of a layer; ``groups`` is a side of depthwise convolutions."""
+    if isinstance(layer, _ConvNd) and layer.groups == layer.in_channels == layer.out_channels:
+        new = len(places.get('out', range(layer.groups)))
+        yield from ((side, layer.groups, new) for side in ('groups', 'in', 'out'))
+        return
+    for side, width in (('in', input_dimension), ('out', output_dimension)):
+        if isinstance(getattr(layer, 'weight', None), torch.Tensor):
+            try:
+                old = width(layer)[1]
+            except UsageError:
+                continue
+            yield side, old, len(places.get(side, range(old)))
 
 
 @torch.no_grad()

@@ -1,26 +1,26 @@
-"""Channel groups of models that do not declare them, from Torch-Pruning's dependency graph."""
+"""Channel groups of models that do not declare them, from one forward pass."""
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from mmscale.errors import UsageError, one_line
+from mmscale.models.dms.flow import Flow, Place
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, Member
+from mmscale.models.dms.labels import FIXED
+from mmscale.models.dms.layers import copy_for_inference
 from mmscale.models.dms.residual import depth_groups
 from mmscale.models.dms.trial import DECLARE, tried_groups
-from mmscale.models.dms.walk import Reached, Walk, map_indices, walks
+
+# Names of attributes that hold the width of all heads of attention together.
+_HEADS_TOGETHER = ('all_head_size', 'attn_dim', 'inner_dim', 'embed_dim', 'embed_dims')
 
 
 def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGroups:
@@ -34,194 +34,158 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
         inputs: Positional arguments of one forward pass.
 
     Raises:
-        ValueError: Torch-Pruning is not installed, or does not understand the model.
+        ValueError: The model does not run on the inputs, or has layers that take no part in it.
     """
     try:
-        import torch_pruning
-    except ImportError:
-        raise UsageError(
-            f'{type(model).__name__}: finding its channel groups needs Torch-Pruning: '
-            'pip install torch-pruning'
-        ) from None
-    graph = torch_pruning.DependencyGraph()
-    # Its own pruner would do: groups are all that is asked of it.
-    layer_norm = torch_pruning.PrunerBox[torch_pruning.ops.OPTYPE.LN]
-    graph.register_customized_layer(nn.RMSNorm, layer_norm)
-    tracing = _Tracing()
-    try:
-        with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter('ignore')
-            # On a copy, with all weights trainable: frozen ones would hide groups.
-            twin = copy.deepcopy(model)
-            try:
-                graph.build_dependency(twin, list(inputs), forward_fn=tracing.run, verbose=False)
-            except (ArithmeticError, LookupError):
-                if not hasattr(graph, 'module2node'):
-                    raise  # the model's own
-                map_indices(graph)
-            found = list(walks(graph))
-            depths = depth_groups(model, inputs)
+        twin = copy_for_inference(model)
+        flow = Flow(twin)
+        flow.run(inputs)
+        depths = depth_groups(model, inputs)
     except Exception as error:  # whatever the model's own code raises
         raise UsageError(
             f'{type(model).__name__} cannot be traced ({one_line(error):.200}); {DECLARE}'
         ) from error
-    unused = [
-        name
+    layers = {
+        name: module
         for name, module in twin.named_modules()
         if isinstance(module, (_ConvNd, nn.Linear))
-        and not any(id(parameter) in tracing.used for parameter in module.parameters())
+    }
+    uncalled = [name for name in layers if name not in flow.called]
+    unused = [
+        name
+        for name in uncalled
+        if not any(f'{name}.{last}' in flow.used for last in ('weight', 'bias'))
     ]
     if unused:
         raise UsageError(
             f'{type(model).__name__} cannot be traced: {", ".join(unused[:5])} took no part in '
             f'the forward pass, so it is not known what they share; {DECLARE}'
         )
-    order = {name: number for number, (name, _) in enumerate(twin.named_modules())}
-    names = {module: name for name, module in twin.named_modules()}
-    names |= {parameter: name for name, parameter in twin.named_parameters()}
-    widths: dict[str, ChannelGroup] = {}
-    lost = []
-    for walk in found:
-        if any(place.makes and place.node.grad_fn in tracing.leaving for place in walk.reached):
-            continue
-        group = _group(walk, names, order, widths.keys())
-        if group is not None:
-            widths[group.name] = group
-        else:
-            lost.append(names[walk.root])
-    groups = ChannelGroups(
-        tuple(sorted(widths.values(), key=lambda group: order[group.name])), depths
-    )
-    by_function = [
-        name
-        for name, module in twin.named_modules()
-        if isinstance(module, (_ConvNd, nn.Linear)) and module not in graph.module2node
-    ]
-    if by_function and not groups.all and not lost:
+    found = _Found(flow, twin)
+    groups = ChannelGroups(found.groups, depths)
+    if uncalled and not groups.all and not found.lost:
         warnings.warn(
             f'{type(model).__name__}: nothing can go, as layers are not called but their weights '
-            f'given to functions, which is not followed: {", ".join(by_function[:5])}'
-            f'{", ..." * (len(by_function) > 5)}; to prune them, call the layers or {DECLARE}',
+            f'given to functions, which is not followed: {", ".join(uncalled[:5])}'
+            f'{", ..." * (len(uncalled) > 5)}; to prune them, call the layers or {DECLARE}',
             stacklevel=3,
         )
-    return tried_groups(model, groups, inputs, lost)
+    return tried_groups(model, groups, inputs, found.lost)
 
 
-class _Tracing(TorchFunctionMode):
-    """Runs a model for Torch-Pruning, and notes what that does not.
+class _Found:
+    """Groups of the channels that a forward pass has shown, and what has to stay.
+
+    Args:
+        flow: The pass.
+        model: What it was of.
 
     Attributes:
-        leaving: Operations that give an output of the model.
-        used: Identities of the tensors that operations were given: a layer's weight can be used
-            by a function, without a call of the layer.
+        groups: In the order of the layers that make them.
+        lost: Layers whose channels have to stay, and why; none whose channels leave the model.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.leaving: set[Any] = set()
-        self.used: set[int] = set()
+    def __init__(self, flow: Flow, model: nn.Module) -> None:
+        self._flow = flow
+        self._order = {name: number for number, (name, _) in enumerate(model.named_modules())}
+        self._layers = dict(model.named_modules())
+        self._classes = flow.labels.classes()
+        self._stays = np.zeros(flow.labels.size, dtype=bool)
+        self._stays[FIXED] = True
+        for labels in (*flow.labels.leaving, *(labels for labels, _ in flow.labels.reasons)):
+            self._stays[self._classes[labels]] = True
+        # Joined or not, all labels of a class share its fate.
+        self._stays = self._stays[self._classes]
+        self.groups = tuple(sorted(self._grouped(), key=lambda group: self._order[group.name]))
+        self.lost = self._not_grouped()
 
-    def run(self, twin: nn.Module, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The outputs of a forward pass that have a gradient."""
-        # Not before: networks with frozen stages freeze them again with every change of mode.
-        twin.requires_grad_(True)
-        with self:
-            leaves = tree_leaves(twin(*inputs))
-        outputs = [leaf for leaf in leaves if torch.is_tensor(leaf) and leaf.grad_fn is not None]
-        if not outputs:
-            raise UsageError('no output has a gradient, under torch.no_grad perhaps')
-        self.leaving.update(output.grad_fn for output in outputs)
-        return outputs
+    def _grouped(self) -> list[ChannelGroup]:
+        """Elements that lie in the same places are a group."""
+        lies: dict[int, Counter[Place]] = defaultdict(Counter)
+        for place, labels in self._flow.places.items():
+            for element in self._classes[labels.numpy()].tolist():
+                if not self._stays[element]:
+                    lies[element][place] += 1
+        alike: dict[frozenset, list[int]] = defaultdict(list)
+        for element, places in lies.items():
+            alike[frozenset(places.items())].append(element)
+        groups = []
+        taken: set[str] = set()
+        for places, elements in alike.items():
+            group = self._group([place for place, _ in places], elements, taken)
+            if group is not None:
+                groups.append(group)
+                taken.add(group.name)
+        return groups
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        self.used.update(map(id, tree_leaves((args, kwargs))))
-        return function(*args, **(kwargs or {}))
-
-
-def _role(layer: nn.Module | nn.Parameter, makes: bool) -> str | None:
-    """Role of a layer whose outputs (or else inputs) are in a group; None if it has to stay."""
-    if isinstance(layer, nn.Parameter):
-        return 'through'
-    if getattr(layer, 'weight', None) is None:
-        return None
-    if isinstance(layer, _ConvNd) and layer.groups > 1:
-        if layer.groups == layer.in_channels:
-            return 'through' if layer.groups == layer.out_channels else None
-        return 'out' if makes else 'in'
-    if isinstance(layer, (_ConvNd, nn.Linear, nn.Embedding)):
-        return 'out' if makes else 'in'
-    if isinstance(layer, (_BatchNorm, _InstanceNorm, nn.PReLU)):
-        return 'through'
-    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)) and len(layer.normalized_shape) == 1:
-        return 'norm'
-    return None
-
-
-def _places(walk: Walk, names: dict[Any, str]) -> dict[tuple[str, str], Reached] | None:
-    """Where the channels of a walk lie, or None if a layer in it has to keep its width."""
-    places: dict[tuple[str, str], Reached] = {}
-    for place in walk.reached:
-        layer = place.node.module
-        if layer not in names:
-            continue  # an operation, or a part of the model without weights
-        if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
-            continue  # one slope for all channels
-        role = _role(layer, place.makes)
-        if role is None:
+    def _group(
+        self, places: list[Place], elements: list[int], taken: set[str]
+    ) -> ChannelGroup | None:
+        """Elements as a group, named after the first layer that makes them and no other's."""
+        if not any(place.role == 'in' for place in places):
             return None
-        places[names[layer], role] = place
-    return places if any(role == 'in' for _, role in places) else None
-
-
-def _slots(place: Reached) -> int:
-    """Channels of each group of the convolution at a place; 0 of others, and of depthwise ones."""
-    layer = place.node.module
-    if not isinstance(layer, _ConvNd) or layer.groups == 1 or layer.groups == layer.in_channels:
-        return 0
-    return (layer.out_channels if place.makes else layer.in_channels) // layer.groups
-
-
-def _group(
-    walk: Walk, names: dict[Any, str], order: dict[str, int], taken: Collection[str]
-) -> ChannelGroup | None:
-    """What a walk has found as a group, or None if its elements cannot go one by one.
-
-    It is named after the first layer that makes its channels, and no other's: parts of a layer's
-    outputs may be groups of their own.
-    """
-    places = _places(walk, names)
-    if places is None or not walk.is_whole:
-        return None
-    elements = walk.elements(_slots)
-    if len(elements) == 1 < len(walk.reached[0].owners):
-        return None
-    members = []
-    for (name, role), place in places.items():
-        rows = _rows(place, elements)
-        if rows is None:
+        number = np.full(self._flow.labels.size, -1)
+        number[elements] = np.arange(len(elements))
+        members, counts = [], []
+        for place in places:
+            owners = number[self._classes[self._flow.places[place].numpy()]]
+            channels = np.flatnonzero(owners >= 0)
+            order = owners[channels].argsort(kind='stable')
+            indices = channels[order].reshape(len(elements), -1)
+            members.append(Member(place.name, place.role, indices, place.dim))
+            layer = self._layers.get(place.name)
+            if isinstance(layer, nn.GroupNorm) and layer.num_groups > 1:
+                if indices.size < layer.num_channels:
+                    return None  # How many groups stay is not of these elements alone.
+                counts.append((place.name, 'num_groups', layer.num_groups // len(elements)))
+        members.sort(key=lambda member: self._order.get(member.module, len(self._order)))
+        makers = [member for member in members if member.role == 'out']
+        name = next((maker.module for maker in makers if maker.module not in taken), None)
+        if name is None:
             return None
-        layer = place.node.module
-        is_parameter = isinstance(layer, nn.Parameter)
-        dim = place.node.pruning_dim - layer.dim() if is_parameter else None
-        members.append(Member(name, role, rows, dim))
-    members.sort(key=lambda member: order.get(member.module, len(order)))
-    makers = [member.module for member in members if member.role == 'out']
-    name = next((maker for maker in makers if maker not in taken), None)
-    if name is None:
-        return None
-    return ChannelGroup(name, len(elements), tuple(members))
+        if len(elements) == 1 < self._flow.places[Place(name, 'out')].numel():
+            return None
+        heads = self._head_counts(number, members)
+        kind = 'heads' if heads else 'width'
+        return ChannelGroup(name, len(elements), tuple(members), kind, (*counts, *heads))
 
+    def _head_counts(
+        self, number: np.ndarray, members: Sequence[Member]
+    ) -> list[tuple[str, str, int]]:
+        """Attributes that count the elements of a group, if these are heads of attention."""
+        found: dict[tuple[str, str], int] = {}
+        size = number.max() + 1
+        for labels, module, attribute in self._flow.heads:
+            elements = np.sort(number[self._classes[labels.numpy()]])
+            if not np.array_equal(elements, np.arange(size)):
+                continue
+            found[module, attribute] = 1
+            widths = {member.indices.size for member in members if member.role == 'in'}
+            for name, value in vars(self._layers[module]).items():
+                if name in _HEADS_TOGETHER and value in widths:
+                    found[module, name] = value // size
+        return [(module, attribute, multiple) for (module, attribute), multiple in found.items()]
 
-def _rows(place: Reached, elements: list[list[int]]) -> np.ndarray | None:
-    """Channels of each element at a place; None if these are not equally many."""
-    element_of = np.empty(sum(map(len, elements)), np.int64)
-    for number, element in enumerate(elements):
-        element_of[element] = number
-    channels = np.flatnonzero(place.owners >= 0)
-    owners = element_of[place.owners[channels]]
-    counts = np.bincount(owners, minlength=len(elements))
-    if counts.min() != counts.max():
-        return None
-    return channels[owners.argsort(kind='stable')].reshape(len(elements), -1)
+    def _not_grouped(self) -> dict[str, str]:
+        grouped = {
+            member.module
+            for group in self.groups
+            for member in group.members
+            if member.role == 'out'
+        }
+        leaving = np.zeros(self._flow.labels.size, dtype=bool)
+        for labels in self._flow.labels.leaving:
+            leaving[self._classes[labels]] = True
+        reasons: dict[int, str] = {}
+        for labels, reason in self._flow.labels.reasons:
+            for element in np.unique(self._classes[labels]).tolist():
+                reasons.setdefault(element, reason)
+        lost = {}
+        for place, labels in self._flow.places.items():
+            elements = self._classes[labels.numpy()]
+            if place.role != 'out' or place.name in grouped or leaving[elements].any():
+                continue
+            why = next((reasons[one] for one in elements.tolist() if one in reasons), '')
+            if labels.numel() > 1:
+                lost[place.name] = why or 'its channels cannot go one by one'
+        return lost

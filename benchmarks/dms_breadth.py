@@ -1,0 +1,208 @@
+#!/usr/bin/env python
+"""What differentiable model scaling can take from many networks, and whether it is right.
+
+    python benchmarks/dms_breadth.py --json [NAME ...] [--out FILE]
+
+Each network runs in a process of its own, under a time limit. Its groups are found; of each group,
+and of the blocks of each network stage, a random half is pruned, all of them together; what comes
+out has to be what comes out under masks of 0 and 1, and to cost what was predicted. A row has
+
+- groups, elements, blocks: groups of widths, their elements, and residual blocks that can go;
+- prunable_share: of the network's params, the share in layers (or parameters) whose width is in a
+  group, or that lie in a block that can go;
+- seconds: processor seconds of finding the groups;
+- equals_masks, cost_equal: the two checks above, empty where there is nothing to prune;
+- whole: what stays whole, and why; of a network without a row of numbers, why there is none.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import argparse
+import contextlib
+import copy
+import json
+import logging
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from mmscale.models.dms import ChannelGroups
+
+ROW = ('groups', 'elements', 'blocks', 'prunable_share', 'seconds', 'equals_masks', 'cost_equal')
+
+
+def prunable_share(model: nn.Module, groups: ChannelGroups) -> float:
+    """Share of the params in layers whose width is in a group, or in a block that can go."""
+    touched = {member.module for _, member in groups.members}
+    blocks = tuple(f'{block}.' for depth in groups.depths for block in depth.blocks)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    found = sum(
+        size
+        for name, size in sizes.items()
+        if name in touched or name.rpartition('.')[0] in touched or name.startswith(blocks)
+    )
+    return found / max(1, sum(sizes.values()))
+
+
+def checks(
+    model: nn.Module, groups: ChannelGroups, inputs: Sequence[torch.Tensor], seed: int
+) -> tuple[bool, bool]:
+    """Whether a pruned network gives what masks give, and costs what is predicted."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    from mmscale.cost import count_module
+    from mmscale.models import DifferentiableTopK
+    from mmscale.models.dms import Masks, apply_pruning, plan_pruning
+    from mmscale.models.dms.cost import MaskedCost
+
+    generator = torch.Generator().manual_seed(seed)
+    gates, keep, counts = torch.nn.ModuleDict(), {}, []
+    for group in groups.all:
+        chosen = torch.randperm(group.size, generator=generator)[: max(1, group.size // 2)]
+        mask = torch.zeros(group.size).index_fill(0, chosen, 1)
+        gates[group.key] = gate = DifferentiableTopK(group.size)
+        gate.hard_mask.copy_(mask)
+        gate.hard.fill_(True)
+        keep[group.name] = chosen.tolist()
+        counts += mask.tolist() if not hasattr(group, 'members') else [len(chosen)]
+
+    def outputs(network: nn.Module) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            return [leaf for leaf in tree_leaves(network(*inputs)) if torch.is_tensor(leaf)]
+
+    small = apply_pruning(copy.deepcopy(model), plan_pruning(model, groups, keep))
+    predicted = MaskedCost(model, groups, inputs).count(counts)
+    cost_equal = count_module(small, inputs=inputs, memory=False).cost == predicted
+    found = outputs(small)
+    Masks(model, groups, gates).hard = True
+    expected = outputs(model)
+    limits = (1e-8 if one.dtype == torch.float64 else 1e-3 for one in expected)
+    same = len(found) == len(expected) and all(
+        one.shape == other.shape and (one - other).abs().max() <= limit * other.abs().max()
+        for one, other, limit in zip(found, expected, limits, strict=True)
+    )
+    return bool(same), cost_equal
+
+
+def row_of(name: str, seed: int) -> dict[str, Any]:
+    """The row of one network."""
+    import torch
+    from dms_breadth_models import NETWORKS
+
+    from mmscale.errors import MMScaleError, one_line
+    from mmscale.models.dms import channel_groups
+    from mmscale.models.dms.trial import with_random_weights
+
+    torch.manual_seed(seed)
+    library, make = NETWORKS[name]
+    row = {'name': name, 'library': library, **dict.fromkeys(ROW), 'whole': []}
+    try:
+        model, inputs = make()
+    except Exception as error:  # whatever another library raises
+        return row | {'whole': [f'cannot be built: {one_line(error):.200}']}
+    model = with_random_weights(model)
+    start = time.process_time()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        try:
+            groups = channel_groups(model, inputs)
+        except MMScaleError as error:
+            return row | {'whole': [str(error)]}
+    row['seconds'] = round(time.process_time() - start, 1)
+    row['whole'] = [str(one.message) for one in caught if 'mmscale' in one.filename]
+    row |= {
+        'groups': len(groups),
+        'elements': groups.elements,
+        'blocks': sum(depth.size for depth in groups.depths),
+        'prunable_share': round(prunable_share(model, groups), 4),
+    }
+    if groups.all:
+        with contextlib.suppress(Exception):  # not every model runs in double precision
+            exact = copy.deepcopy(model).double()
+            doubles = [x.double() if x.is_floating_point() else x for x in inputs]
+            with torch.no_grad():
+                exact(*doubles)
+            model, inputs = exact, doubles
+        row['equals_masks'], row['cost_equal'] = checks(model, groups, inputs, seed)
+    return row
+
+
+def run_apart(name: str, seed: int, limit: float) -> dict[str, Any]:
+    """The row of one network, from a process of its own."""
+    command = [sys.executable, __file__, '--row', name, '--seed', str(seed)]
+    reason = ''
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        lines = done.stdout.splitlines()
+        if done.returncode == 0 and lines:
+            return json.loads(lines[-1])
+        reason = f'ended with {done.returncode}: {(done.stderr.splitlines() or [""])[-1]:.200}'
+    except subprocess.TimeoutExpired:
+        reason = f'no answer within {limit:.0f} s'
+    return {'name': name, **dict.fromkeys(ROW), 'whole': [reason]}
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table('name', *ROW, 'whole')
+    for row in rows:
+        table.add_row(row['name'], *(str(row[key]) for key in ROW), ' '.join(row['whole'])[:60])
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('names', nargs='*', metavar='NAME', help='networks; by default all')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='write the JSON there, too')
+    parser.add_argument('--seed', type=int, default=0, help='of weights, inputs and choices')
+    parser.add_argument(
+        '--limit', type=float, default=300, help='seconds for one network (default: 300)'
+    )
+    parser.add_argument('--row', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.row:
+        logging.disable(logging.WARNING)
+        with contextlib.redirect_stdout(sys.stderr):
+            row = row_of(args.row, args.seed)
+        print(json.dumps(row))
+        return
+    from dms_breadth_models import NETWORKS
+
+    unknown = [name for name in args.names if name not in NETWORKS]
+    if unknown:
+        parser.error(f'unknown: {", ".join(unknown)}; known are {", ".join(NETWORKS)}')
+    rows = []
+    for name in args.names or NETWORKS:
+        row = run_apart(name, args.seed, args.limit)
+        rows.append(row)
+        print(*(f'{key}={row[key]}' for key in ('name', *ROW, 'whole')), file=sys.stderr)
+        if args.out:
+            args.out.write_text(json.dumps(rows, indent=1) + '\n')
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        show(rows)
+
+
+if __name__ == '__main__':
+    main()
