@@ -11,6 +11,8 @@ through the code of ``tools/prune.py --method``. What is left is tested right af
 statistics of its batch norms measured anew, after a short training, and after a long one from
 random weights. ``DMS np`` is a search from random weights, which hands no weights down.
 
+``--networks RetinaNet`` is a detector, with mAP for accuracy; it needs ``make detection``.
+
 ``evolution`` searches a super-supernet, whose training is counted, for base models of the same
 cost; ``depth`` in its name, as in that of DMS, means that depths are all that is chosen.
 Seconds are of the CPU. What is finished is not done again.
@@ -66,7 +68,8 @@ class Whole:
         config: Of its training.
         options: Overrides of that config.
         iterations: Of its training.
-        scratch: Of the training of what is left from random weights, beyond its first plateau.
+        scratch: Of the training of what is left from random weights, beyond its first plateau; 0
+            for none.
         methods: What is compared on it.
     """
 
@@ -96,6 +99,7 @@ NETWORKS = {
         800,
     ),
     'DeiT': Whole('dms/deit-mini_digits.py', {}, 700, 600),
+    'RetinaNet': Whole('det/retinanet_r18-w16_fpn_digits.py', {}, 500, 0, (DMS, L1)),
 }
 
 
@@ -142,11 +146,15 @@ def prepared(source: Path, folder: Path, seed: int, iterations: int, options: di
 
 def train(config: Config, schedule: bool = True) -> tuple[Runner, float]:
     """Trains; returns the runner, which has not tested yet, and the CPU seconds."""
-    iterations = config.train_cfg.max_iters
+    end = config.train_cfg.max_iters
+    warm = max(1, min(60, end // 10))
+    config.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=warm)
+    ]
     if schedule:
-        warmup, cosine = config.param_scheduler
-        warmup.end = cosine.begin = max(1, min(60, iterations // 10))
-        cosine.end = iterations
+        config.param_scheduler += [
+            dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=warm, end=end)
+        ]
     start = time.process_time()
     runner = build_runner(config, 'train')
     runner.train()
@@ -154,8 +162,12 @@ def train(config: Config, schedule: bool = True) -> tuple[Runner, float]:
 
 
 def accuracy(runner: Runner) -> float:
-    """Accuracy on the test images, in per cent."""
-    return round(runner.test()['accuracy/top1'], 3)
+    """Accuracy on the test images, or mAP of a detector, in per cent."""
+    found = runner.test()
+    if 'accuracy/top1' in found:
+        return round(found['accuracy/top1'], 3)
+    # Where nothing is detected at all, there is no mAP.
+    return round(100 * found.get('coco/bbox_mAP', 0.0), 3)
 
 
 def train_whole(folder: Path, whole: Whole, seed: int) -> dict:
@@ -199,7 +211,6 @@ def search_from_scratch(folder: Path, whole: Whole, seed: int) -> dict:
         input_shape=(1, resolution, resolution),
     )
     config.custom_hooks = [*config.custom_hooks, dict(type='mmscale.DMSHook')]
-    config.param_scheduler = config.param_scheduler[:1]
     runner, seconds = train(config, schedule=False)
     export_search(config, runner.model.state_dict(), folder, recipe, overwrite=True)
     return {'cpu_seconds': seconds}
@@ -317,7 +328,7 @@ def compare(name: str, method: str, seed: int, folder: Path, super_net: dict | N
         row.accuracy |= once(
             found / 'handed_down', lambda into: test_handed_down(into, left_over, whole, seed)
         )
-    if method != INDEX:
+    if method != INDEX and whole.scratch:
         trained = once(
             found / 'scratch', lambda into: train_from_scratch(into, left_over, whole, seed)
         )
@@ -384,7 +395,7 @@ def main() -> None:
     """Runs every method on every network for every seed, prints tables and writes the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, default=3, help='number of seeds (default: 3)')
-    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS)[:3])
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=METHODS)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/dms_against_baselines'))
     parser.add_argument('--out', type=Path, help='JSON file of the rows')

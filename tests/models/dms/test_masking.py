@@ -176,7 +176,9 @@ def test_every_gate_of_an_arch_net_learns(name):
     arch = get_arch(name)
     net = ArchNet(arch)
     groups = arch_groups(arch)
-    gates = nn.ModuleDict({group.key: DifferentiableTopK(group.size) for group in groups.all})
+    gates = nn.ModuleDict(
+        {group.key: DifferentiableTopK(group.size, minimum=0) for group in groups.all}
+    )
     for gate in gates.values():
         gate.pruning_ratio.data.fill_(0.2)
     masks = Masks(net, groups, gates)

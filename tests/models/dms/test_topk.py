@@ -218,7 +218,11 @@ def test_ratios_of_one_more_and_one_less(ratio):
 
 
 def test_slopes_of_a_stack_are_those_of_autograd():
-    gates = [gate_of(7, 0.3), gate_of(4, 0.5, hardness=16.0, midpoint=True), gate_of(9, divisor=2)]
+    gates = [
+        gate_of(7, 0.3),
+        gate_of(4, 0.5, hardness=16.0, midpoint=True),
+        gate_of(9, 0.2, divisor=2),
+    ]
     stack = TopKStack(gates)
     masks = stack()
     gradients = torch.linspace(-1, 2, masks.numel()).double()
