@@ -41,7 +41,6 @@ ZOO = {
     'convnext-v2-atto_3rdparty-fcmae_in1k': 0,
     'convmixer-768-32_3rdparty_in1k': 0,
     'repvgg-a0_8xb32_in1k': 0,
-    'replknet-31b_3rdparty_in1k': 0,
     'hrnet-w18_3rdparty_8xb32_in1k': 0,
     'cspdarknet50_3rdparty_8xb32_in1k': 0,
     'cspresnet50_3rdparty_8xb32_in1k': 0,
@@ -80,6 +79,20 @@ ZOO = {
 # Backbones of mmpretrain with their options, channels and input sizes.
 BACKBONES: dict[str, tuple[dict[str, Any], int, int]] = {
     'resnest50': (dict(type='ResNeSt', depth=50), 2048, 224),
+    'replknet-small': (
+        dict(
+            type='RepLKNet',
+            arch=dict(
+                large_kernel_sizes=[31, 29, 27, 13],
+                layers=[1, 1, 2, 1],
+                channels=[32, 64, 128, 256],
+                small_kernel=5,
+                dw_ratio=1,
+            ),
+        ),
+        256,
+        224,
+    ),
     'alexnet': (dict(type='AlexNet', num_classes=1000), 0, 224),
     'mixmim-base': (dict(type='MixMIMTransformer', arch='B'), 1024, 224),
 }
