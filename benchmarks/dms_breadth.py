@@ -26,20 +26,24 @@ import contextlib
 import copy
 import json
 import logging
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     import torch
     from torch import nn
 
     from mmscale.models.dms import ChannelGroups
 
+# Words of our own warnings.
+OURS = {'whole,', 'go,', 'traced'}
 ROW = ('groups', 'elements', 'blocks', 'prunable_share', 'seconds', 'equals_masks', 'cost_equal')
 
 
@@ -103,7 +107,7 @@ def row_of(name: str, seed: int) -> dict[str, Any]:
     import torch
     from dms_breadth_models import NETWORKS
 
-    from mmscale.errors import MMScaleError, one_line
+    from mmscale.errors import FOREIGN_ERRORS, MMScaleError, one_line
     from mmscale.models.dms import channel_groups
     from mmscale.models.dms.trial import with_random_weights
 
@@ -112,7 +116,7 @@ def row_of(name: str, seed: int) -> dict[str, Any]:
     row = {'name': name, 'library': library, **dict.fromkeys(ROW), 'whole': []}
     try:
         model, inputs = make()
-    except Exception as error:  # whatever another library raises
+    except FOREIGN_ERRORS as error:
         return row | {'whole': [f'cannot be built: {one_line(error):.200}']}
     model = with_random_weights(model)
     start = time.process_time()
@@ -123,7 +127,10 @@ def row_of(name: str, seed: int) -> dict[str, Any]:
         except MMScaleError as error:
             return row | {'whole': [str(error)]}
     row['seconds'] = round(time.process_time() - start, 1)
-    row['whole'] = [str(one.message) for one in caught if 'mmscale' in one.filename]
+    said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    row['whole'] = [
+        text.partition('; to prune them')[0] for text in said if OURS & set(text.split())
+    ]
     row |= {
         'groups': len(groups),
         'elements': groups.elements,
@@ -131,7 +138,7 @@ def row_of(name: str, seed: int) -> dict[str, Any]:
         'prunable_share': round(prunable_share(model, groups), 4),
     }
     if groups.all:
-        with contextlib.suppress(Exception):  # not every model runs in double precision
+        with contextlib.suppress(*FOREIGN_ERRORS):  # not every model runs in double precision
             exact = copy.deepcopy(model).double()
             doubles = [x.double() if x.is_floating_point() else x for x in inputs]
             with torch.no_grad():
@@ -141,19 +148,35 @@ def row_of(name: str, seed: int) -> dict[str, Any]:
     return row
 
 
+def _send_row(name: str, seed: int, end: Connection) -> None:
+    """The row of one network, in a process of its own, whose prints are nobody's."""
+    logging.disable(logging.WARNING)
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        row = row_of(name, seed)
+    end.send(row)
+
+
 def run_apart(name: str, seed: int, limit: float) -> dict[str, Any]:
     """The row of one network, from a process of its own."""
-    command = [sys.executable, __file__, '--row', name, '--seed', str(seed)]
-    reason = ''
+    from dms_breadth_models import NETWORKS
+
+    context = get_context('forkserver')
+    context.set_forkserver_preload(['mmpretrain.models', 'mmscale.models.dms'])
+    own, other = context.Pipe()
+    process = context.Process(target=_send_row, args=(name, seed, other))
+    process.start()
+    other.close()
+    reason = f'no answer within {limit:.0f} s'
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-        lines = done.stdout.splitlines()
-        if done.returncode == 0 and lines:
-            return json.loads(lines[-1])
-        reason = f'ended with {done.returncode}: {(done.stderr.splitlines() or [""])[-1]:.200}'
-    except subprocess.TimeoutExpired:
-        reason = f'no answer within {limit:.0f} s'
-    return {'name': name, **dict.fromkeys(ROW), 'whole': [reason]}
+        if own.poll(limit):
+            return own.recv()
+    except EOFError:
+        process.join()
+        reason = f'its process ended with {process.exitcode}'
+    finally:
+        process.kill()
+        process.join()
+    return {'name': name, 'library': NETWORKS[name][0], **dict.fromkeys(ROW), 'whole': [reason]}
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
@@ -178,14 +201,7 @@ def main() -> None:
     parser.add_argument(
         '--limit', type=float, default=300, help='seconds for one network (default: 300)'
     )
-    parser.add_argument('--row', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.row:
-        logging.disable(logging.WARNING)
-        with contextlib.redirect_stdout(sys.stderr):
-            row = row_of(args.row, args.seed)
-        print(json.dumps(row))
-        return
     from dms_breadth_models import NETWORKS
 
     unknown = [name for name in args.names if name not in NETWORKS]

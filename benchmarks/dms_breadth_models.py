@@ -93,6 +93,7 @@ BACKBONES: dict[str, tuple[dict[str, Any], int, int]] = {
         256,
         224,
     ),
+    'lenet5': (dict(type='LeNet5', num_classes=10), 0, 32),
     'alexnet': (dict(type='AlexNet', num_classes=1000), 0, 224),
     'mixmim-base': (dict(type='MixMIMTransformer', arch='B'), 1024, 224),
 }
@@ -131,8 +132,8 @@ DETECTORS = {
 }
 
 
-def _images(side: int) -> list[torch.Tensor]:
-    return [torch.randn(1, 3, side, side)]
+def _images(side: int, channels: int = 3) -> list[torch.Tensor]:
+    return [torch.randn(1, channels, side, side)]
 
 
 def _from_zoo(name: str, side: int) -> Made:
@@ -150,7 +151,8 @@ def _backbone(backbone: dict[str, Any], width: int, side: int) -> Made:
         head=head,
     )
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(model if width else backbone), _images(side)
+        network = MODELS.build(model if width else backbone)
+    return network, _images(side, 1 if backbone['type'] == 'LeNet5' else 3)
 
 
 def _of_timm(name: str) -> Made:
