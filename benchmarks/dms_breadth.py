@@ -118,6 +118,7 @@ def row_of(name: str, seed: int) -> dict[str, Any]:
         model, inputs = make()
     except FOREIGN_ERRORS as error:
         return row | {'whole': [f'cannot be built: {one_line(error):.200}']}
+    row['input'] = [list(x.shape) for x in inputs]
     model = with_random_weights(model)
     start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
