@@ -180,14 +180,61 @@ def run_apart(name: str, seed: int, limit: float) -> dict[str, Any]:
     return {'name': name, 'library': NETWORKS[name][0], **dict.fromkeys(ROW), 'whole': [reason]}
 
 
+def why_whole(row: dict[str, Any]) -> str:
+    """What stays whole of a network, in a few words: how many groups, and for which reasons."""
+    texts = []
+    for text in row['whole']:
+        count, _, layers = text.partition(' groups stay whole')
+        if not layers:
+            texts.append(text)
+            continue
+        reasons = [
+            part.rpartition(': ')[2] for part in layers.partition('understood: ')[2].split('; ')
+        ]
+        texts.append(f'{count.split()[-3]}: {", ".join(dict.fromkeys(reasons))}')
+    return '; '.join(texts)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row as texts, in the order of the columns."""
+    if row['groups'] is None:
+        return [row['name'], *[''] * (len(ROW)), why_whole(row)]
+    words = {True: 'yes', False: 'NO', None: ''}
+    return [
+        row['name'],
+        str(row['groups']),
+        f'{row["elements"]:,}',
+        str(row['blocks']),
+        f'{row["prunable_share"]:.1%}',
+        f'{row["seconds"]:.1f}',
+        words[row['equals_masks']],
+        words[row['cost_equal']],
+        why_whole(row),
+    ]
+
+
+COLUMNS = ('name', *(key.replace('_', ' ') for key in ROW), 'whole')
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table as Markdown, a part for each library."""
+    lines = []
+    for library in dict.fromkeys(row['library'] for row in rows):
+        lines += [f'### {library}', '', f'| {" | ".join(COLUMNS)} |']
+        lines.append(f'|---|{"---:|" * 5}{"---|" * 3}')
+        some = [row for row in rows if row['library'] == library]
+        lines += [f'| {" | ".join(cells(row))} |' for row in some] + ['']
+    return '\n'.join(lines)
+
+
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Prints a table."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table('name', *ROW, 'whole')
+    table = Table(*COLUMNS)
     for row in rows:
-        table.add_row(row['name'], *(str(row[key]) for key in ROW), ' '.join(row['whole'])[:60])
+        table.add_row(*cells(row))
     Console().print(table)
 
 
@@ -202,14 +249,20 @@ def main() -> None:
     parser.add_argument(
         '--limit', type=float, default=300, help='seconds for one network (default: 300)'
     )
+    parser.add_argument(
+        '--of', type=Path, metavar='FILE', help='show the rows of a file of --out, measure nothing'
+    )
+    parser.add_argument('--markdown', action='store_true', help='print the table as Markdown')
     args = parser.parse_args()
     from dms_breadth_models import NETWORKS
 
     unknown = [name for name in args.names if name not in NETWORKS]
     if unknown:
         parser.error(f'unknown: {", ".join(unknown)}; known are {", ".join(NETWORKS)}')
-    rows = []
-    for name in args.names or NETWORKS:
+    names = args.names or list(NETWORKS)
+    rows = [] if args.of is None else json.loads(args.of.read_text())
+    rows = [row for row in rows if not args.names or row['name'] in names]
+    for name in names if args.of is None else ():
         row = run_apart(name, args.seed, args.limit)
         rows.append(row)
         print(*(f'{key}={row[key]}' for key in ('name', *ROW, 'whole')), file=sys.stderr)
@@ -217,6 +270,8 @@ def main() -> None:
             args.out.write_text(json.dumps(rows, indent=1) + '\n')
     if args.json:
         print(json.dumps(rows, indent=1))
+    elif args.markdown:
+        print(markdown(rows))
     else:
         show(rows)
 
