@@ -26,20 +26,24 @@ import contextlib
 import copy
 import json
 import logging
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     import torch
     from torch import nn
 
     from mmscale.models.dms import ChannelGroups
 
+# Words of our own warnings.
+OURS = {'whole,', 'go,', 'traced'}
 ROW = ('groups', 'elements', 'blocks', 'prunable_share', 'seconds', 'equals_masks', 'cost_equal')
 
 
@@ -103,7 +107,7 @@ def row_of(name: str, seed: int) -> dict[str, Any]:
     import torch
     from dms_breadth_models import NETWORKS
 
-    from mmscale.errors import MMScaleError, one_line
+    from mmscale.errors import FOREIGN_ERRORS, MMScaleError, one_line
     from mmscale.models.dms import channel_groups
     from mmscale.models.dms.trial import with_random_weights
 
@@ -112,8 +116,9 @@ def row_of(name: str, seed: int) -> dict[str, Any]:
     row = {'name': name, 'library': library, **dict.fromkeys(ROW), 'whole': []}
     try:
         model, inputs = make()
-    except Exception as error:  # whatever another library raises
+    except FOREIGN_ERRORS as error:
         return row | {'whole': [f'cannot be built: {one_line(error):.200}']}
+    row['input'] = [list(x.shape) for x in inputs]
     model = with_random_weights(model)
     start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
@@ -123,7 +128,10 @@ def row_of(name: str, seed: int) -> dict[str, Any]:
         except MMScaleError as error:
             return row | {'whole': [str(error)]}
     row['seconds'] = round(time.process_time() - start, 1)
-    row['whole'] = [str(one.message) for one in caught if 'mmscale' in one.filename]
+    said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    row['whole'] = [
+        text.partition('; to prune them')[0] for text in said if OURS & set(text.split())
+    ]
     row |= {
         'groups': len(groups),
         'elements': groups.elements,
@@ -131,7 +139,7 @@ def row_of(name: str, seed: int) -> dict[str, Any]:
         'prunable_share': round(prunable_share(model, groups), 4),
     }
     if groups.all:
-        with contextlib.suppress(Exception):  # not every model runs in double precision
+        with contextlib.suppress(*FOREIGN_ERRORS):  # not every model runs in double precision
             exact = copy.deepcopy(model).double()
             doubles = [x.double() if x.is_floating_point() else x for x in inputs]
             with torch.no_grad():
@@ -141,19 +149,82 @@ def row_of(name: str, seed: int) -> dict[str, Any]:
     return row
 
 
+def _send_row(name: str, seed: int, end: Connection) -> None:
+    """The row of one network, in a process of its own, whose prints are nobody's."""
+    logging.disable(logging.WARNING)
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        row = row_of(name, seed)
+    end.send(row)
+
+
 def run_apart(name: str, seed: int, limit: float) -> dict[str, Any]:
     """The row of one network, from a process of its own."""
-    command = [sys.executable, __file__, '--row', name, '--seed', str(seed)]
-    reason = ''
+    from dms_breadth_models import NETWORKS
+
+    context = get_context('forkserver')
+    context.set_forkserver_preload(['mmpretrain.models', 'mmscale.models.dms'])
+    own, other = context.Pipe()
+    process = context.Process(target=_send_row, args=(name, seed, other))
+    process.start()
+    other.close()
+    reason = f'no answer within {limit:.0f} s'
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-        lines = done.stdout.splitlines()
-        if done.returncode == 0 and lines:
-            return json.loads(lines[-1])
-        reason = f'ended with {done.returncode}: {(done.stderr.splitlines() or [""])[-1]:.200}'
-    except subprocess.TimeoutExpired:
-        reason = f'no answer within {limit:.0f} s'
-    return {'name': name, **dict.fromkeys(ROW), 'whole': [reason]}
+        if own.poll(limit):
+            return own.recv()
+    except EOFError:
+        process.join()
+        reason = f'its process ended with {process.exitcode}'
+    finally:
+        process.kill()
+        process.join()
+    return {'name': name, 'library': NETWORKS[name][0], **dict.fromkeys(ROW), 'whole': [reason]}
+
+
+def why_whole(row: dict[str, Any]) -> str:
+    """What stays whole of a network, in a few words: how many groups, and for which reasons."""
+    texts = []
+    for text in row['whole']:
+        count, _, layers = text.partition(' groups stay whole')
+        if not layers:
+            texts.append(text)
+            continue
+        reasons = [
+            part.rpartition(': ')[2] for part in layers.partition('understood: ')[2].split('; ')
+        ]
+        texts.append(f'{count.split()[-3]}: {", ".join(dict.fromkeys(reasons))}')
+    return '; '.join(texts)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row as texts, in the order of the columns."""
+    if row['groups'] is None:
+        return [row['name'], *[''] * (len(ROW)), why_whole(row)]
+    words = {True: 'yes', False: 'NO', None: ''}
+    return [
+        row['name'],
+        str(row['groups']),
+        f'{row["elements"]:,}',
+        str(row['blocks']),
+        f'{row["prunable_share"]:.1%}',
+        f'{row["seconds"]:.1f}',
+        words[row['equals_masks']],
+        words[row['cost_equal']],
+        why_whole(row),
+    ]
+
+
+COLUMNS = ('name', *(key.replace('_', ' ') for key in ROW), 'whole')
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table as Markdown, a part for each library."""
+    lines = []
+    for library in dict.fromkeys(row['library'] for row in rows):
+        lines += [f'### {library}', '', f'| {" | ".join(COLUMNS)} |']
+        lines.append(f'|---|{"---:|" * 5}{"---|" * 3}')
+        some = [row for row in rows if row['library'] == library]
+        lines += [f'| {" | ".join(cells(row))} |' for row in some] + ['']
+    return '\n'.join(lines)
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
@@ -161,9 +232,9 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table('name', *ROW, 'whole')
+    table = Table(*COLUMNS)
     for row in rows:
-        table.add_row(row['name'], *(str(row[key]) for key in ROW), ' '.join(row['whole'])[:60])
+        table.add_row(*cells(row))
     Console().print(table)
 
 
@@ -178,21 +249,20 @@ def main() -> None:
     parser.add_argument(
         '--limit', type=float, default=300, help='seconds for one network (default: 300)'
     )
-    parser.add_argument('--row', help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--of', type=Path, metavar='FILE', help='show the rows of a file of --out, measure nothing'
+    )
+    parser.add_argument('--markdown', action='store_true', help='print the table as Markdown')
     args = parser.parse_args()
-    if args.row:
-        logging.disable(logging.WARNING)
-        with contextlib.redirect_stdout(sys.stderr):
-            row = row_of(args.row, args.seed)
-        print(json.dumps(row))
-        return
     from dms_breadth_models import NETWORKS
 
     unknown = [name for name in args.names if name not in NETWORKS]
     if unknown:
         parser.error(f'unknown: {", ".join(unknown)}; known are {", ".join(NETWORKS)}')
-    rows = []
-    for name in args.names or NETWORKS:
+    names = args.names or list(NETWORKS)
+    rows = [] if args.of is None else json.loads(args.of.read_text())
+    rows = [row for row in rows if not args.names or row['name'] in names]
+    for name in names if args.of is None else ():
         row = run_apart(name, args.seed, args.limit)
         rows.append(row)
         print(*(f'{key}={row[key]}' for key in ('name', *ROW, 'whole')), file=sys.stderr)
@@ -200,6 +270,8 @@ def main() -> None:
             args.out.write_text(json.dumps(rows, indent=1) + '\n')
     if args.json:
         print(json.dumps(rows, indent=1))
+    elif args.markdown:
+        print(markdown(rows))
     else:
         show(rows)
 

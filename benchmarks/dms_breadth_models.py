@@ -16,50 +16,49 @@ from torch import nn
 
 Made = tuple[nn.Module, list[torch.Tensor]]
 
-# Pixels of a side, where they are not 224.
+# Pixels of a side: fewer than usual where groups do not depend on them, 0 for 224.
 ZOO = {
-    'resnet18_8xb32_in1k': 0,
-    'resnet50_8xb32_in1k': 0,
-    'resnetv1d50_8xb32_in1k': 0,
-    'seresnet50_8xb32_in1k': 0,
-    'resnext50-32x4d_8xb32_in1k': 0,
-    'wide-resnet50_3rdparty_8xb32_in1k': 0,
-    'res2net50-w14-s8_3rdparty_8xb32_in1k': 0,
-    'regnetx-1.6gf_8xb128_in1k': 0,
-    'densenet121_3rdparty_in1k': 0,
+    'resnet18_8xb32_in1k': 128,
+    'resnet50_8xb32_in1k': 128,
+    'resnetv1d50_8xb32_in1k': 128,
+    'seresnet50_8xb32_in1k': 128,
+    'resnext50-32x4d_8xb32_in1k': 128,
+    'wide-resnet50_3rdparty_8xb32_in1k': 128,
+    'res2net50-w14-s8_3rdparty_8xb32_in1k': 128,
+    'regnetx-1.6gf_8xb128_in1k': 128,
+    'densenet121_3rdparty_in1k': 128,
     'vgg11bn_8xb32_in1k': 0,
-    'mobilenet-v2_8xb32_in1k': 0,
-    'mobilenet-v3-large_8xb128_in1k': 0,
-    'mobileone-s0_8xb32_in1k': 0,
+    'mobilenet-v2_8xb32_in1k': 128,
+    'mobilenet-v3-large_8xb128_in1k': 128,
+    'mobileone-s0_8xb32_in1k': 128,
     'mobilevit-xxsmall_3rdparty_in1k': 256,
-    'efficientnet-b0_3rdparty_8xb32_in1k': 0,
-    'efficientnetv2-b0_3rdparty_in1k': 0,
+    'efficientnet-b0_3rdparty_8xb32_in1k': 128,
+    'efficientnetv2-b0_3rdparty_in1k': 128,
     'efficientformer-l1_3rdparty_8xb128_in1k': 0,
-    'shufflenet-v1-1x_16xb64_in1k': 0,
-    'shufflenet-v2-1x_16xb64_in1k': 0,
-    'convnext-tiny_32xb128_in1k': 0,
-    'convnext-v2-atto_3rdparty-fcmae_in1k': 0,
-    'convmixer-768-32_3rdparty_in1k': 0,
-    'repvgg-a0_8xb32_in1k': 0,
-    'replknet-31b_3rdparty_in1k': 0,
-    'hrnet-w18_3rdparty_8xb32_in1k': 0,
-    'cspdarknet50_3rdparty_8xb32_in1k': 0,
-    'cspresnet50_3rdparty_8xb32_in1k': 0,
-    'cspresnext50_3rdparty_8xb32_in1k': 0,
+    'shufflenet-v1-1x_16xb64_in1k': 128,
+    'shufflenet-v2-1x_16xb64_in1k': 128,
+    'convnext-tiny_32xb128_in1k': 128,
+    'convnext-v2-atto_3rdparty-fcmae_in1k': 128,
+    'convmixer-768-32_3rdparty_in1k': 128,
+    'repvgg-a0_8xb32_in1k': 128,
+    'hrnet-w18_3rdparty_8xb32_in1k': 128,
+    'cspdarknet50_3rdparty_8xb32_in1k': 128,
+    'cspresnet50_3rdparty_8xb32_in1k': 128,
+    'cspresnext50_3rdparty_8xb32_in1k': 128,
     'inception-v3_3rdparty_8xb32_in1k': 299,
-    'van-tiny_3rdparty_in1k': 0,
-    'poolformer-s12_3rdparty_32xb128_in1k': 0,
-    'riformer-s12_in1k': 0,
+    'van-tiny_3rdparty_in1k': 128,
+    'poolformer-s12_3rdparty_32xb128_in1k': 128,
+    'riformer-s12_in1k': 128,
     'repmlp-base_3rdparty_8xb64_in1k': 0,
     'levit-128s_3rdparty_in1k': 0,
-    'davit-tiny_3rdparty_in1k': 0,
-    'edgenext-small_3rdparty_in1k': 0,
-    'hornet-tiny_3rdparty_in1k': 0,
+    'davit-tiny_3rdparty_in1k': 128,
+    'edgenext-small_3rdparty_in1k': 128,
+    'hornet-tiny_3rdparty_in1k': 128,
     'conformer-tiny-p16_3rdparty_in1k': 0,
     'tnt-small-p16_3rdparty_in1k': 0,
     't2t-vit-t-14_8xb64_in1k': 0,
-    'twins-pcpvt-small_3rdparty_8xb128_in1k': 0,
-    'twins-svt-small_3rdparty_8xb128_in1k': 0,
+    'twins-pcpvt-small_3rdparty_8xb128_in1k': 128,
+    'twins-svt-small_3rdparty_8xb128_in1k': 128,
     'swin-tiny_16xb64_in1k': 0,
     'swinv2-tiny-w8_3rdparty_in1k-256px': 256,
     'deit-tiny_4xb256_in1k': 0,
@@ -70,7 +69,7 @@ ZOO = {
     'mvitv2-tiny_3rdparty_in1k': 0,
     'tinyvit-5m_3rdparty_in1k': 0,
     'mlp-mixer-base-p16_3rdparty_64xb64_in1k': 0,
-    'xcit-nano-12-p16_3rdparty_in1k': 0,
+    'xcit-nano-12-p16_3rdparty_in1k': 128,
     'vig-tiny_3rdparty_in1k': 0,
     'pvig-tiny_3rdparty_in1k': 0,
     'revvit-small_3rdparty_in1k': 0,
@@ -80,6 +79,21 @@ ZOO = {
 # Backbones of mmpretrain with their options, channels and input sizes.
 BACKBONES: dict[str, tuple[dict[str, Any], int, int]] = {
     'resnest50': (dict(type='ResNeSt', depth=50), 2048, 224),
+    'replknet-small': (
+        dict(
+            type='RepLKNet',
+            arch=dict(
+                large_kernel_sizes=[31, 29, 27, 13],
+                layers=[1, 1, 2, 1],
+                channels=[32, 64, 128, 256],
+                small_kernel=5,
+                dw_ratio=1,
+            ),
+        ),
+        256,
+        224,
+    ),
+    'lenet5': (dict(type='LeNet5', num_classes=10), 0, 32),
     'alexnet': (dict(type='AlexNet', num_classes=1000), 0, 224),
     'mixmim-base': (dict(type='MixMIMTransformer', arch='B'), 1024, 224),
 }
@@ -118,8 +132,8 @@ DETECTORS = {
 }
 
 
-def _images(side: int) -> list[torch.Tensor]:
-    return [torch.randn(1, 3, side, side)]
+def _images(side: int, channels: int = 3) -> list[torch.Tensor]:
+    return [torch.randn(1, channels, side, side)]
 
 
 def _from_zoo(name: str, side: int) -> Made:
@@ -137,7 +151,8 @@ def _backbone(backbone: dict[str, Any], width: int, side: int) -> Made:
         head=head,
     )
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(model if width else backbone), _images(side)
+        network = MODELS.build(model if width else backbone)
+    return network, _images(side, 1 if backbone['type'] == 'LeNet5' else 3)
 
 
 def _of_timm(name: str) -> Made:

@@ -24,9 +24,11 @@ from mmscale.models.dms.labels import Labels
 from mmscale.models.dms.layers import (
     input_channels,
     is_layer_norm,
+    is_response_norm,
     is_root_mean_square,
     is_transposed_linear,
     output_dimension,
+    response_channel,
     takes_channels_first,
 )
 from mmscale.models.dms.operations import Dims, Tensors
@@ -57,6 +59,8 @@ def layer_role(layer: nn.Module) -> str | None:
         return 'out' if layer.groups < layer.in_channels else None
     if isinstance(layer, (_ConvNd, nn.Linear, nn.Embedding)) or is_transposed_linear(layer):
         return 'out'
+    if is_response_norm(layer):
+        return 'norm'
     if getattr(layer, 'weight', None) is None:
         return None
     if isinstance(layer, (_BatchNorm, _InstanceNorm, nn.PReLU)):
@@ -75,7 +79,7 @@ _LAYERS = (*(_ConvNd, nn.Linear, nn.Embedding, _BatchNorm, _InstanceNorm, nn.PRe
 
 def is_followed(layer: nn.Module) -> bool:
     """Whether a layer is followed as one, and not by the operations in it."""
-    others = (is_transposed_linear, is_layer_norm, is_root_mean_square)
+    others = (is_transposed_linear, is_layer_norm, is_root_mean_square, is_response_norm)
     return isinstance(layer, _LAYERS) or any(is_one(layer) for is_one in others)
 
 
@@ -194,12 +198,15 @@ class Flow(TorchDispatchMode):
         entering = self._tensors.entering(dims, channel, x.shape[channel])
         others = {dim: labels for dim, labels in dims.items() if dim != channel}
         if role != 'out' and not isinstance(layer, _ConvNd):
-            if isinstance(layer, nn.GroupNorm):
+            if isinstance(layer, nn.GroupNorm) or is_response_norm(layer):
                 self._tensors.fix_dims(others, f'{name} takes its statistics over them')
                 others = {}
-                if layer.num_groups > 1:
-                    self._tensors.join_rows(entering, layer.num_groups, within=True, reason=name)
+            if getattr(layer, 'num_groups', 1) > 1:
+                self._tensors.join_rows(entering, layer.num_groups, within=True, reason=name)
             self._come(Place(name, role), entering)
+            for last in ('gamma', 'beta') if is_response_norm(layer) else ():
+                if last in layer._parameters:
+                    self._come(Place(f'{name}.{last}', 'through', -1), entering)
             return {**others, channel: entering}
         if isinstance(layer, _ConvNd):
             # What varies along the sides of a map is mixed.
@@ -224,6 +231,8 @@ class Flow(TorchDispatchMode):
             return 1
         args, kwargs = call
         data_format = kwargs.get('data_format', args[1] if len(args) > 1 else 'channel_first')
+        if is_response_norm(layer):
+            return response_channel(layer, data_format)
         first = x.dim() == 4 and data_format == 'channel_first' and takes_channels_first(layer)
         return 1 if first else x.dim() - 1
 

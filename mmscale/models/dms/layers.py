@@ -38,6 +38,16 @@ def is_layer_norm(layer: nn.Module) -> bool:
     )
 
 
+def is_response_norm(layer: nn.Module) -> bool:
+    """Whether it is the global response norm of ConvNeXt V2, of mmpretrain or of timm."""
+    return type(layer).__name__ in ('GRN', 'GlobalResponseNorm') and hasattr(layer, 'eps')
+
+
+def response_channel(layer: nn.Module, data_format: str = 'channel_first') -> int:
+    """The dimension that a global response norm has the channels of images in."""
+    return getattr(layer, 'channel_dim', 1 if data_format == 'channel_first' else -1) % 4
+
+
 def input_dimension(layer: nn.Module) -> tuple[int, int, int]:
     """Dimension of the weight that the inputs lie in, their number, and groups of them.
 
@@ -70,6 +80,8 @@ def output_dimension(layer: nn.Module) -> tuple[int, int]:
     if isinstance(layer, nn.Embedding):
         return 1, layer.embedding_dim
     weight = getattr(layer, 'weight', None)
+    if is_response_norm(layer):
+        weight = getattr(layer, 'gamma', weight)
     if isinstance(weight, torch.Tensor) and weight.dim() == 1:  # norm layers, scales
         return 0, weight.numel()
     if is_transposed_linear(layer):
@@ -187,13 +199,16 @@ def masked_norm(
     """What a layer norm gives, with its statistics weighted by a mask of the channels.
 
     Args:
-        layer: A LayerNorm, RMSNorm or one of their relatives, or a GroupNorm of one group.
+        layer: A LayerNorm, RMSNorm or one of their relatives, a GroupNorm of one group, or a
+            global response norm.
         x: What it maps.
         mask: Mask of its channels, shape (channels,).
         data_format: Where mmpretrain's LayerNorm2d finds the channels of images.
         masks_output: Whether the mask multiplies what the layer gives, too.
         channels_first: What :func:`takes_channels_first` says of the layer.
     """
+    if is_response_norm(layer):
+        return _masked_response(layer, x, mask, data_format, masks_output)
     is_group = isinstance(layer, nn.GroupNorm)
     channels_first = channels_first and x.dim() == 4 and data_format == 'channel_first'
     if channels_first:
@@ -239,3 +254,23 @@ def _masked_group(
     if bias is not None:
         normed = normed + bias.unsqueeze(1)
     return normed.view(x.shape)
+
+
+def _masked_response(
+    layer: nn.Module, x: torch.Tensor, mask: torch.Tensor, data_format: str, masks_output: bool
+) -> torch.Tensor:
+    """A global response norm, with its mean over channels weighted by a mask of these."""
+    channel = response_channel(layer, data_format)
+    sides = (2, 3) if channel == 1 else (1, 2)
+    weight, bias, mask = (
+        tensor.view(-1, *[1] * (3 - channel))
+        for tensor in (
+            layer.gamma if hasattr(layer, 'gamma') else layer.weight,
+            layer.beta if hasattr(layer, 'beta') else layer.bias,
+            mask.to(x.dtype),
+        )
+    )
+    response = torch.linalg.vector_norm(x, dim=sides, keepdim=True)
+    mean = (response * mask).sum(channel, keepdim=True) / mask.sum()
+    result = weight * (x * (response / (mean + layer.eps))) + bias + x
+    return result * mask if masks_output else result

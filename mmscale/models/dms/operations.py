@@ -148,7 +148,9 @@ class Tensors:
     ) -> list[Dims] | None:
         """Labels of what an operation gives; None if it is not followed."""
         base = name.removesuffix('_')
-        if torch.Tag.pointwise in function.tags or base in _POINTWISE:
+        if base.startswith('new_'):
+            return [{}] * len(outputs)  # of what they are given they ask for the kind alone
+        if torch.Tag.pointwise in function.tags or base in _POINTWISE or base.endswith('_like'):
             return [self._meet(tensors, output.shape, base) for output in outputs]
         x = tensors[0]
         dims = self.dims(x)

@@ -186,6 +186,8 @@ def plan_pruning(
             size = getattr(layers[owner], tensor).shape[member.dim]
         else:
             layer = layers[member.module]
+            if getattr(layer, 'weight', None) is None:
+                continue  # Its parameters are members of their own.
             place = 'in' if member.role == 'in' else 'out'
             size = (input_dimension if place == 'in' else output_dimension)(layer)[1]
         channels = stays.setdefault((member.module, place), np.ones(size, dtype=bool))
