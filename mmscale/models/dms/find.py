@@ -21,6 +21,7 @@ from mmscale.models.backbones import ArchNet, SuperNet
 from mmscale.models.dms.arch_groups import arch_groups
 from mmscale.models.dms.groups import ChannelGroups, Member, runs
 from mmscale.models.dms.layers import replace_submodule
+from mmscale.models.dms.masking import unmasked
 from mmscale.models.dms.traced import traced_groups
 from mmscale.models.dms.transformers import GROUPERS, Consumers, full_name
 from mmscale.models.dms.trial import tried_groups
@@ -81,6 +82,7 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
         (12, 2880)
     """
     check_module(model, inputs)
+    model = unmasked(model)
     for name, module in model.named_modules():
         prefix = f'{name}.' if name else ''
         if isinstance(module, SuperNet):

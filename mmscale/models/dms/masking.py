@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -315,6 +316,18 @@ class Masks:
         mask = self._channels(acting.norm, x)
         kwargs |= {'masks_output': acting.folded, 'channels_first': channels_first}
         return masked_norm(layer, x, mask, *args, **kwargs)
+
+
+def unmasked(model: nn.Module) -> nn.Module:
+    """The model itself where it has no masks; else a copy without them."""
+    owners = [getattr(hook, '__self__', None) for hook in model._forward_pre_hooks.values()]
+    if not any(isinstance(owner, Masks) for owner in owners):
+        return model
+    twin = copy.deepcopy(model)
+    for hook in list(twin._forward_pre_hooks.values()):
+        if isinstance(getattr(hook, '__self__', None), Masks):
+            hook.__self__.remove()
+    return twin
 
 
 def _at(model: nn.Module, name: str) -> nn.Module | None:
