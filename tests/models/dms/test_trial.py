@@ -339,7 +339,6 @@ VIT = dict(embed_dims=24, num_layers=2, num_heads=4, feedforward_channels=32)
 BACKBONES = {
     'ResNet_CIFAR': (dict(depth=18, base_channels=8, stem_channels=8), 11),
     'ConvMixer': (dict(arch=dict(embed_dims=16, depth=2, patch_size=4, kernel_size=3)), 2),
-    'BEiTViT': (dict(arch=VIT, img_size=32, patch_size=8), 2),
     'RevVisionTransformer': (dict(arch=VIT, img_size=32, patch_size=8), 4),
     'ShuffleNetV2': (dict(widen_factor=0.5), 19),
     'MlpMixer': (
