@@ -1,6 +1,6 @@
 # The protocol of the paper's Table 2: a trained ResNet-50 comes down to 3 G multiply-adds in 800
-# iterations of its structure alone, and is tested as it is. Needs model.pretrained, a checkpoint of
-# mmpretrain's ResNet-50.
+# iterations of its structure alone, and is tested as it is. Needs model.pretrained: a checkpoint
+# of mmpretrain's ResNet-50.
 _base_ = ['mmpretrain::_base_/datasets/imagenet_bs32.py', '../_base_/default_runtime.py']
 
 model = dict(
