@@ -76,7 +76,8 @@ class DMSModel(BaseModel):
         input_shape: Shape of the images that the cost is counted for; of tokens ``(length,)``.
         search: What is searched, ``width``, ``depth`` or both.
         width_kinds: Which widths are searched: ``width`` (of channels, and inside MLPs),
-            ``heads``, ``head_size``, ``embedding``; all by default.
+            ``heads``, ``qk_size`` and ``v_size`` (places of queries and keys, and of values, in
+            heads), ``head_size`` (where a network ties these), ``embedding``; all by default.
         pipeline: ``np`` trains from random weights (the default), ``p`` from those of
             `pretrained`, ``p-`` keeps these as they are and trains the structure alone.
         pretrained: Checkpoint of the model, of the pipelines ``p`` and ``p-``.
