@@ -46,6 +46,7 @@ CHANGES = {
     r'^(python benchmarks/(?:joint_|dms_|search_)\w+\.py) .*': r'\1 --help',
     r'^(python benchmarks/(?:super_net_step|peers|ceilings|growth|gpu)\.py).*': r'\1 --help',
     r'^(python benchmarks/dry_run\.py .*)': r'\1 --seeds 1',
+    r'(--method dms)': r'\1 --iterations 2',
     r'--checkpoint iter_2\.pth': '--checkpoint work_dirs/digits-s0/iter_2.pth',
     r'pretrained=True': 'pretrained=False',  # it would download
     r'^(python tools/scale\.py .*(?:--fit-latency|--measure).*)': r'\1 --repeats 1',
@@ -72,6 +73,15 @@ SMALL = {
 IMAGES = ('mmscale.ClutteredDigits', 'mmscale.DigitsDetection')
 # What the Python blocks of a document take for granted.
 GIVEN = {
+    'docs/dms.md': """
+import mmscale
+import torch
+import torchvision
+
+network = torchvision.models.resnet18(num_classes=10)
+images = torch.zeros(1, 3, 32, 32)
+loader = [(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))]
+""",
     'docs/export.md': """
 import torch
 from mmscale.apis.networks import build_network

@@ -20,7 +20,7 @@ from mmscale.files import atomic_write, open_to_append
 from mmscale.models import DMSModel
 from mmscale.registry import HOOKS
 from mmscale.search.result_files import check_structure
-from mmscale.search.task_share import task_warning
+from mmscale.search.task_share import task_share, task_warning
 from mmscale.untrusted import open_regular
 
 # A line has what each group of channels keeps; that of a large network has 1 MB.
@@ -269,6 +269,8 @@ class DMSHook(Hook):
         value = self._model.value(cost)
         runner.message_hub.update_scalar('train/budget', budget / self._full)
         runner.message_hub.update_scalar('train/cost', value / self._full)
+        shares = self._model.task_shares().values()
+        runner.message_hub.update_scalar('train/task_share', task_share(shares))
         if not is_main_process():
             return
         line = {
