@@ -148,10 +148,13 @@ def test_a_name_says_what_the_config_is(name):
 @pytest.mark.parametrize('name', [name for name in LOADABLE if re.search(r'_\d+xb\d', name)])
 def test_a_name_says_how_long_and_on_what_it_trains(name):
     config = load(name)
-    processes, batch, epochs = re.search(r'_(\d+)xb(\d+)(?:-(\d+)e)?_', name).groups()
+    found = re.search(r'_(\d+)xb(\d+)(?:-(\d+)e)?(?:-(\d+)i)?_', name)
+    processes, batch, epochs, iterations = found.groups()
     assert config.train_dataloader.batch_size == int(batch)
     if 'auto_scale_lr' in config and 'rtmdet' not in name:  # mmdet's says 16 for 8 x 32
         assert config.auto_scale_lr.base_batch_size == int(processes) * int(batch)
+    if iterations:
+        assert config.train_cfg.max_iters == int(iterations)
     if epochs:
         iterations = config.train_cfg.get('max_iters', 0)
         images = iterations * int(processes) * int(batch)
@@ -187,7 +190,7 @@ def test_a_config_is_named_after_its_network(name):
         assert network.replace('-', '') in Path(name).stem.replace('-', '')
     elif model.backbone.type.startswith('ResNet'):
         depth, width = model.backbone.depth, model.backbone.get('base_channels', 64)
-        said = re.search(r'(?:resnet|_r)(\d+)(?:-w(\d+))?_', name)
+        said = re.search(r'(?:resnet|_r)(\d+)(?:-w(\d+))?(?:-\d+gf)?_', name)
         assert (int(said[1]), int(said[2] or 64)) == (depth, width)
 
 
