@@ -94,7 +94,8 @@ def checks(
     found = outputs(small)
     Masks(model, groups, gates).hard = True
     expected = outputs(model)
-    limits = (1e-8 if one.dtype == torch.float64 else 1e-3 for one in expected)
+    # In double precision, or single inside of that; errors are a thousand times as large.
+    limits = (1e-5 if one.dtype == torch.float64 else 1e-3 for one in expected)
     same = len(found) == len(expected) and all(
         one.shape == other.shape and (one - other).abs().max() <= limit * other.abs().max()
         for one, other, limit in zip(found, expected, limits, strict=True)

@@ -405,6 +405,7 @@ def test_the_target_of_a_search_by_gradient_is_within_reach(name):
         model['model'] = dict(type='mmscale.CausalLM', config=model['model'].config)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         built = registry.MODELS.build(model)
-    assert 0.1 < built.goal / built.value(built.cost.full) <= 0.5
+    most = 0.75 if 'structure-only' in name else 0.5
+    assert 0.1 < built.goal / built.value(built.cost.full) <= most
     assert built.groups.widths and built.groups.depths
     assert [hook.type for hook in config.custom_hooks].count('mmscale.DMSHook') == 1

@@ -64,8 +64,8 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
 
     Networks that declare their groups are ArchNet, SuperNet (those of :func:`static_model`), those
     of :mod:`mmscale.models.dms.transformers` and those of :func:`declare_groups`. All others are
-    traced through one forward pass, and so is what lies after an ArchNet: its neck,
-    and a detector's neck and head.
+    traced: channels are followed through one forward pass. So is what lies after an ArchNet: its
+    neck, and a detector's neck and head.
 
     Args:
         model: The model; it is left as it is.

@@ -31,6 +31,7 @@ def depth_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[Dept
     twin = copy_for_inference(model)
     generator = torch.Generator().manual_seed(0)
     calls, order = _run(twin, [random_like(tensor, generator) for tensor in inputs])
+    names = {layer: name for name, layer in twin.named_modules()}
     found: dict[str, tuple[str, ...]] = {}
     for name, module in reversed(list(twin.named_modules())):
         if not name or name not in calls or isinstance(module, _CONTAINERS):
@@ -39,7 +40,6 @@ def depth_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[Dept
             continue
         ends = _branch_ends(module, order[name], calls[name], generator)
         if ends:
-            names = {layer: name for name, layer in twin.named_modules()}
             found[name] = tuple(names[layer] for layer in ends)
     return _by_stage({name: ends for name, ends in reversed(found.items())}, calls)
 

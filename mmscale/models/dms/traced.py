@@ -24,7 +24,7 @@ _HEADS_TOGETHER = ('all_head_size', 'attn_dim', 'inner_dim', 'embed_dim', 'embed
 
 
 def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGroups:
-    """What a model can lose, found by following one forward pass.
+    """What a model can lose, found by following one forward pass, which always ends.
 
     Widths that reach an output of the model stay. So do those whose pruning turns out to change
     more than their masks do: a warning names them.
@@ -109,10 +109,12 @@ class _Found:
         alike: dict[frozenset, list[int]] = defaultdict(list)
         for element, places in lies.items():
             alike[frozenset(places.items())].append(element)
+        number = {place: number for number, place in enumerate(self._flow.places)}
         groups = []
         taken: set[str] = set()
         for places, elements in alike.items():
-            group = self._group([place for place, _ in places], elements, taken)
+            in_order = sorted((place for place, _ in places), key=number.__getitem__)
+            group = self._group(in_order, elements, taken)
             if group is not None:
                 groups.append(group)
                 taken.add(group.name)

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from mmpretrain.models.utils import GRN
 from torch import nn
 from torch.nn import functional
 
@@ -325,3 +326,34 @@ def test_branches_are_merged_after_pruning(kind, arch, width, random_half):
         expected = small(x)
         small[0].switch_to_deploy()
         torch.testing.assert_close(small(x), expected)
+
+
+@pytest.mark.parametrize('last', [False, True])
+def test_global_response_norms(last):
+    torch.manual_seed(0)
+    grn = GRN(6).double()
+    for parameter in grn.parameters():
+        parameter.data.normal_()
+    x = torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    stays = torch.tensor([True, False, True, True, False, True])
+    small = GRN(4).double()
+    small.gamma.data, small.beta.data = grn.gamma[stays], grn.beta[stays]
+    data_format = 'channel_last' if last else 'channel_first'
+
+    def moved(values):
+        return values.movedim(1, -1) if last else values
+
+    found = masked_norm(grn, moved(x), stays.double(), data_format, masks_output=True)
+    found = found.movedim(-1, 1) if last else found
+    with torch.no_grad():
+        expected = small(moved(x[:, stays]), data_format)
+        expected = expected.movedim(-1, 1) if last else expected
+    torch.testing.assert_close(found[:, stays], expected)
+    assert not found[:, ~stays].any()
+
+
+def test_a_global_response_norm_between_layers():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), GRN(8), nn.Conv2d(8, 2, 1))
+    groups = groups_of(model, MAPS)
+    small = apply_pruning(model, plan_pruning(model, groups, {'0': [1, 2]}))
+    assert small[1].gamma.shape == small[1].beta.shape == (2,)
