@@ -167,6 +167,7 @@ class DMSHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Starts the file of structures, or cuts what a resumed run will write again."""
         self._full = self._model.value(self._model.cost.full)
+        self._is_frozen = False
         self._warmup = self.warmup
         if self._warmup is None:
             starts_from_random = self._model.pipeline == 'np'
@@ -213,8 +214,9 @@ class DMSHook(Hook):
         """Sets the budget of this iteration, and freezes the blocks when their time is over."""
         progress = runner.iter / runner.max_iters
         self._model.set_budget(self.budget_at(progress))
-        if progress >= self.falling:
+        if progress >= self.falling and not self._is_frozen:
             self._model.freeze_blocks()
+            self._is_frozen = True  # Asking the gates would wait for the GPU every time.
         self._loss_scale = 1.0
         if isinstance(runner.optim_wrapper, AmpOptimWrapper):
             self._loss_scale = runner.optim_wrapper.loss_scaler.get_scale()
