@@ -117,7 +117,7 @@ def compare(name: str, seed: int, folder: Path, checkpoint: Path, iterations: in
             into,
             {
                 'model.pretrained': str(checkpoint),
-                'model.structure_optimizer.lr': 2 / iterations,
+                'model.structure_optimizer': dict(type='Adam', lr=2 / iterations),
             },
         )
         runner, found = run(config)

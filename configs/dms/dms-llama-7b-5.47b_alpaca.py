@@ -16,8 +16,6 @@ model = dict(
     pipeline='p-',
     pretrained='data/llama-7b.pth',
     input_shape=(2048,),
-    # With 2 / iterations the structure reaches the target by its own steps.
-    structure_optimizer=dict(type='Adam', lr=2 / 2000),
     model={{_base_.model}},
 )
 custom_hooks = [

@@ -7,8 +7,6 @@ model = dict(
     target=0.5,
     metric='params',
     input_shape=(128,),
-    # With 2 / iterations the structure reaches the target by its own steps.
-    structure_optimizer=dict(type='Adam', lr=2 / 150),
     model={{_base_.model}},
 )
 custom_hooks = [

@@ -68,7 +68,8 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
     neck, and a detector's neck and head.
 
     Args:
-        model: The model; it is left as it is.
+        model: The model; it is left as it is, but that attention of a few kinds (TinyViT, BEiT,
+            Swin V2) gets a class that computes the same, and can be pruned.
         inputs: Positional arguments of one forward pass.
 
     Raises:
