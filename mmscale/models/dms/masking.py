@@ -317,6 +317,14 @@ class Masks:
         return masked_norm(layer, x, mask, *args, **kwargs)
 
 
+def remove_masks(model: nn.Module) -> None:
+    """Takes the masks off a network that has some."""
+    for hook in list(model._forward_pre_hooks.values()):
+        masks = getattr(hook, '__self__', None)
+        if isinstance(masks, Masks):
+            masks.remove()
+
+
 def _at(model: nn.Module, name: str) -> nn.Module | None:
     """The module of that dotted name, if there is one."""
     for part in name.split('.') if name else ():

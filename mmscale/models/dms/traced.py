@@ -16,6 +16,7 @@ from mmscale.models.dms.flow import Flow, Place
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, Member
 from mmscale.models.dms.labels import FIXED
 from mmscale.models.dms.layers import copy_for_inference
+from mmscale.models.dms.masking import remove_masks
 from mmscale.models.dms.residual import depth_groups
 from mmscale.models.dms.trial import DECLARE, tried_groups
 
@@ -38,9 +39,11 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
     """
     try:
         twin = copy_for_inference(model)
+        # A block whose mask is shut would be the identity whatever its layers give.
+        remove_masks(twin)
+        depths = depth_groups(twin, inputs)
         flow = Flow(twin)
         flow.run(inputs)
-        depths = depth_groups(model, inputs)
     except Exception as error:  # whatever the model's own code raises
         raise UsageError(
             f'{type(model).__name__} cannot be traced ({one_line(error):.200}); {DECLARE}'
