@@ -83,6 +83,7 @@ def channel_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelG
         (12, 2880)
     """
     check_module(model, inputs)
+    # A block whose mask is shut would be the identity whatever its layers give.
     model = unmasked(model)
     for name, module in model.named_modules():
         prefix = f'{name}.' if name else ''

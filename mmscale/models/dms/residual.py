@@ -139,7 +139,12 @@ def _branch_ends(
     probe = random_like(call.x, generator)
     if call.x.min() >= 0:
         probe = probe.abs()
-    kept = {id(tensor): (tensor, tensor.clone()) for layer in layers for tensor in _weights(layer)}
+    # What starts as zeros, as the last norms of blocks often do, would hide that it matters.
+    kept = {
+        id(tensor): (tensor, tensor.clone() if tensor.any() else torch.ones_like(tensor))
+        for layer in layers
+        for tensor in _weights(layer)
+    }
 
     def is_identity() -> bool:
         # Not what it was called with: blocks may change that in place.
@@ -152,8 +157,8 @@ def _branch_ends(
                 tensor.copy_(kept[id(tensor)][1])
 
     try:
-        if not layers or is_identity():
-            return []  # whatever its layers give
+        if not layers:
+            return []
         for tensor, _ in kept.values():
             tensor.zero_()
         if not is_identity():

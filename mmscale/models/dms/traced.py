@@ -38,9 +38,9 @@ def traced_groups(model: nn.Module, inputs: Sequence[torch.Tensor]) -> ChannelGr
     """
     try:
         twin = copy_for_inference(model)
+        depths = depth_groups(twin, inputs)
         flow = Flow(twin)
         flow.run(inputs)
-        depths = depth_groups(model, inputs)
     except Exception as error:  # whatever the model's own code raises
         raise UsageError(
             f'{type(model).__name__} cannot be traced ({one_line(error):.200}); {DECLARE}'

@@ -256,6 +256,16 @@ def test_blocks_of_all_forms(kind, ends):
     assert found == ([ends] * 2 if ends else [])
 
 
+def test_blocks_that_start_as_the_identity():
+    model = Blocks('pooling behind a norm')
+    for block in model.blocks:
+        nn.init.zeros_(block.norm.weight)
+        nn.init.zeros_(block.other.weight)
+        nn.init.zeros_(block.other.bias)
+    (depth,) = groups_of(model, MAPS).depths
+    assert depth.branch_ends[0] == ('blocks.0.norm', 'blocks.0.other')
+
+
 class Coupled(nn.Module):
     """A width that only shows in a block, where it mixes with all others of it."""
 
