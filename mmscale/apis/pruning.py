@@ -158,6 +158,8 @@ def _check_settings(
     integer('calibration_images', calibration_images, 0)
     if importance == 'taylor' and batches is None:
         raise UsageError('importance=taylor needs batches of training data: batches=...')
+    if batches is not None and not isinstance(batches, Iterable):
+        raise UsageError(f'batches={batches!r:.60} must be a list of batches or a data loader')
     if batches is not None and iter(batches) is batches:
         raise UsageError(
             f'batches is a {type(batches).__name__}, which can be gone through once: give a list '

@@ -94,7 +94,11 @@ def prune_trained(
     settings.load_from, settings.resume = str(checkpoint), False
     settings.train_cfg = dict(by_epoch=False, max_iters=iterations)
     settings.param_scheduler = None
-    settings.setdefault('work_dir', str(Path(out) / 'pruning'))
+    # Not in the folder of the training, whose checkpoints and log are its own.
+    settings.work_dir = str(Path(out) / 'pruning')
+    hooks = dict(settings.get('default_hooks') or {})
+    hooks['checkpoint'] = dict(type='CheckpointHook', interval=-1, save_last=False)
+    settings.default_hooks = hooks
     if method == 'dms':
         search = dict(target=keep, metric=metric, **(dms_settings or {}))
         return _searched(settings, out, search, calibration_images, recipe)
@@ -117,6 +121,8 @@ def _searched(
     )
     settings.pop('data_preprocessor', None)
     settings.load_from = None
+    # The weights rest: how they were trained (AMP, accumulation) says nothing here.
+    settings.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.0))
     hooks = list(settings.get('custom_hooks') or [])
     settings.custom_hooks = [*hooks, dict(type='mmscale.DMSHook', calibration_images=images)]
     settings.experiment_name = f'{plain.experiment_name}_search'

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from mmscale.datasets import Draw
 from mmscale.datasets.draws import seed_of
 from mmscale.engine.train_data import draws_of
+from mmscale.errors import UsageError
 
 Item = TypeVar('Item')
 
@@ -45,11 +46,19 @@ class Recalibration:
 
     Args:
         net: The network.
+        frozen: Layers of it whose statistics stay.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to measure."""
+        return not self._layers
+
+    def __init__(self, net: nn.Module, frozen: Collection[nn.Module] = ()) -> None:
         self._net = net
         net.train()  # MMEngine's may return nothing
+        for layer in frozen:
+            layer.eval()
         # Layers that stay in eval mode (norm_eval) would never be measured.
         self._layers = [
             module
@@ -101,7 +110,12 @@ def _images_of(model: nn.Module, batch: Mapping | Sequence) -> torch.Tensor:
     """Images of a batch, normalised where the model knows how."""
     if isinstance(model, BaseModel):
         return model.data_preprocessor(batch, False)['inputs']
-    images = batch if isinstance(batch, torch.Tensor) else batch[0]
+    images = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
+    if not isinstance(images, torch.Tensor):
+        raise UsageError(
+            f'a batch is a {type(batch).__name__}: to measure the statistics of BN layers it must '
+            'be images, or a sequence that begins with them'
+        )
     return images.to(next(model.parameters()).device)
 
 
@@ -117,20 +131,28 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], images: int) -> int:
 
     Returns:
         How many were seen: 0 where nothing is to be measured.
+
+    Raises:
+        UsageError: There are no batches, or they are of another form.
     """
-    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
-        return 0
-    was_training = model.training
-    statistics = Recalibration(model)
-    seen = 0
-    if isinstance(batches, DataLoader):
+    if isinstance(batches, DataLoader) and hasattr(batches.dataset, '__len__'):
         batches = _chosen_batches(batches, images)
-    for batch in batches:
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise UsageError('there are no batches to measure the statistics of BN layers on')
+    modes = {module: module.training for module in model.modules()}
+    # In a network that is trained, those in eval mode are frozen.
+    frozen = [m for m, training in modes.items() if isinstance(m, _BatchNorm) and not training]
+    statistics = Recalibration(model, frozen if model.training else ())
+    seen = 0
+    for batch in () if statistics.is_empty else chain([first], batches):
         inputs = _images_of(model, batch)
         statistics.see(inputs)
         seen += len(inputs)
         if seen >= images:
             break
     statistics.finish()
-    model.train(was_training)
+    for module, training in modes.items():
+        module.training = training
     return seen

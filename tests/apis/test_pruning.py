@@ -189,6 +189,26 @@ def test_taylor_of_any_module_with_a_loss_of_its_own():
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_batch_norms_that_are_frozen_stay_so(model):
+    model.train()
+    model.backbone.bn1.eval()
+    model.backbone.bn1.running_mean.fill_(0.25)
+    small, _ = prune(model, IMAGE, 0.5, 'taylor', samples_of(labelled()))
+    assert small.training and small.backbone.layer1[0].bn1.training
+    assert not small.backbone.bn1.training
+    assert small.backbone.bn1.running_mean.eq(0.25).all()
+    assert small.backbone.layer1[0].bn1.running_mean.any()
+    assert model.training and not model.backbone.bn1.training
+
+
+def test_no_more_of_the_share_is_left_than_has_to_be():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 2, 1))
+    whole = count_module(network, inputs=IMAGE, memory=False).flops
+    _, cost = prune(network, IMAGE, 0.95, metric='flops')
+    assert 0.85 * whole < cost.flops <= 0.95 * whole
+
+
 def test_wrong_settings_of_prune(model, refuses):
     refuses(
         partial(prune, model, IMAGE, 0.5),
@@ -203,13 +223,24 @@ def test_wrong_settings_of_prune(model, refuses):
         (dict(batches=iter([])), 'gone through once'),
         (dict(scope='model'), 'needs a metric'),
         (dict(importance='taylor', batches=[]), 'there are none'),
+        (dict(batches=[]), 'no batches to measure'),
+        (dict(batches=5), 'batches=5 must be'),
+        (dict(importance='taylor', batches=[5]), 'the loss of batch 0'),
+        (dict(importance='taylor', batches=[5], loss=lambda *_: 3.0), 'must be a scalar tensor'),
+        (
+            dict(importance='taylor', batches=[5], loss=lambda *_: torch.ones(2)),
+            'must be a scalar',
+        ),
         (dict(metric='flops', keep={'backbone.conv1': 0.5}), 'must be a fraction, as metric'),
         (dict(metric='flops', keep=1e-6), 'the smallest widths leave'),
     ):
         with pytest.raises(ValueError, match=message):
             prune(**{'model': model, 'inputs': IMAGE, 'keep': 0.5, **settings})
+    images = [torch.zeros(1, 3, 64, 64)]
     with pytest.raises(ValueError, match='pairs of inputs and labels'):
-        prune(torchvision.models.alexnet(), [torch.zeros(1, 3, 64, 64)], 0.5, 'taylor', [1])
+        prune(torchvision.models.alexnet(), images, 0.5, 'taylor', [1])
+    with pytest.raises(ValueError, match='a batch is a dict'):
+        prune(torchvision.models.resnet18(), images, 0.5, batches=[{'image': images[0]}])
 
 
 def test_super_net_gives_an_arch_net():

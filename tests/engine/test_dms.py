@@ -499,6 +499,8 @@ def test_pruning_of_a_trained_network(method, options, bounds, trained, call_too
     )
     # Statistics are of what is left, and no longer those of a network that saw no image.
     assert weights['backbone.stem.bn.running_mean'].any()
+    # The folder of the training is not touched.
+    assert not (tmp_path / 'retrain').exists() and (out / 'pruning').is_dir()
     code, errors = call_tool(*arguments)
     assert code == 2 and 'exists: name another folder' in errors
     runner = runner_of(retrain.to_dict(), **{'train_cfg.max_epochs': 1})

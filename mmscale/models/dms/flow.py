@@ -28,6 +28,7 @@ from mmscale.models.dms.layers import (
     is_root_mean_square,
     is_transposed_linear,
     output_dimension,
+    output_tensors,
     response_channel,
     takes_channels_first,
 )
@@ -135,10 +136,9 @@ class Flow(TorchDispatchMode):
         """Follows the forward pass on these positional arguments."""
         with self:
             outputs = self._model(*inputs)
-        for leaf in tree_leaves(outputs):
-            if isinstance(leaf, torch.Tensor):
-                for labels in self._tensors.dims(leaf).values():
-                    self.labels.leave(labels)
+        for leaf in output_tensors(outputs):
+            for labels in self._tensors.dims(leaf).values():
+                self.labels.leave(labels)
 
     @property
     def heads(self) -> list[tuple[torch.Tensor, str, str]]:

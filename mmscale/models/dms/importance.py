@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmscale.cost import Cost
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.groups import ChannelGroups
 from mmscale.models.dms.masking import Masks, weight_importance
@@ -56,25 +56,42 @@ def element_importance(
     names = {group.key: group.name for group in groups.widths}
     total = {group.name: torch.zeros(group.size) for group in groups.widths}
     masks = Masks(model, groups, gates)
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     seen = 0
     try:
         for batch in batches:
-            value = loss(model, batch)
-            if not bool(torch.isfinite(value)):
-                raise UsageError(f'the loss of batch {seen} is {float(value)}, not a number')
-            value.backward()
+            with torch.enable_grad():
+                _loss_of(model, batch, loss, seen).backward()
             for key, (_, gradient) in masks.collect().items():
                 total[names[key]] += gradient.detach().cpu() ** 2
             model.zero_grad()
             seen += 1
     finally:
         masks.remove()
-        model.train(was_training)
+        for module, training in modes.items():
+            module.training = training
     if not seen:
         raise UsageError('importance=taylor needs batches of training data, and there are none')
     return {name: value / seen for name, value in total.items()}
+
+
+def _loss_of(
+    model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], torch.Tensor], number: int
+) -> torch.Tensor:
+    """The loss of a batch, a scalar with a gradient."""
+    try:
+        value = loss(model, batch)
+    except FOREIGN_ERRORS as error:  # of the user's own code
+        raise UsageError(f'the loss of batch {number}: {one_line(error):.300}') from error
+    if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise UsageError(
+            f'the loss of batch {number} is {value!r:.100}; it must be a scalar tensor with a '
+            'gradient'
+        )
+    if not bool(torch.isfinite(value)):
+        raise UsageError(f'the loss of batch {number} is {float(value)}, not a number')
+    return value
 
 
 class Chooser:
@@ -158,7 +175,29 @@ class Chooser:
                 high = middle
             else:
                 low = middle + 1
-        return kept(low * step)
+        chosen = kept(low * step)
+        # What many elements at once leave of the budget goes to single ones.
+        while self._fill(chosen, goal, metric):
+            pass
+        return chosen
+
+    def _fill(self, keep: dict[str, list[int]], goal: float, metric: str) -> bool:
+        """Gives groups one element more each where the goal allows; whether it did any."""
+        if getattr(self._count(keep), metric) >= 0.99 * goal:
+            return False
+        missing = [
+            (len(keep[name]) / len(order), name, order[len(keep[name])])
+            for name, order in self._order.items()
+            if len(keep[name]) < len(order)
+        ]
+        gave = False
+        for _, name, element in sorted(missing):
+            keep[name] = sorted([*keep[name], element])
+            if getattr(self._count(keep), metric) > goal:
+                keep[name].remove(element)
+            else:
+                gave = True
+        return gave
 
     def _count(self, keep: Mapping[str, list[int]]) -> Cost:
         counts = [len(keep[group.name]) for group in self._groups.widths]

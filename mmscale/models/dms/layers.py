@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils._pytree import tree_leaves
 
 from mmscale.errors import FOREIGN_ERRORS, UsageError
 
@@ -117,6 +119,29 @@ def takes_channels_first(layer: nn.Module) -> bool:
     except FOREIGN_ERRORS:
         return False
     return True
+
+
+def output_tensors(outputs: Any) -> list[torch.Tensor]:
+    """The tensors of what a model gives, those in objects with attributes, too.
+
+    Raises:
+        UsageError: There are none, so that nothing could be compared.
+    """
+    found: list[torch.Tensor] = []
+    seen: set[int] = set()
+    waiting = tree_leaves(outputs)
+    while waiting:
+        leaf = waiting.pop(0)
+        if isinstance(leaf, torch.Tensor):
+            found.append(leaf)
+        elif id(leaf) not in seen and not isinstance(leaf, nn.Module):
+            seen.add(id(leaf))
+            names = [field.name for field in fields(leaf)] if is_dataclass(leaf) else []
+            parts = [getattr(leaf, name, None) for name in names]
+            waiting += tree_leaves([*parts, *getattr(leaf, '__dict__', {}).values()])
+    if not found:
+        raise UsageError(f'the model gives no tensors, but {outputs!r:.60}')
+    return found
 
 
 def replace_submodule(model: nn.Module, name: str, module: nn.Module) -> None:

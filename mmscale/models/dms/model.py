@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import OPTIMIZERS
 from torch import distributed, nn
 
-from mmscale.arch.checks import check_keys, choice, number
+from mmscale.arch.checks import check_keys, choice, integer, number
 from mmscale.cost import Cost, LatencyModel
 from mmscale.errors import UsageError, one_line
 from mmscale.models.backbones import ArchNet
@@ -90,9 +90,10 @@ class DMSModel(BaseModel):
             direction; of the default optimizer.
         gates: Further arguments of every :class:`DifferentiableTopK`, such as ``importance``;
             ``divisor`` and ``minimum`` are those of widths. ``hardness_per_element`` is lambda as
-            a multiple of the number of elements: 1 by default, and 4 for heads, blocks and
-            whatever has 16 elements or less. ``by_kind`` has settings for one kind alone, such as
-            ``dict(heads=dict(minimum=2), width=dict(divisor=8))``; ``blocks`` is a kind, too.
+            a multiple of the number of elements, of all groups: by default 1, and 4 for heads,
+            blocks and whatever has 16 elements or less. ``by_kind`` has settings for one kind
+            alone, such as ``dict(heads=dict(minimum=2), width=dict(divisor=8))``; ``blocks`` is a
+            kind, too.
         data_preprocessor: As of the model, which it is handed to.
 
     Attributes:
@@ -378,10 +379,10 @@ class DMSModel(BaseModel):
         slopes = torch.stack([ratio.grad for ratio in ratios]) / loss_scale
         # Where one is not finite none is taken; a comparison in Python would wait for the GPU.
         slopes = torch.where(torch.isfinite(slopes).all(), slopes, 0)
-        self.slopes.add(of_task, slopes)
         if not moves:
             self.structure_optimizer.zero_grad()
             return
+        self.slopes.add(of_task, slopes)
         torch._foreach_copy_([ratio.grad for ratio in ratios], list(slopes.unbind()))
         self.structure_optimizer.step()
         self.structure_optimizer.zero_grad()
@@ -452,17 +453,21 @@ class DMSModel(BaseModel):
 
 def _gates(groups: ChannelGroups, options: dict) -> Iterator[tuple[str, DifferentiableTopK]]:
     """One operator for each group, under its key; few elements take harder masks."""
-    by_kind = check_keys('gates.by_kind', options.pop('by_kind', {}), (*GROUP_KINDS, 'blocks'))
+    by_kind = check_keys('by_kind', options.pop('by_kind', {}), (*GROUP_KINDS, 'blocks'))
+    for kind, settings in by_kind.items():
+        check_keys(f'by_kind.{kind}', settings, None)
     for group in groups.all:
         is_depth = isinstance(group, DepthGroup)
         kind = 'blocks' if is_depth else group.kind
         is_few = kind in ('heads', 'blocks')
         common = {key: options[key] for key in options if not is_few or key not in _OF_WIDTHS}
         settings = {**common, **by_kind.get(kind, {})}
-        elements = -(-group.size // settings.get('divisor', 1))
+        divisor = integer(f'divisor of {kind}', settings.get('divisor', 1))
+        elements = -(-group.size // divisor)
         is_few |= elements <= _FEW
         multiple = settings.pop('hardness_per_element', 4.0 if is_few else 1.0)
         settings.setdefault('hardness', number('hardness_per_element', multiple) * elements)
         settings.setdefault('midpoint', is_few)
-        settings['minimum'] = min(group.size, settings.get('minimum', 0 if is_depth else 1))
+        minimum = integer(f'minimum of {kind}', settings.get('minimum', 0 if is_depth else 1), 0)
+        settings['minimum'] = min(group.size, minimum)
         yield group.key, DifferentiableTopK(group.size, **settings)

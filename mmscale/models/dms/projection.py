@@ -91,7 +91,7 @@ class Projector:
         """
         chosen = [gate.keep_mask() for gate in self._depths]
         for gate in self._depths:
-            gate.hard.fill_(False)
+            gate.hard.fill_(gate.minimum == gate.elements)
         least, most = self._range()
         while least > self._goal and self._move_block(self._one_less, lambda: True):
             least, most = self._range()
@@ -192,5 +192,9 @@ class Projector:
     @staticmethod
     def _one_less(gates: Sequence[DifferentiableTopK]) -> list:
         """Gates that can lose one element more, and the ratios at which they do, nearest first."""
-        found = [(gate, gate.ratio_of_one_less()) for gate in gates if gate.keep_count]
+        found = [
+            (gate, gate.ratio_of_one_less())
+            for gate in gates
+            if gate.keep_count > gate.minimum * gate.divisor
+        ]
         return sorted(found, key=lambda pair: float(pair[1] - pair[0].pruning_ratio))

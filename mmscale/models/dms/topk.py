@@ -231,19 +231,28 @@ class TopKStack:
     def update_importance(
         self, mask_gradients: torch.Tensor, masks: torch.Tensor, taken: Sequence[bool]
     ) -> None:
-        """As :meth:`DifferentiableTopK.update_importance` of every gate, all of one kind.
+        """As :meth:`DifferentiableTopK.update_importance` of every gate.
 
         Args:
             mask_gradients: One gate's after the other's, shape (sum of ``sizes``,).
             masks: The same.
             taken: Which gates take part; of the others nothing is read.
         """
-        first = self.gates[0]
-        if first.kind in ('index', 'l1'):
-            return
         importance = torch.cat([gate.importance for gate in self.gates])
-        average = first._average(importance, mask_gradients.to(importance), masks)
         owner = self._tables_like(importance)[0]
+        gradients, average = mask_gradients.to(importance), importance
+        # One pass for each way of averaging, of which there is one as a rule.
+        ways = {(gate.kind, gate.decay): gate for gate in self.gates}
+        for way, first in ways.items():
+            if first.kind in ('index', 'l1'):
+                continue
+            one = first._average(importance, gradients, masks)
+            if len(ways) > 1:
+                is_its = [(gate.kind, gate.decay) == way for gate in self.gates]
+                one = torch.where(torch.tensor(is_its, device=owner.device)[owner], one, average)
+            average = one
+        if average is importance:
+            return
         broken = importance.new_zeros(len(self.gates))
         broken.index_add_(0, owner, (~torch.isfinite(average)).to(broken))
         usable = (broken == 0) & ~torch.stack([gate.hard for gate in self.gates])

@@ -18,7 +18,7 @@ from mmscale.cost import count_module
 from mmscale.errors import FOREIGN_ERRORS
 from mmscale.models.dms.cost import MaskedCost
 from mmscale.models.dms.groups import ChannelGroup, ChannelGroups, DepthGroup
-from mmscale.models.dms.layers import copy_for_inference
+from mmscale.models.dms.layers import copy_for_inference, output_tensors
 from mmscale.models.dms.masking import Masks
 from mmscale.models.dms.prune import apply_pruning, plan_pruning
 from mmscale.models.dms.residual import random_like
@@ -128,7 +128,7 @@ def with_random_weights(model: nn.Module) -> nn.Module:
 def _outputs(model: nn.Module, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return [leaf for leaf in tree_leaves(model(*inputs)) if torch.is_tensor(leaf)]
+        return output_tensors(model(*inputs))
 
 
 class _Precision(TorchDispatchMode):

@@ -162,8 +162,7 @@ def test_slopes_of_task_and_resources_add_up(make_model):
         model.masks.collect()
     losses = model(**batch(), mode='loss')
     (losses['loss'] + losses['resource_loss']).backward()
-    model.step_structure(moves=False)
-    assert all(gate.pruning_ratio == 0 for gate in model.gates.values())
+    model.step_structure()
     torch.testing.assert_close(model.slopes.whole, torch.stack(seen), rtol=1e-4, atol=1e-7)
     pulls = model.pulls()
     expected = torch.stack(seen).T.tolist()
@@ -553,3 +552,38 @@ def test_a_budget_that_is_not_used_up_is_said(make_model):
     if projection.unused > 0.01:
         assert f'{projection.unused:.1%} of the budget flops=' in projection.warning
     assert make_model(target=0.8).project().warning is None
+
+
+def test_no_more_blocks_go_than_may(make_model):
+    """A gate that is at its minimum has no more to give."""
+    model = make_model(
+        search=['depth'], target=0.9, gates=dict(by_kind=dict(blocks=dict(minimum=1)))
+    )
+    kept = {gate.n: gate.keep_count for gate in model.gates.values()}
+    model.project()
+    assert all(gate.keep_count >= 1 for gate in model.gates.values())
+    assert sum(gate.keep_count for gate in model.gates.values()) < sum(kept.values())
+
+
+def test_slopes_of_a_warm_up_do_not_count(make_model):
+    model = make_model()
+    model.set_budget(model.goal)
+    losses = model(**batch(), mode='loss')
+    (losses['loss'] + losses['resource_loss']).backward()
+    model.step_structure(moves=False)
+    assert not model.slopes.whole.any()
+    assert all(gate.pruning_ratio == 0 for gate in model.gates.values())
+
+
+@pytest.mark.parametrize(
+    ('gates', 'message'),
+    [
+        (dict(divisor=0), 'divisor of width=0'),
+        (dict(by_kind=dict(width=8)), 'by_kind.width: expected an object'),
+        (dict(by_kind=dict(height={})), 'height'),
+        (dict(minimum=None), 'minimum of width=None'),
+    ],
+)
+def test_wrong_settings_of_gates(gates, message, make_model):
+    with pytest.raises(UsageError, match=message):
+        make_model(gates=gates)

@@ -295,3 +295,23 @@ def test_a_stack_clamps_as_its_gates_do():
     found, expected = ([gate.pruning_ratio.item() for gate in part] for part in (gates, twins))
     np.testing.assert_array_equal(found, expected)
     assert found[:4] == pytest.approx([0, 0.5, 0, 0.4])
+
+
+def test_a_stack_averages_each_gate_in_its_own_way():
+    settings = (
+        dict(n=3, importance='index'),
+        dict(n=4, decay=0.5),
+        dict(n=2, importance='snip'),
+        dict(n=5),
+    )
+    gates = [DifferentiableTopK(**options) for options in settings]
+    alone = copy.deepcopy(gates)
+    stack = TopKStack(gates)
+    gradients = torch.linspace(-1, 1, sum(stack.sizes))
+    for _ in range(2):
+        stack.update_importance(gradients, stack().detach(), [True] * 4)
+        for gate, part in zip(alone, gradients.split(stack.sizes), strict=True):
+            gate.update_importance(part)
+    for one, other in zip(gates, alone, strict=True):
+        torch.testing.assert_close(one.importance, other.importance)
+    assert gates[0].importance.tolist() == [2, 1, 0]

@@ -2,6 +2,8 @@
 
 import copy
 import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -385,3 +387,37 @@ def test_what_is_declared_otherwise_is_traced():
         groups = channel_groups(Other(), [torch.randn(1, 3, 32, 32)])
     assert 'Other has not the form that is declared of VisionTransformer' in str(caught[0].message)
     assert {(group.kind, group.size) for group in groups} == {('width', 32), ('heads', 4)}
+
+
+@dataclass
+class Features:
+    """What a network may give, where no tree of tensors is seen."""
+
+    logits: torch.Tensor
+    maps: object
+
+
+class GivesAnObject(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 12, 3)
+        self.last = nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        maps = self.second(x)
+        return Features(self.last(maps.mean(dim=(2, 3))), SimpleNamespace(maps=[maps]))
+
+
+def test_what_leaves_in_an_object_keeps_its_width():
+    groups = channel_groups(GivesAnObject(), [torch.randn(1, 3, 8, 8)])
+    assert [group.name for group in groups] == ['first']
+
+
+def test_a_model_that_gives_no_tensor_is_refused():
+    class GivesNothing(GivesAnObject):
+        def forward(self, x):
+            super().forward(x)
+
+    with pytest.raises(UsageError, match='gives no tensors'):
+        channel_groups(GivesNothing(), [torch.randn(1, 3, 8, 8)])
