@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader, Runner
 
 from mmscale.apis.pruned_files import export_search
@@ -352,7 +353,9 @@ def pretrained(dms_config, tmp_path):
     """Weights of the model that is searched."""
     torch.manual_seed(1)
     path = tmp_path / 'whole.pth'
-    torch.save({'state_dict': MODELS.build(dms_config['model']['model']).state_dict()}, path)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        network = MODELS.build(dms_config['model']['model'])
+    torch.save({'state_dict': network.state_dict()}, path)
     return str(path)
 
 
@@ -463,7 +466,8 @@ def trained(retrain_config, write_config, tmp_path):
     """Config and checkpoint of a network that was never searched."""
     torch.manual_seed(1)
     checkpoint = tmp_path / 'whole.pth'
-    network = MODELS.build(copy.deepcopy(retrain_config['model']))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        network = MODELS.build(copy.deepcopy(retrain_config['model']))
     torch.save({'state_dict': network.state_dict()}, checkpoint)
     retrain_config['train_cfg'] = dict(by_epoch=True, max_epochs=3, val_interval=1)
     return write_config(retrain_config), checkpoint
@@ -484,12 +488,10 @@ def test_pruning_of_a_trained_network(method, options, bounds, trained, call_too
     code, errors = call_tool(*arguments, '--keep', 0.6, *options)
     assert code == 0, errors
     retrain = Config.fromfile(out / 'retrain.py')
-    whole = MODELS.build(Config.fromfile(config).model)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        models = [MODELS.build(each.model) for each in (retrain, Config.fromfile(config))]
     metric = 'params' if 'params' in options else 'flops'
-    costs = [
-        getattr(count_module(model, (1, 12, 12), memory=False), metric)
-        for model in (MODELS.build(retrain.model), whole)
-    ]
+    costs = [getattr(count_module(model, (1, 12, 12), memory=False), metric) for model in models]
     assert bounds[0] <= costs[0] / costs[1] <= bounds[1]
     weights = CheckpointLoader.load_checkpoint(str(out / 'weights.pth'), 'cpu')['state_dict']
     before = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')['state_dict']
