@@ -51,7 +51,7 @@ ZOO = {
     'riformer-s12_in1k': 128,
     'repmlp-base_3rdparty_8xb64_in1k': 0,
     'levit-128s_3rdparty_in1k': 0,
-    'davit-tiny_3rdparty_in1k': 128,
+    'davit-tiny_3rdparty_in1k': 0,
     'edgenext-small_3rdparty_in1k': 128,
     'hornet-tiny_3rdparty_in1k': 128,
     'conformer-tiny-p16_3rdparty_in1k': 0,
