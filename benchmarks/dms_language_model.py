@@ -25,7 +25,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 
-from mmscale.apis.pruning import export_search
+from mmscale.apis.pruned_files import export_search
 from mmscale.launch.command_line import read_config, set_environment
 from mmscale.launch.runner import build_runner
 
