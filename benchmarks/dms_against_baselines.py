@@ -54,9 +54,9 @@ TUNING_RATE = 0.25  # of the recipe's learning rate
 TOLERANCE = 0.02
 
 DMS, TAYLOR, L1 = 'DMS', 'Taylor', 'uniform L1'
-INDEX, DEPTH, NP = 'DMS, index importance', 'DMS, depth', 'DMS np'
+DEPTH, NP = 'DMS, depth', 'DMS np'
 EVOLUTION, EVOLUTION_DEPTH = 'evolution', 'evolution, depth'
-METHODS = (DMS, TAYLOR, L1, NP, INDEX, DEPTH, EVOLUTION_DEPTH, EVOLUTION)
+METHODS = (DMS, TAYLOR, L1, NP, DEPTH, EVOLUTION_DEPTH, EVOLUTION)
 COLUMNS = ('after', 'calibrated', 'tuned', 'scratch')
 
 
@@ -183,7 +183,7 @@ def prune(folder: Path, whole: Whole, method: str, seed: int, weights: Path) -> 
     config = prepared(CONFIGS / whole.config, folder / 'pruning', seed, 1, whole.options)
     start = time.process_time()
     name = {TAYLOR: 'taylor', L1: 'l1'}.get(method, 'dms')
-    search = {INDEX: {'gates': {'importance': 'index'}}, DEPTH: {'search': ['depth']}}
+    search = {DEPTH: {'search': ['depth']}}
     prune_trained(
         config,
         weights,
@@ -324,11 +324,11 @@ def compare(name: str, method: str, seed: int, folder: Path, super_net: dict | N
     elif method != NP:
         done = json.loads((folder / 'whole' / 'done.json').read_text(encoding='utf-8'))
         row.search['training_cpu_seconds'] = done['cpu_seconds']
-    if method in (DMS, TAYLOR, L1, INDEX):
+    if method in (DMS, TAYLOR, L1):
         row.accuracy |= once(
             found / 'handed_down', lambda into: test_handed_down(into, left_over, whole, seed)
         )
-    if method != INDEX and whole.scratch:
+    if whole.scratch:
         trained = once(
             found / 'scratch', lambda into: train_from_scratch(into, left_over, whole, seed)
         )
