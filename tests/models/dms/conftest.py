@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmscale.models  # noqa: F401
 from mmscale.arch import Arch, Block, Head, Stem
+from mmscale.models import DMSModel
 
 IMAGES = (2, 3, 64, 64)
 # With an older torch, transformers changes the mask of a batch that shares it.
@@ -22,7 +23,7 @@ LANGUAGE_MODELS = (
 )
 
 
-def classifier(head='LinearClsHead', pooling=True, **backbone):
+def built_classifier(head='LinearClsHead', pooling=True, **backbone):
     widths = backbone.pop('width')
     config = dict(
         type='ImageClassifier',
@@ -35,7 +36,7 @@ def classifier(head='LinearClsHead', pooling=True, **backbone):
 
 
 def arch_net(name, width):
-    return classifier(type='mmscale.ArchNet', arch=name, width=width)
+    return built_classifier(type='mmscale.ArchNet', arch=name, width=width)
 
 
 # Dense, depthwise and grouped convs, with every residual.
@@ -60,12 +61,14 @@ CONVS = Arch(
 
 def vision_transformer(kind, head='VisionTransformerClsHead', **options):
     arch = dict(embed_dims=48, num_layers=3, num_heads=4, feedforward_channels=64)
-    return classifier(head, pooling=False, width=48, type=kind, arch=arch, img_size=64, **options)
+    return built_classifier(
+        head, pooling=False, width=48, type=kind, arch=arch, img_size=64, **options
+    )
 
 
 def swin(**options):
     arch = dict(embed_dims=24, depths=[2, 2, 2], num_heads=[2, 3, 4])
-    return classifier(
+    return built_classifier(
         type='SwinTransformer',
         arch=arch,
         img_size=64,
@@ -78,7 +81,7 @@ def swin(**options):
 
 def conv_next():
     arch = dict(depths=[2, 1, 3, 2], channels=[16, 24, 32, 40])
-    return classifier(type='ConvNeXt', arch=arch, width=40, pooling=False)
+    return built_classifier(type='ConvNeXt', arch=arch, width=40, pooling=False)
 
 
 def llama(family='Llama', **options):
@@ -153,7 +156,7 @@ def beit(**options):
 
 def swin_v2(**options):
     arch = dict(embed_dims=24, depths=[2, 2, 2], num_heads=[2, 3, 4], extra_norm_every_n_blocks=0)
-    return classifier(
+    return built_classifier(
         type='SwinTransformerV2',
         arch={**arch, **options},
         img_size=64,
@@ -166,7 +169,7 @@ def swin_v2(**options):
 
 def tiny_vit():
     arch = dict(channels=[16, 24, 32, 40], num_heads=[1, 2, 2, 4], depths=[1, 2, 1, 1])
-    return classifier(
+    return built_classifier(
         type='TinyViT',
         arch=arch,
         img_size=(64, 64),
@@ -178,7 +181,7 @@ def tiny_vit():
 
 def mvit(**options):
     arch = dict(embed_dims=16, num_layers=5, num_heads=2, downscale_indices=[1, 3])
-    return classifier(type='MViT', arch=arch, img_size=64, width=64, **options)
+    return built_classifier(type='MViT', arch=arch, img_size=64, width=64, **options)
 
 
 # Number of width groups, elements, network stages with blocks that can go, and such blocks.
@@ -200,7 +203,7 @@ NETWORKS = {
     ),
     'ArchNet RegNetY-400MF': (lambda: arch_net('RegNetY-400MF', 440), (53, 2048, 3, 12)),
     'RegNetX-400MF': (
-        lambda: classifier(type='RegNet', arch='regnetx_400mf', width=384),
+        lambda: built_classifier(type='RegNet', arch='regnetx_400mf', width=384),
         (49, 1376, 3, 18),
     ),
     # One stream for each network stage, one hidden width for each block.
@@ -343,3 +346,46 @@ def random_half():
         }
 
     return choose
+
+
+# Pixels of the images of DMSModels.
+SIDE = 12
+
+
+@pytest.fixture
+def classifier(tiny_space):
+    """A classifier of four classes around a network with blocks that can go."""
+
+    def make(arch=None):
+        torch.manual_seed(0)
+        arch = tiny_space.largest(-1) if arch is None else arch
+        return dict(
+            type='mmpretrain.ImageClassifier',
+            # Statistics of a batch would differ from those of its halves.
+            backbone=dict(type='mmscale.ArchNet', arch=arch, norm_eval=True),
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
+            head=dict(
+                type='mmpretrain.LinearClsHead', num_classes=4, in_channels=arch.feature_channels
+            ),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_model(classifier):
+    """A function that makes a DMSModel of the small classifier from further settings."""
+
+    def make(**settings):
+        settings = {
+            'model': classifier(),
+            'target': 0.5,
+            'input_shape': (1, SIDE, SIDE),
+            'structure_optimizer': dict(type='SGD', lr=0.05),
+            **settings,
+        }
+        model = DMSModel(**settings).train()
+        model.set_budget(model.value(model.cost.full))
+        return model
+
+    return make
