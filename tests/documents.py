@@ -47,6 +47,10 @@ CHANGES = {
     r'^(python benchmarks/(?:super_net_step|peers|ceilings|growth|gpu)\.py).*': r'\1 --help',
     r'^(python benchmarks/dry_run\.py .*)': r'\1 --seeds 1',
     r'(--method dms)': r'\1 --iterations 2',
+    # The teacher of a search is read when its network is built.
+    r'^(python tools/prune\.py configs/dms/dms-llama-mini-distilled_stdlib\.py .*)': (
+        r'\1 --cfg-options model.model.teacher_checkpoint=work_dirs/llama-mini_stdlib/iter_2.pth'
+    ),
     r'--checkpoint iter_2\.pth': '--checkpoint work_dirs/digits-s0/iter_2.pth',
     r'pretrained=True': 'pretrained=False',  # it would download
     r'^(python tools/scale\.py .*(?:--fit-latency|--measure).*)': r'\1 --repeats 1',

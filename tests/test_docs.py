@@ -77,7 +77,7 @@ def test_checkpoints_are_named_as_trainings_name_them():
             config = Config.fromfile(path, import_custom_modules=False)
             assert config.train_cfg.max_iters == int(iteration), name
             checked += 1
-    assert checked >= 5
+    assert checked >= 3
 
 
 def usages():

@@ -20,9 +20,16 @@ def go_on(tmp_path):
 
     def before_train(iteration):
         hook, said = DMSHook(), []
-        hook._model = SimpleNamespace(cost=SimpleNamespace(full=None), value=lambda _: 1.0)
+        hook._model = SimpleNamespace(
+            cost=SimpleNamespace(full=None),
+            value=lambda _: 1.0,
+            pipeline='p',
+            set_search_length=lambda steps: None,
+        )
         logger = SimpleNamespace(warning=lambda text, *values: said.append(text % values))
-        hook.before_train(SimpleNamespace(iter=iteration, work_dir=tmp_path, logger=logger))
+        run = SimpleNamespace(iter=iteration, work_dir=tmp_path, logger=logger)
+        run.max_iters, run.optim_wrapper = 100, None
+        hook.before_train(run)
         return (tmp_path / 'structure.jsonl').read_bytes().splitlines(), said
 
     return before_train

@@ -58,10 +58,13 @@ def goes_on_with(content):
     """The lines that a search by gradient keeps when it goes on from iteration 40."""
     Path('structure.jsonl').write_bytes(content)
     model = SimpleNamespace(cost=SimpleNamespace(full=None), value=lambda _: 1.0)
+    model.pipeline, model.set_search_length = 'p', lambda steps: None
     hook, said = DMSHook(), []
     hook._model = model
     logger = SimpleNamespace(warning=lambda text, *values: said.append(text % values))
-    hook.before_train(SimpleNamespace(iter=40, work_dir='.', logger=logger))
+    run = SimpleNamespace(iter=40, work_dir='.', logger=logger)
+    run.max_iters, run.optim_wrapper = 100, None
+    hook.before_train(run)
     return [json.loads(line) for line in Path('structure.jsonl').open()], said
 
 
