@@ -111,9 +111,13 @@ def test_a_count_that_is_no_number():
         set_counts(nn.Linear(3, 4), {'weight': 3})
 
 
-@pytest.mark.parametrize(
-    'network', ['ViT', 'Swin V2', 'BEiT', 'MViT', 'TinyViT', 'LLaMA', 'GPT-NeoX'], indirect=True
-)
+EXPORTED = ['ViT', 'Swin V2', 'BEiT', 'MViT', 'TinyViT']
+if torch.__version__ >= (2, 6):
+    # An older torch cannot export how transformers writes to the mask of a batch.
+    EXPORTED += ['LLaMA', 'GPT-NeoX']
+
+
+@pytest.mark.parametrize('network', EXPORTED, indirect=True)
 def test_pruned_ones_are_exported(network):
     """As torch.export sees them: without Python's own branches on tensors."""
     _, model, inputs, _ = network
