@@ -15,7 +15,7 @@ from mmscale.arch.checks import integer, number
 from mmscale.engine.calibration import recalibrate
 from mmscale.engine.hooks.finite_loss_hook import check_loss
 from mmscale.engine.wrappers import is_stand_in, unwrapped_model
-from mmscale.errors import UsageError
+from mmscale.errors import FOREIGN_ERRORS, UsageError, one_line
 from mmscale.files import atomic_write, open_to_append
 from mmscale.models import DMSModel
 from mmscale.registry import HOOKS
@@ -148,20 +148,17 @@ class DMSHook(Hook):
 
         found = checkpoint.get('structure_slopes')
         if found is not None:
-            slopes = self._find_model(runner).slopes
-            slopes.whole.copy_(found['whole'])
-            slopes.recent.copy_(found['recent'])
-            slopes.steps = found['steps']
+            try:
+                self._find_model(runner).slopes.restore(found)
+            except FOREIGN_ERRORS as error:
+                raise UsageError(
+                    f'structure_slopes of the checkpoint: {one_line(error):.200}'
+                ) from error
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Saves the state of the structure's optimizer, and what pulled at the ratios."""
         self._share_structure(runner)
-        slopes = self._model.slopes
-        checkpoint['structure_slopes'] = {
-            'whole': slopes.whole.clone(),
-            'recent': slopes.recent.clone(),
-            'steps': slopes.steps,
-        }
+        checkpoint['structure_slopes'] = self._model.slopes.state()
         checkpoint['structure_optimizer'] = self._model.structure_optimizer.state_dict()
 
     def before_train(self, runner: Runner) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -45,6 +47,23 @@ class SlopeSums(nn.Module):
         self.recent.zero_()
         self.steps = 0
         return means
+
+    def state(self) -> dict[str, torch.Tensor | int]:
+        """What a checkpoint keeps of the sums."""
+        return {'whole': self.whole.clone(), 'recent': self.recent.clone(), 'steps': self.steps}
+
+    def restore(self, state: Mapping[str, torch.Tensor | int]) -> None:
+        """Takes the sums of a checkpoint.
+
+        Raises:
+            KeyError, RuntimeError, TypeError, ValueError: They are none, or of other ratios.
+        """
+        for name in ('whole', 'recent'):
+            if state[name].shape != self.whole.shape:
+                raise ValueError(f'{name} is of {state[name].shape[-1]} ratios')
+        self.steps = int(state['steps'])
+        self.whole.copy_(state['whole'])
+        self.recent.copy_(state['recent'])
 
     def shares(self) -> list[float]:
         """The task's share of what pulled at each ratio over the search, 0 to 1.

@@ -487,3 +487,12 @@ def test_slopes_of_a_warm_up_do_not_count(make_model):
 def test_wrong_settings_of_gates(gates, message, make_model):
     with pytest.raises(UsageError, match=message):
         make_model(gates=gates)
+
+
+def test_slopes_of_another_search_are_none(make_model):
+    slopes = make_model().slopes
+    state = slopes.state()
+    slopes.restore(state)
+    for wrong in ({}, {**state, 'whole': torch.zeros(2, 1)}, {**state, 'steps': 'many'}, 5):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            slopes.restore(wrong)
