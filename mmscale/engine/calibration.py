@@ -49,11 +49,6 @@ class Recalibration:
         frozen: Layers of it whose statistics stay.
     """
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to measure."""
-        return not self._layers
-
     def __init__(self, net: nn.Module, frozen: Collection[nn.Module] = ()) -> None:
         self._net = net
         net.train()  # MMEngine's may return nothing
@@ -69,6 +64,11 @@ class Recalibration:
         self._seen = 0
         for layer in self._layers:
             layer.reset_running_stats()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to measure."""
+        return not self._layers
 
     @torch.no_grad()
     def see(self, inputs: torch.Tensor) -> None:
