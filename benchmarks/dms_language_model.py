@@ -13,13 +13,12 @@ the CPU, without the start of Python. What is finished is not done again.
 
 import argparse
 import json
-import shutil
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from dms_against_baselines import once
 from mmengine.config import Config
 from mmengine.runner import Runner
 from rich.console import Console
@@ -37,16 +36,6 @@ WHOLE, SEARCH, REST = (
 )
 PLAIN, DISTILLED = 'text alone', 'distilled'
 MOMENTS = ('right after', 'trained further')
-
-
-def once(folder: Path, work: Callable[[Path], dict]) -> dict:
-    """What `work` says of a folder, from the file of an earlier run if that finished."""
-    done = folder / 'done.json'
-    if not done.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        done.write_text(json.dumps(work(folder), indent=1), encoding='utf-8')
-    return json.loads(done.read_text(encoding='utf-8'))
 
 
 def prepared(name: str, folder: Path, seed: int, iterations: int, options: dict) -> Config:
